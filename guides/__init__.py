@@ -1,0 +1,1 @@
+"""Guides: what infers the latents."""

@@ -1,0 +1,1 @@
+"""Training: the five front doors, and what they share."""
