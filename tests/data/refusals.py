@@ -1,0 +1,21 @@
+"""What every refusal of bad input has to be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from train.settings import InputError
+
+
+@contextmanager
+def refused(*words: str) -> Iterator[None]:
+    """Passes if the block raises an InputError of one line that has all of ``words`` in it."""
+    with pytest.raises(InputError) as caught:
+        yield
+    message = str(caught.value)
+    assert "\n" not in message
+    for word in words:
+        assert word in message

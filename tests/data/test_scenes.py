@@ -1,0 +1,343 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.data.refusals import refused
+from train.data import digits as labelled
+from train.data.scenes import INK, load_scenes, make_scenes
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return labelled.load("mnist5k", Path("data"), "test").train.images
+
+
+@pytest.fixture
+def blocks():
+    """A digit that is its whole window, at a brightness of which two fit into 255, not three."""
+    return torch.full((1, 28, 28), 100, dtype=torch.uint8)
+
+
+@pytest.fixture(scope="module")
+def scenes(digits):
+    return make_scenes(digits, 400, canvas_size=70, max_digits=3, digit_size=(12, 28), seed=2)
+
+
+def same(first, second):
+    return (
+        torch.equal(first.images, second.images)
+        and torch.equal(first.counts, second.counts)
+        and torch.equal(first.boxes, second.boxes)
+    )
+
+
+def covered(scenes):
+    """How many boxes each pixel is in, (M, H, W), by painting them one by one."""
+    cover = np.zeros(scenes.images.shape, dtype=np.int64)
+    for scene, count, boxes in zip(cover, scenes.counts, scenes.boxes.int(), strict=True):
+        for x0, y0, x1, y1 in boxes[:count].tolist():
+            scene[y0:y1, x0:x1] += 1
+    return torch.from_numpy(cover)
+
+
+def widths(scenes):
+    present = torch.arange(scenes.boxes.shape[1]) < scenes.counts[:, None]
+    return (scenes.boxes[..., 2] - scenes.boxes[..., 0])[present]
+
+
+class TestSeed:
+    def test_same_seed_same_scenes(self, digits):
+        torch.manual_seed(1)
+        np.random.seed(1)  # noqa: NPY002 (the state that must not matter)
+        first = make_scenes(digits, 300, digit_size=(18, 26), seed=5)
+        torch.manual_seed(2)
+        np.random.seed(2)  # noqa: NPY002
+        state = torch.get_rng_state()
+        assert same(first, make_scenes(digits, 300, digit_size=(18, 26), seed=5))
+        assert torch.equal(torch.get_rng_state(), state)
+
+    def test_other_seed_other_scenes(self, digits):
+        first, second = (make_scenes(digits, 300, seed=seed) for seed in (5, 6))
+        assert not torch.equal(first.counts, second.counts)
+        full = (first.counts == 2) & (second.counts == 2)
+        different = (first.images[full] != second.images[full]).flatten(1).any(1)
+        assert different.all()
+
+    def test_number_of_threads_does_not_matter(self, digits):
+        threads = torch.get_num_threads()
+        try:
+            torch.set_num_threads(1)
+            first = make_scenes(digits, 200, seed=0)
+            torch.set_num_threads(2)
+            second = make_scenes(digits, 200, seed=0)
+        finally:
+            torch.set_num_threads(threads)
+        assert same(first, second)
+
+
+class TestShapes:
+    @pytest.mark.parametrize(("canvas_size", "max_digits"), [(50, 2), (40, 1), (100, 5)])
+    def test_shapes_and_types(self, digits, canvas_size, max_digits):
+        scenes = make_scenes(digits, 60, canvas_size=canvas_size, max_digits=max_digits, seed=0)
+        assert scenes.images.shape == (60, canvas_size, canvas_size)
+        assert scenes.images.dtype == torch.uint8
+        assert scenes.counts.shape == (60,)
+        assert scenes.counts.dtype == torch.int64
+        assert scenes.boxes.shape == (60, max_digits, 4)
+        assert scenes.boxes.dtype == torch.float32
+        assert scenes.counts.unique().tolist() == list(range(max_digits + 1))
+
+    def test_more_scenes_than_are_drawn_at_once(self, digits, monkeypatch):
+        monkeypatch.setattr("train.data.scenes.PIXELS_AT_ONCE", 50 * 50 * 3 * 7)
+        scenes = make_scenes(digits, 100, seed=0)
+        assert ((scenes.images >= INK).flatten(1).any(1) == (scenes.counts > 0)).all()
+        assert (covered(scenes).amax((1, 2)) == scenes.counts.clamp(max=1)).all()
+
+    def test_select(self, digits):
+        scenes = make_scenes(digits, 20, seed=0)
+        chosen = scenes.select(torch.tensor([7, 3]))
+        assert len(chosen) == 2
+        assert torch.equal(chosen.boxes[1], scenes.boxes[3])
+        assert torch.equal(chosen.images[0], scenes.images[7])
+
+
+class TestDistribution:
+    @pytest.mark.parametrize(("max_digits", "overlap"), [(2, "apart"), (2, "dim"), (3, "any")])
+    def test_counts_are_uniform(self, digits, max_digits, overlap):
+        n = 3000
+        scenes = make_scenes(digits, n, max_digits=max_digits, overlap=overlap, seed=1)
+        share = 1 / (max_digits + 1)
+        error = (share * (1 - share) / n) ** 0.5
+        shares = scenes.counts.bincount() / n
+        assert shares.shape == (max_digits + 1,)
+        assert ((shares - share).abs() < 4 * error).all()
+        # The images have what the counts say: chance alone would not hide a digit.
+        assert ((scenes.images >= INK).flatten(1).any(1) == (scenes.counts > 0)).all()
+
+    def test_places_are_uniform_up_to_both_edges(self, blocks):
+        scenes = make_scenes(blocks, 4000, canvas_size=30, max_digits=1, seed=0)
+        corners = scenes.boxes[scenes.counts == 1][:, 0, :2].long()
+        for axis in (0, 1):
+            shares = corners[:, axis].bincount(minlength=7) / len(corners)
+            assert shares.shape == (7,)
+            assert ((shares - 1 / 7).abs() < 4 * (1 / 7 * 6 / 7 / len(corners)) ** 0.5).all()
+
+    def test_sizes_are_uniform(self, blocks):
+        scenes = make_scenes(blocks, 3000, digit_size=(10, 14), overlap="any", seed=0)
+        sizes = widths(scenes).long()
+        shares = sizes.bincount(minlength=15) / len(sizes)
+        assert shares.shape == (15,)
+        assert (shares[:10] == 0).all()
+        assert ((shares[10:] - 0.2).abs() < 4 * (0.2 * 0.8 / len(sizes)) ** 0.5).all()
+
+    def test_sizes_by_shrinking(self, blocks):
+        scenes = make_scenes(
+            blocks, 4000, digit_shrink=(1.3, 0.1), max_digits=1, overlap="any", seed=0
+        )
+        sizes = widths(scenes)
+        noise = torch.distributions.Normal(0.0, 1.0).icdf((torch.arange(100_000) + 0.5) / 100_000)
+        expected = (28 / (1.3 + 0.1 * noise)).floor()
+        error = expected.std() / len(sizes) ** 0.5
+        assert (sizes.mean() - expected.mean()).abs() < 4 * error
+        assert (sizes.std() / expected.std() - 1).abs() < 0.1
+
+    def test_shrinking_stays_inside_the_canvas(self, blocks):
+        scenes = make_scenes(
+            blocks, 500, canvas_size=30, digit_shrink=(1.3, 3.0), overlap="any", seed=0
+        )
+        sizes = widths(scenes)
+        assert (sizes.min(), sizes.max()) == (4, 30)
+
+    def test_every_digit_is_drawn(self):
+        # Brightness tells the digits apart; a constant stays constant when resized.
+        digits = torch.arange(1, 11, dtype=torch.uint8).view(-1, 1, 1).expand(-1, 28, 28) * 20
+        scenes = make_scenes(digits, 500, max_digits=1, seed=0)
+        shares = scenes.images.flatten(1).amax(1).unique(return_counts=True)
+        assert shares[0].tolist() == [20 * level for level in range(11)]
+        assert shares[1][1:].min() > 5
+
+
+class TestBoxes:
+    def test_all_ink_is_in_a_box(self, scenes):
+        assert (scenes.images[covered(scenes) == 0] < INK).all()
+
+    def test_boxes_are_tight(self, scenes):
+        checked = 0
+        for image, count, boxes in zip(
+            scenes.images, scenes.counts, scenes.boxes.int(), strict=True
+        ):
+            for x0, y0, x1, y1 in boxes[:count].tolist():
+                ink = image[y0:y1, x0:x1] >= INK
+                assert ink.shape == (y1 - y0, x1 - x0)
+                assert ink[0].any()
+                assert ink[-1].any()
+                assert ink[:, 0].any()
+                assert ink[:, -1].any()
+                checked += 1
+        assert checked == scenes.counts.sum()
+
+    def test_absent_objects_have_no_box(self, scenes):
+        absent = torch.arange(3) >= scenes.counts[:, None]
+        assert (scenes.boxes[absent] == 0).all()
+        assert (scenes.boxes[~absent][:, 2:] > scenes.boxes[~absent][:, :2]).all()
+
+
+class TestOverlap:
+    def test_apart(self, digits):
+        scenes = make_scenes(digits, 600, seed=0)
+        assert covered(scenes).max() == 1
+
+    @pytest.mark.parametrize(("overlap", "most"), [("apart", 1), ("dim", 2), ("any", 3)])
+    def test_sums_of_digits(self, blocks, overlap, most):
+        scenes = make_scenes(
+            blocks, 500, max_digits=3, digit_size=(16, 16), overlap=overlap, seed=0
+        )
+        cover = covered(scenes)
+        assert cover.max() == most
+        assert torch.equal(scenes.images.long(), (100 * cover).clamp(max=255))
+
+    def test_digits_may_be_close_when_dim(self, digits):
+        # Two strokes may cross boxes without crossing each other.
+        assert covered(make_scenes(digits, 600, overlap="dim", seed=0)).max() == 2
+
+
+class TestLoad:
+    @pytest.fixture
+    def split(self, monkeypatch):
+        """Training digits at a brightness of 128, held-out ones at 255."""
+
+        def load(data, data_dir, evaluate_on):
+            images = torch.ones(10, 28, 28, dtype=torch.uint8)
+            return labelled.Split(
+                labelled.Images(images * 128, None), labelled.Images(images * 255, None)
+            )
+
+        monkeypatch.setattr(labelled, "load", load)
+
+    def load(self, **settings):
+        given = {"train_scenes": 200, "held_out_scenes": 100, "seed": 0} | settings
+        return load_scenes("mnist5k", Path("data"), "test", **given)
+
+    @pytest.mark.usefixtures("split")
+    def test_held_out_scenes_have_held_out_digits_only(self):
+        train, held_out = self.load()
+        assert (len(train), len(held_out)) == (200, 100)
+        assert train.images.unique().tolist() == [0, 128]
+        assert held_out.images.unique().tolist() == [0, 255]
+
+    @pytest.mark.usefixtures("split")
+    def test_the_two_have_seeds_of_their_own(self):
+        first = self.load()
+        assert same(first.held_out, self.load(train_scenes=50).held_out)
+        assert same(first.train, self.load(held_out_scenes=50).train)
+        assert not torch.equal(first.train.counts[:100], first.held_out.counts)
+        other = self.load(seed=1)
+        assert not torch.equal(first.held_out.counts, other.held_out.counts)
+        assert not torch.equal(first.held_out.counts, other.train.counts[:100])
+
+    @pytest.mark.usefixtures("split")
+    def test_settings_reach_the_scenes(self):
+        scenes = self.load(
+            canvas_size=60, max_digits=3, digit_size=(9, 9), digit_shrink=None, overlap="any"
+        ).held_out
+        assert scenes.images.shape == (100, 60, 60)
+        assert scenes.counts.max() == 3
+        assert (widths(scenes) == 9).all()
+        assert (widths(self.load(digit_shrink=(2.0, 0.0)).train) == 14).all()
+
+    def test_validation_scenes_have_no_test_digits(self, monkeypatch):
+        asked = []
+        load = labelled.load
+
+        def spy(data, data_dir, evaluate_on):
+            asked.append(evaluate_on)
+            return load(data, data_dir, evaluate_on)
+
+        monkeypatch.setattr(labelled, "load", spy)
+        load_scenes(
+            "mnist5k", Path("data"), "validation", train_scenes=5, held_out_scenes=5, seed=0
+        )
+        assert asked == ["validation"]
+
+    @pytest.mark.parametrize("known", [True, False])
+    def test_own_scenes(self, tmp_path, known):
+        n = 50
+        images = np.zeros((n, 30, 20), dtype=np.uint8)
+        images[:, 0, 0] = np.arange(n)
+        counts = np.repeat([0, 1, 2], [25, 15, 10])
+        boxes = np.zeros((n, 2, 4)) + np.arange(n)[:, None, None] + [0, 0, 1, 1]
+        np.savez(
+            tmp_path / "own.npz",
+            images=images,
+            **({"counts": counts, "boxes": boxes} if known else {}),
+        )
+        split = load_scenes(str(tmp_path / "own.npz"), tmp_path, "test", seed=0)
+        assert (len(split.train), len(split.held_out)) == (40, 10)
+        numbers = [part.images[:, 0, 0].tolist() for part in split]
+        assert sorted(numbers[0] + numbers[1]) == list(range(n))
+        for part, number in zip(split, numbers, strict=True):
+            if known:
+                assert part.counts.tolist() == counts[number].tolist()
+                assert part.counts.bincount().tolist() == [
+                    len(part) // 2,
+                    3 * len(part) // 10,
+                    len(part) // 5,
+                ]
+                present = part.counts > 0
+                expected = torch.tensor(number)[present].float()
+                assert torch.equal(part.boxes[present][:, 0, 0], expected)
+            else:
+                assert part.counts is None
+                assert part.boxes is None
+        validation = load_scenes(str(tmp_path / "own.npz"), tmp_path, "validation", seed=0)
+        assert (len(validation.train), len(validation.held_out)) == (32, 8)
+        kept = (
+            validation.train.images[:, 0, 0].tolist() + validation.held_out.images[:, 0, 0].tolist()
+        )
+        assert sorted(kept) == sorted(numbers[0])
+
+    @pytest.mark.usefixtures("split")
+    @pytest.mark.parametrize(
+        ("settings", "words"),
+        [
+            ({"train_scenes": 0}, ("--train-scenes is 0", "1 or more")),
+            ({"held_out_scenes": 0}, ("--held-out-scenes is 0", "1 or more")),
+            ({"seed": -1}, ("--seed is -1", "0 or more")),
+        ],
+    )
+    def test_what_cannot_be_used_is_refused(self, settings, words):
+        with refused(*words):
+            self.load(**settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"n": 0}, ("0 scenes", "--train-scenes")),
+        ({"canvas_size": 0}, ("--canvas-size is 0", "1 or more")),
+        ({"max_digits": 0}, ("--max-digits is 0", "1 or more")),
+        ({"overlap": "some"}, ("--overlap some", "apart, dim and any")),
+        ({"digit_size": (3, 24)}, ("--digit-size starts at 3", "4 pixels")),
+        ({"digit_size": (24, 20)}, ("--digit-size 24 20", "smaller size first")),
+        ({"digit_size": (24, 51)}, ("--digit-size goes up to 51", "--canvas-size 50")),
+        ({"canvas_size": 20}, ("--digit-size", "--canvas-size 20")),
+        ({"digit_shrink": (0.0, 0.1)}, ("--digit-shrink", "mean 0.0", "above 0")),
+        ({"digit_shrink": (float("nan"), 0.1)}, ("--digit-shrink", "mean nan")),
+        ({"digit_shrink": (1.3, -0.1)}, ("--digit-shrink", "deviation -0.1", "0 or more")),
+        ({"digit_shrink": (0.5, 0.1)}, ("--digit-shrink 0.5", "56 pixels", "--canvas-size, 50")),
+        ({"digit_shrink": (9.0, 0.1)}, ("--digit-shrink 9", "3 pixels", "4")),
+        ({"max_digits": 5}, ("5 digits", "24 24", "--canvas-size", "--max-digits", "apart")),
+        ({"n": 3, "digit_size": (50, 50)}, ("2 digits", "50 50", "--overlap any")),
+        (
+            {"digit_shrink": (0.6, 0.0), "overlap": "dim", "max_digits": 4},
+            ("--digit-shrink 0.6 0.0", "by the rule dim"),
+        ),
+    ],
+)
+def test_what_cannot_be_used_is_refused(settings, words):
+    digits = torch.full((1, 28, 28), 255, dtype=torch.uint8)
+    given = {"n": 100, "seed": 0} | settings
+    with refused(*words):
+        make_scenes(digits, **given)

