@@ -8,9 +8,18 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    NamedTuple,
+    TypeVar,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 import tyro
 
@@ -29,6 +38,40 @@ def require(condition: bool, message: str) -> None:
         raise InputError(message)
 
 
+class Range(NamedTuple):
+    """The values that a setting may have, written into its type.
+
+    Attributes:
+        low: The least value.
+        high: The greatest value.
+        open: Whether the ends themselves are left out.
+    """
+
+    low: float
+    high: float = math.inf
+    open: bool = False
+
+    def holds(self, value: float) -> bool:
+        """Whether a value is a finite number in the range."""
+        if not math.isfinite(value):
+            return False
+        if self.open:
+            return self.low < value < self.high
+        return self.low <= value <= self.high
+
+    def __str__(self) -> str:
+        if self.high < math.inf:
+            return f"between {self.low} and {self.high}"
+        return f"above {self.low}" if self.open else f"{self.low} or more"
+
+
+Count = Annotated[int, Range(1)]
+Whole = Annotated[int, Range(0)]
+Positive = Annotated[float, Range(0, open=True)]
+NonNegative = Annotated[float, Range(0)]
+Probability = Annotated[float, Range(0, 1, open=True)]
+
+
 @dataclass(frozen=True)
 class Settings:
     """What every method's command line has in common."""
@@ -44,7 +87,7 @@ class Settings:
     """Folder of this run; runs/METHOD-<time> if not given."""
     resume: bool = False
     """Go on from the last checkpoint in --run-dir."""
-    seed: int = 0
+    seed: Whole = 0
     """Seed of the data, the initial weights and every draw."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where to compute; auto takes a GPU if there is one."""
@@ -52,49 +95,66 @@ class Settings:
     """Number format of the networks; log-probabilities are fp32 in any case."""
     compile: bool = False
     """Compile the networks with torch.compile; needs a C++ compiler on the CPU."""
-    steps: int = 3_000
+    steps: Count = 3_000
     """Optimiser steps."""
-    batch_size: int = 64
+    batch_size: Count = 64
     """Examples a step."""
-    learning_rate: float = 1e-4
+    learning_rate: Positive = 1e-4
     """Adam's step size."""
-    clip_norm: float | None = None
+    decay: Literal["none", "cosine"] = "none"
+    """How the learning rate falls over the steps: not at all, or as half a cosine down to zero."""
+    clip_norm: Positive | None = None
     """Largest norm of an optimiser's gradient, in nats per datum and unit of weight."""
-    log_every: int = 50
+    log_every: Count = 50
     """Steps between lines of metrics.jsonl; nothing waits for the device in between."""
-    eval_every: int = 500
+    eval_every: Count = 500
     """Steps between evaluations on held-out data."""
-    checkpoint_every: int = 500
+    checkpoint_every: Count = 500
     """Steps between checkpoints."""
     tensorboard: bool = False
     """Write the metrics for TensorBoard too."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "log_every", "eval_every", "checkpoint_every"):
-            self.at_least(name, 1)
-        self.at_least("seed", 0)
-        self.positive("learning_rate")
-        if self.clip_norm is not None:
-            self.positive("clip_norm")
+        hints = get_type_hints(type(self), include_extras=True)
+        for field in fields(self):
+            _check(field.name, getattr(self, field.name), hints[field.name])
         require(
             not self.resume or self.run_dir is not None,
             "--resume needs to know which run: add --run-dir DIR",
         )
 
-    def at_least(self, name: str, least: float) -> None:
-        """Raises :class:`InputError` if the setting ``name`` is below ``least`` or not finite."""
-        value = getattr(self, name)
-        require(
-            math.isfinite(value) and value >= least,
-            f"{flag(name)} is {value}: give {least} or more",
-        )
 
-    def positive(self, name: str) -> None:
-        """Raises :class:`InputError` unless the setting ``name`` is finite and above zero."""
-        value = getattr(self, name)
-        require(
-            math.isfinite(value) and value > 0, f"{flag(name)} is {value}: give a number above 0"
-        )
+@dataclass(frozen=True)
+class SceneSettings(Settings):
+    """What is common to methods that are trained on scenes of digits."""
+
+    train_scenes: Count = 60_000
+    """Scenes made of the training digits."""
+    held_out_scenes: Count = 5_000
+    """Scenes made of the held-out digits."""
+    canvas_size: Count = 50
+    """Side of a scene in pixels."""
+    max_digits: Count = 2
+    """Largest number of digits in a scene; all numbers from 0 are equally frequent."""
+    digit_size: tuple[Count, Count] = (24, 24)
+    """Smallest and largest side of a digit's image on the canvas, in pixels."""
+    digit_shrink: tuple[Positive, NonNegative] | None = None
+    """Mean and standard deviation of the factor by which digits shrink, in place of --digit-size;
+    1.3 0.1 in Pyro's example."""
+    overlap: Literal["apart", "dim", "any"] = "apart"
+    """Whether digits' boxes are apart, or no pixel's sum is above white, or anything goes."""
+
+
+def _check(name: str, value: Any, hint: Any) -> None:
+    """Raises :class:`InputError` if a setting is outside the :class:`Range` of its type."""
+    if isinstance(hint, Range):
+        require(hint.holds(value), f"{flag(name)} is {value}: give a number that is {hint}")
+    elif isinstance(value, tuple) and get_origin(hint) is tuple:
+        for part, part_hint in zip(value, get_args(hint), strict=True):
+            _check(name, part, part_hint)
+    elif value is not None and get_origin(hint) is not Literal:
+        for part_hint in (*get_args(hint), *getattr(hint, "__metadata__", ())):
+            _check(name, value, part_hint)
 
 
 S = TypeVar("S", bound=Settings)

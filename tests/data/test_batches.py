@@ -6,7 +6,7 @@ from train.data.batches import Batches
 
 
 def test_an_epoch_has_each_example_once():
-    batches = Batches(n=12, batch_size=3, seed=0, device="cpu")
+    batches = Batches((torch.zeros(12),), batch_size=3, seed=0, device="cpu")
     for epoch in range(3):
         drawn = torch.cat([batches.indices(4 * epoch + step) for step in range(4)])
         assert drawn.dtype == torch.int64
@@ -14,7 +14,7 @@ def test_an_epoch_has_each_example_once():
 
 
 def test_examples_left_over_wait():
-    batches = Batches(n=11, batch_size=4, seed=0, device="cpu")
+    batches = Batches((torch.zeros(11),), batch_size=4, seed=0, device="cpu")
     seen = set()
     for epoch in range(20):
         drawn = torch.cat([batches.indices(2 * epoch + step) for step in range(2)]).tolist()
@@ -24,17 +24,17 @@ def test_examples_left_over_wait():
 
 
 def test_a_step_is_the_same_whatever_came_before():
-    went_through = Batches(n=20, batch_size=6, seed=3, device="cpu")
+    went_through = Batches((torch.zeros(20),), batch_size=6, seed=3, device="cpu")
     history = [went_through.indices(step).clone() for step in range(10)]
     for step in (9, 0, 5, 4):
-        resumed = Batches(n=20, batch_size=6, seed=3, device="cpu")
+        resumed = Batches((torch.zeros(20),), batch_size=6, seed=3, device="cpu")
         assert torch.equal(resumed.indices(step), history[step])
         assert torch.equal(went_through.indices(step), history[step])
 
 
 def test_epochs_and_seeds_differ():
-    batches = Batches(n=100, batch_size=100, seed=0, device="cpu")
-    other = Batches(n=100, batch_size=100, seed=1, device="cpu")
+    batches = Batches((torch.zeros(100),), batch_size=100, seed=0, device="cpu")
+    other = Batches((torch.zeros(100),), batch_size=100, seed=1, device="cpu")
     assert not torch.equal(batches.indices(0), batches.indices(1))
     assert not torch.equal(batches.indices(0), other.indices(0))
     # Seed and epoch are not simply added up.
@@ -43,19 +43,21 @@ def test_epochs_and_seeds_differ():
 
 def test_global_seeds_do_not_matter():
     torch.manual_seed(1)
-    first = Batches(n=50, batch_size=50, seed=0, device="cpu").indices(0)
+    first = Batches((torch.zeros(50),), batch_size=50, seed=0, device="cpu").indices(0)
     torch.manual_seed(2)
     state = torch.get_rng_state()
-    second = Batches(n=50, batch_size=50, seed=0, device="cpu").indices(0)
+    second = Batches((torch.zeros(50),), batch_size=50, seed=0, device="cpu").indices(0)
     assert torch.equal(first, second)
     assert torch.equal(torch.get_rng_state(), state)
 
 
 @pytest.mark.parametrize("world_size", [2, 3])
 def test_processes_share_the_batch(world_size):
-    whole = Batches(n=50, batch_size=6, seed=0, device="cpu")
+    whole = Batches((torch.zeros(50),), batch_size=6, seed=0, device="cpu")
     shares = [
-        Batches(n=50, batch_size=6, seed=0, device="cpu", rank=rank, world_size=world_size)
+        Batches(
+            (torch.zeros(50),), batch_size=6, seed=0, device="cpu", rank=rank, world_size=world_size
+        )
         for rank in range(world_size)
     ]
     for step in (0, 7, 8):
@@ -68,14 +70,25 @@ def test_too_large_a_batch():
     with refused(
         "--batch-size 64 is larger than the 40 training examples: give 40 or less",
     ):
-        Batches(n=40, batch_size=64, seed=0, device="cpu")
+        Batches((torch.zeros(40),), batch_size=64, seed=0, device="cpu")
 
 
 def test_no_batch():
     with refused("--batch-size is 0", "1 or more"):
-        Batches(n=40, batch_size=0, seed=0, device="cpu")
+        Batches((torch.zeros(40),), batch_size=0, seed=0, device="cpu")
 
 
 def test_uneven_shares():
     with refused("--batch-size 10", "3 processes", "multiple of 3"):
-        Batches(n=40, batch_size=10, seed=0, device="cpu", world_size=3)
+        Batches((torch.zeros(40),), batch_size=10, seed=0, device="cpu", world_size=3)
+
+
+def test_a_batch_is_rows_of_each_tensor_and_bytes_are_grey_levels():
+    images = torch.arange(20, dtype=torch.uint8).reshape(10, 1, 2)
+    labels = torch.arange(10)
+    batches = Batches((images, labels), batch_size=4, seed=0, device="cpu")
+    rows = batches.indices(3)
+    pictures, numbers = batches(3)
+    assert torch.equal(numbers, rows)
+    assert pictures.dtype == torch.float32
+    assert torch.equal(pictures, images[rows] / 255)

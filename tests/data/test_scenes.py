@@ -7,6 +7,7 @@ import torch
 from tests.data.refusals import refused
 from train.data import digits as labelled
 from train.data.scenes import INK, load_scenes, make_scenes
+from train.settings import SceneSettings
 
 
 @pytest.fixture(scope="module")
@@ -218,7 +219,7 @@ class TestLoad:
 
     def load(self, **settings):
         given = {"train_scenes": 200, "held_out_scenes": 100, "seed": 0} | settings
-        return load_scenes("mnist5k", Path("data"), "test", **given)
+        return load_scenes(SceneSettings(**given))
 
     @pytest.mark.usefixtures("split")
     def test_held_out_scenes_have_held_out_digits_only(self):
@@ -256,9 +257,7 @@ class TestLoad:
             return load(data, data_dir, evaluate_on)
 
         monkeypatch.setattr(labelled, "load", spy)
-        load_scenes(
-            "mnist5k", Path("data"), "validation", train_scenes=5, held_out_scenes=5, seed=0
-        )
+        load_scenes(SceneSettings(evaluate_on="validation", train_scenes=5, held_out_scenes=5))
         assert asked == ["validation"]
 
     @pytest.mark.parametrize("known", [True, False])
@@ -273,7 +272,7 @@ class TestLoad:
             images=images,
             **({"counts": counts, "boxes": boxes} if known else {}),
         )
-        split = load_scenes(str(tmp_path / "own.npz"), tmp_path, "test", seed=0)
+        split = load_scenes(SceneSettings(data=str(tmp_path / "own.npz")))
         assert (len(split.train), len(split.held_out)) == (40, 10)
         numbers = [part.images[:, 0, 0].tolist() for part in split]
         assert sorted(numbers[0] + numbers[1]) == list(range(n))
@@ -291,7 +290,9 @@ class TestLoad:
             else:
                 assert part.counts is None
                 assert part.boxes is None
-        validation = load_scenes(str(tmp_path / "own.npz"), tmp_path, "validation", seed=0)
+        validation = load_scenes(
+            SceneSettings(data=str(tmp_path / "own.npz"), evaluate_on="validation")
+        )
         assert (len(validation.train), len(validation.held_out)) == (32, 8)
         kept = (
             validation.train.images[:, 0, 0].tolist() + validation.held_out.images[:, 0, 0].tolist()

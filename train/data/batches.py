@@ -1,6 +1,8 @@
-"""Which examples are in which mini-batch."""
+"""Mini-batches of data that lives on the device."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -12,18 +14,19 @@ from train.settings import require
 class Batches:
     r"""Mini-batches as a function of the seed and the step alone.
 
-    Each epoch is a new permutation of the examples, cut into batches of one size; the examples
-    left over, fewer than a batch, wait for another epoch. As no state is carried from step to
-    step, a resumed run draws what it would have drawn, and as permutations are drawn on the CPU
-    so does a run on another device.
+    The data is on the device as whole tensors, and a batch is their rows at some indices. Each
+    epoch is a new permutation of the examples, cut into batches of one size; the examples left
+    over, fewer than a batch, wait for another epoch. As no state is carried from step to step, a
+    resumed run draws what it would have drawn, and as permutations are drawn on the CPU so does a
+    run on another device.
 
     With several processes, each takes its share of the same batch.
 
     Args:
-        n: The number of examples.
+        tensors: The data, each tensor of shape :math:`(M, *)`.
         batch_size: Examples in a batch, over all processes.
         seed: Seed of the permutations, :math:`\ge 0`.
-        device: Where the indices are wanted.
+        device: Where the batches are wanted.
         rank: This process, from 0 to ``world_size - 1``.
         world_size: The number of processes.
 
@@ -31,20 +34,22 @@ class Batches:
         InputError: If a batch is larger than the data or cannot be shared out evenly.
 
     Example:
-        >>> batches = Batches(n=10, batch_size=4, seed=0, device="cpu")
-        >>> batches.indices(step=7).shape
-        torch.Size([4])
+        >>> images = torch.zeros(10, 28, 28, dtype=torch.uint8)
+        >>> batches = Batches((images,), batch_size=4, seed=0, device="cpu")
+        >>> batches(step=7)[0].shape
+        torch.Size([4, 28, 28])
     """
 
     def __init__(
         self,
-        n: int,
+        tensors: Sequence[Tensor],
         batch_size: int,
         seed: int,
         device: torch.device | str,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
+        n = len(tensors[0])
         require(batch_size >= 1, f"--batch-size is {batch_size}: give 1 or more")
         require(
             batch_size <= n,
@@ -55,6 +60,7 @@ class Batches:
             f"--batch-size {batch_size} cannot be shared evenly by {world_size} processes: "
             f"give a multiple of {world_size}",
         )
+        self.tensors = [tensor.to(device) for tensor in tensors]
         self.n = n
         self.batch_size = batch_size
         self.seed = seed
@@ -64,6 +70,14 @@ class Batches:
         self._first = rank * self._share
         self._epoch: int | None = None
         self._permutation = torch.empty(0, dtype=torch.int64)
+
+    def __call__(self, step: int) -> tuple[Tensor, ...]:
+        r"""The batch of a step, counted from 0: rows of each tensor, grey levels as numbers.
+
+        Tensors of bytes are images and come as single precision in [0, 1].
+        """
+        rows = self.indices(step)
+        return tuple(as_input(tensor[rows]) for tensor in self.tensors)
 
     def indices(self, step: int) -> Tensor:
         r"""The examples of a step.
@@ -83,3 +97,8 @@ class Batches:
             self._epoch = epoch
         start = position * self.batch_size + self._first
         return self._permutation[start : start + self._share]
+
+
+def as_input(tensor: Tensor) -> Tensor:
+    """What networks take: grey levels 0 to 255 as numbers from 0 to 1, all else as it is."""
+    return tensor.float() / 255 if tensor.dtype == torch.uint8 else tensor

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from itertools import combinations
-from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -16,7 +15,7 @@ from torch import Tensor
 from train.data import digits as labelled
 from train.data import files
 from train.data.splits import hold_out_fifth
-from train.settings import require
+from train.settings import SceneSettings, require
 
 Overlap = Literal["apart", "dim", "any"]
 
@@ -53,8 +52,13 @@ class Scenes:
     def __len__(self) -> int:
         return len(self.images)
 
-    def select(self, index: Tensor) -> Scenes:
-        r"""The scenes at ``index`` of shape :math:`(L,)`."""
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width of an image in pixels."""
+        return tuple(self.images.shape[1:])
+
+    def select(self, index: Tensor | slice) -> Scenes:
+        r"""The scenes at ``index``, of shape :math:`(L,)`, or in a slice."""
         return Scenes(
             self.images[index],
             None if self.counts is None else self.counts[index],
@@ -69,65 +73,39 @@ class ScenesSplit(NamedTuple):
     held_out: Scenes
 
 
-def load_scenes(
-    data: str,
-    data_dir: Path,
-    evaluate_on: Literal["test", "validation"],
-    *,
-    train_scenes: int = 60_000,
-    held_out_scenes: int = 5_000,
-    seed: int,
-    canvas_size: int = 50,
-    max_digits: int = 2,
-    digit_size: tuple[int, int] = (24, 24),
-    digit_shrink: tuple[float, float] | None = None,
-    overlap: Overlap = "apart",
-) -> ScenesSplit:
+def load_scenes(settings: SceneSettings) -> ScenesSplit:
     """Makes scenes out of a data set of digits, or loads a person's own.
 
     Training scenes are made of training digits and held-out scenes of held-out digits, each from
-    a seed of their own: one set does not change with the size of the other.
+    a seed of their own: one set does not change with the size of the other. If ``settings.data`` is
+    a path (see :func:`train.data.files.read`), its images are the scenes, a fifth of them is the
+    test split, and what the settings say of canvas and digits is not used.
 
     Args:
-        data: The name of a data set of digits (see :func:`train.data.digits.load`); or the path
-            of a file or folder (see :func:`train.data.files.read`) whose images are the scenes,
-            a fifth of which is the test split. All settings below are for names alone.
-        data_dir: The folder of downloads.
-        evaluate_on: What is held out: the test split, or a fifth of the training split.
-        train_scenes: How many scenes to train on.
-        held_out_scenes: How many to hold out.
-        seed: Seed of both, at least 0.
-        canvas_size: See :func:`make_scenes`, as for the rest.
-        max_digits: As there.
-        digit_size: As there.
-        digit_shrink: As there.
-        overlap: As there.
+        settings: The data, and how scenes are made of it.
 
     Raises:
         InputError: If the data or the settings cannot be used.
     """
-    if data not in files.NAMES:
-        return _own(data, evaluate_on)
-    for name, count in (("train", train_scenes), ("held-out", held_out_scenes)):
-        require(count >= 1, f"--{name}-scenes is {count}: give 1 or more")
-    require(seed >= 0, f"--seed is {seed}: give 0 or more")
-    split = labelled.load(data, data_dir, evaluate_on)
+    if settings.data not in files.NAMES:
+        return _own(settings.data, settings.evaluate_on)
+    split = labelled.load(settings.data, settings.data_dir, settings.evaluate_on)
 
     def make(digits: labelled.Images, n: int, seed: int) -> Scenes:
         return make_scenes(
             digits.images,
             n,
-            canvas_size=canvas_size,
-            max_digits=max_digits,
-            digit_size=digit_size,
-            digit_shrink=digit_shrink,
-            overlap=overlap,
+            canvas_size=settings.canvas_size,
+            max_digits=settings.max_digits,
+            digit_size=settings.digit_size,
+            digit_shrink=settings.digit_shrink,
+            overlap=settings.overlap,
             seed=seed,
         )
 
     return ScenesSplit(
-        make(split.train, train_scenes, 2 * seed),
-        make(split.held_out, held_out_scenes, 2 * seed + 1),
+        make(split.train, settings.train_scenes, 2 * settings.seed),
+        make(split.held_out, settings.held_out_scenes, 2 * settings.seed + 1),
     )
 
 

@@ -1,0 +1,212 @@
+"""Attend, Infer, Repeat: a scene is up to N objects, each with presence, place and appearance."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, NamedTuple
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro import poutine
+from pyro.nn import PyroModule
+from torch import Tensor
+
+from pyro_models.networks import MLP, boxes, paste
+from pyro_models.presence import presence_logits
+
+
+class Scene(NamedTuple):
+    """Scenes drawn from the prior.
+
+    Attributes:
+        images: Scenes with the likelihood's noise, of shape :math:`(n, H, W)`.
+        canvas: The same without noise, of shape :math:`(n, H, W)`.
+        counts: The numbers of objects, of shape :math:`(n)`.
+        boxes: The objects' boxes in pixels, of shape :math:`(n, N, 4)`; the first ``counts`` are
+            on the canvas.
+    """
+
+    images: Tensor
+    canvas: Tensor
+    counts: Tensor
+    boxes: Tensor
+
+
+class AIR(PyroModule):
+    r"""The generative model of Attend, Infer, Repeat.
+
+    .. math::
+        z^\text{pres}_i & \sim \text{Bernoulli}(\pi_i \, z^\text{pres}_{i-1}) \\
+        z^\text{where}_i & \sim \mathcal{N}(\mu, \text{diag}(\sigma^2))
+            \quad \text{where } z^\text{pres}_i = 1 \\
+        z^\text{what}_i & \sim \mathcal{N}(0, I) \quad \text{where } z^\text{pres}_i = 1 \\
+        x & \sim \mathcal{N} \Big( \sum_i z^\text{pres}_i
+            \, \text{paste}(f(z^\text{what}_i), z^\text{where}_i), \, \tau^2 I \Big)
+
+    for :math:`i = 0, \dots, N - 1`, with :math:`f` a decoder into :math:`[0, 1]`. A place is
+    :math:`(\log s, x, y)`: the paper's Normal inverse scale :math:`s` is here a log-normal one,
+    so that it is never negative. Sites are ``z_pres_i``, ``z_where_i``, ``z_what_i`` and ``x``, in
+    the plate ``scenes``. Latents of an absent object are masked: they add exactly nothing. Presence
+    sites are marked as :mod:`pyro_models.presence` says; that is how an estimator that treats the
+    count in its own way finds them.
+
+    Args:
+        shape: The canvas' height and width :math:`(H, W)` in pixels.
+        max_objects: The largest number :math:`N` of objects.
+        window_size: The side of an object's window in pixels.
+        what_dim: The number of features of an appearance.
+        hidden: The width of the decoder's hidden layer.
+        decoder_bias: Added to the decoder's logits; below zero, windows are mostly empty at first.
+        likelihood_scale: The likelihood's standard deviation :math:`\tau`.
+        presence_prior: The prior probability :math:`\pi` of one more object, between 0 and 1.
+        count_prior: ``"steps"`` takes :math:`\pi_i = \pi` at each step; ``"geometric"`` chooses
+            :math:`\pi_i` so that the count has :math:`p(n) \propto \pi^n` up to :math:`N`.
+        where_loc: The prior means of :math:`(s, x, y)`; that of :math:`s` is its median.
+        where_scale: The prior standard deviations of :math:`(s, x, y)`; for :math:`s` to first
+            order, :math:`\text{sd}(\log s) \, \text{median}(s)`.
+
+    References:
+        | Attend, Infer, Repeat: Fast Scene Understanding with Generative Models
+          (Eslami et al., 2016)
+        | https://arxiv.org/abs/1603.08575
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, int] = (50, 50),
+        *,
+        max_objects: int = 3,
+        window_size: int = 24,
+        what_dim: int = 20,
+        hidden: int = 400,
+        decoder_bias: float = -3.0,
+        likelihood_scale: float = 0.5,
+        presence_prior: float = 0.01,
+        count_prior: Literal["steps", "geometric"] = "steps",
+        where_loc: tuple[float, float, float] = (3.0, 0.0, 0.0),
+        where_scale: tuple[float, float, float] = (0.1, 1.0, 1.0),
+    ) -> None:
+        super().__init__()
+        if not 0 < presence_prior < 1:
+            raise ValueError(f"presence_prior is {presence_prior}: it must be between 0 and 1")
+        self.shape = shape
+        self.max_objects = max_objects
+        self.window_size = window_size
+        self.what_dim = what_dim
+        self.count_prior = count_prior
+        self.decoder_bias = decoder_bias
+        self.likelihood_scale = likelihood_scale
+        self.decoder = MLP(what_dim, window_size**2, (hidden,))
+        s, x, y = where_loc
+        s_scale, x_scale, y_scale = where_scale
+        # Settings, not weights: they follow the device, and stay out of the state dict.
+        for name, value in {
+            "presence_prior": presence_prior,
+            "where_loc": (math.log(s), x, y),
+            "where_scale": (s_scale / s, x_scale, y_scale),
+            "zero": 0.0,
+        }.items():
+            self.register_buffer(name, torch.tensor(value), persistent=False)
+
+    def decode(self, z_what: Tensor) -> Tensor:
+        r"""Draws objects: :math:`(*, \text{what\_dim})` to windows :math:`(*, S, S)` in [0, 1]."""
+        logits = self.decoder(z_what) + self.decoder_bias
+        return logits.sigmoid().unflatten(-1, (self.window_size, self.window_size))
+
+    def paste(self, z_what: Tensor, z_where: Tensor) -> Tensor:
+        r"""Draws objects in their places, each on a canvas of its own, :math:`(*, H, W)`."""
+        return paste(self.decode(z_what), z_where, self.shape)
+
+    def step_logits(self, presence_prior: Tensor | float | None = None) -> Tensor:
+        r"""The prior logits of one more object at each step.
+
+        Args:
+            presence_prior: :math:`\pi`, if not the model's own: an annealed one, say.
+
+        Returns:
+            :math:`\text{logit}(\pi_i)`, of shape :math:`(N)`.
+        """
+        prior = self.presence_prior if presence_prior is None else presence_prior + self.zero
+        if self.count_prior == "steps":
+            return torch.logit(prior).expand(self.max_objects)
+        # P(count > i | count >= i) = (r + ... + r^k) / (1 + r + ... + r^k), k = N - i, for a count
+        # of probabilities in proportion to r^n.
+        powers = prior ** torch.arange(1, self.max_objects + 1, device=prior.device)
+        return powers.cumsum(0).flip(0).log()
+
+    def forward(
+        self,
+        images: Tensor | None = None,
+        *,
+        beta: Tensor | float = 1.0,
+        presence_prior: Tensor | float | None = None,
+        n: int = 1,
+    ) -> Tensor:
+        r"""Runs the generative process.
+
+        Args:
+            images: Scenes to condition on, of shape :math:`(B, H, W)`, in [0, 1]. Without them
+                scenes are drawn.
+            beta: The weight of the latents' log-probabilities in an objective.
+            presence_prior: :math:`\pi`, if not the model's own.
+            n: How many scenes to draw when there are no images.
+
+        Returns:
+            The images, of shape :math:`(B, H, W)`.
+        """
+        logits = self.step_logits(presence_prior)
+        z_pres: Tensor | None = None
+        presences, wheres, whats = [], [], []
+        with pyro.plate("scenes", n if images is None else len(images), device=self.zero.device):
+            with poutine.scale(scale=beta):
+                for i in range(self.max_objects):
+                    before = True if z_pres is None else z_pres > 0
+                    with poutine.mask(mask=before):
+                        z_pres = pyro.sample(
+                            f"z_pres_{i}",
+                            dist.Bernoulli(logits=presence_logits(z_pres, logits[i])),
+                            infer={"presence": True},
+                        )
+                    with poutine.mask(mask=z_pres > 0):
+                        z_where = pyro.sample(
+                            f"z_where_{i}",
+                            dist.Normal(self.where_loc, self.where_scale).to_event(1),
+                        )
+                        z_what = pyro.sample(
+                            f"z_what_{i}",
+                            dist.Normal(self.zero, 1.0).expand([self.what_dim]).to_event(1),
+                        )
+                    presences.append(z_pres)
+                    wheres.append(z_where)
+                    whats.append(z_what)
+            # Stacked and summed, never written into a buffer: that would lose the provenance by
+            # which TraceGraph_ELBO finds what depends on each presence.
+            objects = self.paste(torch.stack(whats), torch.stack(wheres))
+            canvas = sum(
+                presence[..., None, None] * picture
+                for presence, picture in zip(presences, objects, strict=True)
+            )
+            return self.observe(canvas, images)
+
+    def observe(self, canvas: Tensor, images: Tensor | None) -> Tensor:
+        r"""The likelihood: samples the site ``x``, or conditions it on images.
+
+        Override it for another likelihood; every estimator goes on working.
+
+        Args:
+            canvas: The objects' sum, of shape :math:`(*, B, H, W)`.
+            images: What was seen, of shape :math:`(B, H, W)`, or ``None``.
+        """
+        return pyro.sample("x", dist.Normal(canvas, self.likelihood_scale).to_event(2), obs=images)
+
+    @torch.no_grad()
+    @pyro.get_param_store().scope()
+    def sample(self, n: int) -> Scene:
+        """Draws ``n`` scenes from the prior."""
+        trace = poutine.trace(self).get_trace(n=n)
+        steps = range(self.max_objects)
+        counts = torch.stack([trace.nodes[f"z_pres_{i}"]["value"] for i in steps]).sum(0).long()
+        wheres = torch.stack([trace.nodes[f"z_where_{i}"]["value"] for i in steps], dim=1)
+        x = trace.nodes["x"]
+        return Scene(x["value"], x["fn"].mean, counts, boxes(wheres, self.shape))

@@ -1,0 +1,126 @@
+"""Networks that several models share: dense stacks and the axis-aligned spatial transformer."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class MLP(nn.Sequential):
+    r"""A stack of dense layers with a nonlinearity between them.
+
+    .. math:: f(x) = W_L \, \phi(\cdots \phi(W_1 x + b_1) \cdots) + b_L
+
+    Args:
+        inputs: The number of input features.
+        outputs: The number of output features.
+        hidden: The widths of the hidden layers.
+        activation: The nonlinearity :math:`\phi`.
+
+    Shape:
+        :math:`(*, \text{inputs})` to :math:`(*, \text{outputs})`.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        hidden: Sequence[int] = (),
+        activation: type[nn.Module] = nn.ReLU,
+    ) -> None:
+        widths = [inputs, *hidden, outputs]
+        layers: list[nn.Module] = []
+        for before, after in itertools.pairwise(widths):
+            layers += [nn.Linear(before, after), activation()]
+        super().__init__(*layers[:-1])
+
+
+def interpolation(scale: Tensor, shift: Tensor, source: int, target: int) -> Tensor:
+    r"""Bilinear interpolation along one axis, as a matrix.
+
+    Both axes run from -1 at one edge to 1 at the other, so that pixel :math:`j` of :math:`n` has
+    its centre at :math:`u_j = (2 j + 1) / n - 1`. Target pixel :math:`j` reads the source at
+    :math:`\text{scale} \cdot u_j + \text{shift}`; outside the source there is zero. A box that is
+    not rotated is sampled one axis at a time, which makes a spatial transformer two small matrix
+    products: the values and gradients of ``grid_sample(align_corners=False)``, without its scatter,
+    so that the gradient is the same in each run on a GPU too.
+
+    Args:
+        scale: Source units to a target unit, of shape :math:`(*)`.
+        shift: Where in the source the target's middle is, of shape :math:`(*)`.
+        source: The number of source pixels.
+        target: The number of target pixels.
+
+    Returns:
+        A matrix :math:`A` of shape :math:`(*, \text{target}, \text{source})`.
+
+    References:
+        | Spatial Transformer Networks (Jaderberg et al., 2015)
+        | https://arxiv.org/abs/1506.02025
+    """
+    kind = {"dtype": scale.dtype, "device": scale.device}
+    centres = (2 * torch.arange(target, **kind) + 1) / target - 1
+    positions = (torch.addcmul(shift.unsqueeze(-1), scale.unsqueeze(-1), centres) + 1) * (
+        source / 2
+    ) - 0.5
+    distances = positions.unsqueeze(-1) - torch.arange(source, **kind)
+    return (1 - distances.abs()).relu()
+
+
+def crop(images: Tensor, z_where: Tensor, size: int) -> Tensor:
+    r"""Cuts a window out of each image: the inverse of :func:`paste`.
+
+    Args:
+        images: Canvases, of shape :math:`(*, H, W)`.
+        z_where: Places :math:`(\log s, x, y)`, of shape :math:`(*, 3)`, as in :func:`paste`.
+        size: The window's side :math:`S` in pixels.
+
+    Returns:
+        Windows of shape :math:`(*, S, S)`.
+    """
+    inverse = torch.exp(-z_where[..., 0])
+    rows = interpolation(inverse, -z_where[..., 2] * inverse, images.shape[-2], size)
+    columns = interpolation(inverse, -z_where[..., 1] * inverse, images.shape[-1], size)
+    return rows @ images @ columns.mT
+
+
+def paste(windows: Tensor, z_where: Tensor, shape: tuple[int, int]) -> Tensor:
+    r"""Places each window on an empty canvas.
+
+    The canvas point :math:`u \in [-1, 1]^2` shows the window's point :math:`s u + (x, y)`. So
+    :math:`s > 0` is the *inverse* scale (a window a third as wide as the canvas has
+    :math:`s = 3`), and :math:`(x, y) = -s c` for a window whose centre is :math:`c`.
+
+    Args:
+        windows: Windows of shape :math:`(*, S, S)`.
+        z_where: Places :math:`(\log s, x, y)`, of shape :math:`(*, 3)`.
+        shape: The canvas' height and width :math:`(H, W)` in pixels.
+
+    Returns:
+        Canvases of shape :math:`(*, H, W)`.
+    """
+    scale = torch.exp(z_where[..., 0])
+    rows = interpolation(scale, z_where[..., 2], windows.shape[-2], shape[0])
+    columns = interpolation(scale, z_where[..., 1], windows.shape[-1], shape[1])
+    return rows @ windows @ columns.mT
+
+
+def boxes(z_where: Tensor, shape: tuple[int, int]) -> Tensor:
+    r"""The boxes that windows cover on the canvas.
+
+    Args:
+        z_where: Places :math:`(\log s, x, y)`, of shape :math:`(*, 3)`, as in :func:`paste`.
+        shape: The canvas' height and width :math:`(H, W)` in pixels.
+
+    Returns:
+        Boxes :math:`(x_0, y_0, x_1, y_1)` in pixels from the top left corner, of shape
+        :math:`(*, 4)`; they may reach over the canvas' edge.
+    """
+    inverse = torch.exp(-z_where[..., :1])
+    centres = -z_where[..., 1:] * inverse
+    corners = torch.cat([centres - inverse, centres + inverse], dim=-1)
+    height, width = shape
+    return (corners + 1) / 2 * corners.new_tensor([width, height, width, height])

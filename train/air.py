@@ -1,0 +1,145 @@
+"""Trains Attend, Infer, Repeat: ``python -m train.air``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from train.settings import (
+    Count,
+    NonNegative,
+    Positive,
+    Probability,
+    SceneSettings,
+    Whole,
+    command,
+)
+
+if TYPE_CHECKING:
+    from guides.air import RecurrentGuide
+    from pyro_models.air import AIR
+
+
+@dataclass(frozen=True)
+class AIRSettings(SceneSettings):
+    """Train Attend, Infer, Repeat: scenes of several objects, counted and found unsupervised."""
+
+    learning_rate: Positive = 1e-3
+    """Adam's step size."""
+    decay: Literal["none", "cosine"] = "cosine"
+    """How the learning rate falls over the steps: not at all, or as half a cosine down to zero."""
+    max_objects: Count = 3
+    """Largest number of objects that the model can find."""
+    window_size: Count = 24
+    """Side of an object's window in pixels."""
+    window_scale: tuple[Positive, Positive] = (3.0, 0.1)
+    """Prior median and deviation of how many windows fit across the canvas."""
+    what_dim: Count = 20
+    """Features of an object's appearance."""
+    what_hidden: Count = 400
+    """Hidden units of the window's encoder and decoder."""
+    decoder_bias: float = -3.0
+    """Added to the decoder's logits; below 0, windows are mostly empty at first."""
+    guide: Literal["residual", "recurrent"] = "residual"
+    """Whether a step sees what is left to explain, or the whole image as in the paper."""
+    guide_hidden: Count = 256
+    """Hidden units and state of the guide."""
+    likelihood_scale: Positive = 0.5
+    """Standard deviation of a pixel given the objects."""
+    presence_prior: Probability = 0.01
+    """Prior probability of one more object."""
+    presence_prior_start: Probability | None = 0.9
+    """Where that probability starts when it is annealed; None for no annealing."""
+    count_prior: Literal["steps", "geometric"] = "steps"
+    """Whether it holds at each step, or makes the count geometric up to the largest."""
+    beta: NonNegative = 1.0
+    """Weight of the KL divergences in the loss."""
+    beta_start: NonNegative | None = None
+    """Where that weight starts when it is annealed; None for no annealing."""
+    anneal_steps: Whole = 1_000
+    """Steps until annealed values have arrived."""
+    estimator: Literal["marginal", "tracegraph"] = "marginal"
+    """Estimator of the ELBO: the count summed out, or Pyro's score function."""
+    baseline: Literal["none", "average", "network"] = "none"
+    """Baseline of the score function, for --estimator tracegraph."""
+    baseline_learning_rate: Positive = 1e-3
+    """Adam's step size for the baseline network."""
+    iw_particles: Count = 100
+    """Draws a scene in the importance-weighted bound."""
+    iw_scenes: Count = 1_000
+    """Held-out scenes on which that bound is measured, from the first."""
+
+
+def build(settings: AIRSettings, shape: tuple[int, int]) -> tuple[AIR, RecurrentGuide]:
+    """The model and guide of the settings, for scenes of a height and width in pixels."""
+    from guides.air import BaselineNetwork, DecayingAverage, RecurrentGuide, ResidualGuide
+    from pyro_models.air import AIR
+
+    scale, deviation = settings.window_scale
+    model = AIR(
+        shape,
+        max_objects=settings.max_objects,
+        window_size=settings.window_size,
+        what_dim=settings.what_dim,
+        hidden=settings.what_hidden,
+        decoder_bias=settings.decoder_bias,
+        likelihood_scale=settings.likelihood_scale,
+        presence_prior=settings.presence_prior,
+        count_prior=settings.count_prior,
+        where_loc=(scale, 0.0, 0.0),
+        where_scale=(deviation, 1.0, 1.0),
+    )
+    baseline = None
+    if settings.baseline == "average":
+        baseline = DecayingAverage(settings.max_objects)
+    elif settings.baseline == "network":
+        baseline = BaselineNetwork(shape[0] * shape[1], settings.guide_hidden)
+    kind = ResidualGuide if settings.guide == "residual" else RecurrentGuide
+    guide = kind(
+        model,
+        hidden=settings.guide_hidden,
+        encoder_hidden=settings.what_hidden,
+        baseline=baseline,
+    )
+    return model, guide
+
+
+def main(settings: AIRSettings) -> dict[str, Any]:
+    """Data, objective, loop, measures, figures."""
+    # Here and not above: --help and a wrong flag are answered before PyTorch is there.
+    from train import figures, runtime
+    from train.data.batches import Batches
+    from train.data.scenes import load_scenes
+    from train.estimators import ESTIMATORS
+    from train.loop import fit
+    from train.metrics.counting import Watch, measure
+    from train.objective import ELBOObjective, schedule
+    from train.runs import Run
+
+    device = runtime.setup(settings)
+    data = load_scenes(settings)
+    batches = Batches((data.train.images,), settings.batch_size, settings.seed, device)
+    run = Run.create(settings, "air")
+
+    model, guide = build(settings, data.train.shape)
+    objective = ELBOObjective(
+        model,
+        guide,
+        ESTIMATORS[settings.estimator](),
+        annealed=schedule(settings, "beta", "presence_prior"),
+        rates=[(guide.baseline, settings.baseline_learning_rate)] if guide.baseline else [],
+    ).to(device)
+    watch = Watch(model, guide, data, batches, run)
+    fitted = fit(objective, batches, run, settings, device, watch.monitor, watch.evaluate)
+
+    measured = measure(model, guide, data.held_out, settings.iw_particles, settings.iw_scenes)
+    run.save_figure("scenes", figures.scenes(watch.examples, run.load_arrays()))
+    run.save_figure("curves", figures.curves(run.history(), watch.panels))
+    run.save_figure("prior", figures.gallery(model.sample(32).canvas.cpu().numpy()))
+    if measured.confusion is not None:
+        run.save_figure("counts", figures.confusion(measured.confusion))
+    return run.finish(fitted, device, measured.results())
+
+
+if __name__ == "__main__":
+    command(AIRSettings, main)

@@ -1,0 +1,204 @@
+"""How well a model of scenes counts, explains and finds objects."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import pyro
+import torch
+from pyro import poutine
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from guides.air import RecurrentGuide
+from pyro_models.air import AIR
+from train.data.batches import Batches, as_input
+from train.data.scenes import Scenes, ScenesSplit
+from train.estimators import count_out
+from train.runs import Run
+
+
+class Counting(NamedTuple):
+    r"""Measures of a model and guide on scenes; ``None`` where a truth is not known.
+
+    Attributes:
+        count_accuracy: The share of scenes whose count one draw from the guide gives.
+        count_accuracy_map: The share whose most probable count, all else at its mean, is right.
+        elbo: Nats a scene, at beta 1, with the likelihood's constant.
+        box_iou: The mean intersection over union of true boxes and those found, matched to make it
+            largest, in scenes whose count is right and not zero.
+        confusion: The numbers of scenes by true count (rows) and by the count found at the means
+            (columns).
+    """
+
+    count_accuracy: float | None
+    count_accuracy_map: float | None
+    elbo: float
+    box_iou: float | None
+    confusion: np.ndarray | None
+
+
+@torch.no_grad()
+@pyro.get_param_store().scope()
+def count_accuracy(guide: RecurrentGuide, images: Tensor, counts: Tensor) -> Tensor:
+    """The share of scenes whose count one draw from the guide gives, of shape ()."""
+    trace = poutine.trace(guide).get_trace(images)
+    steps = range(guide.model.max_objects)
+    drawn = sum(trace.nodes[f"z_pres_{i}"]["value"] for i in steps)
+    return (drawn == counts.to(images.device)).to(images.dtype).mean()
+
+
+@torch.no_grad()
+@pyro.get_param_store().scope()
+def elbo(model: AIR, guide: RecurrentGuide, images: Tensor) -> Tensor:
+    """The ELBO of each scene in nats at beta 1, the count summed out, of shape :math:`(B)`."""
+    counts = count_out(model, guide, (images,))
+    return (counts.log_q.exp() * (counts.log_likelihood - sum(counts.kl.values()))).sum(0)
+
+
+@torch.no_grad()
+@pyro.get_param_store().scope()
+def iw_bound(
+    model: AIR, guide: RecurrentGuide, images: Tensor, particles: int = 100, rows: int = 2_000
+) -> Tensor:
+    r"""An importance-weighted bound of each scene in nats, the count summed out in each draw.
+
+    .. math:: \log \frac{1}{K} \sum_k \sum_n p(n) \, p(x | z^k_{1:n}, n)
+        \prod_{i \le n} \frac{p(z^k_i)}{q(z^k_i)}
+
+    Args:
+        model: The model.
+        guide: Its guide.
+        images: Scenes, of shape :math:`(B, H, W)`.
+        particles: The number :math:`K` of draws a scene.
+        rows: About how many draws are in memory at a time.
+
+    Returns:
+        The bound, of shape :math:`(B)`.
+
+    References:
+        | Importance Weighted Autoencoders (Burda et al., 2016)
+        | https://arxiv.org/abs/1509.00519
+    """
+    bounds = []
+    for part in images.split(max(rows // particles, 1)):
+        repeated = part.repeat_interleave(particles, dim=0)
+        log_joint = count_out(model, guide, (repeated,), analytic=False).log_joint()
+        log_weights = log_joint.logsumexp(0).unflatten(0, (len(part), particles))
+        bounds.append(log_weights.logsumexp(1) - math.log(particles))
+    return torch.cat(bounds)
+
+
+@torch.no_grad()
+def measure(model: AIR, guide: RecurrentGuide, scenes: Scenes, batch: int = 500) -> Counting:
+    """Measures a model and guide on scenes.
+
+    Args:
+        model: The model.
+        guide: Its guide.
+        scenes: Held-out scenes.
+        batch: How many scenes at a time.
+    """
+    elbos = drawn = 0.0
+    found, ious = [], []
+    for start in range(0, len(scenes), batch):
+        part = scenes.select(slice(start, start + batch))
+        images = as_input(part.images.to(model.zero.device))
+        elbos += elbo(model, guide, images).sum().item()
+        if part.counts is None:
+            continue
+        drawn += count_accuracy(guide, images, part.counts).item() * len(images)
+        detection = guide.detect(images)
+        found.append(detection.counts.cpu())
+        if part.boxes is not None:
+            boxes = detection.boxes.cpu()
+            for i in torch.nonzero((found[-1] == part.counts) & (part.counts > 0)).flatten():
+                n = part.counts[i]
+                ious.append(matched_iou(part.boxes[i, :n], boxes[i, :n]))
+    if scenes.counts is None:
+        return Counting(None, None, elbos / len(scenes), None, None)
+    counts = torch.cat(found)
+    size = max(model.max_objects, int(scenes.counts.max())) + 1
+    return Counting(
+        count_accuracy=drawn / len(scenes),
+        count_accuracy_map=(counts == scenes.counts).double().mean().item(),
+        elbo=elbos / len(scenes),
+        box_iou=float(np.mean(ious)) if ious else None,
+        confusion=torch.bincount(scenes.counts * size + counts, minlength=size**2)
+        .reshape(size, size)
+        .numpy(),
+    )
+
+
+def iou(boxes: Tensor, others: Tensor) -> Tensor:
+    r"""Intersection over union of each box with each other one.
+
+    Args:
+        boxes: :math:`(x_0, y_0, x_1, y_1)`, of shape :math:`(n, 4)`.
+        others: The same, of shape :math:`(m, 4)`.
+
+    Returns:
+        Shares from 0 to 1, of shape :math:`(n, m)`.
+    """
+    low = torch.maximum(boxes[:, None, :2], others[None, :, :2])
+    high = torch.minimum(boxes[:, None, 2:], others[None, :, 2:])
+    shared = (high - low).clamp(min=0).prod(-1)
+    areas = [(box[:, 2:] - box[:, :2]).prod(-1) for box in (boxes, others)]
+    return shared / (areas[0][:, None] + areas[1][None, :] - shared)
+
+
+def matched_iou(truth: Tensor, found: Tensor) -> float:
+    """The mean IoU of as many boxes, paired so that it is largest (Hungarian matching)."""
+    shares = iou(truth, found).numpy()
+    return float(shares[linear_sum_assignment(shares, maximize=True)].mean())
+
+
+class Watch:
+    """Looks at a model and guide while they are trained.
+
+    Args:
+        model: The model.
+        guide: Its guide.
+        data: Training and held-out scenes.
+        batches: The training batches.
+        run: Where stages of training are kept for the figures.
+
+    Attributes:
+        examples: Held-out scenes, of shape :math:`(8, H, W)`, one count after another if known.
+    """
+
+    def __init__(
+        self, model: AIR, guide: RecurrentGuide, data: ScenesSplit, batches: Batches, run: Run
+    ) -> None:
+        self.model = model
+        self.guide = guide
+        self.data = data
+        self.batches = batches
+        self.run = run
+        self.few = data.held_out.select(slice(1_000))
+        order = torch.arange(8) if self.few.counts is None else self.few.counts[:8].argsort()
+        self.examples = as_input(self.few.images[:8][order[: len(self.few)]])
+
+    def monitor(self, step: int) -> dict[str, float]:
+        """The count accuracy on the last training batch, if the truth is known."""
+        if self.data.train.counts is None:
+            return {}
+        rows = self.batches.indices(step - 1)
+        images = as_input(self.batches.tensors[0][rows])
+        counts = self.data.train.counts[rows.cpu()]
+        return {"count_accuracy": count_accuracy(self.guide, images, counts).item()}
+
+    def evaluate(self, step: int) -> dict[str, float]:
+        """Count accuracy and ELBO on 1,000 held-out scenes; keeps what is found in the examples."""
+        found = self.guide.detect(self.examples.to(self.model.zero.device))
+        self.run.save_arrays(
+            f"{step:08d}",
+            reconstruction=found.reconstruction.cpu().numpy(),
+            boxes=found.boxes.cpu().numpy(),
+            counts=found.counts.cpu().numpy(),
+        )
+        measured = measure(self.model, self.guide, self.few)
+        seen = {"count_accuracy": measured.count_accuracy, "elbo": measured.elbo}
+        return {f"held_out_{name}": value for name, value in seen.items() if value is not None}

@@ -1,0 +1,124 @@
+"""What the loop drives: a module that turns a batch into losses."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyro
+import torch
+from pyro.infer import ELBO
+from torch import Tensor, nn
+
+Batch = tuple[Tensor, ...]
+
+
+class Objective(nn.Module, ABC):
+    """Networks and their losses, one for each optimiser."""
+
+    @abstractmethod
+    def forward(self, batch: Batch, step: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Evaluates the losses of a batch.
+
+        Args:
+            batch: Tensors with one row for each datum.
+            step: The number of steps done, of shape (), on the device.
+
+        Returns:
+            The losses by optimiser, of shape (), in nats per datum, each to be minimised by the
+            parameters of that optimiser alone; and metrics by name, detached, of shape ().
+        """
+
+    @abstractmethod
+    def parameter_groups(self, learning_rate: float) -> dict[str, list[dict[str, Any]]]:
+        """The parameters of each optimiser, by the names of the losses, as PyTorch takes them."""
+
+
+@dataclass(frozen=True)
+class Anneal:
+    r"""A value that goes from ``start`` to ``end`` in ``steps`` steps and stays there.
+
+    Attributes:
+        start: The first value.
+        end: The last value.
+        steps: How many steps it takes; 0 for ``end`` from the start.
+        geometric: Whether it moves by equal factors rather than equal amounts.
+    """
+
+    start: float
+    end: float
+    steps: int
+    geometric: bool = False
+
+    def __call__(self, step: Tensor) -> Tensor:
+        """The value after a number of steps, of shape (), on the step's device."""
+        done = (step / self.steps).clamp(max=1.0) if self.steps else torch.ones_like(step).float()
+        if self.geometric:
+            return self.start * (self.end / self.start) ** done
+        return self.start + (self.end - self.start) * done
+
+
+def schedule(settings: Any, *names: str) -> dict[str, Anneal]:
+    """What the settings say of annealed values.
+
+    Args:
+        settings: For each name it has a value to end at, ``NAME_start``, ``None`` for a value that
+            stays, and the number of ``anneal_steps``.
+        names: Names of settings. A start and an end above zero are joined by equal factors.
+    """
+    annealed = {}
+    for name in names:
+        end, start = getattr(settings, name), getattr(settings, f"{name}_start")
+        first = end if start is None else start
+        annealed[name] = Anneal(first, end, settings.anneal_steps, geometric=min(first, end) > 0)
+    return annealed
+
+
+class ELBOObjective(Objective):
+    r"""A Pyro model and guide with an estimator of their ELBO.
+
+    The loss is the negative ELBO in nats per datum, under the name ``"elbo"``. Metrics are what
+    the estimator says of its parts in ``terms``, among them the ELBO at beta 1.
+
+    Args:
+        model: Called with the batch and the annealed values.
+        guide: Called like the model.
+        estimator: Any ELBO of Pyro's with a ``differentiable_loss``, or one of
+            :mod:`train.estimators`.
+        annealed: Keyword arguments of model and guide that change over the steps.
+        rates: Modules, parts of model or guide, with a learning rate of their own.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        guide: nn.Module,
+        estimator: ELBO,
+        *,
+        annealed: Mapping[str, Anneal] | None = None,
+        rates: Sequence[tuple[nn.Module, float]] = (),
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.guide = guide
+        self.estimator = estimator
+        self.annealed = dict(annealed or {})
+        self.rates = tuple((tuple(module.parameters()), rate) for module, rate in rates)
+
+    # A parameter store of its own: in the global one two models of a process would share weights.
+    @pyro.get_param_store().scope()
+    def forward(self, batch: Batch, step: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        annealed = {name: value(step) for name, value in self.annealed.items()}
+        loss = self.estimator.differentiable_loss(self.model, self.guide, *batch, **annealed)
+        terms = getattr(self.estimator, "terms", {})
+        size = len(batch[0])
+        return {"elbo": loss / size}, {name: value / size for name, value in terms.items()}
+
+    def parameter_groups(self, learning_rate: float) -> dict[str, list[dict[str, Any]]]:
+        special = {id(weight) for weights, _ in self.rates for weight in weights}
+        rest = [weight for weight in self.parameters() if id(weight) not in special]
+        groups = [{"params": rest, "lr": learning_rate}]
+        groups += [{"params": list(weights), "lr": rate} for weights, rate in self.rates]
+        return {"elbo": groups}
