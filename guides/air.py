@@ -105,17 +105,22 @@ class RecurrentGuide(PyroModule):
     .. math::
         h_i, \omega_i & = \text{step}(W x + V [h_{i-1}, z_{i-1}]) \\
         z^\text{pres}_i & \sim \text{Bernoulli}(p(\omega_i) \, z^\text{pres}_{i-1}) \\
-        z^\text{where}_i & \sim \mathcal{N}(\mu(\omega_i), \text{diag}(\sigma^2(\omega_i))) \\
+        z^\text{where}_i & \sim \mathcal{N} \Big( \mu(\omega_i) + \sum_a
+            \text{softmax}(\omega_i)_a \, \mu_a, \, \text{diag}(\sigma^2(\omega_i)) \Big) \\
         z^\text{what}_i & \sim q(z | \text{crop}(x, z^\text{where}_i))
 
-    The image's projection :math:`W x` is the same at each step and multiplied once. Places are in
-    units of their prior and never more scattered than it, and the state is bounded by a tanh: where
-    an object is almost surely absent nothing else holds them back.
+    The image's projection :math:`W x` is the same at each step and multiplied once. Places
+    :math:`\mu_a` on a grid over the canvas compete for each step: the mean of a regression alone
+    (``anchors=0``, as in the paper) falls between two objects that are equally good to take first,
+    and there it finds neither. Corrections are in units of the prior, spreads are no wider than it,
+    and the state is bounded by a tanh: where an object is almost surely absent, nothing else holds
+    them back.
 
     Args:
         model: The model whose latents are inferred; its sizes and its prior's places are taken.
         hidden: The widths of the recurrent network, and the size of its state.
         encoder_hidden: The width of the window encoder's hidden layer.
+        anchors: The side of the grid of places that compete, or 0 for none.
         baseline: What estimators with a score function subtract from the cost of a presence:
             :class:`DecayingAverage`, :class:`BaselineNetwork` or a module like them.
 
@@ -131,6 +136,7 @@ class RecurrentGuide(PyroModule):
         *,
         hidden: int = 256,
         encoder_hidden: int = 400,
+        anchors: int = 6,
         baseline: nn.Module | None = None,
     ) -> None:
         super().__init__()
@@ -140,12 +146,19 @@ class RecurrentGuide(PyroModule):
         self.baseline = baseline
         self.image = nn.Linear(model.shape[0] * model.shape[1], hidden)
         self.recurrence = nn.Linear(hidden + 3 + model.what_dim, hidden, bias=False)
-        self.step = MLP(hidden, 7 + hidden, (hidden,))
+        self.step = MLP(hidden, 7 + anchors**2 + hidden, (hidden,))
         self.encoder = MLP(model.window_size**2, 2 * model.what_dim, (encoder_hidden,))
         # At first: objects probably there, windows where the prior has them, hardly scattered.
         with torch.no_grad():
-            self.step[-1].weight[:7] = 0
-            self.step[-1].bias[:7] = torch.tensor([2.0, 0.0, 0.0, 0.0, -1.5, -1.5, -1.5])
+            self.step[-1].weight[: 7 + anchors**2] = 0
+            self.step[-1].bias[: 7 + anchors**2] = 0
+            self.step[-1].bias[0] = 2.0
+            self.step[-1].bias[4:7] = -1.5
+        # Windows of the prior's size, centred on a grid over the canvas' inner three quarters.
+        axis = 0.75 * torch.linspace(-1, 1, anchors)
+        centres = torch.cartesian_prod(axis, axis).reshape(-1, 2)
+        grid = torch.cat([0 * centres[:, :1], -model.where_loc[0].exp() * centres], dim=1)
+        self.register_buffer("anchors", grid, persistent=False)
 
     def forward(
         self,
@@ -177,13 +190,15 @@ class RecurrentGuide(PyroModule):
                 features = features + recurrence(torch.cat([hidden, latents], dim=-1))
                 infer = {"presence": True, **self.foretell(i, images, hidden, z_pres)}
                 out = step(features.relu()).to(images.dtype)
-                logits, places, spreads, hidden = out.split([1, 3, 3, hidden.shape[-1]], dim=-1)
+                sizes = [1, 3, 3, len(self.anchors), hidden.shape[-1]]
+                logits, places, spreads, choice, hidden = out.split(sizes, dim=-1)
                 hidden = hidden.tanh()
                 with poutine.mask(mask=True if z_pres is None else z_pres > 0):
                     logits = presence_logits(z_pres, logits.squeeze(-1))
                     z_pres = pyro.sample(f"z_pres_{i}", dist.Bernoulli(logits=logits), infer=infer)
                 with poutine.mask(mask=z_pres > 0):
                     loc = model.where_loc + model.where_scale * places
+                    loc = loc + choice.softmax(dim=-1) @ self.anchors
                     scale = model.where_scale * spreads.sigmoid()
                     z_where = pyro.sample(f"z_where_{i}", dist.Normal(loc, scale).to_event(1))
                     window = crop(seen, z_where, model.window_size).flatten(-2)
@@ -259,6 +274,7 @@ class ResidualGuide(RecurrentGuide):
         model: The model whose latents are inferred; its decoder draws the canvas.
         hidden: The widths of the recurrent network, and the size of its state.
         encoder_hidden: The width of the window encoder's hidden layer.
+        anchors: The side of the grid of places that compete, or 0 for none.
         baseline: See :class:`RecurrentGuide`.
 
     References:

@@ -183,10 +183,8 @@ class AIR(PyroModule):
             # Stacked and summed, never written into a buffer: that would lose the provenance by
             # which TraceGraph_ELBO finds what depends on each presence.
             objects = self.paste(torch.stack(whats), torch.stack(wheres))
-            canvas = sum(
-                presence[..., None, None] * picture
-                for presence, picture in zip(presences, objects, strict=True)
-            )
+            there = torch.stack(torch.broadcast_tensors(*presences))
+            canvas = torch.einsum("i...b,ibhw->...bhw", there, objects)
             return self.observe(canvas, images)
 
     def observe(self, canvas: Tensor, images: Tensor | None) -> Tensor:

@@ -44,6 +44,8 @@ class AIRSettings(SceneSettings):
     """Whether a step sees what is left to explain, or the whole image as in the paper."""
     guide_hidden: Count = 256
     """Hidden units and state of the guide."""
+    anchors: Whole = 6
+    """Side of the grid of places that compete for a step; 0 for none, as in the paper."""
     likelihood_scale: Positive = 0.5
     """Standard deviation of a pixel given the objects."""
     presence_prior: Probability = 0.01
@@ -99,6 +101,7 @@ def build(settings: AIRSettings, shape: tuple[int, int]) -> tuple[AIR, Recurrent
         model,
         hidden=settings.guide_hidden,
         encoder_hidden=settings.what_hidden,
+        anchors=settings.anchors,
         baseline=baseline,
     )
     return model, guide
@@ -108,11 +111,11 @@ def main(settings: AIRSettings) -> dict[str, Any]:
     """Data, objective, loop, measures, figures."""
     # Here and not above: --help and a wrong flag are answered before PyTorch is there.
     from train import figures, runtime
-    from train.data.batches import Batches
+    from train.data.batches import Batches, as_input
     from train.data.scenes import load_scenes
     from train.estimators import ESTIMATORS
     from train.loop import fit
-    from train.metrics.counting import Watch, measure
+    from train.metrics.counting import Watch, iw_bound, measure
     from train.objective import ELBOObjective, schedule
     from train.runs import Run
 
@@ -132,13 +135,23 @@ def main(settings: AIRSettings) -> dict[str, Any]:
     watch = Watch(model, guide, data, batches, run)
     fitted = fit(objective, batches, run, settings, device, watch.monitor, watch.evaluate)
 
-    measured = measure(model, guide, data.held_out, settings.iw_particles, settings.iw_scenes)
-    run.save_figure("scenes", figures.scenes(watch.examples, run.load_arrays()))
-    run.save_figure("curves", figures.curves(run.history(), watch.panels))
-    run.save_figure("prior", figures.gallery(model.sample(32).canvas.cpu().numpy()))
-    if measured.confusion is not None:
-        run.save_figure("counts", figures.confusion(measured.confusion))
-    return run.finish(fitted, device, measured.results())
+    found = measure(model, guide, data.held_out)
+    bounded = as_input(data.held_out.images[: settings.iw_scenes].to(device))
+    run.save_figure("scenes", figures.scenes(watch.examples.numpy(), run.stages()))
+    run.save_figure("curves", figures.curves(run.history(), watch.PANELS))
+    run.save_figure("prior", figures.gallery(model.sample(24).canvas.cpu().numpy()))
+    if found.confusion is not None:
+        run.save_figure("counts", figures.confusion(found.confusion))
+    return run.finish(
+        {
+            **fitted._asdict(),
+            "device": str(device),
+            **{name: value for name, value in found._asdict().items() if name != "confusion"},
+            "iw_bound": iw_bound(model, guide, bounded, settings.iw_particles).mean().item(),
+            "iw_particles": settings.iw_particles,
+            "iw_scenes": len(bounded),
+        }
+    )
 
 
 if __name__ == "__main__":

@@ -37,25 +37,26 @@ def draw_boxes(axes: Axes, boxes: np.ndarray) -> None:
         )
 
 
-def scenes(
-    images: np.ndarray, stages: Sequence[tuple[str, np.ndarray, np.ndarray, np.ndarray]]
-) -> Figure:
-    """Scenes over what the model made of them at several stages of training.
+def scenes(images: np.ndarray, stages: Sequence[tuple[int, Mapping[str, np.ndarray]]]) -> Figure:
+    """Scenes over what a model made of them: at the first, the middle and the last stage.
 
     Args:
         images: Scenes, of shape (B, H, W).
-        stages: For each row its title, the reconstructions (B, H, W), the boxes (B, N, 4) in
-            pixels, and the counts (B) of boxes found.
+        stages: For each stage its step, and by name the ``reconstruction`` (B, H, W), the ``boxes``
+            (B, N, 4) in pixels, and the ``counts`` (B) of boxes found.
     """
+    chosen = sorted({0, len(stages) // 2, len(stages) - 1}) if stages else []
+    stages = [stages[i] for i in chosen]
     columns, rows = len(images), 1 + len(stages)
     figure = Figure(figsize=(1.25 * columns + 1.2, 1.3 * rows + 0.35), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False)
     for axis, image in zip(axes[0], images, strict=True):
         picture(axis, image)
     titles = ["data"]
-    for row, (title, pictures, boxes, counts) in zip(axes[1:], stages, strict=True):
-        titles.append(title)
-        for axis, image, box, count in zip(row, pictures, boxes, counts, strict=True):
+    for row, (step, found) in zip(axes[1:], stages, strict=True):
+        titles.append(f"step {step:,}")
+        columns = (found["reconstruction"], found["boxes"], found["counts"])
+        for axis, image, box, count in zip(row, *columns, strict=True):
             picture(axis, image.clip(0, 1))
             draw_boxes(axis, box[:count])
             # A box may reach over the edge; the scene stays as large as it is.
@@ -70,18 +71,28 @@ def scenes(
                 edgecolor=COLOURS[i % len(COLOURS)],
                 label=f"object {i + 1}",
             )
-            for i in range(stages[0][2].shape[1])
+            for i in range(stages[0][1]["boxes"].shape[1])
         ]
         figure.legend(handles=steps, loc="outside lower center", ncols=len(steps), frameon=False)
     return figure
 
 
-def curves(panels: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]]) -> Figure:
-    """Curves over the steps of training, one panel for each quantity.
+def curves(
+    history: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    panels: Mapping[str, Mapping[str, str]],
+) -> Figure:
+    """Metrics over the steps of training.
 
     Args:
-        panels: By the label of a vertical axis, by the curve's name: steps and values.
+        history: By metric, the steps at which it was logged and its values.
+        panels: For each panel the label of its vertical axis, and by metric the curve's name.
+            Metrics that were never logged are left out, and panels with none of theirs.
     """
+    panels = {
+        label: {name: history[metric] for metric, name in lines.items() if metric in history}
+        for label, lines in panels.items()
+    }
+    panels = {label: lines for label, lines in panels.items() if lines}
     figure = Figure(figsize=(4.4 * len(panels), 3.4), layout="constrained")
     for axis, (label, lines) in zip(
         figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True

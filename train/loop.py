@@ -20,11 +20,7 @@ from tqdm import tqdm
 from train.objective import Batch, Objective
 from train.runs import Run
 from train.runtime import precision, random_state, set_random_state
-from train.settings import InputError, Settings, require
-
-
-class Interrupted(Exception):
-    """Ctrl-C was pressed. The run is saved; the message says how to go on with it."""
+from train.settings import InputError, Interrupted, Settings, require
 
 
 class Fitted(NamedTuple):
@@ -47,7 +43,6 @@ def fit(
     run: Run,
     settings: Settings,
     device: torch.device,
-    *,
     monitor: Callable[[int], Mapping[str, float]] | None = None,
     evaluate: Callable[[int], Mapping[str, float]] | None = None,
 ) -> Fitted:
@@ -113,7 +108,7 @@ def fit(
                     metrics = meter.read(run)
                 watched = _aside(monitor, step, objective, settings)
                 run.log(step, metrics | watched | {"train_seconds": clock.seconds})
-                shown = {k: v for k, v in metrics.items() if k.endswith("loss")} | watched
+                shown = {name: metrics[f"{name}_loss"] for name in stepper.optimisers} | watched
                 bar.set_postfix({name: f"{value:.4g}" for name, value in shown.items()})
             if evaluate is not None and (last or step % settings.eval_every == 0):
                 run.log(step, _aside(evaluate, step, objective, settings))
@@ -228,11 +223,9 @@ class Meter:
         if step:
             finite = self.broken_values.isfinite().tolist()
             broken = [name for name, ok in zip(self.names, finite, strict=True) if not ok]
-            # The loss comes first and breaks with any term: the term is what one wants to know.
-            terms = [name for name in broken if not name.endswith("_loss") and name != "elbo"]
             raise InputError(
-                f"{', '.join(terms or broken)} was not a finite number at step {step:,}: "
-                f"try a lower --learning-rate, or --clip-norm 100 ({run.last_checkpoint()})"
+                f"not a finite number at step {step:,}: {', '.join(broken)}; try a lower "
+                f"--learning-rate, or --clip-norm 100 ({run.last_checkpoint()})"
             )
 
     def state(self) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import (
@@ -30,6 +30,10 @@ class InputError(Exception):
     The message is one line that names the flag or the file and says what to do instead. The
     command line prints it and exits with status 2.
     """
+
+
+class Interrupted(Exception):
+    """Ctrl-C was pressed. The run is saved; the message says how to go on with it."""
 
 
 def require(condition: bool, message: str) -> None:
@@ -165,19 +169,27 @@ def flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def command(settings: type[S], main: Callable[[S], Any], args: list[str] | None = None) -> None:
+def command(
+    settings: type[S], main: Callable[[S], Mapping[str, Any]], args: list[str] | None = None
+) -> None:
     """Runs ``main`` with settings read from the command line.
 
     Args:
         settings: The dataclass whose fields are the flags.
-        main: What to run.
+        main: What to run; it returns the results, which are printed in a line.
         args: The command line; :data:`sys.argv` if not given.
 
     Raises:
-        SystemExit: With status 2 and one line on standard error if an :class:`InputError` came.
+        SystemExit: With status 2 and one line on standard error if an :class:`InputError` came,
+            with 130 if Ctrl-C did.
     """
     try:
-        main(tyro.cli(settings, args=args))
+        results = main(tyro.cli(settings, args=args))
+    except Interrupted as stop:
+        print(stop, file=sys.stderr)
+        raise SystemExit(130) from None
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+    shown = (f"{k}={v:.5g}" if isinstance(v, float) else f"{k}={v}" for k, v in results.items())
+    print(" ".join(shown))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import pyro
@@ -169,6 +169,16 @@ class Watch:
         examples: Held-out scenes, of shape :math:`(8, H, W)`, one count after another if known.
     """
 
+    PANELS: ClassVar = {
+        "nats a scene": {"elbo": "ELBO, training", "held_out_elbo": "ELBO, held out"},
+        "count accuracy": {
+            "count_accuracy": "training batch",
+            "held_out_count_accuracy": "held out",
+        },
+        "KL, nats a scene": {f"kl_z_{name}": name for name in ("pres", "where", "what")},
+    }
+    """What to plot of the run's metrics."""
+
     def __init__(
         self, model: AIR, guide: RecurrentGuide, data: ScenesSplit, batches: Batches, run: Run
     ) -> None:
@@ -193,8 +203,8 @@ class Watch:
     def evaluate(self, step: int) -> dict[str, float]:
         """Count accuracy and ELBO on 1,000 held-out scenes; keeps what is found in the examples."""
         found = self.guide.detect(self.examples.to(self.model.zero.device))
-        self.run.save_arrays(
-            f"{step:08d}",
+        self.run.save_stage(
+            step,
             reconstruction=found.reconstruction.cpu().numpy(),
             boxes=found.boxes.cpu().numpy(),
             counts=found.counts.cpu().numpy(),

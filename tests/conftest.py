@@ -1,0 +1,79 @@
+"""A clean Pyro and a seed for every test, and an AIR small enough to be checked exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import pyro
+import pytest
+import torch
+from torch import Tensor, nn
+
+from guides.air import RecurrentGuide, ResidualGuide
+from pyro_models.air import AIR
+
+
+class SmallAIR(NamedTuple):
+    model: AIR
+    guide: RecurrentGuide
+    images: Tensor
+
+
+@pytest.fixture(autouse=True)
+def _clean_pyro() -> None:
+    pyro.clear_param_store()
+    pyro.set_rng_seed(0)
+
+
+@pytest.fixture
+def double() -> Iterator[None]:
+    """Double precision for whatever the test makes."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(before)
+
+
+@pytest.fixture
+def small_air(double: None) -> Callable[..., SmallAIR]:
+    """Makes a small AIR in double precision, every weight of it random.
+
+    A new guide's heads are zero, and it is sure of itself: that would hide faults.
+    """
+
+    def make(
+        guide_class: type[RecurrentGuide] = ResidualGuide,
+        *,
+        images: int = 6,
+        baseline: nn.Module | None = None,
+        **settings: Any,
+    ) -> SmallAIR:
+        settings = {
+            "shape": (10, 11),
+            "max_objects": 3,
+            "window_size": 5,
+            "what_dim": 3,
+            "hidden": 8,
+            "decoder_bias": -1.0,
+            "likelihood_scale": 0.4,
+            "presence_prior": 0.3,
+            "where_loc": (2.0, 0.0, 0.0),
+            "where_scale": (0.4, 0.5, 0.5),
+            **settings,
+        }
+        model = AIR(**settings)
+        guide = guide_class(model, hidden=8, encoder_hidden=8, baseline=baseline)
+        # Not the global generator: a baseline's weights must not change the others.
+        generator = torch.Generator().manual_seed(0)
+        for name, weight in [*model.named_parameters(), *guide.named_parameters()]:
+            if not name.startswith("baseline"):
+                scale = weight.shape[1] ** -0.5 if weight.ndim > 1 else 0.3
+                weight.data.normal_(0, scale, generator=generator)
+        guide.step[-1].weight.data[0] *= 3  # presences that differ from image to image
+        brightness, pixels = (
+            torch.rand(images, *shape, generator=generator) for shape in ((1, 1), model.shape)
+        )
+        return SmallAIR(model, guide, (0.2 + 0.6 * brightness) * pixels)
+
+    return make

@@ -1,0 +1,180 @@
+"""The loop: a loss moves its own parameters, a stop loses nothing, a broken loss is named."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from tests.data.refusals import refused
+from train.loop import Meter, decay, fit
+from train.objective import Anneal, Objective
+from train.runs import Run
+from train.settings import Interrupted, Settings
+
+CPU = torch.device("cpu")
+
+
+class Twins(Objective):
+    """Two weights, each with a loss that depends on both."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = nn.Linear(3, 1)
+        self.two = nn.Linear(3, 1)
+        self.broken_at = -1
+
+    def forward(self, batch, step):
+        (x,) = batch
+        noise = torch.randn(())
+        both = self.one(x) + self.two(x)
+        term = torch.where(step == self.broken_at, torch.nan, (both**2).mean())
+        losses = {"first": term + noise * 0, "second": ((both - noise) ** 2).mean()}
+        return losses, {"fine": both.detach().mean(), "term": term.detach()}
+
+    def parameter_groups(self, learning_rate):
+        return {
+            "first": [{"params": list(self.one.parameters()), "lr": learning_rate}],
+            "second": [{"params": list(self.two.parameters()), "lr": 0.0}],
+        }
+
+
+def batch(step: int) -> tuple[torch.Tensor]:
+    return (torch.randn(8, 3, generator=torch.Generator().manual_seed(step)),)
+
+
+@pytest.fixture
+def settings(tmp_path):
+    return Settings(
+        run_dir=tmp_path / "run",
+        steps=20,
+        batch_size=8,
+        log_every=4,
+        eval_every=10,
+        checkpoint_every=7,
+        learning_rate=0.01,
+        device="cpu",
+    )
+
+
+def train(settings: Settings, **options) -> tuple[Twins, Run]:
+    torch.manual_seed(settings.seed)
+    objective = Twins()
+    run = Run.create(settings, "twins")
+    fit(objective, batch, run, settings, CPU, **options)
+    return objective, run
+
+
+def lines(run: Run) -> list[dict]:
+    text = (run.directory / "metrics.jsonl").read_text()
+    return [
+        {k: v for k, v in json.loads(line).items() if "seconds" not in k}
+        for line in text.splitlines()
+    ]
+
+
+def test_a_loss_moves_its_own_parameters_only(settings):
+    torch.manual_seed(0)
+    start = Twins()
+    objective, _ = train(settings)
+    # The second optimiser's rate is zero: the first loss depends on its weights, and leaves them.
+    assert torch.equal(objective.two.weight, start.two.weight)
+    assert not torch.equal(objective.one.weight, start.one.weight)
+
+
+def test_metrics_are_means_over_the_steps_between_lines(settings):
+    seen = []
+    original = Twins.forward
+
+    def record(self, *args):
+        losses, metrics = original(self, *args)
+        seen.append(losses["first"].item())
+        return losses, metrics
+
+    Twins.forward = record
+    try:
+        _, run = train(settings)
+    finally:
+        Twins.forward = original
+    logged = [line for line in lines(run) if "first_loss" in line]
+    assert [line["step"] for line in logged] == [4, 8, 12, 16, 20]
+    for i, line in enumerate(logged):
+        assert line["first_loss"] == pytest.approx(sum(seen[4 * i : 4 * i + 4]) / 4, rel=1e-5)
+
+
+def test_watching_does_not_change_the_training(settings, tmp_path):
+    alone, _ = train(settings)
+    watched, run = train(
+        replace(settings, run_dir=tmp_path / "watched"),
+        monitor=lambda step: {"draw": torch.randn(()).item()},
+        evaluate=lambda step: {"held_out_draw": torch.randn(()).item()},
+    )
+    assert torch.equal(alone.one.weight, watched.one.weight)
+    assert [line["step"] for line in lines(run) if "held_out_draw" in line] == [10, 20]
+
+
+def test_an_interrupted_run_goes_on_as_if_it_never_stopped(settings, tmp_path):
+    whole, whole_run = train(settings)
+
+    def interrupt(step: int) -> dict[str, float]:
+        if step == 12:
+            os.kill(os.getpid(), signal.SIGINT)
+        return {}
+
+    stopped = replace(settings, run_dir=tmp_path / "stopped")
+    with pytest.raises(Interrupted, match=r"stopped at step 1[23].*--resume --run-dir"):
+        train(stopped, monitor=interrupt)
+    resumed, run = train(replace(stopped, resume=True))
+    assert torch.equal(whole.one.weight, resumed.one.weight)
+    assert lines(run) == lines(whole_run)
+
+
+@pytest.mark.parametrize("broken_at", [2, 13])
+def test_a_broken_loss_is_named_with_its_step_and_the_last_good_checkpoint(
+    settings, monkeypatch, broken_at
+):
+    init = Twins.__init__
+
+    def broken(self):
+        init(self)
+        self.broken_at = broken_at
+
+    monkeypatch.setattr(Twins, "__init__", broken)
+    where = "of step 7" if broken_at == 13 else "no checkpoint"
+    with refused("term", f"step {broken_at + 1}", "--learning-rate", where):
+        train(settings)
+    # What was good is still there, and is good.
+    state = settings.run_dir / "model.safetensors"
+    assert state.exists() == (broken_at == 13)
+
+
+def test_a_cosine_ends_at_zero(settings):
+    cosine = replace(settings, decay="cosine")
+    assert decay(0, cosine) == 1
+    assert decay(10, cosine) == pytest.approx(0.5)
+    assert decay(20, cosine) == pytest.approx(0)
+    assert decay(15, settings) == 1
+
+
+def test_annealing():
+    step = torch.tensor([0, 5, 10, 50])
+    assert Anneal(2.0, 4.0, 10)(step).tolist() == pytest.approx([2, 3, 4, 4])
+    assert Anneal(0.1, 0.001, 10, geometric=True)(step).tolist() == pytest.approx(
+        [0.1, 0.01, 0.001, 0.001]
+    )
+    assert Anneal(2.0, 4.0, 0)(step).tolist() == [4, 4, 4, 4]
+
+
+def test_a_meter_reports_no_step_twice(settings):
+    meter = Meter()
+    run = Run.create(settings, "twins")
+    for step in (1, 2):
+        meter.add(step, {"a": torch.tensor(float(step))}, {})
+    assert meter.read(run) == {"a_loss": 1.5}
+    meter.add(3, {"a": torch.tensor(7.0)}, {})
+    assert meter.read(run) == {"a_loss": 7.0}
