@@ -26,7 +26,7 @@ ESTIMATORS = pytest.mark.parametrize("estimator_class", [MarginalELBO, TraceGrap
 BASELINES = {
     "none": lambda: None,
     "average": lambda: DecayingAverage(3),
-    "network": lambda: BaselineNetwork(110, 8, hidden=8, unit=10.0),
+    "network": lambda: BaselineNetwork(110, 8, hidden=8),
 }
 
 
@@ -100,7 +100,7 @@ def prior_presences(model: AIR, pi: float) -> list[float]:
     """P(count > i | count >= i), from the prior of the count."""
     steps = range(model.max_objects + 1)
     p = [pi**n * (1 - pi if model.count_prior == "steps" else 1) for n in steps]
-    p[-1] = pi ** model.max_objects
+    p[-1] = pi**model.max_objects
     return [sum(p[i + 1 :]) / sum(p[i:]) for i in steps[:-1]]
 
 
@@ -163,9 +163,7 @@ def test_marginal_is_pyros_enumeration(small_air, guide_class, count_prior, beta
     pyro.set_rng_seed(1)
     loss = MarginalELBO(analytic=False).differentiable_loss(*air, beta=beta)
     torch.testing.assert_close(loss, expected, rtol=1e-9, atol=1e-9)
-    torch.testing.assert_close(
-        gradients(loss, air), gradients(expected, air), rtol=1e-9, atol=1e-9
-    )
+    torch.testing.assert_close(gradients(loss, air), gradients(expected, air), rtol=1e-9, atol=1e-9)
 
 
 @GUIDES
@@ -228,27 +226,29 @@ def test_tracegraph_is_pyros(small_air, guide_class, baseline, num_particles):
 class Projections:
     """Gradients of batches as a few numbers, whose mean and variance can then be told.
 
-    The first is the bias of the presence logit; the others are random directions in a part of the
-    weights each.
+    The first two are the biases of the presence logit and of the places' spreads; the others are
+    random directions in a part of the weights each.
     """
 
     def __init__(self, air: SmallAIR) -> None:
         self.air = air
         self.named = parameters(air)
         generator = torch.Generator().manual_seed(5)
-        parts = {
-            "step.2.bias": slice(0, 1),
-            "step.2.weight": slice(0, 1),
-            "step.0.weight": slice(None),
-            "recurrence.weight": slice(None),
-            "encoder.2.weight": slice(None),
-            "decoder.2.weight": slice(None),
-        }
+        everything = slice(None)
+        parts = [
+            ("step.2.bias", slice(0, 1)),
+            ("step.2.bias", slice(4, 7)),
+            ("step.2.weight", slice(0, 1)),
+            ("step.0.weight", everything),
+            ("recurrence.weight", everything),
+            ("encoder.2.weight", everything),
+            ("decoder.2.weight", everything),
+        ]
         rows = []
-        for name, part in parts.items():
+        for name, part in parts:
             blank = {key: torch.zeros_like(weight) for key, weight in self.named.items()}
             direction = torch.randn(blank[name][part].shape, generator=generator)
-            blank[name][part] = direction if rows else 1
+            blank[name][part] = 1 if name.endswith("bias") else direction
             rows.append(torch.cat([weight.flatten() for weight in blank.values()]))
         self.directions = torch.stack(rows)
 
@@ -345,9 +345,8 @@ class AttachedCost(TraceGraphELBO):
 
 
 @GUIDES
-@PRIORS
-def test_tracegraphs_mean_gradient_is_the_marginal_one(against, guide_class, count_prior):
-    project, exact = against(guide_class, count_prior=count_prior)
+def test_tracegraphs_mean_gradient_is_the_marginal_one(against, guide_class):
+    project, exact = against(guide_class)
     assert (z_scores(project.draw(TraceGraphELBO()), exact) < 5).all()
 
 
@@ -386,14 +385,16 @@ def train_network(air: SmallAIR) -> None:
     ("baseline", "prepare"), [("average", warm_average), ("network", train_network)]
 )
 def test_a_baseline_changes_the_variance_and_not_the_mean(against, baseline, prepare):
-    project, exact = against(baseline=BASELINES[baseline](), likelihood_scale=0.25)
+    # The likelihood's constant is large and the same for each image: what a baseline is for.
+    project, exact = against(baseline=BASELINES[baseline](), likelihood_scale=2.0)
     prepare(project.air)
     found = project.draw(TraceGraphELBO())
     assert (z_scores(found, exact) < 5).all()
     project.air.guide.baseline = None
     without = project.draw(TraceGraphELBO())
     assert (z_scores(without, exact) < 5).all()
-    assert (found.var(0)[:2] < without.var(0)[:2] / 4).all()
+    presence = [0, 2]
+    assert (found.var(0)[presence] < without.var(0)[presence] / 20).all()
 
 
 # The running average
@@ -441,7 +442,7 @@ def test_decaying_average_learns_what_a_step_can_change(small_air):
 def test_decaying_average_lives_in_the_state_dict(small_air):
     air = small_air(baseline=DecayingAverage(3))
     elbo = TraceGraphELBO()
-    for images in (air.images, air.images[:4], air.images[:1]):
+    for images in (air.images, air.images[:4], air.images.repeat(2, 1, 1)):
         assert elbo.differentiable_loss(air.model, air.guide, images).isfinite()
     state = air.guide.state_dict()
     assert state["baseline.weight"][0] > 0
@@ -487,7 +488,9 @@ def test_absent_objects_add_exactly_nothing(small_air, guide_class):
         outputs, matters = zip(*of_step, strict=True)
         found = torch.autograd.grad(surrogate, outputs, retain_graph=True)
         for gradient, matter in zip(found, matters, strict=True):
-            assert torch.equal(gradient.flatten(1).any(1) if gradient.ndim > 1 else gradient != 0, matter)
+            assert torch.equal(
+                gradient.flatten(1).any(1) if gradient.ndim > 1 else gradient != 0, matter
+            )
 
 
 @GUIDES
@@ -505,15 +508,18 @@ def test_an_empty_scene_moves_nothing_but_the_first_presence(small_air, guide_cl
     found = dict(
         zip(
             parameters(air),
-            torch.autograd.grad(
-                surrogate, list(parameters(air).values()), materialize_grads=True
-            ),
+            torch.autograd.grad(surrogate, list(parameters(air).values()), materialize_grads=True),
             strict=True,
         )
     )
     moved = {name for name, gradient in found.items() if gradient.any()}
     assert moved == {
-        "image.weight", "image.bias", "step.0.weight", "step.0.bias", "step.2.weight", "step.2.bias"
+        "image.weight",
+        "image.bias",
+        "step.0.weight",
+        "step.0.bias",
+        "step.2.weight",
+        "step.2.bias",
     }
     assert not found["step.2.weight"][1:].any()
     assert not found["step.2.bias"][1:].any()
@@ -557,13 +563,18 @@ def test_a_batch_of_one(small_air, guide_class, estimator_class, baseline):
     assert all(value.shape == () for value in estimator.terms.values())
 
 
-@GUIDES
-@ESTIMATORS
-def test_svi_learns(small_air, guide_class, estimator_class):
-    baseline = DecayingAverage(3) if estimator_class is TraceGraphELBO else None
-    air = small_air(guide_class, baseline=baseline)
+@pytest.mark.parametrize(
+    ("estimator_class", "guide_class", "baseline"),
+    [
+        (MarginalELBO, ResidualGuide, "none"),
+        (MarginalELBO, RecurrentGuide, "none"),
+        (TraceGraphELBO, ResidualGuide, "average"),
+    ],
+)
+def test_svi_learns(small_air, estimator_class, guide_class, baseline):
+    air = small_air(guide_class, baseline=BASELINES[baseline](), max_objects=2)
     before = {name: weight.detach().clone() for name, weight in parameters(air).items()}
-    optimiser = pyro.optim.Adam({"lr": 0.01})
+    optimiser = pyro.optim.Adam({"lr": 0.02})
     svi = SVI(air.model, air.guide, optimiser, loss=estimator_class())
     images = air.images.repeat(8, 1, 1)
     losses = torch.tensor([svi.step(images) for _ in range(60)])
@@ -647,11 +658,13 @@ def test_terms_are_those_of_the_elbo_at_beta_1(small_air, guide_class, estimator
         torch.testing.assert_close(terms, found[0])
 
 
-def test_a_numbers_terms_are_its_own(small_air):
+@ESTIMATORS
+def test_a_number_has_terms_too(small_air, estimator_class):
     air = small_air()
-    for estimator in (MarginalELBO(), TraceGraphELBO()):
-        loss = estimator.loss(*air)
-        assert loss == pytest.approx(-estimator.terms["elbo"].item(), rel=1e-12)
+    estimator = estimator_class()
+    estimator.differentiable_loss(*air)
+    loss = estimator.loss(*air)
+    assert loss == pytest.approx(-estimator.terms["elbo"].item(), rel=1e-12)
 
 
 def test_a_guide_without_presences_is_refused(small_air):

@@ -320,8 +320,9 @@ def _plain(values: Any) -> Any:
 
 def _versions() -> dict[str, str]:
     """The versions of what computes."""
-    versions = {"python": platform.python_version()}
-    for name in ("structured-latents", "torch", "pyro-ppl", "numpy"):
+    # PyTorch's own says which build it is.
+    versions = {"python": platform.python_version(), "torch": torch.__version__}
+    for name in ("structured-latents", "pyro-ppl", "numpy"):
         try:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

@@ -1,0 +1,267 @@
+"""The run folder: complete files or none, one run a folder, resumed only as it was started."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from tests.data.refusals import refused
+from train import runs
+from train.runs import Run, write_atomically
+from train.runtime import random_state, set_random_state, setup
+from train.settings import InputError, Settings
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def settings(tmp_path):
+    return Settings(run_dir=tmp_path / "run", device="cpu")
+
+
+def network() -> tuple[nn.Module, dict[str, torch.optim.Optimizer]]:
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+    optimiser = torch.optim.Adam(module.parameters(), 0.1)
+    module(torch.randn(5, 3)).square().sum().backward()
+    optimiser.step()
+    return module, {"loss": optimiser}
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    return {
+        str(p.relative_to(directory)): p.read_bytes() for p in directory.rglob("*") if p.is_file()
+    }
+
+
+class TestWriting:
+    def test_a_failed_write_leaves_what_was_there(self, tmp_path):
+        path = tmp_path / "file"
+        write_atomically(path, lambda file: file.write(b"old"))
+
+        def fail(file):
+            file.write(b"new")
+            raise OSError(28, "No space left on device")
+
+        with refused(str(path), "No space left on device", "--run-dir"):
+            write_atomically(path, fail)
+        assert contents(tmp_path) == {"file": b"old"}
+
+    def test_what_is_not_about_the_disk_is_not_hidden(self, tmp_path):
+        def fail(file):
+            raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            write_atomically(tmp_path / "file", fail)
+        assert contents(tmp_path) == {}
+
+    def test_a_folder_that_cannot_be(self, tmp_path):
+        (tmp_path / "file").write_text("")
+        with refused("cannot be written"):
+            write_atomically(tmp_path / "file" / "inside", lambda file: file.write(b""))
+
+
+class TestCreate:
+    def test_the_config_says_what_ran(self, settings):
+        Run.create(settings, "air")
+        config = json.loads((settings.run_dir / "config.json").read_text())
+        assert config["method"] == "air"
+        assert config["settings"]["batch_size"] == 64
+        assert config["versions"]["torch"] == torch.__version__
+
+    def test_folders_get_names_of_their_own(self, monkeypatch, tmp_path):
+        monkeypatch.chdir(tmp_path)
+        first, second = (Run.create(Settings(), "air").directory for _ in range(2))
+        assert first != second
+        assert first.parent == Path("runs")
+
+    @pytest.mark.parametrize("name", ["config.json", "state.pt", "results.json", "metrics.jsonl"])
+    def test_another_run_is_left_alone(self, settings, name):
+        settings.run_dir.mkdir()
+        (settings.run_dir / name).write_text("precious")
+        with refused(str(settings.run_dir), name, "--resume"):
+            Run.create(settings, "air")
+        assert contents(settings.run_dir) == {name: b"precious"}
+
+    def test_a_file_is_no_folder(self, settings):
+        settings.run_dir.write_text("")
+        with refused("--run-dir", "is a file"):
+            Run.create(settings, "air")
+
+    def test_tensorboard_is_missed_before_anything_is_written(self, settings, monkeypatch):
+        monkeypatch.setitem(__import__("sys").modules, "torch.utils.tensorboard", None)
+        with refused("--tensorboard", "pip install"):
+            Run.create(replace(settings, tensorboard=True), "air")
+        assert not settings.run_dir.exists()
+
+
+class TestResume:
+    @pytest.fixture
+    def run(self, settings):
+        run = Run.create(settings, "air")
+        module, optimisers = network()
+        for step in (5, 10):
+            run.log(step, {"loss": float(step)})
+            run.save_stage(step, boxes=np.zeros(3))
+        run.save_checkpoint(10, module, optimisers, {"note": 3})
+        run.log(15, {"loss": 15.0})
+        run.save_stage(15, boxes=np.zeros(3))
+        return run
+
+    def test_everything_comes_back(self, run, settings):
+        module, optimisers = network()
+        module.load_state_dict({k: torch.zeros_like(v) for k, v in module.state_dict().items()})
+        again = Run.create(replace(settings, resume=True), "air")
+        assert again.load_checkpoint(module, optimisers, CPU) == {"step": 10, "note": 3}
+        expected, expected_optimisers = network()
+        for name, value in expected.state_dict().items():
+            assert torch.equal(module.state_dict()[name], value)
+        states = [o["loss"].state_dict()["state"][0] for o in (optimisers, expected_optimisers)]
+        assert torch.equal(states[0]["exp_avg"], states[1]["exp_avg"])
+
+    def test_what_came_after_the_checkpoint_is_forgotten(self, run, settings):
+        with (settings.run_dir / "metrics.jsonl").open("a") as file:
+            file.write('{"step": 20, "lo')
+        run.load_checkpoint(*network(), CPU)
+        assert run.history()["loss"][0].tolist() == [5, 10]
+        assert [step for step, _ in run.stages()] == [5, 10]
+
+    @pytest.mark.parametrize(
+        ("changes", "words"),
+        [
+            ({"batch_size": 32}, ("--batch-size", "32", "64")),
+            ({"seed": 1}, ("--seed", "1", "0")),
+            ({"clip_norm": 3.0}, ("--clip-norm", "3.0", "None")),
+        ],
+    )
+    def test_other_settings_are_refused(self, run, settings, changes, words):
+        before = contents(settings.run_dir)
+        with refused(*words):
+            Run.create(replace(settings, resume=True, **changes), "air")
+        assert contents(settings.run_dir) == before
+
+    def test_a_run_may_be_prolonged(self, run, settings):
+        Run.create(replace(settings, resume=True, steps=50_000), "air")
+
+    def test_another_method_is_refused(self, run, settings):
+        with refused("of air", "icvae"):
+            Run.create(replace(settings, resume=True), "icvae")
+
+    def test_nothing_to_resume(self, settings):
+        with refused("--resume", "no run"):
+            Run.create(replace(settings, resume=True), "air")
+        Run.create(settings, "air")
+        with refused("no checkpoint"):
+            Run.create(replace(settings, resume=True), "air")
+
+    @pytest.mark.parametrize("damage", ["cut", "pickle", "text", "network"])
+    def test_a_damaged_checkpoint_is_named(self, run, settings, damage):
+        path = settings.run_dir / "state.pt"
+        module, optimisers = network()
+        if damage == "cut":
+            path.write_bytes(path.read_bytes()[:-100])
+        elif damage == "pickle":
+            path.write_bytes(pickle.dumps({"step": Trap()}))
+        elif damage == "text":
+            path.write_text("hello")
+        else:
+            module = nn.Linear(2, 2)
+        with refused(str(path), "damaged or of another network"):
+            run.load_checkpoint(module, optimisers, CPU)
+        assert Trap.sprung is False
+
+    def test_weights_are_shared_as_safetensors(self, run, settings):
+        from safetensors.torch import load_file
+
+        weights = load_file(settings.run_dir / "model.safetensors")
+        assert weights.keys() == network()[0].state_dict().keys()
+
+    def test_a_full_disk_leaves_the_last_checkpoint(self, run, settings, monkeypatch):
+        before = contents(settings.run_dir)
+
+        def full(_):
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(runs.os, "fsync", full)
+        with refused("state.pt", "No space left on device"):
+            run.save_checkpoint(20, *network(), {})
+        assert contents(settings.run_dir) == before
+
+
+class Trap:
+    """A pickle that runs code when it is loaded."""
+
+    sprung = False
+
+    def __reduce__(self):
+        return setattr, (Trap, "sprung", True)
+
+
+def test_numbers_that_are_none_become_null(settings):
+    run = Run.create(settings, "air")
+    run.log(1, {"loss": float("nan"), "fine": 2.0})
+    run.finish({"elbo": float("inf"), "n": 3})
+    assert json.loads((settings.run_dir / "metrics.jsonl").read_text())["loss"] is None
+    assert json.loads((settings.run_dir / "results.json").read_text())["elbo"] is None
+    assert list(run.history()) == ["fine"]
+
+
+def test_tensorboard_gets_the_metrics(settings):
+    run = Run.create(replace(settings, tensorboard=True), "air")
+    run.log(1, {"loss": 2.0})
+    run.finish({})
+    assert list((settings.run_dir / "tensorboard").glob("events*"))
+
+
+def test_every_generator_goes_on_where_it_was():
+    def draws():
+        return torch.rand(3).tolist(), np.random.rand(3).tolist(), random.random()  # noqa: NPY002
+
+    state = random_state(CPU)
+    expected = draws()
+    draws()
+    set_random_state(state, CPU)
+    assert draws() == expected
+
+
+def test_a_device_that_is_not_there(settings, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with refused("--device cuda", "auto"):
+        setup(replace(settings, device="cuda"))
+
+
+def test_the_seed_makes_the_draws(settings):
+    def first(seed):
+        setup(replace(settings, seed=seed))
+        return torch.rand(()).item()
+
+    assert first(1) == first(1) != first(2)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"steps": 0}, ("--steps", "1 or more")),
+        ({"batch_size": -3}, ("--batch-size", "1 or more")),
+        ({"learning_rate": float("nan")}, ("--learning-rate", "above 0")),
+        ({"clip_norm": 0.0}, ("--clip-norm", "above 0")),
+        ({"seed": -1}, ("--seed", "0 or more")),
+        ({"resume": True}, ("--resume", "--run-dir")),
+    ],
+)
+def test_settings_out_of_range(settings, words):
+    with refused(*words):
+        Settings(**settings)
+
+
+def test_an_input_error_is_no_value_error():
+    # tyro would take a ValueError for its own and print a frame around it.
+    assert not issubclass(InputError, ValueError)
