@@ -154,8 +154,8 @@ class RecurrentGuide(PyroModule):
             self.step[-1].bias[: 7 + anchors**2] = 0
             self.step[-1].bias[0] = 2.0
             self.step[-1].bias[4:7] = -1.5
-        # Windows of the prior's size, centred on a grid over the canvas' inner three quarters.
-        axis = 0.75 * torch.linspace(-1, 1, anchors)
+        # Windows of the prior's size, centred on a grid over all but the canvas' edge.
+        axis = 0.9 * ((2 * torch.arange(anchors) + 1) / max(anchors, 1) - 1)
         centres = torch.cartesian_prod(axis, axis).reshape(-1, 2)
         grid = torch.cat([0 * centres[:, :1], -model.where_loc[0].exp() * centres], dim=1)
         self.register_buffer("anchors", grid, persistent=False)
@@ -229,7 +229,10 @@ class RecurrentGuide(PyroModule):
         value = self.baseline(step, images, hidden)
         # After the last object there is no choice, so no cost to foretell or to learn from.
         there = torch.ones_like(value) if z_pres is None else z_pres
-        infer: dict[str, Any] = {"baseline": {"baseline_value": there.detach() * value}}
+        value = there.detach() * value
+        # Pyro's costs lose the dimension of a batch of one, and a baseline must have their shape.
+        value = value.squeeze(0) if len(images) == 1 else value
+        infer: dict[str, Any] = {"baseline": {"baseline_value": value}}
         if isinstance(self.baseline, DecayingAverage):
             infer["observe_cost"] = lambda costs: self.baseline.update(step, costs, there)
         return infer

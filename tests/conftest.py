@@ -46,6 +46,7 @@ def small_air(double: None) -> Callable[..., SmallAIR]:
         guide_class: type[RecurrentGuide] = ResidualGuide,
         *,
         images: int = 6,
+        anchors: int = 2,
         baseline: nn.Module | None = None,
         **settings: Any,
     ) -> SmallAIR:
@@ -63,7 +64,7 @@ def small_air(double: None) -> Callable[..., SmallAIR]:
             **settings,
         }
         model = AIR(**settings)
-        guide = guide_class(model, hidden=8, encoder_hidden=8, baseline=baseline)
+        guide = guide_class(model, hidden=8, encoder_hidden=8, anchors=anchors, baseline=baseline)
         # Not the global generator: a baseline's weights must not change the others.
         generator = torch.Generator().manual_seed(0)
         for name, weight in [*model.named_parameters(), *guide.named_parameters()]:

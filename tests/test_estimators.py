@@ -191,13 +191,16 @@ def test_each_count_is_the_joint_with_its_presences_fixed(small_air, guide_class
 
 
 @GUIDES
-@pytest.mark.parametrize("baseline", BASELINES)
-@pytest.mark.parametrize("num_particles", [1, 2])
+# Not two draws with the average: by the second it has learnt from the first.
+@pytest.mark.parametrize(
+    ("baseline", "num_particles"),
+    [("none", 1), ("none", 2), ("average", 1), ("network", 1), ("network", 2)],
+)
 def test_tracegraph_is_pyros(small_air, guide_class, baseline, num_particles):
     air = small_air(guide_class, baseline=BASELINES[baseline]())
     TraceGraphELBO().differentiable_loss(*air)  # an average now knows something
     state = {name: value.clone() for name, value in air.guide.state_dict().items()}
-    options = {"num_particles": 1 if baseline == "average" else num_particles}
+    options = {"num_particles": num_particles}
 
     pyro.set_rng_seed(1)
     expected, wanted = stepwise_gradients(TraceGraph_ELBO(**options), air, beta=0.7)
@@ -252,7 +255,7 @@ class Projections:
             rows.append(torch.cat([weight.flatten() for weight in blank.values()]))
         self.directions = torch.stack(rows)
 
-    def draw(self, estimator: Any, batches: int = 24, copies: int = 200) -> Tensor:
+    def draw(self, estimator: Any, batches: int = 20, copies: int = 150) -> Tensor:
         """A row for each batch, which has the images many times over."""
         model, guide, images = self.air
         many = images.repeat(copies, 1, 1)
@@ -374,27 +377,26 @@ def warm_average(air: SmallAIR) -> None:
 def train_network(air: SmallAIR) -> None:
     optimiser = torch.optim.Adam(air.guide.baseline.parameters(), lr=0.02)
     images = air.images.repeat(20, 1, 1)
-    for _ in range(60):
+    for _ in range(50):
         optimiser.zero_grad()
         loss = TraceGraphELBO().differentiable_loss(air.model, air.guide, images)
         loss.backward(inputs=list(air.guide.baseline.parameters()))
         optimiser.step()
 
 
-@pytest.mark.parametrize(
-    ("baseline", "prepare"), [("average", warm_average), ("network", train_network)]
-)
-def test_a_baseline_changes_the_variance_and_not_the_mean(against, baseline, prepare):
+def test_a_baseline_changes_the_variance_and_not_the_mean(against):
     # The likelihood's constant is large and the same for each image: what a baseline is for.
-    project, exact = against(baseline=BASELINES[baseline](), likelihood_scale=2.0)
-    prepare(project.air)
-    found = project.draw(TraceGraphELBO())
-    assert (z_scores(found, exact) < 5).all()
-    project.air.guide.baseline = None
+    settings = {"likelihood_scale": 2.0}
+    project, exact = against(**settings)
     without = project.draw(TraceGraphELBO())
     assert (z_scores(without, exact) < 5).all()
-    presence = [0, 2]
-    assert (found.var(0)[presence] < without.var(0)[presence] / 20).all()
+    for baseline, prepare in (("average", warm_average), ("network", train_network)):
+        project, exact = against(baseline=BASELINES[baseline](), **settings)
+        prepare(project.air)
+        found = project.draw(TraceGraphELBO())
+        assert (z_scores(found, exact) < 5).all()
+        presence = [0, 2]
+        assert (found.var(0)[presence] < without.var(0)[presence] / 20).all()
 
 
 # The running average
@@ -577,7 +579,7 @@ def test_svi_learns(small_air, estimator_class, guide_class, baseline):
     optimiser = pyro.optim.Adam({"lr": 0.02})
     svi = SVI(air.model, air.guide, optimiser, loss=estimator_class())
     images = air.images.repeat(8, 1, 1)
-    losses = torch.tensor([svi.step(images) for _ in range(60)])
+    losses = torch.tensor([svi.step(images) for _ in range(50)])
     spread = losses[-10:].std()
     assert losses[-10:].mean() < losses[:10].mean() - 5 * spread / 10**0.5
     for name, weight in parameters(air).items():

@@ -32,7 +32,7 @@ class AIRSettings(SceneSettings):
     """Largest number of objects that the model can find."""
     window_size: Count = 24
     """Side of an object's window in pixels."""
-    window_scale: tuple[Positive, Positive] = (3.0, 0.1)
+    window_scale: tuple[Positive, Positive] = (2.6, 0.1)
     """Prior median and deviation of how many windows fit across the canvas."""
     what_dim: Count = 20
     """Features of an object's appearance."""
@@ -48,9 +48,9 @@ class AIRSettings(SceneSettings):
     """Side of the grid of places that compete for a step; 0 for none, as in the paper."""
     likelihood_scale: Positive = 0.5
     """Standard deviation of a pixel given the objects."""
-    presence_prior: Probability = 0.01
+    presence_prior: Probability = 0.001
     """Prior probability of one more object."""
-    presence_prior_start: Probability | None = 0.9
+    presence_prior_start: Probability | None = 0.3
     """Where that probability starts when it is annealed; None for no annealing."""
     count_prior: Literal["steps", "geometric"] = "steps"
     """Whether it holds at each step, or makes the count geometric up to the largest."""

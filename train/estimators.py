@@ -56,6 +56,23 @@ class TraceGraphELBO(TraceGraph_ELBO):
         elbo, surrogate = self._loss_and_surrogate_loss(model, guide, args, kwargs)
         return surrogate + (-elbo - surrogate).detach()
 
+    def loss(
+        self, model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> float:
+        """The negative ELBO as a number, without gradients."""
+        with torch.no_grad():
+            return -torch_item(self._loss_and_surrogate_loss(model, guide, args, kwargs)[0])
+
+    def _loss_and_surrogate_loss(
+        self,
+        model: Callable[..., Any],
+        guide: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> tuple[Tensor, Tensor]:
+        self.terms = {}
+        return super()._loss_and_surrogate_loss(model, guide, args, kwargs)
+
     def _loss_and_surrogate_loss_particle(
         self, model_trace: Trace, guide_trace: Trace
     ) -> tuple[Tensor, Tensor]:
@@ -71,7 +88,10 @@ class TraceGraphELBO(TraceGraph_ELBO):
                 guide_site = guide_trace.nodes[name]
                 log_q = scale_and_mask(guide_site["unscaled_log_prob"], mask=guide_site["mask"])
                 kl[name] = log_q.sum() - log_p
-        self.terms = detach_provenance(summarise(log_likelihood, kl))
+        self.terms = {
+            name: self.terms.get(name, 0.0) + detach_provenance(value) / self.num_particles
+            for name, value in summarise(log_likelihood, kl).items()
+        }
         if torch.is_grad_enabled():
             observe_costs(model_trace, guide_trace)
         return estimate
@@ -107,6 +127,9 @@ class MarginalELBO(ELBO):
             at the draw.
         options: Passed to :class:`pyro.infer.ELBO`; ``num_particles`` draws are averaged.
 
+    Raises:
+        ValueError: If particles are to be vectorised.
+
     Attributes:
         terms: What the last estimate was made of, by name: detached sums over the batch in nats.
     """
@@ -115,6 +138,8 @@ class MarginalELBO(ELBO):
 
     def __init__(self, *, analytic: bool = True, **options: Any) -> None:
         super().__init__(**options)
+        if self.vectorize_particles:
+            raise ValueError("MarginalELBO draws its particles one after another")
         self.analytic = analytic
 
     def differentiable_loss(

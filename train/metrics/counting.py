@@ -42,12 +42,11 @@ class Counting(NamedTuple):
 
 @torch.no_grad()
 @pyro.get_param_store().scope()
-def count_accuracy(guide: RecurrentGuide, images: Tensor, counts: Tensor) -> Tensor:
-    """The share of scenes whose count one draw from the guide gives, of shape ()."""
+def draw_counts(guide: RecurrentGuide, images: Tensor) -> Tensor:
+    """The number of objects in one draw from the guide for each image, of shape :math:`(B)`."""
     trace = poutine.trace(guide).get_trace(images)
     steps = range(guide.model.max_objects)
-    drawn = sum(trace.nodes[f"z_pres_{i}"]["value"] for i in steps)
-    return (drawn == counts.to(images.device)).to(images.dtype).mean()
+    return sum(trace.nodes[f"z_pres_{i}"]["value"] for i in steps).long()
 
 
 @torch.no_grad()
@@ -101,15 +100,15 @@ def measure(model: AIR, guide: RecurrentGuide, scenes: Scenes, batch: int = 500)
         scenes: Held-out scenes.
         batch: How many scenes at a time.
     """
-    elbos = drawn = 0.0
-    found, ious = [], []
+    elbos = 0.0
+    drawn, found, ious = [], [], []
     for start in range(0, len(scenes), batch):
         part = scenes.select(slice(start, start + batch))
         images = as_input(part.images.to(model.zero.device))
         elbos += elbo(model, guide, images).sum().item()
         if part.counts is None:
             continue
-        drawn += count_accuracy(guide, images, part.counts).item() * len(images)
+        drawn.append(draw_counts(guide, images).cpu())
         detection = guide.detect(images)
         found.append(detection.counts.cpu())
         if part.boxes is not None:
@@ -122,7 +121,7 @@ def measure(model: AIR, guide: RecurrentGuide, scenes: Scenes, batch: int = 500)
     counts = torch.cat(found)
     size = max(model.max_objects, int(scenes.counts.max())) + 1
     return Counting(
-        count_accuracy=drawn / len(scenes),
+        count_accuracy=(torch.cat(drawn) == scenes.counts).double().mean().item(),
         count_accuracy_map=(counts == scenes.counts).double().mean().item(),
         elbo=elbos / len(scenes),
         box_iou=float(np.mean(ious)) if ious else None,
@@ -197,8 +196,8 @@ class Watch:
             return {}
         rows = self.batches.indices(step - 1)
         images = as_input(self.batches.tensors[0][rows])
-        counts = self.data.train.counts[rows.cpu()]
-        return {"count_accuracy": count_accuracy(self.guide, images, counts).item()}
+        right = draw_counts(self.guide, images).cpu() == self.data.train.counts[rows.cpu()]
+        return {"count_accuracy": right.double().mean().item()}
 
     def evaluate(self, step: int) -> dict[str, float]:
         """Count accuracy and ELBO on 1,000 held-out scenes; keeps what is found in the examples."""

@@ -1,0 +1,98 @@
+"""The measures of counting, on boxes and models whose answer is known."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from guides.air import ResidualGuide
+from pyro_models.air import AIR
+from train.data.scenes import Scenes
+from train.metrics.counting import draw_counts, elbo, iou, iw_bound, matched_iou, measure
+
+
+@pytest.fixture
+def pair():
+    torch.manual_seed(0)
+    model = AIR((12, 12), window_size=6, what_dim=4, hidden=8, where_loc=(2.0, 0.0, 0.0))
+    return model, ResidualGuide(model, hidden=8, encoder_hidden=8)
+
+
+def certain(guide: ResidualGuide, present: bool) -> None:
+    """Makes the guide sure of three objects, or of none."""
+    with torch.no_grad():
+        guide.step[-1].bias[0] = 50.0 if present else -50.0
+
+
+def test_intersection_over_union():
+    boxes = torch.tensor([[0.0, 0, 2, 2], [0, 0, 4, 4]])
+    others = torch.tensor([[1.0, 1, 3, 3], [0, 0, 2, 2], [5, 5, 6, 6]])
+    expected = torch.tensor([[1 / 7, 1, 0], [4 / 16, 4 / 16, 0]])
+    assert torch.allclose(iou(boxes, others), expected)
+
+
+def test_boxes_are_matched_whatever_their_order():
+    truth = torch.tensor([[0.0, 0, 2, 2], [4, 4, 6, 6]])
+    assert matched_iou(truth, truth.flip(0)) == 1
+    # Greedy matching would take the better half of a worse whole.
+    found = torch.tensor([[0.0, 0, 2, 3], [0, 0, 2, 6]])
+    crowded = torch.tensor([[0.0, 0, 2, 4], [0, 0, 2, 2]])
+    shares = iou(crowded, found)
+    best = max(shares[0, 0] + shares[1, 1], shares[0, 1] + shares[1, 0]) / 2
+    assert matched_iou(crowded, found) == pytest.approx(best.item())
+
+
+@pytest.mark.parametrize(("present", "count"), [(True, 3), (False, 0)])
+def test_a_certain_guide_is_right_where_the_count_is_its_own(pair, present, count):
+    model, guide = pair
+    certain(guide, present)
+    counts = torch.tensor([0, 1, 2, 3])
+    images = torch.rand(4, 12, 12)
+    assert draw_counts(guide, images).tolist() == [count] * 4
+    scenes = Scenes((images * 255).byte(), counts, torch.zeros(4, 3, 4))
+    measured = measure(model, guide, scenes, batch=3)
+    assert measured.count_accuracy == measured.count_accuracy_map == 0.25
+    assert measured.confusion[:, count].tolist() == [1, 1, 1, 1]
+    assert measured.confusion.sum() == 4
+
+
+def test_scenes_without_truth_have_an_elbo_and_no_accuracy(pair):
+    model, guide = pair
+    scenes = Scenes((torch.rand(5, 12, 12) * 255).byte(), None, None)
+    measured = measure(model, guide, scenes)
+    assert math.isfinite(measured.elbo)
+    assert measured.count_accuracy is measured.box_iou is measured.confusion is None
+
+
+def test_boxes_count_only_in_scenes_whose_count_is_right(pair):
+    model, guide = pair
+    certain(guide, True)
+    images = (torch.rand(2, 12, 12) * 255).byte()
+    found = guide.detect(images.float() / 255).boxes
+    far = found + 100
+    right = Scenes(images, torch.tensor([3, 2]), torch.stack([found[0].flip(0), far[1]]))
+    assert measure(model, guide, right).box_iou == pytest.approx(1)
+    wrong = Scenes(images, torch.tensor([2, 3]), torch.stack([found[0], far[1]]))
+    assert measure(model, guide, wrong).box_iou == 0
+
+
+def test_the_bound_rises_with_particles_and_starts_at_the_elbo(pair):
+    model, guide = pair
+    images = torch.rand(64, 12, 12)
+    one = torch.stack([iw_bound(model, guide, images, 1).mean() for _ in range(40)])
+    elbos = torch.stack([elbo(model, guide, images).mean() for _ in range(40)])
+    many = iw_bound(model, guide, images, 50).mean()
+    # One draw with the count summed out inside the logarithm is at least the ELBO.
+    error = (one.var() / 40 + elbos.var() / 40).sqrt()
+    assert one.mean() > elbos.mean() - 3 * error
+    assert many > one.mean() + 3 * one.std() / math.sqrt(40)
+
+
+def test_a_batch_too_large_for_memory_is_split(pair):
+    model, guide = pair
+    images = torch.rand(7, 12, 12)
+    bounds = iw_bound(model, guide, images, particles=5, rows=12)
+    assert bounds.shape == (7,)
+    assert bounds.isfinite().all()

@@ -1,0 +1,409 @@
+from __future__ import annotations
+
+import math
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro import poutine
+from torch import Tensor
+
+from guides.air import BaselineNetwork, DecayingAverage, RecurrentGuide, ResidualGuide
+from pyro_models.air import AIR
+from pyro_models.networks import boxes
+from pyro_models.presence import FixPresence, all_present, presence_logits
+
+GUIDES = pytest.mark.parametrize("guide_class", [ResidualGuide, RecurrentGuide])
+PRIORS = pytest.mark.parametrize("count_prior", ["steps", "geometric"])
+SITES = ("z_pres", "z_where", "z_what")
+
+
+def count_probabilities(count_prior: str, pi: float, n_max: int = 3) -> Tensor:
+    p = torch.tensor([pi**n for n in range(n_max + 1)])
+    if count_prior == "geometric":
+        return p / p.sum()
+    p[:-1] *= 1 - pi
+    return p
+
+
+def log_prior_of_counts(model: AIR, **kwargs: Tensor | float) -> Tensor:
+    """The log-probability that the model itself gives to each count."""
+    n_max = model.max_objects
+    counts = torch.arange(n_max + 1)
+    data = {f"z_pres_{i}": (counts > i).to(torch.get_default_dtype()) for i in range(n_max)}
+    conditioned = poutine.condition(model, data=data)
+    trace = poutine.trace(conditioned).get_trace(n=n_max + 1, **kwargs)
+    trace.compute_log_prob()
+    return sum(trace.nodes[name]["log_prob"] for name in data)
+
+
+# The model
+
+
+@PRIORS
+@pytest.mark.parametrize("pi", [0.01, 0.3, 0.9])
+def test_prior_of_the_count(small_air, count_prior, pi):
+    model = small_air(count_prior=count_prior, presence_prior=pi).model
+    wanted = count_probabilities(count_prior, pi)
+    torch.testing.assert_close(wanted.sum().item(), 1.0)
+    torch.testing.assert_close(log_prior_of_counts(model).exp(), wanted)
+
+
+@PRIORS
+def test_the_prior_can_be_annealed(small_air, count_prior):
+    model = small_air(count_prior=count_prior).model
+    for pi in (0.9, torch.tensor(0.7)):
+        wanted = count_probabilities(count_prior, float(pi))
+        torch.testing.assert_close(log_prior_of_counts(model, presence_prior=pi).exp(), wanted)
+    wanted = count_probabilities(count_prior, 0.3)
+    torch.testing.assert_close(log_prior_of_counts(model).exp(), wanted)
+
+
+@PRIORS
+def test_samples_follow_the_prior(small_air, count_prior):
+    n, pi = 5_000, 0.4
+    model = small_air(count_prior=count_prior, presence_prior=pi).model
+    scene = model.sample(n)
+    p = count_probabilities(count_prior, pi)
+    found = torch.bincount(scene.counts, minlength=4) / n
+    assert ((found - p).abs() < 5 * (p * (1 - p) / n).sqrt()).all()
+
+    noise = scene.images - scene.canvas
+    size = noise.numel()
+    assert noise.mean().abs() < 5 * 0.4 / size**0.5
+    assert (noise.std() - 0.4).abs() < 5 * 0.4 / (2 * size) ** 0.5
+    assert not scene.canvas[scene.counts == 0].any()
+    assert scene.canvas[scene.counts > 0].flatten(1).any(1).float().mean() > 0.9
+
+    # Boxes of places: a median inverse scale of 2, centres with the prior's spread.
+    width = scene.boxes[..., 2] - scene.boxes[..., 0]
+    log_scale = (11 / width).log().flatten()
+    sd, size = 0.4 / 2, len(log_scale)
+    assert (log_scale.mean() - math.log(2)).abs() < 5 * sd / size**0.5
+    assert (log_scale.std() - sd).abs() < 5 * sd / (2 * size) ** 0.5
+
+
+def test_shapes_of_a_scene(small_air):
+    model = small_air().model
+    for n in (1, 4):
+        scene = model.sample(n)
+        assert scene.images.shape == scene.canvas.shape == (n, 10, 11)
+        assert scene.counts.shape == (n,)
+        assert scene.counts.dtype == torch.int64
+        assert scene.boxes.shape == (n, 3, 4)
+        assert not any(part.requires_grad for part in scene)
+
+
+@pytest.mark.parametrize("who", ["model", "guide"])
+def test_after_an_absence_there_is_nothing(small_air, who):
+    model, guide, images = small_air(presence_prior=0.5)
+    images = images.repeat(100, 1, 1)
+    trace = poutine.trace(model if who == "model" else guide).get_trace(images)
+    z_pres = torch.stack([trace.nodes[f"z_pres_{i}"]["value"] for i in range(3)])
+    assert (z_pres.diff(dim=0) <= 0).all()
+    assert z_pres.sum(0).unique().tolist() == [0, 1, 2, 3]
+
+
+def test_sites(small_air):
+    model, guide, images = small_air()
+    latents = {f"{name}_{i}" for name in SITES for i in range(3)}
+    for net, wanted in ((model, {*latents, "x"}), (guide, latents)):
+        nodes = poutine.trace(net).get_trace(images).nodes
+        found = {name for name, site in nodes.items() if site["type"] == "sample"}
+        assert found == {*wanted, "scenes"}
+        marked = {name for name in found if nodes[name]["infer"].get("presence")}
+        assert marked == {f"z_pres_{i}" for i in range(3)}
+        assert nodes["z_pres_0"]["value"].shape == (6,)
+        assert nodes["z_where_0"]["value"].shape == nodes["z_what_0"]["value"].shape == (6, 3)
+        assert all(nodes[name]["fn"].batch_shape == (6,) for name in wanted)
+
+
+def test_likelihood_has_its_constant(small_air):
+    model, _, images = small_air()
+    trace = poutine.trace(model).get_trace(images)
+    trace.compute_log_prob()
+    squares = ((images - trace.nodes["x"]["fn"].mean) ** 2).sum((1, 2))
+    wanted = -squares / (2 * 0.4**2) - 110 * (math.log(0.4) + 0.5 * math.log(2 * math.pi))
+    torch.testing.assert_close(trace.nodes["x"]["log_prob"], wanted)
+
+
+def test_beta_scales_latents_only(small_air):
+    model, guide, images = small_air()
+    for net in (model, guide):
+        nodes = poutine.trace(net).get_trace(images, beta=0.25).nodes
+        for name, site in nodes.items():
+            if name.startswith("z_"):
+                assert site["scale"] == 0.25
+    assert poutine.trace(model).get_trace(images, beta=0.25).nodes["x"]["scale"] == 1
+
+
+def test_the_canvas_is_the_sum_of_the_objects_there(small_air):
+    model, _, images = small_air(presence_prior=0.6)
+    nodes = poutine.trace(model).get_trace(images).nodes
+    wanted = torch.zeros_like(images)
+    for i in range(3):
+        z_pres, z_where, z_what = (nodes[f"{name}_{i}"]["value"] for name in SITES)
+        for b in range(6):
+            if z_pres[b]:
+                wanted[b] += model.paste(z_what[b], z_where[b])
+    torch.testing.assert_close(nodes["x"]["fn"].mean, wanted)
+
+
+def test_decoded_windows_are_bounded_and_begin_mostly_empty(double):
+    model = AIR(window_size=6, what_dim=3, hidden=8)
+    windows = model.decode(torch.randn(4, 5, 3))
+    assert windows.shape == (4, 5, 6, 6)
+    assert windows.min() > 0
+    assert windows.max() < 0.3
+
+
+def test_another_likelihood(small_air):
+    class Photons(AIR):
+        def observe(self, canvas: Tensor, images: Tensor | None) -> Tensor:
+            return pyro.sample("x", dist.Poisson(canvas + 0.1).to_event(2), obs=images)
+
+    model = Photons((10, 11), window_size=5, what_dim=3, hidden=8, presence_prior=0.5)
+    images = model.sample(3).images
+    assert torch.equal(images, images.round())
+    assert poutine.trace(model).get_trace(images).log_prob_sum().isfinite()
+
+
+@pytest.mark.parametrize("pi", [0.0, 1.0, -0.1, 1.5])
+def test_a_prior_that_is_no_probability_is_refused(pi):
+    with pytest.raises(ValueError, match="presence_prior"):
+        AIR(presence_prior=pi)
+
+
+# Presence
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_absence_is_certain_after_absence(dtype):
+    logits = torch.tensor([-20.0, 0.0, 3.0, 40.0], dtype=dtype, requires_grad=True)
+    fn = dist.Bernoulli(logits=presence_logits(torch.zeros(4, dtype=dtype), logits))
+    assert fn.logits.dtype == dtype
+    assert fn.probs.tolist() == [0.0] * 4
+    assert not fn.sample((100,)).any()
+    log_prob = fn.log_prob(torch.zeros(4, dtype=dtype))
+    assert log_prob.tolist() == [0.0] * 4
+    assert fn.log_prob(torch.ones(4, dtype=dtype)).isfinite().all()
+    for out in (log_prob, fn.probs, fn.entropy()):
+        (gradient,) = torch.autograd.grad(out.sum(), logits, retain_graph=True)
+        assert gradient.tolist() == [0.0] * 4
+
+
+def test_presence_logits_keep_what_can_be():
+    logits = torch.randn(5)
+    assert presence_logits(None, logits) is logits
+    assert torch.equal(presence_logits(torch.ones(5), logits), logits)
+    mixed = presence_logits(torch.tensor([1.0, 0.0, 1.0, 0.0, 1.0]), logits)
+    assert torch.equal(mixed[::2], logits[::2])
+    assert (mixed[1::2].sigmoid() == 0).all()
+
+
+def test_fixed_presences(small_air):
+    _, guide, images = small_air()
+    with FixPresence(all_present) as row:
+        for _ in range(2):
+            row.names.clear()
+            trace = poutine.trace(guide).get_trace(images)
+    assert row.names == ["z_pres_0", "z_pres_1", "z_pres_2"]
+    for name in row.names:
+        assert torch.equal(trace.nodes[name]["value"], torch.ones(6))
+        assert not trace.nodes[name]["is_observed"]
+
+
+# The guides
+
+
+@GUIDES
+@pytest.mark.parametrize(
+    ("baseline", "extra"),
+    [
+        (None, set()),
+        (lambda: DecayingAverage(3), {"baseline.total", "baseline.weight"}),
+        (
+            lambda: BaselineNetwork(110, 8, hidden=8),
+            {f"baseline.{name}" for name in ("image.weight", "image.bias", "state.weight")}
+            | {f"baseline.head.{i}.{name}" for i in (0, 2) for name in ("weight", "bias")},
+        ),
+    ],
+)
+def test_states_hold_weights_once_and_no_settings(small_air, guide_class, baseline, extra):
+    model, guide, _ = small_air(guide_class, baseline=baseline and baseline())
+    layers = {f"decoder.{i}.{name}" for i in (0, 2) for name in ("weight", "bias")}
+    assert set(model.state_dict()) == layers
+    own = {"image.weight", "image.bias", "recurrence.weight"}
+    own |= {
+        f"{net}.{i}.{w}" for net in ("step", "encoder") for i in (0, 2) for w in ("weight", "bias")
+    }
+    assert set(guide.state_dict()) == own | extra
+    storages = [{value.data_ptr() for value in net.state_dict().values()} for net in (model, guide)]
+    assert storages[0].isdisjoint(storages[1])
+    weights = [{id(weight) for weight in net.parameters()} for net in (model, guide)]
+    assert weights[0].isdisjoint(weights[1])
+
+
+@GUIDES
+@pytest.mark.parametrize("anchors", [0, 1, 2, 5])
+def test_a_new_guide_starts_at_the_prior(double, guide_class, anchors):
+    model = AIR((10, 11), window_size=5, what_dim=3, hidden=8, where_loc=(2.0, 0.3, -0.2))
+    guide = guide_class(model, hidden=8, encoder_hidden=8, anchors=anchors)
+    nodes = poutine.trace(guide).get_trace(torch.rand(4, 10, 11)).nodes
+    torch.testing.assert_close(nodes["z_pres_0"]["fn"].probs, torch.tensor(2.0).sigmoid().expand(4))
+    for i in range(3):
+        places = nodes[f"z_where_{i}"]["fn"].base_dist
+        torch.testing.assert_close(places.loc, model.where_loc.expand(4, 3))
+        assert (places.scale < model.where_scale).all()
+
+
+@GUIDES
+@pytest.mark.parametrize("anchors", [2, 3])
+def test_anchors_are_a_grid_over_the_canvas(small_air, guide_class, anchors):
+    _, guide, images = small_air(guide_class, anchors=anchors, max_objects=1)
+    for net, weight in (("places", slice(1, 4)), ("choice", slice(7, 7 + anchors**2))):
+        guide.step[-1].weight.data[weight] = 0
+        guide.step[-1].bias.data[weight] = 0 if net == "places" else -1_000
+    centres = set()
+    for i in range(anchors**2):
+        bias = guide.step[-1].bias.data
+        bias[7 + i] = 0
+        left, top, right, bottom = guide.detect(images).boxes[0, 0].tolist()
+        bias[7 + i] = -1_000
+        assert (right - left, bottom - top) == pytest.approx((11 / 2, 10 / 2))
+        centres.add((round((left + right) / 11 - 1, 9), round((top + bottom) / 10 - 1, 9)))
+    axis = [-0.75, 0.75] if anchors == 2 else [-0.75, 0.0, 0.75]
+    assert centres == {(x, y) for x in axis for y in axis}
+
+
+@GUIDES
+def test_a_guide_without_anchors(small_air, guide_class):
+    _, guide, images = small_air(guide_class, anchors=0)
+    nodes = poutine.trace(guide).get_trace(images).nodes
+    features = guide.image(images.flatten(1))
+    out = guide.step(features.relu())
+    wanted = guide.model.where_loc + guide.model.where_scale * out[:, 1:4]
+    torch.testing.assert_close(nodes["z_where_0"]["fn"].mean, wanted)
+
+
+def test_a_guide_never_looks_at_a_presence(small_air):
+    """Its steps on the path with all present are those of every count."""
+    _, guide, images = small_air()
+    pyro.set_rng_seed(1)
+    with FixPresence(all_present):
+        every = poutine.trace(guide).get_trace(images).nodes
+    pyro.set_rng_seed(1)
+    with FixPresence(lambda step, message: torch.full((6,), float(step < 1))):
+        one = poutine.trace(guide).get_trace(images).nodes
+    for name, site in every.items():
+        if name.startswith(("z_where", "z_what")):
+            assert torch.equal(site["value"], one[name]["value"])
+    assert torch.equal(every["z_pres_1"]["fn"].logits, one["z_pres_1"]["fn"].logits)
+
+
+def test_a_residual_step_sees_what_is_left(small_air):
+    """Taken from the image by hand, what the first object explains gives the next step's view."""
+    model, guide, images = small_air()
+    seen = []
+    look = guide.look
+    guide.__dict__["look"] = lambda *args: seen.append(look(*args)) or look(*args)
+    nodes = poutine.trace(guide).get_trace(images).nodes
+    left = images
+    for i, (view, features) in enumerate(seen):
+        torch.testing.assert_close(view, left)
+        torch.testing.assert_close(features, guide.image(left.flatten(1)))
+        left = left - model.paste(nodes[f"z_what_{i}"]["value"], nodes[f"z_where_{i}"]["value"])
+    assert len(seen) == 3
+
+
+def spread_counts(guide: RecurrentGuide) -> Tensor:
+    """Makes images, and presences so unlike and so near one half that every count is found."""
+    images = torch.randn(100, 10, 11)
+    guide.step[-1].weight.data[0] *= 4
+    with FixPresence(all_present):
+        nodes = poutine.trace(guide).get_trace(images).nodes
+    logits = torch.stack([nodes[f"z_pres_{i}"]["fn"].logits for i in range(3)])
+    guide.step[-1].bias.data[0] -= logits.median()
+    return images
+
+
+@GUIDES
+def test_detect(small_air, guide_class):
+    model, guide, _ = small_air(guide_class)
+    images = spread_counts(guide)
+    found = guide.detect(images)
+    assert found.counts.shape == (100,)
+    assert found.probabilities.shape == (100, 4)
+    assert found.boxes.shape == (100, 3, 4)
+    assert found.z_where.shape == found.z_what.shape == (100, 3, 3)
+    assert found.reconstruction.shape == images.shape
+    assert not any(part.requires_grad for part in found)
+    assert found.counts.unique().tolist() == [0, 1, 2, 3]
+
+    data = {f"z_pres_{i}": torch.ones(100) for i in range(3)}
+    for name in ("z_where", "z_what"):
+        data |= {f"{name}_{i}": getattr(found, name)[:, i] for i in range(3)}
+    nodes = poutine.trace(poutine.condition(guide, data=data)).get_trace(images).nodes
+    for name in list(data)[3:]:
+        torch.testing.assert_close(nodes[name]["fn"].mean, data[name])
+    p = [nodes[f"z_pres_{i}"]["fn"].logits.sigmoid() for i in range(3)]
+    one = torch.ones(100)
+    wanted = [one - p[0], p[0] * (1 - p[1]), p[0] * p[1] * (1 - p[2]), p[0] * p[1] * p[2]]
+    torch.testing.assert_close(found.probabilities, torch.stack(wanted, dim=1))
+    torch.testing.assert_close(found.probabilities.sum(1), one)
+    assert torch.equal(found.counts, found.probabilities.max(1).indices)
+
+    assert torch.equal(found.boxes, boxes(found.z_where, (10, 11)))
+    canvas = torch.zeros_like(images)
+    for b, count in enumerate(found.counts.tolist()):
+        for i in range(count):
+            canvas[b] += model.paste(found.z_what[b, i], found.z_where[b, i])
+    torch.testing.assert_close(found.reconstruction, canvas)
+
+
+@GUIDES
+def test_detect_is_the_same_each_time_and_for_each_image_alone(small_air, guide_class):
+    _, guide, images = small_air(guide_class)
+    found = guide.detect(images)
+    before = torch.get_rng_state()
+    for again, part in zip(guide.detect(images), found, strict=True):
+        assert torch.equal(again, part)
+    assert torch.equal(before, torch.get_rng_state())
+    alone = [guide.detect(image[None]) for image in images]
+    for parts, part in zip(zip(*alone, strict=True), found, strict=True):
+        torch.testing.assert_close(torch.cat(parts), part)
+
+
+@GUIDES
+def test_detect_and_sample_leave_pyros_parameter_store_alone(small_air, guide_class):
+    first, second = small_air(guide_class), small_air(guide_class)
+    for weight in [*second.model.parameters(), *second.guide.parameters()]:
+        weight.data *= 0.9
+    nets = [first.model, first.guide, second.model, second.guide]
+    states = [{name: value.clone() for name, value in net.state_dict().items()} for net in nets]
+    for air in (first, second, first):
+        air.model.sample(2)
+        air.guide.detect(air.images)
+    assert not list(pyro.get_param_store())
+    for net, state in zip(nets, states, strict=True):
+        for name, value in net.state_dict().items():
+            assert torch.equal(value, state[name])
+
+
+def test_a_baseline_is_that_of_a_presence_that_can_be(small_air):
+    network = BaselineNetwork(110, 8, hidden=8)
+    _, guide, images = small_air(baseline=network)
+    with FixPresence(lambda step, message: torch.full((6,), float(step < 1))):
+        nodes = poutine.trace(guide).get_trace(images).nodes
+    values = [nodes[f"z_pres_{i}"]["infer"]["baseline"]["baseline_value"] for i in range(3)]
+    assert all(value.shape == (6,) for value in values)
+    assert values[0].all()
+    assert values[1].all()
+    assert not values[2].any()
+    inputs = [*guide.step.parameters(), *guide.image.parameters()]
+    found = torch.autograd.grad(
+        sum(values).sum(), [*inputs, network.state.weight], allow_unused=True
+    )
+    assert found[:-1] == (None,) * len(inputs)
+    assert found[-1].any()

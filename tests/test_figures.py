@@ -1,0 +1,54 @@
+"""Figures can be drawn from what a run has, however little that is."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from train import figures
+
+
+def stage(boxes: int = 3) -> dict[str, np.ndarray]:
+    return {
+        "reconstruction": np.random.default_rng(0).random((4, 20, 20)),
+        "boxes": np.tile([2.0, 3, 10, 12], (4, boxes, 1)),
+        "counts": np.array([0, 1, 2, 3]),
+    }
+
+
+@pytest.mark.parametrize(("stages", "rows"), [(0, 1), (1, 2), (2, 3), (7, 4)])
+def test_scenes_show_the_first_the_middle_and_the_last_stage(stages, rows):
+    figure = figures.scenes(np.zeros((4, 20, 20)), [(100 * i, stage()) for i in range(stages)])
+    titles = [axis.get_ylabel() for axis in figure.axes if axis.get_ylabel()]
+    assert titles[0] == "data"
+    assert len(titles) == rows
+    if stages == 7:
+        assert titles[1:] == ["step 0", "step 300", "step 600"]
+
+
+def test_a_scene_has_as_many_boxes_as_were_found():
+    figure = figures.scenes(np.zeros((4, 20, 20)), [(0, stage())])
+    assert [len(axis.patches) for axis in figure.axes[4:]] == [0, 1, 2, 3]
+    box = figure.axes[5].patches[0]
+    # Pixel edges, where matplotlib's whole numbers are pixel centres.
+    assert box.get_xy() == (1.5, 2.5)
+    assert (box.get_width(), box.get_height()) == (8, 9)
+
+
+def test_curves_leave_out_what_was_not_logged():
+    history = {"elbo": (np.arange(3), np.arange(3.0))}
+    panels = {"nats": {"elbo": "ELBO", "other": "other"}, "none": {"absent": "absent"}}
+    figure = figures.curves(history, panels)
+    assert [axis.get_ylabel() for axis in figure.axes] == ["nats"]
+    assert [line.get_label() for line in figure.axes[0].lines] == ["ELBO"]
+
+
+def test_a_confusion_matrix_has_its_numbers():
+    figure = figures.confusion(np.array([[5, 0], [1, 1234]]))
+    assert [text.get_text() for text in figure.axes[0].texts] == ["5", "0", "1", "1,234"]
+
+
+@pytest.mark.parametrize("n", [1, 8, 11])
+def test_a_gallery_has_every_image(n):
+    figure = figures.gallery(np.zeros((n, 5, 5)), titles=[str(i) for i in range(n)])
+    assert sum(len(axis.images) for axis in figure.axes) == n
