@@ -175,6 +175,7 @@ class RecurrentGuide(PyroModule):
             presence_prior: The model's; a guide has no use for it.
         """
         model = self.model
+        model.forget()
         # Looked up once: a PyroModule announces all of a network's weights at each look-up.
         recurrence, step, encoder = self.recurrence, self.step, self.encoder
         projected = self.image(images.flatten(-2)).to(images.dtype)
@@ -256,6 +257,7 @@ class RecurrentGuide(PyroModule):
         counts = probabilities.argmax(dim=1)
         there = torch.arange(len(steps), device=images.device) < counts.unsqueeze(1)
         pictures = self.model.paste(z_what, z_where)
+        self.model.forget()
         return Detection(
             counts=counts,
             probabilities=probabilities,

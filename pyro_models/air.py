@@ -16,6 +16,22 @@ from pyro_models.networks import MLP, boxes, paste
 from pyro_models.presence import presence_logits
 
 
+class NormalImage(dist.Independent):
+    r"""A Normal around an image, of one standard deviation at all its pixels.
+
+    It is ``Normal(loc, scale).to_event(2)``, whose log-probability it takes as a squared distance,
+    in a third of the passes over the pixels.
+    """
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        if self._validate_args:
+            self.base_dist._validate_sample(value)
+        scale = self.base_dist.scale[..., 0, 0]
+        distance = (value - self.base_dist.loc).flatten(-2)
+        constant = distance.shape[-1] * (scale.log() + 0.5 * math.log(2 * math.pi))
+        return -0.5 * torch.linalg.vecdot(distance, distance) / scale**2 - constant
+
+
 class Scene(NamedTuple):
     """Scenes drawn from the prior.
 
@@ -97,6 +113,7 @@ class AIR(PyroModule):
         self.count_prior = count_prior
         self.decoder_bias = decoder_bias
         self.likelihood_scale = likelihood_scale
+        self._drawn: list[tuple[Tensor, Tensor, Tensor]] = []
         self.decoder = MLP(what_dim, window_size**2, (hidden,))
         s, x, y = where_loc
         s_scale, x_scale, y_scale = where_scale
@@ -115,8 +132,21 @@ class AIR(PyroModule):
         return logits.sigmoid().unflatten(-1, (self.window_size, self.window_size))
 
     def paste(self, z_what: Tensor, z_where: Tensor) -> Tensor:
-        r"""Draws objects in their places, each on a canvas of its own, :math:`(*, H, W)`."""
-        return paste(self.decode(z_what), z_where, self.shape)
+        r"""Draws objects in their places, each on a canvas of its own, :math:`(*, H, W)`.
+
+        A guide that looks at what it found draws the very tensors that the model is then replayed
+        with. So pictures are kept until the model has run: each object is drawn once a step.
+        """
+        for what, where, picture in self._drawn:
+            if what is z_what and where is z_where:
+                return picture
+        picture = paste(self.decode(z_what), z_where, self.shape)
+        self._drawn.append((z_what, z_where, picture))
+        return picture
+
+    def forget(self) -> None:
+        """Drops the pictures kept."""
+        self._drawn.clear()
 
     def step_logits(self, presence_prior: Tensor | float | None = None) -> Tensor:
         r"""The prior logits of one more object at each step.
@@ -182,7 +212,8 @@ class AIR(PyroModule):
                     whats.append(z_what)
             # Stacked and summed, never written into a buffer: that would lose the provenance by
             # which TraceGraph_ELBO finds what depends on each presence.
-            objects = self.paste(torch.stack(whats), torch.stack(wheres))
+            objects = torch.stack([self.paste(*z) for z in zip(whats, wheres, strict=True)])
+            self.forget()
             there = torch.stack(torch.broadcast_tensors(*presences))
             canvas = torch.einsum("i...b,ibhw->...bhw", there, objects)
             return self.observe(canvas, images)
@@ -196,7 +227,8 @@ class AIR(PyroModule):
             canvas: The objects' sum, of shape :math:`(*, B, H, W)`.
             images: What was seen, of shape :math:`(B, H, W)`, or ``None``.
         """
-        return pyro.sample("x", dist.Normal(canvas, self.likelihood_scale).to_event(2), obs=images)
+        likelihood = NormalImage(dist.Normal(canvas, self.likelihood_scale), 2)
+        return pyro.sample("x", likelihood, obs=images)
 
     @torch.no_grad()
     @pyro.get_param_store().scope()
