@@ -89,7 +89,7 @@ def test_a_run_from_the_command_line(tmp_path):
         {"estimator": "tracegraph"},
         {"estimator": "tracegraph", "baseline": "average"},
         {"estimator": "tracegraph", "baseline": "network", "guide": "recurrent"},
-        {"guide": "recurrent", "anchors": 0, "count_prior": "geometric", "beta_start": 0.0},
+        {"guide": "recurrent", "anchors": 0, "count_prior": "geometric", "beta_start": 0.01},
         {"precision": "bf16", "clip_norm": 10.0},
         {"max_objects": 2, "presence_prior_start": None, "beta": 0.7, "batch_size": 1},
     ],

@@ -5,15 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from train.settings import (
-    Count,
-    NonNegative,
-    Positive,
-    Probability,
-    SceneSettings,
-    Whole,
-    command,
-)
+from train.settings import Count, Positive, Probability, SceneSettings, Whole, command, require
 
 if TYPE_CHECKING:
     from guides.air import RecurrentGuide
@@ -54,9 +46,9 @@ class AIRSettings(SceneSettings):
     """Where that probability starts when it is annealed; None for no annealing."""
     count_prior: Literal["steps", "geometric"] = "steps"
     """Whether it holds at each step, or makes the count geometric up to the largest."""
-    beta: NonNegative = 1.0
+    beta: Positive = 1.0
     """Weight of the KL divergences in the loss."""
-    beta_start: NonNegative | None = None
+    beta_start: Positive | None = None
     """Where that weight starts when it is annealed; None for no annealing."""
     anneal_steps: Whole = 1_000
     """Steps until annealed values have arrived."""
@@ -70,6 +62,14 @@ class AIRSettings(SceneSettings):
     """Draws a scene in the importance-weighted bound."""
     iw_scenes: Count = 1_000
     """Held-out scenes on which that bound is measured, from the first."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            self.baseline == "none" or self.estimator == "tracegraph",
+            f"--baseline {self.baseline} is of no use to --estimator {self.estimator}: "
+            "leave it out, or add --estimator tracegraph",
+        )
 
 
 def build(settings: AIRSettings, shape: tuple[int, int]) -> tuple[AIR, RecurrentGuide]:
@@ -97,30 +97,26 @@ def build(settings: AIRSettings, shape: tuple[int, int]) -> tuple[AIR, Recurrent
     elif settings.baseline == "network":
         baseline = BaselineNetwork(shape[0] * shape[1], settings.guide_hidden)
     kind = ResidualGuide if settings.guide == "residual" else RecurrentGuide
-    guide = kind(
-        model,
-        hidden=settings.guide_hidden,
-        encoder_hidden=settings.what_hidden,
-        anchors=settings.anchors,
-        baseline=baseline,
-    )
-    return model, guide
+    hidden, encoder_hidden = settings.guide_hidden, settings.what_hidden
+    sizes = {"hidden": hidden, "encoder_hidden": encoder_hidden, "anchors": settings.anchors}
+    return model, kind(model, **sizes, baseline=baseline)
 
 
 def main(settings: AIRSettings) -> dict[str, Any]:
     """Data, objective, loop, measures, figures."""
     # Here and not above: --help and a wrong flag are answered before PyTorch is there.
     from train import figures, runtime
-    from train.data.batches import Batches, as_input
+    from train.data.batches import Batches
     from train.data.scenes import load_scenes
     from train.estimators import ESTIMATORS
     from train.loop import fit
-    from train.metrics.counting import Watch, iw_bound, measure
+    from train.metrics.counting import Watch, measure
     from train.objective import ELBOObjective, schedule
     from train.runs import Run
 
     device = runtime.setup(settings)
     data = load_scenes(settings)
+    data.require_room(settings.max_objects)
     batches = Batches((data.train.images,), settings.batch_size, settings.seed, device)
     run = Run.create(settings, "air")
 
@@ -135,23 +131,13 @@ def main(settings: AIRSettings) -> dict[str, Any]:
     watch = Watch(model, guide, data, batches, run)
     fitted = fit(objective, batches, run, settings, device, watch.monitor, watch.evaluate)
 
-    found = measure(model, guide, data.held_out)
-    bounded = as_input(data.held_out.images[: settings.iw_scenes].to(device))
+    found = measure(model, guide, data.held_out, settings.iw_particles, settings.iw_scenes)
     run.save_figure("scenes", figures.scenes(watch.examples.numpy(), run.stages()))
     run.save_figure("curves", figures.curves(run.history(), watch.PANELS))
     run.save_figure("prior", figures.gallery(model.sample(24).canvas.cpu().numpy()))
     if found.confusion is not None:
         run.save_figure("counts", figures.confusion(found.confusion))
-    return run.finish(
-        {
-            **fitted._asdict(),
-            "device": str(device),
-            **{name: value for name, value in found._asdict().items() if name != "confusion"},
-            "iw_bound": iw_bound(model, guide, bounded, settings.iw_particles).mean().item(),
-            "iw_particles": settings.iw_particles,
-            "iw_scenes": len(bounded),
-        }
-    )
+    return run.finish(fitted._asdict() | found.results())
 
 
 if __name__ == "__main__":

@@ -30,11 +30,13 @@ class Fitted(NamedTuple):
         steps: Optimiser steps, those before a resume included.
         train_seconds: Seconds spent in them; evaluations and checkpoints do not count.
         examples_per_second: Training examples a second of these.
+        device: Where they were done.
     """
 
     steps: int
     train_seconds: float
     examples_per_second: float
+    device: str
 
 
 def fit(
@@ -120,7 +122,8 @@ def fit(
                     f"--resume --run-dir {run.directory}"
                 )
     examples = settings.batch_size * settings.steps
-    return Fitted(settings.steps, clock.seconds, examples / max(clock.seconds, 1e-9))
+    rate = examples / max(clock.seconds, 1e-9)
+    return Fitted(settings.steps, clock.seconds, rate, str(device))
 
 
 class Stepper:

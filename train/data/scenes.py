@@ -72,6 +72,15 @@ class ScenesSplit(NamedTuple):
     train: Scenes
     held_out: Scenes
 
+    def require_room(self, max_objects: int) -> None:
+        """Raises :class:`InputError` if a scene has more objects than a model can find."""
+        most = max((int(part.counts.max()) for part in self if part.counts is not None), default=0)
+        require(
+            most <= max_objects,
+            f"--max-objects {max_objects} is below the {most} objects of a scene: "
+            f"give {most} or more",
+        )
+
 
 def load_scenes(settings: SceneSettings) -> ScenesSplit:
     """Makes scenes out of a data set of digits, or loads a person's own.

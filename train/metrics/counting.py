@@ -29,6 +29,9 @@ class Counting(NamedTuple):
         elbo: Nats a scene, at beta 1, with the likelihood's constant.
         box_iou: The mean intersection over union of true boxes and those found, matched to make it
             largest, in scenes whose count is right and not zero.
+        iw_bound: The importance-weighted bound, nats a scene; see :func:`iw_bound`.
+        iw_particles: The number of its draws a scene.
+        iw_scenes: The number of scenes it was measured on.
         confusion: The numbers of scenes by true count (rows) and by the count found at the means
             (columns).
     """
@@ -37,7 +40,14 @@ class Counting(NamedTuple):
     count_accuracy_map: float | None
     elbo: float
     box_iou: float | None
+    iw_bound: float
+    iw_particles: int
+    iw_scenes: int
     confusion: np.ndarray | None
+
+    def results(self) -> dict[str, float | int | None]:
+        """The measures that are numbers, by name."""
+        return {name: value for name, value in self._asdict().items() if name != "confusion"}
 
 
 @torch.no_grad()
@@ -91,44 +101,70 @@ def iw_bound(
 
 
 @torch.no_grad()
-def measure(model: AIR, guide: RecurrentGuide, scenes: Scenes, batch: int = 500) -> Counting:
+def measure(
+    model: AIR,
+    guide: RecurrentGuide,
+    scenes: Scenes,
+    iw_particles: int = 100,
+    iw_scenes: int = 1_000,
+    batch: int = 500,
+) -> Counting:
     """Measures a model and guide on scenes.
 
     Args:
         model: The model.
         guide: Its guide.
         scenes: Held-out scenes.
+        iw_particles: Draws a scene in the importance-weighted bound.
+        iw_scenes: On how many of the scenes, from the first, to take that bound.
         batch: How many scenes at a time.
     """
-    elbos = 0.0
-    drawn, found, ious = [], [], []
-    for start in range(0, len(scenes), batch):
-        part = scenes.select(slice(start, start + batch))
-        images = as_input(part.images.to(model.zero.device))
-        elbos += elbo(model, guide, images).sum().item()
-        if part.counts is None:
-            continue
-        drawn.append(draw_counts(guide, images).cpu())
+    device = model.zero.device
+    elbos, drawn, found, boxes = [], [], [], []
+    for images in scenes.images.split(batch):
+        images = as_input(images.to(device))
         detection = guide.detect(images)
+        elbos.append(elbo(model, guide, images).cpu())
+        drawn.append(draw_counts(guide, images).cpu())
         found.append(detection.counts.cpu())
-        if part.boxes is not None:
-            boxes = detection.boxes.cpu()
-            for i in torch.nonzero((found[-1] == part.counts) & (part.counts > 0)).flatten():
-                n = part.counts[i]
-                ious.append(matched_iou(part.boxes[i, :n], boxes[i, :n]))
+        boxes.append(detection.boxes.cpu())
+    few = as_input(scenes.images[:iw_scenes].to(device))
+    measured = {
+        "elbo": torch.cat(elbos).double().mean().item(),
+        "iw_bound": iw_bound(model, guide, few, iw_particles).double().mean().item(),
+        "iw_particles": iw_particles,
+        "iw_scenes": len(few),
+    }
     if scenes.counts is None:
-        return Counting(None, None, elbos / len(scenes), None, None)
+        return Counting(None, None, box_iou=None, confusion=None, **measured)
     counts = torch.cat(found)
     size = max(model.max_objects, int(scenes.counts.max())) + 1
+    confusion = torch.bincount(scenes.counts * size + counts, minlength=size**2)
     return Counting(
         count_accuracy=(torch.cat(drawn) == scenes.counts).double().mean().item(),
         count_accuracy_map=(counts == scenes.counts).double().mean().item(),
-        elbo=elbos / len(scenes),
-        box_iou=float(np.mean(ious)) if ious else None,
-        confusion=torch.bincount(scenes.counts * size + counts, minlength=size**2)
-        .reshape(size, size)
-        .numpy(),
+        box_iou=box_iou(scenes, counts, torch.cat(boxes)),
+        confusion=confusion.reshape(size, size).numpy(),
+        **measured,
     )
+
+
+def box_iou(scenes: Scenes, counts: Tensor, boxes: Tensor) -> float | None:
+    """The mean IoU of true boxes and those found, in scenes whose count is right and not zero.
+
+    Args:
+        scenes: Scenes with their counts.
+        counts: The counts found, of shape :math:`(M)`.
+        boxes: The boxes found, of shape :math:`(M, N, 4)`.
+
+    Returns:
+        A share from 0 to 1; ``None`` if no box is known, or no such scene is there.
+    """
+    if scenes.boxes is None:
+        return None
+    right = torch.nonzero((counts == scenes.counts) & (counts > 0)).flatten().tolist()
+    ious = [matched_iou(scenes.boxes[i, : counts[i]], boxes[i, : counts[i]]) for i in right]
+    return float(np.mean(ious)) if ious else None
 
 
 def iou(boxes: Tensor, others: Tensor) -> Tensor:
@@ -208,6 +244,9 @@ class Watch:
             boxes=found.boxes.cpu().numpy(),
             counts=found.counts.cpu().numpy(),
         )
-        measured = measure(self.model, self.guide, self.few)
-        seen = {"count_accuracy": measured.count_accuracy, "elbo": measured.elbo}
-        return {f"held_out_{name}": value for name, value in seen.items() if value is not None}
+        images = as_input(self.few.images.to(self.model.zero.device))
+        seen = {"held_out_elbo": elbo(self.model, self.guide, images).mean().item()}
+        if self.few.counts is not None:
+            right = draw_counts(self.guide, images).cpu() == self.few.counts
+            seen["held_out_count_accuracy"] = right.double().mean().item()
+        return seen

@@ -1,0 +1,154 @@
+"""What a step of AIR costs: this project's estimators beside Pyro's example, in one run.
+
+    python benchmarks/air_step.py
+
+The reference has the sizes and the shape of Pyro's AIR example: an LSTM of 256 units that reads
+the whole image at each step, a second one as its baseline, grid_sample, and TraceGraph_ELBO in SVI.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+import pyro
+import pyro.distributions as dist
+import torch
+import torch.nn.functional as F
+from pyro import poutine
+from pyro.infer import SVI, TraceGraph_ELBO
+from torch import Tensor, nn
+
+from pyro_models.networks import MLP
+from train.air import AIRSettings, build
+from train.estimators import ESTIMATORS
+from train.loop import Stepper
+from train.objective import ELBOObjective, schedule
+
+SIZE, WINDOW, WHAT, N = 50, 28, 50, 3
+
+
+class Reference(nn.Module):
+    """AIR as Pyro's example has it: model and guide in one module, as functions for SVI."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        latents = 1 + 3 + WHAT
+        self.cell = nn.LSTMCell(SIZE**2 + latents, 256)
+        self.baseline = nn.LSTMCell(SIZE**2 + latents, 256)
+        self.value = nn.Linear(256, 1)
+        self.predict = MLP(256, 7, (200,))
+        self.encode = MLP(WINDOW**2, 2 * WHAT, (200,))
+        self.decode = MLP(WHAT, WINDOW**2, (200,))
+
+    def transform(self, pictures: Tensor, where: Tensor, size: int) -> Tensor:
+        zero = torch.zeros_like(where[:, 0])
+        rows = [where[:, 0], zero, where[:, 1], zero, where[:, 0], where[:, 2]]
+        theta = torch.stack(rows, dim=1).view(-1, 2, 3)
+        grid = F.affine_grid(theta, [len(where), 1, size, size], align_corners=False)
+        return F.grid_sample(pictures.unsqueeze(1), grid, align_corners=False).squeeze(1)
+
+    def model(self, x: Tensor) -> None:
+        pyro.module("air", self)
+        n = len(x)
+        pres, canvas = x.new_ones(n, 1), x.new_zeros(n, SIZE, SIZE)
+        with pyro.plate("data", n):
+            for t in range(N):
+                pres = pyro.sample(f"pres_{t}", dist.Bernoulli(0.5 * pres).to_event(1))
+                with poutine.mask(mask=pres.squeeze(1).bool()):
+                    loc, scale = x.new_tensor([3.0, 0, 0]), x.new_tensor([0.1, 1, 1])
+                    where = dist.Normal(loc, scale).expand([n, 3]).to_event(1)
+                    where = pyro.sample(f"where_{t}", where)
+                    what = dist.Normal(x.new_zeros(n, WHAT), 1.0).to_event(1)
+                    what = pyro.sample(f"what_{t}", what)
+                window = (self.decode(what) - 2).sigmoid().view(-1, WINDOW, WINDOW)
+                canvas = canvas + self.transform(window, where, SIZE) * pres.view(-1, 1, 1)
+            pyro.sample("x", dist.Normal(canvas, 0.3).to_event(2), obs=x)
+
+    def guide(self, x: Tensor) -> None:
+        pyro.module("air", self)
+        n = len(x)
+        state = baseline = None
+        pres, latents = x.new_ones(n, 1), x.new_zeros(n, 3 + WHAT)
+        with pyro.plate("data", n):
+            for t in range(N):
+                seen = torch.cat([x.flatten(1), pres, latents], dim=1)
+                state = self.cell(seen, state)
+                baseline = self.baseline(seen.detach(), baseline)
+                out = self.predict(state[0])
+                value = self.value(baseline[0]).squeeze(1) * pres.squeeze(1)
+                pres = pyro.sample(
+                    f"pres_{t}",
+                    dist.Bernoulli(out[:, :1].sigmoid() * pres).to_event(1),
+                    infer={"baseline": {"baseline_value": value}},
+                )
+                with poutine.mask(mask=pres.squeeze(1).bool()):
+                    loc = out[:, 1:4] + x.new_tensor([3.0, 0, 0])
+                    where = dist.Normal(loc, F.softplus(out[:, 4:] - 2)).to_event(1)
+                    where = pyro.sample(f"where_{t}", where)
+                    inverse = torch.cat([torch.ones_like(where[:, :1]), -where[:, 1:]], dim=1)
+                    window = self.transform(x, inverse / where[:, :1], WINDOW)
+                    loc, scale = self.encode(window.flatten(1)).chunk(2, dim=1)
+                    what = dist.Normal(loc, F.softplus(scale)).to_event(1)
+                    what = pyro.sample(f"what_{t}", what)
+                latents = torch.cat([where, what], dim=1)
+
+
+def reference(x: Tensor) -> Callable[[int], object]:
+    """A step of the reference, as SVI takes it."""
+    air = Reference()
+    svi = SVI(air.model, air.guide, pyro.optim.Adam({"lr": 1e-4}), loss=TraceGraph_ELBO())
+    return lambda step: svi.step(x)
+
+
+def ours(x: Tensor, **settings: str) -> Callable[[int], object]:
+    """A step of ``python -m train.air`` with these settings."""
+    chosen = AIRSettings(**settings)
+    model, guide = build(chosen, (SIZE, SIZE))
+    objective = ELBOObjective(
+        model,
+        guide,
+        ESTIMATORS[chosen.estimator](),
+        annealed=schedule(chosen, "beta", "presence_prior"),
+        rates=[(guide.baseline, chosen.baseline_learning_rate)] if guide.baseline else [],
+    )
+    stepper = Stepper(objective, chosen, x.device)
+    return lambda step: stepper((x,), step)
+
+
+def main() -> None:
+    """Times the steps in turn and prints a table in Markdown."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=8, help="rounds of 15 steps of each")
+    rounds = parser.parse_args().rounds
+    torch.manual_seed(0)
+    x = torch.rand(64, SIZE, SIZE)
+    steps = {
+        "Pyro's example (reference)": reference(x),
+        "marginal": ours(x),
+        "marginal, recurrent guide": ours(x, guide="recurrent"),
+        "tracegraph": ours(x, estimator="tracegraph"),
+        "tracegraph, baseline average": ours(x, estimator="tracegraph", baseline="average"),
+        "tracegraph, baseline network": ours(x, estimator="tracegraph", baseline="network"),
+    }
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for turn in range(rounds + 1):
+        for name, step in steps.items():
+            start = time.perf_counter()
+            for i in range(15):
+                step(i)
+            if turn:
+                times[name].append((time.perf_counter() - start) / 15 * 1e3)
+    base = times["Pyro's example (reference)"]
+    print("| step of 64 scenes | ms, median | lowest | share of the reference, median |")
+    print("| --- | --- | --- | --- |")
+    for name, taken in times.items():
+        # Pair by pair: the machine's speed drifts.
+        share = statistics.median(a / b for a, b in zip(taken, base, strict=True))
+        print(f"| {name} | {statistics.median(taken):.1f} | {min(taken):.1f} | {share:.2f} |")
+
+
+if __name__ == "__main__":
+    main()
