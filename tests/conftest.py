@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -12,6 +13,10 @@ from torch import Tensor, nn
 
 from guides.air import RecurrentGuide, ResidualGuide
 from pyro_models.air import AIR
+
+# Networks are small and tests run side by side: more threads would wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+torch.set_num_threads(1)
 
 
 class SmallAIR(NamedTuple):

@@ -196,7 +196,8 @@ def test_it_learns_to_count(tmp_path):
         log_every=100,
         eval_every=400,
         checkpoint_every=400,
-        anneal_steps=200,
+        likelihood_scale=0.2,
+        presence_prior=0.01,
         learning_rate=2e-3,
     )
     results = main(settings)
