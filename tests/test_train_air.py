@@ -184,7 +184,8 @@ def test_it_learns_to_count(tmp_path):
     """A short run on small scenes of real digits, far above the third that guessing gets."""
     settings = small(
         tmp_path,
-        steps=400,
+        steps=700,
+        iw_scenes=1_000,
         batch_size=32,
         canvas_size=30,
         digit_size=(14, 14),
@@ -194,10 +195,12 @@ def test_it_learns_to_count(tmp_path):
         train_scenes=5_000,
         held_out_scenes=1_000,
         log_every=100,
-        eval_every=400,
-        checkpoint_every=400,
+        eval_every=700,
+        checkpoint_every=700,
         likelihood_scale=0.2,
-        presence_prior=0.01,
+        presence_prior=0.001,
+        presence_prior_start=0.3,
+        anneal_steps=200,
         learning_rate=2e-3,
     )
     results = main(settings)
