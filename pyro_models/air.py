@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from typing import Literal, NamedTuple
 
 import pyro
@@ -13,7 +14,7 @@ from pyro.nn import PyroModule
 from torch import Tensor
 
 from pyro_models.networks import MLP, boxes, paste
-from pyro_models.presence import presence_logits
+from pyro_models.presence import FixPresence, presence_logits
 
 
 class NormalImage(dist.Independent):
@@ -232,9 +233,19 @@ class AIR(PyroModule):
 
     @torch.no_grad()
     @pyro.get_param_store().scope()
-    def sample(self, n: int) -> Scene:
-        """Draws ``n`` scenes from the prior."""
-        trace = poutine.trace(self).get_trace(n=n)
+    def sample(self, n: int, count: int | None = None) -> Scene:
+        """Draws scenes from the prior.
+
+        Args:
+            n: How many.
+            count: Their number of objects, from 0 to ``max_objects``; from the prior if not given.
+                A prior that is there to keep objects few makes nearly all of its scenes empty.
+        """
+        fixed = FixPresence(
+            lambda step, message: torch.full_like(message["fn"].logits, step < count)
+        )
+        with nullcontext() if count is None else fixed:
+            trace = poutine.trace(self).get_trace(n=n)
         steps = range(self.max_objects)
         counts = torch.stack([trace.nodes[f"z_pres_{i}"]["value"] for i in steps]).sum(0).long()
         wheres = torch.stack([trace.nodes[f"z_where_{i}"]["value"] for i in steps], dim=1)

@@ -407,3 +407,11 @@ def test_a_baseline_is_that_of_a_presence_that_can_be(small_air):
     )
     assert found[:-1] == (None,) * len(inputs)
     assert found[-1].any()
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_scenes_of_a_given_count(small_air, count):
+    model, _, _ = small_air()
+    scenes = model.sample(7, count)
+    assert scenes.counts.tolist() == [count] * 7
+    assert (scenes.canvas.flatten(1).sum(1) > 0).tolist() == [count > 0] * 7

@@ -48,7 +48,10 @@ def test_a_confusion_matrix_has_its_numbers():
     assert [text.get_text() for text in figure.axes[0].texts] == ["5", "0", "1", "1,234"]
 
 
-@pytest.mark.parametrize("n", [1, 8, 11])
-def test_a_gallery_has_every_image(n):
-    figure = figures.gallery(np.zeros((n, 5, 5)), titles=[str(i) for i in range(n)])
-    assert sum(len(axis.images) for axis in figure.axes) == n
+@pytest.mark.parametrize(("rows", "columns"), [(1, 1), (3, 8)])
+def test_a_gallery_has_every_image(rows, columns):
+    figure = figures.gallery({f"n = {i}": np.zeros((columns, 5, 5)) for i in range(rows)})
+    assert sum(len(axis.images) for axis in figure.axes) == rows * columns
+    assert [axis.get_ylabel() for axis in figure.axes[::columns]] == [
+        f"n = {i}" for i in range(rows)
+    ]

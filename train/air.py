@@ -134,7 +134,7 @@ def main(settings: AIRSettings) -> dict[str, Any]:
     found = measure(model, guide, data.held_out, settings.iw_particles, settings.iw_scenes)
     run.save_figure("scenes", figures.scenes(watch.examples.numpy(), run.stages()))
     run.save_figure("curves", figures.curves(run.history(), watch.PANELS))
-    run.save_figure("prior", figures.gallery(model.sample(24).canvas.cpu().numpy()))
+    run.save_figure("prior", figures.gallery(watch.draws()))
     if found.confusion is not None:
         run.save_figure("counts", figures.confusion(found.confusion))
     return run.finish(fitted._asdict() | found.results())

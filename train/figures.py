@@ -122,24 +122,18 @@ def confusion(matrix: np.ndarray) -> Figure:
     return figure
 
 
-def gallery(images: np.ndarray, titles: Sequence[str] | None = None, columns: int = 8) -> Figure:
-    """Images in a grid.
+def gallery(rows: Mapping[str, np.ndarray]) -> Figure:
+    """Rows of images.
 
     Args:
-        images: Of shape (n, H, W), values from 0 to 1.
-        titles: One for each image.
-        columns: How many stand in a row.
+        rows: For each row its label, and images of shape (n, H, W), values from 0 to 1; as many in
+            each row.
     """
-    rows = -(-len(images) // columns)
-    figure = Figure(
-        figsize=(1.25 * columns, 1.25 * rows + 0.2 * bool(titles)), layout="constrained"
-    )
-    axes = figure.subplots(rows, columns, squeeze=False).ravel()
-    for i, axis in enumerate(axes):
-        if i < len(images):
-            picture(axis, images[i].clip(0, 1))
-            if titles is not None:
-                axis.set_title(titles[i], fontsize=8)
-        else:
-            axis.set_axis_off()
+    columns = len(next(iter(rows.values())))
+    figure = Figure(figsize=(1.25 * columns + 0.3, 1.3 * len(rows)), layout="constrained")
+    axes = figure.subplots(len(rows), columns, squeeze=False)
+    for row, (label, images) in zip(axes, rows.items(), strict=True):
+        row[0].set_ylabel(label, fontsize=9)
+        for axis, image in zip(row, images, strict=True):
+            picture(axis, image.clip(0, 1))
     return figure

@@ -250,3 +250,10 @@ class Watch:
             right = draw_counts(self.guide, images).cpu() == self.few.counts
             seen["held_out_count_accuracy"] = right.double().mean().item()
         return seen
+
+    def draws(self) -> dict[str, np.ndarray]:
+        """Eight draws from the prior for each number of objects but none, without noise."""
+        return {
+            f"n = {n}": self.model.sample(8, n).canvas.cpu().numpy()
+            for n in range(1, self.model.max_objects + 1)
+        }
