@@ -24,7 +24,8 @@ import tyro
 # likelihood is 2.8 times as sharp as the default one: so is the weight of the KL at first.
 PYRO = (
     "--data mnist --digit-shrink 1.3 0.1 --overlap dim --likelihood-scale 0.3 --steps 10400 "
-    "--beta-start 2.8 --anneal-steps 3000"
+    "--beta-start 2.8 --anneal-steps 3000 --learning-rate 2e-4 "
+    "--presence-prior 0.01 --presence-prior-start None"
 )
 PROTOCOLS = {
     "default": "",

@@ -198,8 +198,6 @@ def test_it_learns_to_count(tmp_path):
         eval_every=700,
         checkpoint_every=700,
         likelihood_scale=0.2,
-        presence_prior=0.001,
-        presence_prior_start=0.3,
         anneal_steps=200,
         learning_rate=2e-3,
     )

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 class AIRSettings(SceneSettings):
     """Train Attend, Infer, Repeat: scenes of several objects, counted and found unsupervised."""
 
-    learning_rate: Positive = 2e-4
+    learning_rate: Positive = 1e-3
     """Adam's step size."""
     decay: Literal["none", "cosine"] = "cosine"
     """How the learning rate falls over the steps: not at all, or as half a cosine down to zero."""
@@ -40,9 +40,9 @@ class AIRSettings(SceneSettings):
     """Side of the grid of places that compete for a step; 0 for none, as in the paper."""
     likelihood_scale: Positive = 0.5
     """Standard deviation of a pixel given the objects."""
-    presence_prior: Probability = 0.01
+    presence_prior: Probability = 0.001
     """Prior probability of one more object."""
-    presence_prior_start: Probability | None = None
+    presence_prior_start: Probability | None = 0.3
     """Where that probability starts when it is annealed; None for no annealing."""
     count_prior: Literal["steps", "geometric"] = "steps"
     """Whether it holds at each step, or makes the count geometric up to the largest."""
