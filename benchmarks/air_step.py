@@ -22,10 +22,8 @@ from pyro.infer import SVI, TraceGraph_ELBO
 from torch import Tensor, nn
 
 from pyro_models.networks import MLP
-from train.air import AIRSettings, build
-from train.estimators import ESTIMATORS
+from train.air import AIRSettings, assemble, build
 from train.loop import Stepper
-from train.objective import ELBOObjective, schedule
 
 SIZE, WINDOW, WHAT, N = 50, 28, 50, 3
 
@@ -107,13 +105,7 @@ def ours(x: Tensor, **settings: str) -> Callable[[int], object]:
     """A step of ``python -m train.air`` with these settings."""
     chosen = AIRSettings(**settings)
     model, guide = build(chosen, (SIZE, SIZE))
-    objective = ELBOObjective(
-        model,
-        guide,
-        ESTIMATORS[chosen.estimator](),
-        annealed=schedule(chosen, "beta", "presence_prior"),
-        rates=[(guide.baseline, chosen.baseline_learning_rate)] if guide.baseline else [],
-    )
+    objective = assemble(chosen, model, guide)
     stepper = Stepper(objective, chosen, x.device)
     return lambda step: stepper((x,), step)
 

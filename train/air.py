@@ -10,6 +10,7 @@ from train.settings import Count, Positive, Probability, SceneSettings, Whole, c
 if TYPE_CHECKING:
     from guides.air import RecurrentGuide
     from pyro_models.air import AIR
+    from train.objective import ELBOObjective
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,6 @@ def build(settings: AIRSettings, shape: tuple[int, int]) -> tuple[AIR, Recurrent
     from guides.air import BaselineNetwork, DecayingAverage, RecurrentGuide, ResidualGuide
     from pyro_models.air import AIR
 
-    scale, deviation = settings.window_scale
     model = AIR(
         shape,
         max_objects=settings.max_objects,
@@ -88,8 +88,8 @@ def build(settings: AIRSettings, shape: tuple[int, int]) -> tuple[AIR, Recurrent
         likelihood_scale=settings.likelihood_scale,
         presence_prior=settings.presence_prior,
         count_prior=settings.count_prior,
-        where_loc=(scale, 0.0, 0.0),
-        where_scale=(deviation, 1.0, 1.0),
+        where_loc=(settings.window_scale[0], 0.0, 0.0),
+        where_scale=(settings.window_scale[1], 1.0, 1.0),
     )
     baseline = None
     if settings.baseline == "average":
@@ -97,9 +97,22 @@ def build(settings: AIRSettings, shape: tuple[int, int]) -> tuple[AIR, Recurrent
     elif settings.baseline == "network":
         baseline = BaselineNetwork(shape[0] * shape[1], settings.guide_hidden)
     kind = ResidualGuide if settings.guide == "residual" else RecurrentGuide
-    hidden, encoder_hidden = settings.guide_hidden, settings.what_hidden
-    sizes = {"hidden": hidden, "encoder_hidden": encoder_hidden, "anchors": settings.anchors}
-    return model, kind(model, **sizes, baseline=baseline)
+    sizes = {"hidden": settings.guide_hidden, "encoder_hidden": settings.what_hidden}
+    return model, kind(model, **sizes, anchors=settings.anchors, baseline=baseline)
+
+
+def assemble(settings: AIRSettings, model: AIR, guide: RecurrentGuide) -> ELBOObjective:
+    """The objective of the settings: estimator, annealed values, the baseline's own rate."""
+    from train.estimators import ESTIMATORS
+    from train.objective import ELBOObjective, schedule
+
+    return ELBOObjective(
+        model,
+        guide,
+        ESTIMATORS[settings.estimator](),
+        annealed=schedule(settings, "beta", "presence_prior"),
+        rates=[(guide.baseline, settings.baseline_learning_rate)] if guide.baseline else [],
+    )
 
 
 def main(settings: AIRSettings) -> dict[str, Any]:
@@ -108,10 +121,8 @@ def main(settings: AIRSettings) -> dict[str, Any]:
     from train import figures, runtime
     from train.data.batches import Batches
     from train.data.scenes import load_scenes
-    from train.estimators import ESTIMATORS
     from train.loop import fit
     from train.metrics.counting import Watch, measure
-    from train.objective import ELBOObjective, schedule
     from train.runs import Run
 
     device = runtime.setup(settings)
@@ -121,13 +132,7 @@ def main(settings: AIRSettings) -> dict[str, Any]:
     run = Run.create(settings, "air")
 
     model, guide = build(settings, data.train.shape)
-    objective = ELBOObjective(
-        model,
-        guide,
-        ESTIMATORS[settings.estimator](),
-        annealed=schedule(settings, "beta", "presence_prior"),
-        rates=[(guide.baseline, settings.baseline_learning_rate)] if guide.baseline else [],
-    ).to(device)
+    objective = assemble(settings, model, guide).to(device)
     watch = Watch(model, guide, data, batches, run)
     fitted = fit(objective, batches, run, settings, device, watch.monitor, watch.evaluate)
 

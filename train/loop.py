@@ -202,10 +202,7 @@ class Meter:
         named = {f"{name}_loss": loss for name, loss in losses.items()} | dict(metrics)
         values = torch.stack([value.float() for value in named.values()])
         if self.sums is None:
-            self.names = list(named)
-            self.sums = torch.zeros_like(values)
-            self.broken_step = torch.zeros((), dtype=torch.long, device=values.device)
-            self.broken_values = torch.zeros_like(values)
+            self.load({"names": list(named), "sums": torch.zeros_like(values), "steps": 0})
         self.sums += values
         self.steps += 1
         first = (self.broken_step == 0) & ~values.isfinite().all()
