@@ -105,16 +105,22 @@ class RecurrentGuide(PyroModule):
     .. math::
         h_i, \omega_i & = \text{step}(W x + V [h_{i-1}, z_{i-1}]) \\
         z^\text{pres}_i & \sim \text{Bernoulli}(p(\omega_i) \, z^\text{pres}_{i-1}) \\
-        z^\text{where}_i & \sim \mathcal{N} \Big( \mu(\omega_i) + \sum_a
-            \text{softmax}(\omega_i)_a \, \mu_a, \, \text{diag}(\sigma^2(\omega_i)) \Big) \\
+        z^\text{where}_i & \sim \mathcal{N} \Big( \mu(\omega_i) + \sum_a w_a(\omega_i) \, \mu_a,
+            \, \text{diag}(\sigma^2(\omega_i)) \Big) \\
         z^\text{what}_i & \sim q(z | \text{crop}(x, z^\text{where}_i))
 
     The image's projection :math:`W x` is the same at each step and multiplied once. Places
-    :math:`\mu_a` on a grid over the canvas compete for each step: the mean of a regression alone
-    (``anchors=0``, as in the paper) falls between two objects that are equally good to take first,
-    and there it finds neither. Corrections are in units of the prior, spreads are no wider than it,
-    and the state is bounded by a tanh: where an object is almost surely absent, nothing else holds
-    them back.
+    :math:`\mu_a`, centred at :math:`c_a` on a grid over the canvas, compete for each step, and the
+    winner :math:`a^*` and its neighbours share it:
+
+    .. math:: w(\omega) = \text{softmax}_a \Big( \omega_a
+        - \frac{|c_a - c_{a^*}|^2}{2 r^2} \Big), \quad a^* = \text{argmax}_a \, \omega_a
+
+    with half the side of a prior's window for :math:`r`. The mean of a regression alone
+    (``anchors=0``, as in the paper), or of all places, falls between two objects that are equally
+    good to take first, and there it finds neither. Corrections are in units of the prior, spreads
+    are no wider than it, and the state is bounded by a tanh: where an object is almost surely
+    absent, nothing else holds them back.
 
     Args:
         model: The model whose latents are inferred; its sizes and its prior's places are taken.
@@ -148,9 +154,10 @@ class RecurrentGuide(PyroModule):
         self.recurrence = nn.Linear(hidden + 3 + model.what_dim, hidden, bias=False)
         self.step = MLP(hidden, 7 + anchors**2 + hidden, (hidden,))
         self.encoder = MLP(model.window_size**2, 2 * model.what_dim, (encoder_hidden,))
-        # At first: objects probably there, windows where the prior has them, hardly scattered.
+        # At first: objects probably there, windows of the prior's size at places that differ from
+        # scene to scene, hardly scattered.
         with torch.no_grad():
-            self.step[-1].weight[: 7 + anchors**2] = 0
+            self.step[-1].weight[:7] = 0
             self.step[-1].bias[: 7 + anchors**2] = 0
             self.step[-1].bias[0] = 2.0
             self.step[-1].bias[4:7] = -1.5
@@ -159,6 +166,9 @@ class RecurrentGuide(PyroModule):
         centres = torch.cartesian_prod(axis, axis).reshape(-1, 2)
         grid = torch.cat([0 * centres[:, :1], -model.where_loc[0].exp() * centres], dim=1)
         self.register_buffer("anchors", grid, persistent=False)
+        reach = torch.exp(-model.where_loc[0])
+        distance = torch.cdist(centres, centres)
+        self.register_buffer("far", distance.square() / (2 * reach**2), persistent=False)
 
     def forward(
         self,
@@ -199,7 +209,7 @@ class RecurrentGuide(PyroModule):
                     z_pres = pyro.sample(f"z_pres_{i}", dist.Bernoulli(logits=logits), infer=infer)
                 with poutine.mask(mask=z_pres > 0):
                     loc = model.where_loc + model.where_scale * places
-                    loc = loc + choice.softmax(dim=-1) @ self.anchors
+                    loc = loc + self.choose(choice)
                     scale = model.where_scale * spreads.sigmoid()
                     z_where = pyro.sample(f"z_where_{i}", dist.Normal(loc, scale).to_event(1))
                     window = crop(seen, z_where, model.window_size).flatten(-2)
@@ -210,6 +220,20 @@ class RecurrentGuide(PyroModule):
                 latents = torch.cat([z_where, z_what], dim=-1)
                 if i + 1 < model.max_objects:
                     canvas = self.explain(canvas, z_what, z_where)
+
+    def choose(self, choice: Tensor) -> Tensor:
+        """The place that wins, moved towards its neighbours, of shape :math:`(*, 3)`.
+
+        The winner changes in a jump, across which no gradient flows; none is missed where the two
+        places are equally good, and there the jump is.
+
+        Args:
+            choice: The anchors' logits, of shape :math:`(*, A)`.
+        """
+        if not len(self.anchors):
+            return self.anchors.new_zeros(3)
+        near = choice - self.far[choice.argmax(dim=-1)]
+        return near.softmax(dim=-1) @ self.anchors
 
     def look(
         self, images: Tensor, projected: Tensor, canvas: Tensor | None

@@ -247,14 +247,18 @@ def test_states_hold_weights_once_and_no_settings(small_air, guide_class, baseli
 
 @GUIDES
 @pytest.mark.parametrize("anchors", [0, 1, 2, 5])
-def test_a_new_guide_starts_at_the_prior(double, guide_class, anchors):
+def test_a_new_guide_starts_at_the_priors_size(double, guide_class, anchors):
     model = AIR((10, 11), window_size=5, what_dim=3, hidden=8, where_loc=(2.0, 0.3, -0.2))
     guide = guide_class(model, hidden=8, encoder_hidden=8, anchors=anchors)
     nodes = poutine.trace(guide).get_trace(torch.rand(4, 10, 11)).nodes
     torch.testing.assert_close(nodes["z_pres_0"]["fn"].probs, torch.tensor(2.0).sigmoid().expand(4))
     for i in range(3):
         places = nodes[f"z_where_{i}"]["fn"].base_dist
-        torch.testing.assert_close(places.loc, model.where_loc.expand(4, 3))
+        offsets = places.loc - model.where_loc
+        torch.testing.assert_close(offsets[:, 0], torch.zeros(4))
+        # On the canvas, and with fewer than two anchors at its middle.
+        reach = 0.9 * 2.0 if anchors > 1 else 1e-9
+        assert (offsets[:, 1:].abs() < reach).all()
         assert (places.scale < model.where_scale).all()
 
 
@@ -275,6 +279,39 @@ def test_anchors_are_a_grid_over_the_canvas(small_air, guide_class, anchors):
         centres.add((round((left + right) / 11 - 1, 9), round((top + bottom) / 10 - 1, 9)))
     axis = [-0.45, 0.45] if anchors == 2 else [-0.6, 0.0, 0.6]
     assert centres == {(x, y) for x in axis for y in axis}
+
+
+@GUIDES
+def test_a_window_never_falls_between_two_places(small_air, guide_class):
+    """Equal logits at opposite corners: their mean would be the canvas' middle."""
+    _, guide, _ = small_air(guide_class, anchors=5)
+    first, last = guide.anchors[0], guide.anchors[-1]
+    choice = torch.full((2, 25), -10.0)
+    choice[:, 0] = choice[:, -1] = 5.0
+    choice[0, 0] += 1e-3
+    choice[1, -1] += 1e-3
+    places = guide.choose(choice)
+    size = (last - first).norm()
+    assert (places[0] - first).norm() < 0.02 * size
+    assert (places[1] - last).norm() < 0.02 * size
+    # Without the neighbourhood this is what a place would be.
+    mean = choice.softmax(dim=-1) @ guide.anchors
+    assert (mean.norm(dim=-1) < 0.02 * size).all()
+
+
+@GUIDES
+def test_a_place_moves_between_neighbours_with_a_gradient(small_air, guide_class):
+    _, guide, _ = small_air(guide_class, anchors=5)
+    choice = torch.full((25,), -100.0)
+    choice[[11, 12]] = torch.tensor([0.0, 0.5])
+    choice.requires_grad_()
+    place = guide.choose(choice)
+    low, high = sorted([guide.anchors[11, 2].item(), guide.anchors[12, 2].item()])
+    assert low < place[2].item() < high
+    (grad,) = torch.autograd.grad(place[2], choice)
+    assert grad[11] * grad[12] < 0
+    weights = (choice - guide.far[12]).softmax(-1)
+    torch.testing.assert_close(grad[12], weights[12] * (guide.anchors[12, 2] - place[2]))
 
 
 @GUIDES
