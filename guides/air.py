@@ -198,6 +198,8 @@ class RecurrentGuide(PyroModule):
         ):
             for i in range(model.max_objects):
                 seen, features = self.look(images, projected, canvas)
+                # Draws side by side in an outer plate begin at the first latents.
+                hidden = hidden.expand(*latents.shape[:-1], -1)
                 features = features + recurrence(torch.cat([hidden, latents], dim=-1))
                 infer = {"presence": True, **self.foretell(i, images, hidden, z_pres)}
                 out = step(features.relu()).to(images.dtype)

@@ -216,7 +216,7 @@ class AIR(PyroModule):
             objects = torch.stack([self.paste(*z) for z in zip(whats, wheres, strict=True)])
             self.forget()
             there = torch.stack(torch.broadcast_tensors(*presences))
-            canvas = torch.einsum("i...b,ibhw->...bhw", there, objects)
+            canvas = torch.einsum("i...b,i...bhw->...bhw", there, objects)
             return self.observe(canvas, images)
 
     def observe(self, canvas: Tensor, images: Tensor | None) -> Tensor:

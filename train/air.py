@@ -5,7 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from train.settings import Count, Positive, Probability, SceneSettings, Whole, command, require
+from train.settings import (
+    Count,
+    EstimatorSettings,
+    Positive,
+    Probability,
+    SceneSettings,
+    Whole,
+    command,
+)
 
 if TYPE_CHECKING:
     from guides.air import RecurrentGuide
@@ -14,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class AIRSettings(SceneSettings):
+class AIRSettings(EstimatorSettings, SceneSettings):
     """Train Attend, Infer, Repeat: scenes of several objects, counted and found unsupervised."""
 
     learning_rate: Positive = 1e-3
@@ -47,30 +55,10 @@ class AIRSettings(SceneSettings):
     """Where that probability starts when it is annealed; None for no annealing."""
     count_prior: Literal["steps", "geometric"] = "steps"
     """Whether it holds at each step, or makes the count geometric up to the largest."""
-    beta: Positive = 1.0
-    """Weight of the KL divergences in the loss."""
-    beta_start: Positive | None = None
-    """Where that weight starts when it is annealed; None for no annealing."""
-    anneal_steps: Whole = 1_000
-    """Steps until annealed values have arrived."""
-    estimator: Literal["marginal", "tracegraph"] = "marginal"
-    """Estimator of the ELBO: the count summed out, or Pyro's score function."""
-    baseline: Literal["none", "average", "network"] = "none"
-    """Baseline of the score function, for --estimator tracegraph."""
-    baseline_learning_rate: Positive = 1e-3
-    """Adam's step size for the baseline network."""
     iw_particles: Count = 100
     """Draws a scene in the importance-weighted bound."""
     iw_scenes: Count = 1_000
     """Held-out scenes on which that bound is measured, from the first."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(
-            self.baseline == "none" or self.estimator == "tracegraph",
-            f"--baseline {self.baseline} is of no use to --estimator {self.estimator}: "
-            "leave it out, or add --estimator tracegraph",
-        )
 
 
 def build(settings: AIRSettings, shape: tuple[int, int]) -> tuple[AIR, RecurrentGuide]:
@@ -103,14 +91,15 @@ def build(settings: AIRSettings, shape: tuple[int, int]) -> tuple[AIR, Recurrent
 
 def assemble(settings: AIRSettings, model: AIR, guide: RecurrentGuide) -> ELBOObjective:
     """The objective of the settings: estimator, annealed values, the baseline's own rate."""
-    from train.estimators import ESTIMATORS
+    from train.estimators import make
     from train.objective import ELBOObjective, schedule
 
+    relaxed = ["temperature"] if settings.estimator == "concrete" else []
     return ELBOObjective(
         model,
         guide,
-        ESTIMATORS[settings.estimator](),
-        annealed=schedule(settings, "beta", "presence_prior"),
+        make(settings.estimator, settings.particles),
+        annealed=schedule(settings, "beta", "presence_prior", *relaxed),
         rates=[(guide.baseline, settings.baseline_learning_rate)] if guide.baseline else [],
     )
 
@@ -129,10 +118,10 @@ def main(settings: AIRSettings) -> dict[str, Any]:
     data = load_scenes(settings)
     data.require_room(settings.max_objects)
     batches = Batches((data.train.images,), settings.batch_size, settings.seed, device)
-    run = Run.create(settings, "air")
-
     model, guide = build(settings, data.train.shape)
     objective = assemble(settings, model, guide).to(device)
+    run = Run.create(settings, "air")
+
     watch = Watch(model, guide, data, batches, run)
     fitted = fit(objective, batches, run, settings, device, watch.monitor, watch.evaluate)
 

@@ -149,6 +149,46 @@ class SceneSettings(Settings):
     """Whether digits' boxes are apart, or no pixel's sum is above white, or anything goes."""
 
 
+@dataclass(frozen=True)
+class ELBOSettings(Settings):
+    """What is common to methods that are a Pyro model and guide."""
+
+    beta: Positive = 1.0
+    """Weight of the KL divergences in the loss."""
+    beta_start: Positive | None = None
+    """Where that weight starts when it is annealed; None for no annealing."""
+    anneal_steps: Whole = 1_000
+    """Steps until annealed values have arrived."""
+
+
+@dataclass(frozen=True)
+class EstimatorSettings(ELBOSettings):
+    """What is common to methods with discrete presence."""
+
+    estimator: str = "marginal"
+    """Estimator of the ELBO: marginal (the count summed out), tracegraph (Pyro's score function),
+    enum (Pyro's enumeration), iw (importance-weighted, the count summed out), concrete (relaxed
+    presence, biased), rws (reweighted wake-sleep), or your own as module:Class."""
+    particles: Count | None = None
+    """Draws a scene for the estimator; 10 for iw and rws, 1 for the others if not given."""
+    temperature: Positive = 0.5
+    """Temperature of relaxed presence, for --estimator concrete."""
+    temperature_start: Positive | None = None
+    """Where that temperature starts when it is annealed; None for no annealing."""
+    baseline: Literal["none", "average", "network"] = "none"
+    """Baseline of the score function, for --estimator tracegraph."""
+    baseline_learning_rate: Positive = 1e-3
+    """Adam's step size for the baseline network."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            self.baseline == "none" or self.estimator == "tracegraph" or ":" in self.estimator,
+            f"--baseline {self.baseline} is of no use to --estimator {self.estimator}: "
+            "leave it out, or add --estimator tracegraph",
+        )
+
+
 def _check(name: str, value: Any, hint: Any) -> None:
     """Raises :class:`InputError` if a setting is outside the :class:`Range` of its type."""
     if isinstance(hint, Range):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import ClassVar, NamedTuple
 
 import numpy as np
@@ -16,7 +15,7 @@ from guides.air import RecurrentGuide
 from pyro_models.air import AIR
 from train.data.batches import Batches, as_input
 from train.data.scenes import Scenes, ScenesSplit
-from train.estimators import count_out
+from train.estimators import ImportanceWeightedELBO, count_out
 from train.runs import Run
 
 
@@ -72,10 +71,7 @@ def elbo(model: AIR, guide: RecurrentGuide, images: Tensor) -> Tensor:
 def iw_bound(
     model: AIR, guide: RecurrentGuide, images: Tensor, particles: int = 100, rows: int = 2_000
 ) -> Tensor:
-    r"""An importance-weighted bound of each scene in nats, the count summed out in each draw.
-
-    .. math:: \log \frac{1}{K} \sum_k \sum_n p(n) \, p(x | z^k_{1:n}, n)
-        \prod_{i \le n} \frac{p(z^k_i)}{q(z^k_i)}
+    """:class:`~train.estimators.ImportanceWeightedELBO`'s bound of each scene, in nats.
 
     Args:
         model: The model.
@@ -86,18 +82,10 @@ def iw_bound(
 
     Returns:
         The bound, of shape :math:`(B)`.
-
-    References:
-        | Importance Weighted Autoencoders (Burda et al., 2016)
-        | https://arxiv.org/abs/1509.00519
     """
-    bounds = []
-    for part in images.split(max(rows // particles, 1)):
-        repeated = part.repeat_interleave(particles, dim=0)
-        log_joint = count_out(model, guide, (repeated,), analytic=False).log_joint()
-        log_weights = log_joint.logsumexp(0).unflatten(0, (len(part), particles))
-        bounds.append(log_weights.logsumexp(1) - math.log(particles))
-    return torch.cat(bounds)
+    estimator = ImportanceWeightedELBO(particles)
+    parts = images.split(max(rows // particles, 1))
+    return torch.cat([estimator.bound(model, guide, part) for part in parts])
 
 
 @torch.no_grad()

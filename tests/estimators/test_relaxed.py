@@ -1,0 +1,189 @@
+"""Enumeration by Pyro, relaxed presence, and estimators by their names."""
+
+from __future__ import annotations
+
+import math
+import sys
+
+import pyro
+import pytest
+import torch
+from pyro.infer import ELBO, Trace_ELBO
+from torch.distributions import kl_divergence
+
+from guides.air import RecurrentGuide, ResidualGuide
+from tests.estimators.exact import Projections, gradients, kl_bernoulli, z_scores
+from train.estimators import (
+    ESTIMATORS,
+    ConcreteELBO,
+    EnumELBO,
+    MarginalELBO,
+    TraceGraphELBO,
+    count_out,
+    make,
+)
+from train.settings import InputError
+
+GUIDES = pytest.mark.parametrize("guide_class", [ResidualGuide, RecurrentGuide])
+
+
+@GUIDES
+@pytest.mark.parametrize("beta", [1.0, 0.7])
+def test_enumeration_is_marginal_at_the_draw(small_air, guide_class, beta):
+    air = small_air(guide_class)
+    pyro.set_rng_seed(1)
+    marginal = MarginalELBO(analytic=False)
+    wanted = marginal.differentiable_loss(*air, beta=beta)
+    pyro.set_rng_seed(1)
+    enum = EnumELBO()
+    loss = enum.differentiable_loss(*air, beta=beta)
+    torch.testing.assert_close(loss, wanted, rtol=1e-12, atol=1e-9)
+    torch.testing.assert_close(gradients(loss, air), gradients(wanted, air), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(enum.terms, dict(marginal.terms))
+
+
+@GUIDES
+def test_relaxed_presence_is_its_formula(small_air, guide_class):
+    air = small_air(guide_class)
+    model, guide, x = air
+    pyro.set_rng_seed(1)
+    loss = ConcreteELBO(temperature=0.7).differentiable_loss(*air, beta=0.6)
+
+    pyro.set_rng_seed(1)
+    ones = {f"z_pres_{i}": torch.ones(6) for i in range(3)}
+    sites = pyro.poutine.trace(pyro.poutine.condition(guide, data=ones)).get_trace(x).nodes
+    canvas, kl, there = torch.zeros_like(x), torch.zeros(6), torch.ones(6)
+    for i in range(3):
+        p = sites[f"z_pres_{i}"]["fn"].probs
+        u = torch.rand(6).clamp(1e-300, 1 - 1e-16)
+        kl = kl + there * kl_bernoulli(p, 0.3)
+        noise = u.log() - (-u).log1p()
+        there = there * ((p.log() - (-p).log1p() + noise) / 0.7).sigmoid()
+        z_where, z_what = (sites[f"{name}_{i}"] for name in ("z_where", "z_what"))
+        for site, prior in (
+            (z_where, torch.distributions.Normal(model.where_loc, model.where_scale)),
+            (z_what, torch.distributions.Normal(torch.zeros(3), torch.ones(3))),
+        ):
+            kl = kl + there * kl_divergence(site["fn"].base_dist, prior).sum(-1)
+        canvas = canvas + there[:, None, None] * model.paste(z_what["value"], z_where["value"])
+    likelihood = torch.distributions.Normal(canvas, 0.4).log_prob(x).sum()
+    wanted = 0.6 * kl.sum() - likelihood
+    torch.testing.assert_close(loss, wanted)
+    torch.testing.assert_close(gradients(loss, air), gradients(wanted, air))
+
+
+def test_relaxed_presence_becomes_the_elbo_as_it_cools(small_air):
+    air = small_air(images=1, max_objects=2)
+    many = air.images.repeat(2_000, 1, 1)
+
+    def mean(estimator: ELBO) -> tuple[float, float]:
+        losses = [estimator.loss(air.model, air.guide, many) / 2_000 for _ in range(20)]
+        return torch.tensor(losses).mean(), torch.tensor(losses).var() / 20
+
+    exact, exact_error = mean(MarginalELBO())
+    cold, cold_error = mean(ConcreteELBO(temperature=1e-3))
+    warm, warm_error = mean(ConcreteELBO(temperature=1.0))
+    assert (cold - exact).abs() < 5 * (cold_error + exact_error).sqrt()
+    assert (warm - exact).abs() > 5 * (warm_error + exact_error).sqrt()
+
+
+def test_relaxed_presence_is_biased(small_air):
+    project = Projections(small_air(max_objects=2, presence_prior=0.05))
+    exact = project.draw(MarginalELBO())
+    assert (z_scores(project.draw(ConcreteELBO(temperature=0.5)), exact) > 5).any()
+
+
+def test_a_temperature_that_is_annealed_comes_first(small_air):
+    air = small_air()
+    losses = []
+    for estimator, options in (
+        (ConcreteELBO(temperature=0.2), {}),
+        (ConcreteELBO(), {"temperature": torch.tensor(0.2)}),
+        (ConcreteELBO(), {}),
+    ):
+        pyro.set_rng_seed(1)
+        losses.append(estimator.loss(*air, **options))
+    assert losses[0] == pytest.approx(losses[1])
+    assert losses[0] != pytest.approx(losses[2])
+    with pytest.raises(ValueError, match="above 0"):
+        ConcreteELBO(temperature=0.0)
+
+
+@pytest.mark.parametrize("estimator_class", [MarginalELBO, ConcreteELBO])
+def test_draws_side_by_side_have_the_same_mean(small_air, estimator_class):
+    air = small_air(images=1)
+    many = air.images.repeat(300, 1, 1)
+    found = []
+    for side_by_side in (True, False):
+        estimator = estimator_class(4, vectorize_particles=side_by_side)
+        losses = [estimator.loss(air.model, air.guide, many) / 300 for _ in range(20)]
+        found.append(torch.tensor(losses))
+    error = ((found[0].var() + found[1].var()) / 20).sqrt()
+    assert (found[0].mean() - found[1].mean()).abs() < 5 * error
+
+
+def test_counts_of_draws_side_by_side(small_air):
+    air = small_air()
+    plate = pyro.plate("draws", 5, dim=-2)
+    counts = count_out(plate(air.model), plate(air.guide), (air.images,), analytic=False)
+    assert counts.log_q.shape == counts.log_likelihood.shape == (4, 5, 6)
+    assert all(value.shape == (4, 5, 6) for value in counts.kl.values())
+    torch.testing.assert_close(counts.log_q.logsumexp(0), torch.zeros(5, 6))
+    assert (counts.log_likelihood[1:].std(1) > 0).all()
+    torch.testing.assert_close(counts.log_likelihood[0].std(0), torch.zeros(6))
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_estimators_by_name(name):
+    assert type(make(name)) is ESTIMATORS[name]
+    assert make(name, 7).num_particles == 7
+    assert make(name).num_particles == (10 if name in ("iw", "rws") else 1)
+
+
+class Own(MarginalELBO):
+    """A user's."""
+
+
+class Stubborn(TraceGraphELBO):
+    """Takes no arguments."""
+
+    def __init__(self) -> None:
+        super().__init__()
+
+
+def test_a_users_own_estimator():
+    assert type(make(f"{__name__}:Own", 3)) is Own
+    assert type(make(f"{__name__}:Stubborn")) is Stubborn
+    assert type(make("pyro.infer:Trace_ELBO")) is Trace_ELBO
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("margnal", "not known: give marginal, tracegraph"),
+        ("no_such_module:Thing", "ModuleNotFoundError"),
+        ("math:nothing", "AttributeError"),
+        ("broken_estimators:Own", "ZeroDivisionError"),
+        ("math:pi", "no subclass of pyro.infer.ELBO"),
+        ("torch.nn:Module", "no subclass"),
+        ("pyro.infer:ELBO", "no subclass"),
+        (":", "cannot be imported"),
+    ],
+)
+def test_bad_estimators(name, words, tmp_path, monkeypatch):
+    (tmp_path / "broken_estimators.py").write_text("1 / 0")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(InputError) as caught:
+        make(name)
+    assert "\n" not in str(caught.value)
+    assert name in str(caught.value)
+    assert words in str(caught.value)
+    assert "broken_estimators" not in sys.modules
+
+
+def test_too_few_draws_are_named():
+    with pytest.raises(InputError, match=r"--estimator rws .* 2 or more"):
+        make("rws", 1)
+    with pytest.raises(InputError, match="Stubborn"):
+        make(f"{__name__}:Stubborn", 3)
+    assert math.isfinite(make("rws", 2).num_particles)
