@@ -116,7 +116,7 @@ class RecurrentGuide(PyroModule):
     .. math:: w(\omega) = \text{softmax}_a \Big( \omega_a
         - \frac{|c_a - c_{a^*}|^2}{2 r^2} \Big), \quad a^* = \text{argmax}_a \, \omega_a
 
-    with half the side of a prior's window for :math:`r`. The mean of a regression alone
+    with a quarter of the side of a prior's window for :math:`r`. The mean of a regression alone
     (``anchors=0``, as in the paper), or of all places, falls between two objects that are equally
     good to take first, and there it finds neither. Corrections are in units of the prior, spreads
     are no wider than it, and the state is bounded by a tanh: where an object is almost surely
@@ -142,7 +142,7 @@ class RecurrentGuide(PyroModule):
         *,
         hidden: int = 256,
         encoder_hidden: int = 400,
-        anchors: int = 6,
+        anchors: int = 9,
         baseline: nn.Module | None = None,
     ) -> None:
         super().__init__()
@@ -166,7 +166,7 @@ class RecurrentGuide(PyroModule):
         centres = torch.cartesian_prod(axis, axis).reshape(-1, 2)
         grid = torch.cat([0 * centres[:, :1], -model.where_loc[0].exp() * centres], dim=1)
         self.register_buffer("anchors", grid, persistent=False)
-        reach = torch.exp(-model.where_loc[0])
+        reach = 0.5 * torch.exp(-model.where_loc[0])
         distance = torch.cdist(centres, centres)
         self.register_buffer("far", distance.square() / (2 * reach**2), persistent=False)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import re
 from pathlib import Path
 
@@ -11,7 +12,11 @@ import torch
 
 from guides.air import ResidualGuide
 from pyro_models.air import AIR
+from tests.estimators.exact import Projections, z_scores
+from tests.test_train_air import SMALL
 from train.estimators import MarginalELBO, TraceGraphELBO
+from train.estimators.__main__ import BenchSettings
+from train.estimators.__main__ import main as bench
 
 BLOCKS = re.findall(
     r"```python\n(.*?)```", (Path(__file__).parents[1] / "README.md").read_text(), re.DOTALL
@@ -26,9 +31,37 @@ def test_what_air_finds_in_images():
     assert names["loss"] > 0
 
 
+def test_an_own_estimator_has_no_bias(small_air):
+    """And joins the bench: by name, as a module's class."""
+    names: dict = {}
+    exec(BLOCKS[1], names)
+    project = Projections(small_air(max_objects=2, presence_prior=0.05))
+    exact = project.draw(MarginalELBO())
+    assert (z_scores(project.draw(names["LeaveOneOutELBO"](), copies=50), exact) < 5).all()
+
+    # The mutation: presences that learn nothing from their cost.
+    unmarked = BLOCKS[1].replace('get("presence")', 'get("nothing")')
+    assert unmarked != BLOCKS[1]
+    exec(unmarked, names)
+    assert (z_scores(project.draw(names["LeaveOneOutELBO"](), copies=50), exact) > 5).any()
+
+
+def test_an_own_estimator_joins_the_bench(tmp_path, monkeypatch):
+    (tmp_path / "your_module.py").write_text(BLOCKS[1])
+    monkeypatch.syspath_prepend(tmp_path)
+    rows = ("marginal", "your_module:LeaveOneOutELBO")
+    bench(
+        BenchSettings(
+            **SMALL, draws=3, exact_draws=3, rounds=1, estimators=rows, run_dir=tmp_path / "bench"
+        )
+    )
+    with (tmp_path / "bench" / "gradients.csv").open(newline="") as file:
+        assert {row["estimator"] for row in csv.DictReader(file)} == set(rows)
+
+
 def test_another_likelihood():
     names = {"AIR": AIR, "dist": dist, "pyro": pyro}
-    exec(BLOCKS[1], names)
+    exec(BLOCKS[2], names)
     model = names["BernoulliAIR"]((20, 20), window_size=8, presence_prior=0.5)
     guide = ResidualGuide(model, hidden=16)
     images = torch.rand(5, 20, 20).round()

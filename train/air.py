@@ -45,9 +45,9 @@ class AIRSettings(EstimatorSettings, SceneSettings):
     """Whether a step sees what is left to explain, or the whole image as in the paper."""
     guide_hidden: Count = 256
     """Hidden units and state of the guide."""
-    anchors: Whole = 6
+    anchors: Whole = 9
     """Side of the grid of places that compete for a step; 0 for none, as in the paper."""
-    likelihood_scale: Positive = 0.5
+    likelihood_scale: Positive = 0.4
     """Standard deviation of a pixel given the objects."""
     presence_prior: Probability = 0.001
     """Prior probability of one more object."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 # Told apart by people who do not see red from green, and on black (Okabe and Ito, 2008).
 COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#CC79A7", "#D55E00", "#0072B2")
@@ -136,4 +138,82 @@ def gallery(rows: Mapping[str, np.ndarray]) -> Figure:
         row[0].set_ylabel(label, fontsize=9)
         for axis, image in zip(row, images, strict=True):
             picture(axis, image.clip(0, 1))
+    return figure
+
+
+def estimators(table: Sequence[Mapping[str, Any]]) -> Figure:
+    """Estimators of a gradient: bias, variance, time, and variance times time.
+
+    Args:
+        table: Rows of :func:`train.metrics.gradients.compare`.
+    """
+    names = list(dict.fromkeys(row["estimator"] for row in table))
+    groups = list(dict.fromkeys(row["group"] for row in table))
+    places = np.arange(len(names))[::-1]
+    panels = {
+        "variance": "gradient variance, nats²",
+        "bias_se": "bias, standard errors",
+        "milliseconds": "milliseconds a step",
+        "variance_time": "variance × time, nats² s",
+    }
+    figure = Figure(figsize=(13, 0.42 * len(names) + 1.7), layout="constrained")
+    axes = figure.subplots(1, len(panels), sharey=True)
+    for axis, (column, label) in zip(axes, panels.items(), strict=True):
+        for i, group in enumerate(groups):
+            if i and column != "variance":
+                continue
+            values = [row[column] for row in table if row["group"] == group]
+            style = {"marker": "s", "s": 46, "color": "black"} if group == "all" else {"s": 22}
+            colour = {} if group == "all" else {"color": COLOURS[i % len(COLOURS)]}
+            axis.scatter(values, places, label=group, zorder=3, **style, **colour)
+        axis.set(xscale="log", xlabel=label, yticks=places, ylim=(-0.6, len(names) - 0.4))
+        low, high = axis.get_xlim()
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 50 * low else (1,)))
+        axis.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axis.xaxis.set_minor_formatter(NullFormatter())
+        axis.grid(alpha=0.3)
+    axes[0].set_yticklabels(names)
+    # Where the distance of an unbiased mean lies, but for chance.
+    axes[1].axvline(1, color="0.5", linestyle="--", linewidth=1)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(groups), frameon=False)
+    return figure
+
+
+def races(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """Held-out ELBO and count accuracy over seconds of training, a line for each seed.
+
+    Args:
+        rows: Rows of :func:`train.metrics.races.race`.
+    """
+    names = list(dict.fromkeys(row["estimator"] for row in rows))
+    styles = ("-", "--", ":")
+    figure = Figure(figsize=(11, 4), layout="constrained")
+    axes = figure.subplots(1, 2)
+    for axis, (column, label) in zip(
+        axes,
+        {"elbo": "held-out ELBO, nats", "count_accuracy": "count accuracy"}.items(),
+        strict=True,
+    ):
+        for i, name in enumerate(names):
+            for seed in sorted({row["seed"] for row in rows}):
+                own = [row for row in rows if row["estimator"] == name and row["seed"] == seed]
+                own = [row for row in own if row[column] is not None]
+                axis.plot(
+                    [row["seconds"] for row in own],
+                    [row[column] for row in own],
+                    styles[i // len(COLOURS) % len(styles)],
+                    color=COLOURS[i % len(COLOURS)],
+                    marker="o",
+                    markersize=3,
+                    label=name if seed == 0 else None,
+                )
+        axis.set(xlabel="seconds of training", ylabel=label)
+        axis.grid(alpha=0.3)
+    values = [row["elbo"] for row in rows if row["elbo"] is not None]
+    if values:
+        # A run that fell apart would leave the others a line at the top.
+        low, high = np.quantile(values, 0.1), max(values)
+        axes[0].set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
     return figure

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import math
@@ -9,7 +10,7 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
@@ -19,7 +20,7 @@ import numpy as np
 import safetensors.torch
 import torch
 from matplotlib.figure import Figure
-from torch import nn
+from torch import Tensor, nn
 
 from train.settings import InputError, Settings, flag, require
 
@@ -243,6 +244,15 @@ class Run:
         path = self.directory / "figures" / f"{name}.png"
         write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=150))
 
+    def save_table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Writes ``NAME.csv``: a line for each row, its columns those of the first."""
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+        content = text.getvalue().encode()
+        write_atomically(self.directory / f"{name}.csv", lambda file: file.write(content))
+
     def finish(self, results: Mapping[str, Any]) -> dict[str, Any]:
         """Writes ``results.json``; returns what it holds."""
         results = {"method": self.method} | _plain(results)
@@ -293,6 +303,36 @@ class Run:
     def _write_json(self, name: str, content: Mapping[str, Any]) -> None:
         text = json.dumps(content, indent=2, allow_nan=False) + "\n"
         write_atomically(self.directory / name, lambda file: file.write(text.encode()))
+
+
+def read_run(directory: Path, method: str) -> tuple[dict[str, Any], dict[str, Tensor], int]:
+    """What a run has learnt: its settings, its weights by name, and the step that they are of.
+
+    Args:
+        directory: The run folder.
+        method: The method that it must be of.
+
+    Raises:
+        InputError: If it is not there or damaged, of another method, or has no weights yet.
+    """
+    path = directory / "config.json"
+    require(path.exists(), f"{directory} holds no run (there is no {path.name}): give a run folder")
+    try:
+        config = json.loads(path.read_text())
+        held, settings = config["method"], dict(config["settings"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is damaged: give another run folder") from error
+    require(held == method, f"{directory} holds a run of {held}, not of {method}: give another one")
+    path = directory / "model.safetensors"
+    require(path.exists(), f"{directory} has no checkpoint yet ({path.name}): give another run")
+    try:
+        weights = safetensors.torch.load_file(path)
+        with safetensors.safe_open(path, framework="pt") as file:
+            step = int(file.metadata()["step"])
+    # Whatever a damaged file makes safetensors raise.
+    except Exception as error:
+        raise InputError(f"{path} is damaged ({error}): give another run folder") from error
+    return settings, weights, step
 
 
 def _fresh(method: str) -> Path:

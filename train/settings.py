@@ -194,7 +194,9 @@ def _check(name: str, value: Any, hint: Any) -> None:
     if isinstance(hint, Range):
         require(hint.holds(value), f"{flag(name)} is {value}: give a number that is {hint}")
     elif isinstance(value, tuple) and get_origin(hint) is tuple:
-        for part, part_hint in zip(value, get_args(hint), strict=True):
+        hints = get_args(hint)
+        hints = hints[:1] * len(value) if hints[-1] is Ellipsis else hints
+        for part, part_hint in zip(value, hints, strict=True):
             _check(name, part, part_hint)
     elif value is not None and get_origin(hint) is not Literal:
         for part_hint in (*get_args(hint), *getattr(hint, "__metadata__", ())):
@@ -202,6 +204,29 @@ def _check(name: str, value: Any, hint: Any) -> None:
 
 
 S = TypeVar("S", bound=Settings)
+
+
+def restore(settings: type[S], values: Mapping[str, Any]) -> S:
+    """Settings from what ``config.json`` holds of them.
+
+    Args:
+        settings: The dataclass.
+        values: Values by name, as JSON has them; a name that is missing has its default.
+
+    Raises:
+        InputError: If a name is not known, or a value cannot be.
+    """
+    hints = get_type_hints(settings)
+    known = {field.name for field in fields(settings)}
+    plain = {}
+    for name, value in values.items():
+        require(name in known, f"config.json: {name} is no setting of this version's {settings}")
+        if isinstance(value, list):
+            value = tuple(value)
+        elif isinstance(value, str) and Path in (hints[name], *get_args(hints[name])):
+            value = Path(value)
+        plain[name] = value
+    return settings(**plain)
 
 
 def flag(name: str) -> str:

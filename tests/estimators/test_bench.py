@@ -1,0 +1,136 @@
+"""``python -m train.estimators``."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.data.refusals import refused
+from tests.test_train_air import SMALL, small
+from train import air
+from train.estimators.__main__ import BenchSettings, air_settings, assembled, main, row_settings
+from train.figures import races
+from train.metrics.races import evaluations
+from train.runs import Run, read_run
+from train.settings import InputError, command, restore
+
+FEW = {"draws": 3, "exact_draws": 4, "baseline_steps": 2, "rounds": 1}
+
+
+def bench(tmp_path: Path, **changes) -> BenchSettings:
+    return BenchSettings(**(SMALL | FEW | {"run_dir": tmp_path / "bench"} | changes))
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_every_estimator_has_a_row_a_figure_and_a_race(tmp_path):
+    settings = bench(tmp_path, training_seeds=2)
+    results = main(settings)
+    assert results["best"] in settings.estimators
+    table = rows(tmp_path / "bench" / "gradients.csv")
+    assert {row["estimator"] for row in table} == set(settings.estimators)
+    assert all(float(row["variance"]) >= 0 and float(row["milliseconds"]) > 0 for row in table)
+    raced = rows(tmp_path / "bench" / "training.csv")
+    assert [row["step"] for row in raced[:2]] == ["3", "6"]
+    assert {(row["estimator"], row["seed"]) for row in raced} == {
+        (name, seed) for name in settings.estimators for seed in "01"
+    }
+    assert all(row["final_iw_bound"] for row in raced if row["step"] == "6")
+    for name in ("gradients", "training"):
+        assert (tmp_path / "bench" / "figures" / f"{name}.png").stat().st_size > 10_000
+
+
+def test_the_same_weights_in_each_row_and_those_of_the_checkpoint(tmp_path):
+    air.main(small(tmp_path, steps=6, presence_prior_start=0.4, anneal_steps=12))
+    settings = bench(tmp_path, checkpoint=tmp_path / "run", estimators=("marginal", "tracegraph"))
+    results = main(settings)
+    assert results["step"] == 6
+    chosen, weights, step = air_settings(settings)
+    assert (step, chosen.guide_hidden, chosen.anneal_steps) == (6, 16, 12)
+    for row in ("marginal", "tracegraph+network"):
+        held = assembled(chosen, row, (50, 50), weights).state_dict()
+        for name, value in weights.items():
+            torch.testing.assert_close(held[name], value, rtol=0, atol=0)
+
+
+def test_draws_are_for_those_that_have_several(tmp_path):
+    settings, _, _ = air_settings(bench(tmp_path, particles=5))
+    assert row_settings(settings, "marginal").particles is None
+    assert row_settings(settings, "iw").particles == 5
+    assert row_settings(settings, "tracegraph+network").baseline == "network"
+
+
+def test_a_run_that_fell_apart_has_a_row_without_measures(tmp_path):
+    found = evaluations(Run(tmp_path / "none", "air"), "marginal", 3, {})
+    assert [(row["estimator"], row["seed"], row["elbo"]) for row in found] == [
+        ("marginal", 3, None)
+    ]
+    races(found)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--estimators", "margnal"], "--estimator margnal is not known"),
+        (["--estimators", "marginal+average"], "--baseline average is of no use"),
+        (["--estimators", "tracegraph+none_such"], "none_such is no baseline"),
+        (["--estimators", "rws", "--particles", "1"], "2 or more"),
+        (["--particles", "0"], "--particles is 0"),
+        (["--draws", "1"], "--draws is 1"),
+        (["--estimators", "math:pi"], "no subclass of pyro.infer.ELBO"),
+        (["--checkpoint", "nowhere"], "nowhere holds no run"),
+    ],
+)
+def test_bad_input(flags, words, tmp_path, capsys):
+    flags = [*flags, "--run-dir", str(tmp_path / "bench"), "--train-scenes", "10"]
+    with pytest.raises(SystemExit) as stop:
+        command(BenchSettings, main, flags)
+    assert stop.value.code == 2
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "bench").exists()
+
+
+def test_a_checkpoint_that_cannot_be_read(tmp_path):
+    run = tmp_path / "run"
+    air.main(small(tmp_path))
+    settings, weights, step = read_run(run, "air")
+    assert step == 6
+    assert restore(air.AIRSettings, settings) == replace(small(tmp_path), run_dir=run)
+    assert "model.decoder.0.weight" in weights
+
+    with refused("holds a run of air, not of icvae"):
+        read_run(run, "icvae")
+    with refused("no setting"):
+        restore(air.AIRSettings, settings | {"colour": "red"})
+    (run / "model.safetensors").write_bytes(b"not weights")
+    with refused("model.safetensors", "is damaged"):
+        read_run(run, "air")
+    (run / "model.safetensors").unlink()
+    with refused("has no checkpoint yet"):
+        read_run(run, "air")
+    (run / "config.json").write_text("{")
+    with refused("config.json", "is damaged"):
+        read_run(run, "air")
+
+
+@pytest.mark.parametrize("estimator", ["iw", "enum", "concrete", "rws"])
+def test_train_air_with_each(tmp_path, estimator):
+    start = 1.0 if estimator == "concrete" else None
+    results = air.main(small(tmp_path, estimator=estimator, temperature_start=start))
+    assert results["steps"] == 6
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").open()]
+    assert any("elbo" in line for line in lines)
+
+
+def test_an_unknown_estimator_makes_no_run(tmp_path):
+    with pytest.raises(InputError, match="--estimator nothing is not known"):
+        air.main(small(tmp_path, estimator="nothing"))
+    assert not (tmp_path / "run").exists()

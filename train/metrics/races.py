@@ -1,0 +1,71 @@
+"""Estimators in short training runs: what each second and each step brought."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from train import air
+from train.runs import Run
+from train.settings import InputError
+
+
+def race(run: Run, runs: Sequence[tuple[str, air.AIRSettings]], seeds: int) -> list[dict[str, Any]]:
+    """Trains AIR with each estimator and seed, in folders under ``training/``.
+
+    Runs that are there already are not made again. One that breaks, because its loss is no longer
+    finite, has its row without measures: that is a result too.
+
+    Args:
+        run: Where the runs go.
+        runs: For each estimator its name and the settings of its runs.
+        seeds: The number of seeds, from 0.
+
+    Returns:
+        A row for each evaluation: ``estimator``, ``seed``, ``step``, ``seconds`` of training so
+        far, ``count_accuracy`` and ``elbo`` on 1,000 held-out scenes; and at the last one
+        ``final_count_accuracy``, ``final_elbo`` and ``final_iw_bound``, on all of them.
+    """
+    rows: list[dict[str, Any]] = []
+    for seed in range(seeds):
+        for name, settings in runs:
+            directory = run.directory / "training" / f"{name.replace(':', '.')}-{seed}"
+            try:
+                if not (directory / "results.json").exists():
+                    air.main(replace(settings, seed=seed, run_dir=directory))
+                results = json.loads((directory / "results.json").read_text())
+            except InputError as error:
+                print(f"{name}, seed {seed}: {error}")
+                results = {}
+            rows += evaluations(Run(directory, "air"), name, seed, results)
+    return rows
+
+
+def evaluations(run: Run, name: str, seed: int, results: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows of one run: see :func:`race`."""
+    history = run.history()
+    if "held_out_elbo" not in history:
+        return [blank(name, seed, 0)]
+    steps, elbos = history["held_out_elbo"]
+    # Evaluations may fall between two lines of the log.
+    seconds = np.interp(steps, *history["train_seconds"])
+    # Own scenes may have no counts.
+    accuracies = history.get("held_out_count_accuracy", (steps, [None] * len(steps)))[1]
+    rows = [
+        blank(name, seed, int(step))
+        | {"seconds": float(time), "count_accuracy": accuracy, "elbo": float(elbo)}
+        for step, time, accuracy, elbo in zip(steps, seconds, accuracies, elbos, strict=True)
+    ]
+    rows[-1] |= {f"final_{key}": results.get(key) for key in ("count_accuracy", "elbo", "iw_bound")}
+    return rows
+
+
+def blank(name: str, seed: int, step: int) -> dict[str, Any]:
+    """A row without measures."""
+    measures = ("seconds", "count_accuracy", "elbo")
+    finals = ("final_count_accuracy", "final_elbo", "final_iw_bound")
+    return {"estimator": name, "seed": seed, "step": step} | dict.fromkeys(measures + finals)
