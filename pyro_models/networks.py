@@ -124,3 +124,82 @@ def boxes(z_where: Tensor, shape: tuple[int, int]) -> Tensor:
     corners = torch.cat([centres - inverse, centres + inverse], dim=-1)
     height, width = shape
     return (corners + 1) / 2 * corners.new_tensor([width, height, width, height])
+
+
+class Convolutions(nn.Sequential):
+    r"""Two strided convolutions and dense layers, from images to features.
+
+    Args:
+        shape: The images' height and width :math:`(H, W)`.
+        outputs: The number of output features.
+        hidden: The widths of the dense layers after the convolutions.
+        channels: The channels of the two convolutions.
+
+    Shape:
+        :math:`(*, H, W)` to :math:`(*, \text{outputs})`.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, int],
+        outputs: int,
+        hidden: Sequence[int] = (),
+        channels: tuple[int, int] = (32, 64),
+    ) -> None:
+        height, width = quarter(shape)
+        super().__init__(
+            nn.Conv2d(1, channels[0], 4, stride=2, padding=2),
+            nn.ReLU(),
+            nn.Conv2d(channels[0], channels[1], 4, stride=2, padding=1),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d((height, width)),
+            nn.Flatten(),
+            MLP(channels[1] * height * width, outputs, hidden),
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        batch = images.shape[:-2]
+        return super().forward(images.flatten(0, -3).unsqueeze(1)).unflatten(0, batch)
+
+
+class Deconvolutions(nn.Sequential):
+    r"""Dense layers and two transposed convolutions, from features to images.
+
+    Args:
+        inputs: The number of input features.
+        shape: The images' height and width :math:`(H, W)`.
+        hidden: The widths of the dense layers before the convolutions.
+        channels: The channels before each of the two.
+
+    Shape:
+        :math:`(*, \text{inputs})` to :math:`(*, H W)`.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        shape: tuple[int, int],
+        hidden: Sequence[int] = (),
+        channels: tuple[int, int] = (64, 32),
+    ) -> None:
+        height, width = quarter(shape)
+        super().__init__(
+            MLP(inputs, channels[0] * height * width, hidden),
+            nn.ReLU(),
+            nn.Unflatten(-1, (channels[0], height, width)),
+            nn.ConvTranspose2d(channels[0], channels[1], 4, stride=2, padding=1),
+            nn.ReLU(),
+            nn.ConvTranspose2d(channels[1], 1, 4, stride=2, padding=1),
+        )
+        self.shape = shape
+
+    def forward(self, features: Tensor) -> Tensor:
+        height, width = self.shape
+        images = super().forward(features.flatten(0, -2))
+        # The transposed convolutions make multiples of four.
+        return images[..., :height, :width].flatten(1).unflatten(0, features.shape[:-1])
+
+
+def quarter(shape: tuple[int, int]) -> tuple[int, int]:
+    """A quarter of a height and width, rounded up."""
+    return -(-shape[0] // 4), -(-shape[1] // 4)

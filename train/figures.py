@@ -217,3 +217,65 @@ def races(rows: Sequence[Mapping[str, Any]]) -> Figure:
         axes[0].set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
     return figure
+
+
+def codes(z: np.ndarray, labels: np.ndarray) -> Figure:
+    """Codes in two dimensions, coloured by what they are not to tell.
+
+    Args:
+        z: Codes, of shape (M, D); of more than two dimensions the first two principal components.
+        labels: Classes, of shape (M,), or quantities, of which the first column is taken.
+    """
+    name = "z"
+    if z.shape[1] > 2:
+        centred = z - z.mean(0)
+        z, name = centred @ np.linalg.svd(centred, full_matrices=False)[2][:2].T, "component"
+    z = np.pad(z, ((0, 0), (0, 2 - z.shape[1])))
+    classes = np.issubdtype(labels.dtype, np.integer)
+    labels = labels if labels.ndim == 1 else labels[:, 0]
+    figure = Figure(figsize=(6.2, 5.2), layout="constrained")
+    axis = figure.subplots()
+    points = axis.scatter(
+        *z.T, c=labels, s=4, linewidths=0, cmap="tab10" if classes else "viridis", rasterized=True
+    )
+    if classes:
+        axis.legend(
+            *points.legend_elements(num=None),
+            frameon=False,
+            loc="center left",
+            bbox_to_anchor=(1, 0.5),
+        )
+    else:
+        figure.colorbar(points, ax=axis, label="c")
+    axis.set(xlabel=f"{name} 1", ylabel=f"{name} 2", aspect="equal")
+    return figure
+
+
+def tradeoff(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """Leakage against reconstruction: a line for each term, points by their weights.
+
+    Args:
+        rows: For each run ``term``, ``weight``, ``z_dim``, ``leakage``, ``reconstruction_mse`` and
+            ``chance``.
+    """
+    sizes = sorted({row["z_dim"] for row in rows})
+    figure = Figure(figsize=(5.4 * len(sizes) + 1.2, 4.4), layout="constrained")
+    axes = figure.subplots(1, len(sizes), squeeze=False)[0]
+    terms = list(dict.fromkeys(row["term"] for row in rows))
+    for axis, size in zip(axes, sizes, strict=True):
+        for i, term in enumerate(terms):
+            own = [row for row in rows if row["term"] == term and row["z_dim"] == size]
+            own.sort(key=lambda row: row["weight"])
+            x = [row["reconstruction_mse"] for row in own]
+            y = [row["leakage"] for row in own]
+            line = "" if term in ("VAE", "CVAE") else "-"
+            axis.plot(x, y, f"o{line}", color=COLOURS[i % len(COLOURS)], label=term)
+            for row in own:
+                if line:
+                    place = (row["reconstruction_mse"], row["leakage"])
+                    axis.annotate(f" {row['weight']:g}", place, fontsize=7)
+        axis.axhline(rows[0]["chance"], color="0.5", linestyle="--", linewidth=1, label="chance")
+        axis.set(xlabel="squared error a pixel", ylabel="leakage", title=f"z of {size}")
+        axis.grid(alpha=0.3)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
+    return figure

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,7 +87,8 @@ class ELBOObjective(Objective):
         guide: Called like the model.
         estimator: Any ELBO of Pyro's with a ``differentiable_loss``, or one of
             :mod:`train.estimators`.
-        annealed: Keyword arguments of model and guide that change over the steps.
+        annealed: Keyword arguments of model and guide that change over the steps: functions of
+            the steps done, such as :class:`Anneal`.
         rates: Modules, parts of model or guide, with a learning rate of their own.
     """
 
@@ -97,7 +98,7 @@ class ELBOObjective(Objective):
         guide: nn.Module,
         estimator: ELBO,
         *,
-        annealed: Mapping[str, Anneal] | None = None,
+        annealed: Mapping[str, Callable[[Tensor], Tensor]] | None = None,
         rates: Sequence[tuple[nn.Module, float]] = (),
     ) -> None:
         super().__init__()

@@ -18,6 +18,7 @@ from train.estimators.concrete import ConcreteELBO
 from train.estimators.counts import Counts, count_out
 from train.estimators.enumerated import EnumELBO
 from train.estimators.marginal import ImportanceWeightedELBO, MarginalELBO, importance_weighted
+from train.estimators.meanfield import MeanFieldELBO
 from train.estimators.tracegraph import TraceGraphELBO
 from train.estimators.wake_sleep import ReweightedWakeSleepELBO
 from train.settings import InputError
@@ -30,6 +31,7 @@ __all__ = [
     "EnumELBO",
     "ImportanceWeightedELBO",
     "MarginalELBO",
+    "MeanFieldELBO",
     "ReweightedWakeSleepELBO",
     "TraceGraphELBO",
     "count_out",

@@ -1,0 +1,266 @@
+"""Guides for ICVAE: encoders whose codes are to say nothing about a known factor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, Literal
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro import poutine
+from pyro.distributions import TorchDistribution
+from pyro.nn import PyroModule
+from torch import Tensor, nn
+
+from pyro_models.icvae import ICVAE
+from pyro_models.networks import MLP, Convolutions
+
+Invariance = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+"""From z, mu, the log-variance and c of a batch to what z says too much, in nats for each datum."""
+
+
+class Encoder(PyroModule):
+    r"""A network from images, and :math:`c` if it is to see it, to two heads.
+
+    Args:
+        model: The model whose codes are inferred; its sizes are taken.
+        hidden: The widths of the dense layers.
+        network: ``"dense"``, or ``"conv"`` for convolutions before the dense layers.
+        sees_c: Whether the encoder is given :math:`c` beside the image.
+    """
+
+    def __init__(
+        self,
+        model: ICVAE,
+        *,
+        hidden: tuple[int, ...] = (512, 512),
+        network: Literal["dense", "conv"] = "dense",
+        sees_c: bool = False,
+    ) -> None:
+        super().__init__()
+        self.sees_c = sees_c
+        extra = model.c_dim if sees_c else 0
+        if network == "dense":
+            self.features: nn.Module = nn.Sequential(
+                nn.Flatten(), MLP(model.shape[0] * model.shape[1], hidden[0]), nn.Tanh()
+            )
+        else:
+            self.features = nn.Sequential(Convolutions(model.shape, hidden[0]), nn.Tanh())
+        self.heads = MLP(hidden[0] + extra, 2 * model.z_dim, hidden[1:], nn.Tanh)
+
+    def parts(self, images: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        r"""The outputs of the two heads, each of shape :math:`(B, D)`."""
+        features = self.features(images)
+        if self.sees_c:
+            features = torch.cat([features, c.to(features.dtype)], dim=-1)
+        first, second = self.heads(features).to(images.dtype).chunk(2, dim=-1)
+        return first, second
+
+
+class GaussianGuide(Encoder):
+    r"""A Gaussian encoder with a term for invariance.
+
+    .. math:: z \sim \mathcal{N}(\mu(x), \text{diag}(e^{l(x)})), \qquad |l| < 8
+
+    The term is a :func:`pyro.factor` in nats for each datum, of the batch that the guide is given;
+    so it stays when the model, the likelihood or the estimator is another one. A mean is not
+    bounded: with a prior of :math:`\mathcal{N}(0, I)` a tanh would keep codes out of its tails.
+
+    Args:
+        model: The model whose codes are inferred.
+        invariance: The term, one of :mod:`train.losses` or like them; ``None`` for a CVAE.
+        hidden: See :class:`Encoder`.
+        network: See :class:`Encoder`.
+        sees_c: See :class:`Encoder`.
+
+    References:
+        | Invariant Representations without Adversarial Training (Moyer et al., 2018)
+        | https://arxiv.org/abs/1805.09458
+    """
+
+    LIMIT = 8.0
+
+    def __init__(
+        self,
+        model: ICVAE,
+        invariance: Invariance | None = None,
+        *,
+        hidden: tuple[int, ...] = (512, 512),
+        network: Literal["dense", "conv"] = "dense",
+        sees_c: bool = False,
+    ) -> None:
+        super().__init__(model, hidden=hidden, network=network, sees_c=sees_c)
+        self.invariance = invariance
+
+    def forward(
+        self,
+        images: Tensor,
+        c: Tensor,
+        *,
+        beta: Tensor | float = 1.0,
+        reconstruction: Tensor | float = 1.0,
+        invariance: Tensor | float = 0.0,
+    ) -> Tensor:
+        r"""Draws the codes.
+
+        Args:
+            images: Images, of shape :math:`(B, H, W)`, in [0, 1].
+            c: The known factor, of shape :math:`(B, C)`.
+            beta: The weight of the code's log-probabilities in an objective.
+            reconstruction: The model's; a guide has no use for it.
+            invariance: The weight of the term for invariance.
+
+        Returns:
+            The codes, of shape :math:`(B, D)`.
+        """
+        mu, log_variance = self.encode(images, c)
+        with pyro.plate("images", len(images), device=images.device):
+            with poutine.scale(scale=beta):
+                z = pyro.sample("z", dist.Normal(mu, (0.5 * log_variance).exp()).to_event(1))
+            if self.invariance is not None:
+                term = self.invariance(z, mu, log_variance, c)
+                # Not as a scale, which Pyro wants above zero: a weight may start there.
+                pyro.factor("invariance", invariance * term, has_rsample=True)
+        return z
+
+    def encode(self, images: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        r"""Mean and log-variance of the codes, each of shape :math:`(B, D)`."""
+        mu, log_variance = self.parts(images, c)
+        return mu, self.LIMIT * (log_variance / self.LIMIT).tanh()
+
+    def mean(self, images: Tensor, c: Tensor) -> Tensor:
+        r"""The mean of each code, of shape :math:`(B, D)`."""
+        return self.encode(images, c)[0]
+
+    def draw(self, images: Tensor, c: Tensor) -> Tensor:
+        r"""One sample of each code, of shape :math:`(B, D)`."""
+        mu, log_variance = self.encode(images, c)
+        return mu + (0.5 * log_variance).exp() * torch.randn_like(mu)
+
+
+class Echo(TorchDistribution):
+    r"""The distribution of codes with Echo noise, known by one draw and its information.
+
+    Its log-probability is the log-ratio to the codes' own marginal, in the mean over the data
+    :math:`- \log S`: so an ELBO without a prior has the exact rate as its divergence.
+
+    Args:
+        f: Signals.
+        s: Gains, of the same shape, between 0 and 1.
+        noise: :math:`\varepsilon`, of the same shape.
+    """
+
+    arg_constraints: ClassVar = {}
+    has_rsample = True
+
+    def __init__(self, f: Tensor, s: Tensor, noise: Tensor) -> None:
+        self.f = f
+        self.s = s
+        self.noise = noise
+        super().__init__(f.shape, validate_args=False)
+
+    @property
+    def mean(self) -> Tensor:
+        """The draw: there is no other."""
+        return self.rsample()
+
+    def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        """The one draw, of shape ``batch_shape``."""
+        return (self.f + self.s * self.noise).expand(*sample_shape, *self.batch_shape)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        r""":math:`- \log S`, of the shape of the value."""
+        return -self.s.log().expand(value.shape)
+
+    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> Echo:
+        """The same with a larger batch shape."""
+        return Echo(*(part.expand(batch_shape) for part in (self.f, self.s, self.noise)))
+
+
+class EchoGuide(Encoder):
+    r"""An encoder with Echo noise, the information of whose codes is known exactly.
+
+    .. math:: z = f(x) + S(x) \, \varepsilon, \qquad
+        \varepsilon = \sum_{m = 1}^{M} \Big( \prod_{k < m} S(x_k) \Big) f(x_m), \qquad
+        I(x; z) = - \mathbb{E} \log |\det S(x)|
+
+    with :math:`x_1, \dots, x_M` other images of the batch, without replacement;
+    :math:`f = \tanh`, :math:`S = r \, \text{sigmoid}` diagonal. It needs a model without a prior:
+    the rate to the codes' own marginal takes its place, with the weight
+    :math:`\beta + \lambda`. The sum is cut after :math:`M` terms, so that what is left,
+    :math:`r^M`, is under float32's resolution at :math:`r = 0.8373` and :math:`M = 100`.
+
+    Args:
+        model: The model whose codes are inferred, made with ``prior=False``.
+        terms: The number :math:`M` of other images; a batch must have more.
+        limit: :math:`r`, below 1.
+        hidden: See :class:`Encoder`.
+        network: See :class:`Encoder`.
+        sees_c: See :class:`Encoder`.
+
+    Raises:
+        ValueError: If a batch has no more images than there are terms.
+
+    References:
+        | Exact Rate-Distortion in Autoencoders via Echo Noise (Brekelmans et al., 2019)
+        | https://arxiv.org/abs/1904.07199
+    """
+
+    def __init__(
+        self,
+        model: ICVAE,
+        *,
+        terms: int = 100,
+        limit: float = 0.8373,
+        hidden: tuple[int, ...] = (512, 512),
+        network: Literal["dense", "conv"] = "dense",
+        sees_c: bool = False,
+    ) -> None:
+        super().__init__(model, hidden=hidden, network=network, sees_c=sees_c)
+        self.terms = terms
+        self.limit = limit
+
+    def forward(
+        self,
+        images: Tensor,
+        c: Tensor,
+        *,
+        beta: Tensor | float = 1.0,
+        reconstruction: Tensor | float = 1.0,
+        invariance: Tensor | float = 0.0,
+    ) -> Tensor:
+        """Draws the codes; see :meth:`GaussianGuide.forward`."""
+        f, s = self.encode(images, c)
+        with (
+            pyro.plate("images", len(images), device=images.device),
+            poutine.scale(scale=beta + invariance),
+        ):
+            return pyro.sample("z", Echo(f, s, self.noise(f, s)).to_event(1))
+
+    def encode(self, images: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        r"""Signal :math:`f` and gain :math:`S` of the codes, each of shape :math:`(B, D)`."""
+        f, s = self.parts(images, c)
+        return f.tanh(), self.limit * s.sigmoid()
+
+    def noise(self, f: Tensor, s: Tensor) -> Tensor:
+        r"""The noise of each datum, made of the others', of shape :math:`(B, D)`."""
+        batch = len(f)
+        if batch <= self.terms:
+            raise ValueError(f"a batch of {batch} has not the {self.terms} others that Echo needs")
+        # Others in a random order: the rows' largest, but for the diagonal, are M of them.
+        order = torch.rand(batch, batch, device=f.device)
+        order.diagonal().fill_(-1.0)
+        others = order.topk(self.terms, dim=1).indices
+        gains = torch.cat([torch.ones_like(s).unsqueeze(1), s[others][:, :-1]], dim=1).cumprod(1)
+        return (gains * f[others]).sum(1)
+
+    def mean(self, images: Tensor, c: Tensor) -> Tensor:
+        r"""The mean of each code, of shape :math:`(B, D)`, with the batch's mean noise."""
+        f, s = self.encode(images, c)
+        return f + s * self.noise(f, s).mean(0)
+
+    def draw(self, images: Tensor, c: Tensor) -> Tensor:
+        r"""One sample of each code, of shape :math:`(B, D)`; the batch makes the noise."""
+        f, s = self.encode(images, c)
+        return f + s * self.noise(f, s)

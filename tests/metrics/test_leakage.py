@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from guides.icvae import EchoGuide, GaussianGuide
+from pyro_models.icvae import ICVAE
+from tests.data.refusals import refused
+from train.data.conditions import Condition
+from train.data.digits import Images
+from train.metrics.coding import Watch, encode, measure
+from train.metrics.leakage import leakage
+
+
+def rings(n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Two classes at two radii: nothing for a line, all for a network."""
+    labels = rng.integers(0, 2, n)
+    angles, radii = rng.uniform(0, 2 * np.pi, n), 1 + 2 * labels + 0.1 * rng.normal(size=n)
+    return np.stack([radii * np.cos(angles), radii * np.sin(angles)], 1), labels
+
+
+def test_what_a_line_cannot_read_a_network_can():
+    rng = np.random.default_rng(0)
+    found = leakage(rings(2_000, rng), rings(1_000, rng))
+    assert found.best > 0.98
+    assert found.linear < 0.6
+    assert set(found.scores) == {"linear", "mlp1", "mlp2", "mlp3"}
+    assert found.best == max(found.scores.values())
+
+
+def test_noise_gives_nothing_away():
+    rng = np.random.default_rng(0)
+    labels = rng.choice(3, size=3_000, p=[0.5, 0.3, 0.2])
+    codes = rng.normal(size=(3_000, 4))
+    found = leakage((codes[:2_000], labels[:2_000]), (codes[2_000:], labels[2_000:]))
+    assert found.chance == pytest.approx(np.mean(labels[2_000:] == 0))
+    error = (0.25 / 1_000) ** 0.5
+    assert found.best < found.chance + 5 * error
+
+
+@pytest.mark.parametrize("columns", [1, 2])
+def test_quantities_are_read_as_r2(columns):
+    rng = np.random.default_rng(0)
+    codes = rng.normal(size=(3_000, 3))
+    wanted = np.stack([codes[:, 0] ** 2, codes[:, 1] * codes[:, 2]], 1)[:, :columns]
+    wanted = wanted[:, 0] if columns == 1 else wanted
+    found = leakage((codes[:2_000], wanted[:2_000]), (codes[2_000:], wanted[2_000:]))
+    assert found.best > 0.8
+    assert found.linear < 0.1
+    assert found.chance == 0
+
+
+# Conditions
+
+
+def images(labels: torch.Tensor | None) -> Images:
+    n = 8 if labels is None else len(labels)
+    return Images(torch.zeros(n, 5, 5, dtype=torch.uint8), labels)
+
+
+def test_classes_are_one_hot():
+    data = images(torch.tensor([2, 0, 1, 2]))
+    condition = Condition.of(data, data)
+    assert condition.size == condition.classes == 3
+    assert condition(data.labels).tolist() == [[0, 0, 1], [1, 0, 0], [0, 1, 0], [0, 0, 1]]
+    assert condition.told(data, labels=False).shape == (4, 0)
+
+
+@pytest.mark.parametrize("shape", [(50,), (50, 2)])
+def test_quantities_are_standardised_by_the_training_split(shape):
+    train, held_out = images(5 + 3 * torch.randn(shape)), images(torch.full(shape, 5.0))
+    condition = Condition.of(train, held_out)
+    c = condition.told(train)
+    assert condition.classes == 0
+    assert c.shape == (50, condition.size)
+    torch.testing.assert_close(c.mean(0), torch.zeros(condition.size), atol=1e-5, rtol=0)
+    torch.testing.assert_close(c.std(0), torch.ones(condition.size))
+    wanted = (5 - train.labels.reshape(50, -1).mean(0)) / train.labels.reshape(50, -1).std(0)
+    torch.testing.assert_close(condition.told(held_out)[0], wanted)
+
+
+@pytest.mark.parametrize(
+    ("train", "held_out", "words"),
+    [
+        (None, None, "has no labels"),
+        (torch.zeros(4, dtype=torch.int64), torch.zeros(4, dtype=torch.int64), "a single class"),
+        (torch.tensor([0, 1, 0]), torch.tensor([0, 2]), "class 2 is held out whole"),
+        (torch.tensor([[1.0, 2], [1, 3]]), torch.tensor([[1.0, 2]]), "the same for every image"),
+    ],
+)
+def test_labels_that_will_not_do(train, held_out, words):
+    with refused(words):
+        Condition.of(images(train), images(held_out))
+
+
+# Codes
+
+
+def labelled(n: int) -> Images:
+    return Images(torch.randint(0, 256, (n, 8, 8), dtype=torch.uint8), torch.arange(n) % 3)
+
+
+def test_measures_of_codes():
+    data = labelled(230)
+    condition = Condition.of(data, data)
+    model = ICVAE((8, 8), 3, 2, hidden=(12, 12))
+    guide = GaussianGuide(model, hidden=(12, 12))
+    codes = encode(model, guide, data.images, condition.told(data), batch=50)
+    x, c = data.images / 255, condition.told(data)
+    mu, log_variance = guide.encode(x, c)
+    torch.testing.assert_close(codes.parameters, torch.cat([mu, log_variance], 1))
+    wanted = (model.decode(mu, c) - x).square().mean().item()
+    assert codes.reconstruction_mse == pytest.approx(wanted, rel=1e-5)
+    noise = (codes.sampled - mu) / (0.5 * log_variance).exp()
+    assert noise.mean().abs() < 5 / 460**0.5
+    assert (noise.std() - 1).abs() < 5 / 920**0.5
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "echo"])
+def test_a_watch_has_figures_and_measures(kind):
+    data = labelled(150)
+    condition = Condition.of(data, data)
+    model = ICVAE((8, 8), 3, 2, hidden=(12, 12), prior=kind == "gaussian")
+    guide = (
+        GaussianGuide(model, hidden=(12, 12))
+        if kind == "gaussian"
+        else EchoGuide(model, terms=20, hidden=(12, 12))
+    )
+    watch = Watch(model, guide, data, condition, labels=True)
+    assert set(watch.evaluate(1)) == {"held_out_elbo", "held_out_mse"}
+    assert {rows.shape for rows in watch.reconstructions().values()} == {(3, 8, 8)}
+    assert [rows.shape for rows in watch.swaps().values()] == [(4, 8, 8)] * 3
+    found = measure(watch, data)
+    assert all(0 <= getattr(found, name) <= 1 for name in ("leakage", "leakage_parameters"))
+    z, labels = watch.codes(100)
+    assert z.shape == (100, 2)
+    assert len(labels) == 100

@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+from torch.distributions import Independent, Normal, kl_divergence
+
+from train.losses import (
+    class_information,
+    gaussian_log_prob,
+    kolchinsky_tracey,
+    mean_pairwise,
+    pairwise_kl,
+)
+
+DOUBLE = {"dtype": torch.float64}
+
+
+def gaussians(n: int = 7, d: int = 3) -> tuple[Tensor, Tensor]:
+    return torch.randn(n, d, **DOUBLE), 2 * torch.randn(n, d, **DOUBLE)
+
+
+def normal(mu: Tensor, log_variance: Tensor) -> Independent:
+    return Independent(Normal(mu, (0.5 * log_variance).exp()), 1)
+
+
+def loop(mu: Tensor, log_variance: Tensor) -> Tensor:
+    """Each pair by PyTorch's own divergence."""
+    each = [normal(m, v) for m, v in zip(mu, log_variance, strict=True)]
+    return torch.stack([torch.stack([kl_divergence(q, p) for p in each]) for q in each])
+
+
+def test_pairwise_is_a_loop_over_pairs():
+    mu, log_variance = gaussians()
+    torch.testing.assert_close(pairwise_kl(mu, log_variance), loop(mu, log_variance))
+
+
+def test_pairwise_has_the_right_sign_and_a_zero_diagonal():
+    """The seed's has the log-determinant the wrong way round: entries below zero."""
+    mu, log_variance = gaussians(40)
+    found = pairwise_kl(mu, log_variance)
+    assert (found >= 0).all()
+    assert not found.diagonal().any()
+    difference = (log_variance.unsqueeze(1) - log_variance).sum(-1)
+    flipped = found + difference
+    assert (flipped < -1).any()
+    # It is right in the mean all the same, which hides it.
+    torch.testing.assert_close(flipped.mean(), found.mean())
+
+
+def test_pairwise_is_exact_in_single_precision():
+    """Far from the origin and close together, where an expanded square cancels."""
+    mu, log_variance = 1_000 + 0.01 * torch.randn(20, 4), torch.full((20, 4), -2.0)
+    wanted = loop(mu.double(), log_variance.double())
+    found = pairwise_kl(mu, log_variance).double()
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-9)
+    # The mutation: the square expanded.
+    precision = (-log_variance).exp()
+    cross = (mu * precision) @ mu.T
+    expanded = 0.5 * ((mu**2 * precision).sum(1)[:, None] + (mu**2 * precision).sum(1) - 2 * cross)
+    assert (expanded.double() - wanted).abs().max() > 10 * wanted.max()
+
+    # Log-variances that hardly differ: exp(r) - 1 - r.
+    mu, log_variance = torch.zeros(20, 4), 1e-4 * torch.randn(20, 4)
+    wanted = loop(mu.double(), log_variance.double())
+    found = pairwise_kl(mu, log_variance).double()
+    assert (found - wanted).abs().max() < 0.02 * wanted.max()
+
+
+def test_mean_pairwise_leaves_the_diagonal_out():
+    mu, log_variance = gaussians()
+    pairs = loop(mu, log_variance)
+    wanted = [sum(pairs[i, j] for j in range(7) if j != i) / 6 for i in range(7)]
+    torch.testing.assert_close(mean_pairwise(mu, log_variance), torch.stack(wanted))
+
+
+def test_kolchinsky_tracey_is_its_formula_and_stops_at_log_b():
+    mu, log_variance = gaussians()
+    pairs = loop(mu, log_variance)
+    wanted = [-sum((-pairs[i, j]).exp() for j in range(7)).log() + math.log(7) for i in range(7)]
+    torch.testing.assert_close(kolchinsky_tracey(mu, log_variance), torch.stack(wanted))
+    far = kolchinsky_tracey(1e3 * mu, log_variance)
+    torch.testing.assert_close(far, torch.full((7,), math.log(7), **DOUBLE))
+
+
+def test_bounds_are_above_the_truth_and_in_order():
+    """In one dimension KL(q_i || q) is a quadrature away."""
+    mu, log_variance = torch.tensor([[-1.0], [0.2], [1.5]], **DOUBLE), torch.zeros(3, 1, **DOUBLE)
+    grid = torch.linspace(-12, 12, 20_001, **DOUBLE).unsqueeze(1)
+    log_q = gaussian_log_prob(grid, mu, log_variance)
+    mixture = log_q.logsumexp(1, keepdim=True) - math.log(3)
+    truth = torch.trapezoid(log_q.exp() * (log_q - mixture), grid[:, 0], dim=0)
+    tight, loose = kolchinsky_tracey(mu, log_variance), mean_pairwise(mu, log_variance)
+    assert (truth.mean() < tight.mean()).item()
+    assert (tight.mean() < loose.mean()).item()
+
+
+def test_densities_are_pytorchs():
+    mu, log_variance = gaussians()
+    z = torch.randn(5, 3, **DOUBLE)
+    wanted = torch.stack([normal(mu, log_variance).log_prob(row) for row in z])
+    torch.testing.assert_close(gaussian_log_prob(z, mu, log_variance), wanted)
+
+
+def test_class_information_is_its_formula():
+    mu, log_variance = gaussians()
+    z = mu + torch.randn_like(mu)
+    labels = torch.tensor([0, 1, 0, 2, 1, 0, 2])
+    q = gaussian_log_prob(z, mu, log_variance).exp()
+    wanted = []
+    for i in range(7):
+        same = [j for j in range(7) if labels[j] == labels[i]]
+        within = sum(q[i, j] for j in same) / len(same)
+        wanted.append((within / (sum(q[i]) / 7)).log())
+    c = torch.nn.functional.one_hot(labels)
+    found = class_information(z, mu, log_variance, c.to(z))
+    torch.testing.assert_close(found, torch.stack(wanted))
+    # The mutation: without i itself the value has no floor.
+    alone = torch.tensor([[0.0], [50.0]], **DOUBLE)
+    c = torch.eye(2, **DOUBLE)
+    assert class_information(alone, alone, 0 * alone, c).min() > -math.log(2) - 1e-9
+
+
+@pytest.mark.parametrize(("distance", "wanted"), [(0.0, 0.0), (60.0, math.log(2))])
+def test_class_information_of_known_cases(distance, wanted):
+    """Two classes on one spot tell nothing; two far apart tell all there is: log 2."""
+    n = 400
+    labels = torch.arange(n) % 2
+    mu = (distance * labels).double().unsqueeze(1)
+    z = mu + torch.randn(n, 1, **DOUBLE)
+    c = torch.nn.functional.one_hot(labels).double()
+    found = class_information(z, mu, torch.zeros_like(mu), c)
+    torch.testing.assert_close(found.mean(), torch.tensor(wanted, **DOUBLE), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("term", [mean_pairwise, kolchinsky_tracey])
+def test_gradients_are_finite_everywhere(term):
+    mu = torch.zeros(6, 3, requires_grad=True)
+    log_variance = torch.tensor([-8.0, 8, -8, 8, 0, 0]).repeat(3, 1).T.clone().requires_grad_()
+    for gradient in torch.autograd.grad(term(mu, log_variance).mean(), [mu, log_variance]):
+        assert gradient.isfinite().all()

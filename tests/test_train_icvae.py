@@ -1,0 +1,171 @@
+"""``python -m train.icvae``: its files, its refusals, and that it keeps classes out of codes."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from train.icvae import ICVAESettings, main
+from train.settings import command
+
+SMALL = {
+    "steps": 6,
+    "log_every": 2,
+    "eval_every": 3,
+    "checkpoint_every": 3,
+    "batch_size": 32,
+    "hidden": (16, 16),
+    "device": "cpu",
+}
+KEYS = {
+    "method",
+    "steps",
+    "train_seconds",
+    "examples_per_second",
+    "device",
+    "reconstruction_mse",
+    "elbo",
+    "leakage",
+    "leakage_linear",
+    "leakage_parameters",
+    "chance",
+}
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    """A person's own few images, with classes."""
+    return saved(tmp_path / "own.npz", labels=np.arange(200) % 3)
+
+
+def saved(path: Path, **arrays: Any) -> Path:
+    images = np.random.default_rng(0).integers(0, 256, (200, 9, 8), dtype=np.uint8)
+    np.savez(path, **({"images": images} | arrays))
+    return path
+
+
+def small(tmp_path: Path, data: Path, **changes: Any) -> ICVAESettings:
+    settings = SMALL | {"run_dir": tmp_path / "run", "data": str(data), "echo_terms": 20}
+    return ICVAESettings(**(settings | changes))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"invariance": "none", "condition": "none"},
+        {"invariance": "pairwise", "weight_start": 0.0, "encoder_sees_labels": True},
+        {"invariance": "kt", "network": "conv", "likelihood": "bernoulli", "z_dim": 5},
+        {"invariance": "echo", "beta_start": 0.5},
+    ],
+)
+def test_a_run_leaves_its_files(tmp_path, own, changes):
+    main(small(tmp_path, own, **changes))
+    run = tmp_path / "run"
+    results = json.loads((run / "results.json").read_text())
+    assert set(results) == KEYS
+    assert results["method"] == "icvae"
+    assert results["chance"] == pytest.approx(1 / 3, abs=0.02)
+    figures = {path.stem for path in (run / "figures").glob("*.png")}
+    told = changes.get("condition") != "none"
+    assert figures == {"reconstructions", "codes", "curves"} | ({"swaps"} if told else set())
+
+
+def test_a_resumed_run_is_the_same(tmp_path, own):
+    whole = main(small(tmp_path, own))
+    main(small(tmp_path, own, run_dir=tmp_path / "parts", steps=3, decay="none"))
+    straight = main(small(tmp_path, own, run_dir=tmp_path / "straight", decay="none"))
+    resumed = small(tmp_path, own, run_dir=tmp_path / "parts", decay="none", resume=True)
+    timed = ("train_seconds", "examples_per_second")
+    found = main(resumed)
+    assert {k: v for k, v in found.items() if k not in timed} == {
+        k: v for k, v in straight.items() if k not in timed
+    }
+    assert whole["elbo"] != straight["elbo"]
+
+
+@pytest.mark.parametrize("shape", [(200,), (200, 2)])
+def test_quantities_as_condition(tmp_path, shape):
+    data = saved(tmp_path / "own.npz", labels=np.random.default_rng(1).normal(size=shape))
+    results = main(small(tmp_path, data, invariance="pairwise"))
+    assert results["chance"] == 0
+    assert results["leakage"] <= 1
+
+
+def test_a_sweep_has_a_table_and_a_figure(tmp_path, own):
+    main(small(tmp_path, own, sweep=(0.0, 2.0)))
+    run = tmp_path / "run"
+    with (run / "tradeoff.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["term"], row["weight"]) for row in rows] == [
+        ("VAE", "0.0"),
+        ("CVAE", "0.0"),
+        ("direct", "0.0"),
+        ("direct", "2.0"),
+    ]
+    assert (run / "figures" / "tradeoff.png").stat().st_size > 10_000
+    assert (run / "runs" / "direct-2" / "results.json").exists()
+
+
+def test_classes_are_kept_out_of_codes(tmp_path):
+    """A short real run: with the term an adversary reads less than without."""
+    short = {"steps": 400, "batch_size": 128, "hidden": (128, 128), "eval_every": 400}
+    found = {}
+    for weight in (0.0, 10.0):
+        settings = ICVAESettings(
+            **(SMALL | short), weight=weight, run_dir=tmp_path / str(weight), beta=0.1
+        )
+        found[weight] = main(settings)
+    assert found[10.0]["leakage"] < found[0.0]["leakage"] - 0.05
+    assert found[10.0]["leakage"] < 0.25
+    assert found[10.0]["reconstruction_mse"] < 0.06
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--batch-size", "1"], "--batch-size 1: --invariance direct"),
+        (["--invariance", "echo", "--batch-size", "64"], "--echo-terms 100"),
+        (["--condition", "none"], "nothing for --invariance direct to keep out"),
+        (["--weight", "-1"], "--weight is -1"),
+        (["--z-dim", "0"], "--z-dim is 0"),
+        (["--sweep", "1", "--resume", "--run-dir", "x"], "leave --resume out"),
+    ],
+)
+def test_bad_flags(flags, words, capsys):
+    refused(flags, words, capsys)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "words"),
+    [
+        ({}, "has no labels"),
+        ({"labels": np.zeros(200, dtype=int)}, "a single class"),
+        ({"labels": np.arange(100) % 3}, "labels"),
+        ({"labels": np.full(200, np.nan)}, "labels"),
+    ],
+)
+def test_bad_labels(tmp_path, arrays, words, capsys):
+    data = saved(tmp_path / "own.npz", **arrays)
+    refused(["--data", str(data), "--run-dir", str(tmp_path / "run")], words, capsys)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_direct_term_needs_classes(tmp_path, capsys):
+    data = saved(tmp_path / "own.npz", labels=np.random.default_rng(1).normal(size=200))
+    refused(["--data", str(data), "--run-dir", str(tmp_path / "run")], "needs classes", capsys)
+    assert not (tmp_path / "run").exists()
+
+
+def refused(flags: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        command(ICVAESettings, main, flags)
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert error.count("\n") == 1

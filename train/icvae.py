@@ -1,0 +1,145 @@
+"""Trains ICVAE, codes that say nothing about a known factor: ``python -m train.icvae``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from train.settings import Count, ELBOSettings, NonNegative, Positive, command, require
+
+if TYPE_CHECKING:
+    from pyro_models.icvae import ICVAE
+    from train.metrics.coding import Guide
+    from train.objective import ELBOObjective
+
+
+@dataclass(frozen=True)
+class ICVAESettings(ELBOSettings):
+    """Train ICVAE: a conditional autoencoder whose codes say nothing about the condition."""
+
+    steps: Count = 6_000
+    batch_size: Count = 256
+    learning_rate: Positive = 1e-3
+    decay: Literal["none", "cosine"] = "cosine"
+    beta: Positive = 0.1
+    z_dim: Count = 2
+    """Size of the code."""
+    condition: Literal["labels", "none"] = "labels"
+    """What the decoder is told: the labels, or nothing, which makes it a VAE."""
+    invariance: Literal["none", "pairwise", "kt", "direct", "echo"] = "direct"
+    """Term that keeps labels out of codes: none (a CVAE), the mean pairwise KL, Kolchinsky and
+    Tracey's bound, the information between code and class, or Echo noise with its exact rate."""
+    weight: NonNegative = 10.0
+    """Weight of that term; with pairwise, kt and echo 1 + weight is the reconstruction's."""
+    weight_start: NonNegative | None = None
+    """Where it starts when it is annealed over --anneal-steps; None for no annealing."""
+    network: Literal["dense", "conv"] = "dense"
+    """Dense layers, or convolutions before (in the decoder after) them."""
+    hidden: tuple[Count, ...] = (512, 512)
+    """Widths of the dense layers."""
+    encoder_sees_labels: bool = False
+    """Give the encoder the labels too."""
+    likelihood: Literal["normal", "bernoulli"] = "normal"
+    """Distribution of a pixel."""
+    likelihood_scale: Positive = 0.5**0.5
+    """Standard deviation of a Normal pixel; the default is the squared error."""
+    echo_terms: Count = 100
+    """Other images that make an image's Echo noise; a batch needs more."""
+    sweep: tuple[NonNegative, ...] = ()
+    """Weights to train with, one run each, beside a VAE and a CVAE; a table and a figure."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        bound = self.invariance in ("pairwise", "kt", "direct")
+        require(
+            not bound or self.batch_size > 1,
+            f"--batch-size 1: --invariance {self.invariance} compares images of a batch: give more",
+        )
+        require(
+            self.invariance != "echo" or self.batch_size > self.echo_terms,
+            f"--batch-size {self.batch_size} is too small for --echo-terms {self.echo_terms}: "
+            "Echo's noise is made of that many others",
+        )
+        require(
+            self.condition == "labels" or self.invariance == "none",
+            f"--condition none: there is nothing for --invariance {self.invariance} to keep out",
+        )
+        require(not (self.sweep and self.resume), "--sweep goes on by itself: leave --resume out")
+
+
+def build(settings: ICVAESettings, shape: tuple[int, int], c_dim: int) -> tuple[ICVAE, Guide]:
+    """The model and guide of the settings."""
+    from guides.icvae import EchoGuide, GaussianGuide
+    from pyro_models.icvae import ICVAE
+    from train import losses
+
+    sizes = {"hidden": settings.hidden, "network": settings.network}
+    model = ICVAE(
+        shape,
+        c_dim,
+        settings.z_dim,
+        **sizes,
+        likelihood=settings.likelihood,
+        likelihood_scale=settings.likelihood_scale,
+        prior=settings.invariance != "echo",
+    )
+    sizes["sees_c"] = settings.encoder_sees_labels
+    if settings.invariance == "echo":
+        return model, EchoGuide(model, terms=settings.echo_terms, **sizes)
+    return model, GaussianGuide(model, losses.INVARIANCES[settings.invariance], **sizes)
+
+
+def assemble(settings: ICVAESettings, model: ICVAE, guide: Guide) -> ELBOObjective:
+    """The objective of the settings."""
+    from train.estimators import MeanFieldELBO
+    from train.objective import ELBOObjective, schedule
+
+    annealed = schedule(settings, "beta", "weight")
+    weight = annealed.pop("weight")
+    if settings.invariance != "none":
+        annealed["invariance"] = weight
+    if settings.invariance in ("pairwise", "kt", "echo"):
+        # From I(z; c) <= I(z; x) - H(x | c) - E log p(x | z, c): see losses.
+        annealed["reconstruction"] = lambda step: 1 + weight(step)
+    return ELBOObjective(model, guide, MeanFieldELBO(), annealed=annealed)
+
+
+def main(settings: ICVAESettings) -> dict[str, Any]:
+    """Data, objective, loop, measures, figures."""
+    from train import figures, runtime, sweeps
+    from train.data import digits
+    from train.data.batches import Batches
+    from train.data.conditions import Condition
+    from train.loop import fit
+    from train.metrics.coding import Watch, measure
+    from train.runs import Run
+
+    if settings.sweep:
+        return sweeps.icvae(settings, main)
+    device = runtime.setup(settings)
+    data = digits.load(settings.data, settings.data_dir, settings.evaluate_on)
+    condition = Condition.of(*data)
+    require(
+        condition.classes > 0 or settings.invariance != "direct",
+        "--invariance direct needs classes, but the labels are quantities: give another one",
+    )
+    told = condition.told(data.train, settings.condition == "labels")
+    model, guide = build(settings, tuple(data.train.images.shape[1:]), told.shape[1])
+    objective = assemble(settings, model, guide).to(device)
+    batches = Batches((data.train.images, told), settings.batch_size, settings.seed, device)
+    run = Run.create(settings, "icvae")
+
+    watch = Watch(model, guide, data.held_out, condition, settings.condition == "labels")
+    fitted = fit(objective, batches, run, settings, device, evaluate=watch.evaluate)
+
+    found = measure(watch, data.train, settings.seed)
+    run.save_figure("reconstructions", figures.gallery(watch.reconstructions()))
+    if condition.classes and settings.condition == "labels":
+        run.save_figure("swaps", figures.gallery(watch.swaps()))
+    run.save_figure("codes", figures.codes(*watch.codes()))
+    run.save_figure("curves", figures.curves(run.history(), watch.PANELS))
+    return run.finish(fitted._asdict() | found._asdict())
+
+
+if __name__ == "__main__":
+    command(ICVAESettings, main)
