@@ -265,11 +265,7 @@ class Run:
         """Raises :class:`InputError` unless the folder holds a run of these settings."""
         path = self.directory / "config.json"
         require(path.exists(), f"--resume: there is no run in {self.directory}; leave --resume out")
-        try:
-            held = json.loads(path.read_text())
-            method, settings = held["method"], dict(held["settings"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path} is damaged: start the run anew in another folder") from error
+        method, settings = _read_config(path)
         require(
             method == self.method,
             f"--run-dir {self.directory} holds a run of {method}, not of {self.method}: "
@@ -317,11 +313,7 @@ def read_run(directory: Path, method: str) -> tuple[dict[str, Any], dict[str, Te
     """
     path = directory / "config.json"
     require(path.exists(), f"{directory} holds no run (there is no {path.name}): give a run folder")
-    try:
-        config = json.loads(path.read_text())
-        held, settings = config["method"], dict(config["settings"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} is damaged: give another run folder") from error
+    held, settings = _read_config(path)
     require(held == method, f"{directory} holds a run of {held}, not of {method}: give another one")
     path = directory / "model.safetensors"
     require(path.exists(), f"{directory} has no checkpoint yet ({path.name}): give another run")
@@ -333,6 +325,15 @@ def read_run(directory: Path, method: str) -> tuple[dict[str, Any], dict[str, Te
     except Exception as error:
         raise InputError(f"{path} is damaged ({error}): give another run folder") from error
     return settings, weights, step
+
+
+def _read_config(path: Path) -> tuple[str, dict[str, Any]]:
+    """The method and settings that ``config.json`` names."""
+    try:
+        config = json.loads(path.read_text())
+        return config["method"], dict(config["settings"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is damaged: use another run folder") from error
 
 
 def _fresh(method: str) -> Path:

@@ -452,10 +452,10 @@ def test_a_batch_of_one(small_air, guide_class, estimator_class, baseline):
 def test_svi_learns(small_air, estimator_class, guide_class, baseline):
     air = small_air(guide_class, baseline=BASELINES[baseline](), max_objects=2)
     before = {name: weight.detach().clone() for name, weight in parameters(air).items()}
-    optimiser = pyro.optim.Adam({"lr": 0.02})
+    optimiser = pyro.optim.Adam({"lr": 0.01})
     svi = SVI(air.model, air.guide, optimiser, loss=estimator_class())
     images = air.images.repeat(8, 1, 1)
-    losses = torch.tensor([svi.step(images) for _ in range(50)])
+    losses = torch.tensor([svi.step(images) for _ in range(100)])
     spread = losses[-10:].std()
     assert losses[-10:].mean() < losses[:10].mean() - 5 * spread / 10**0.5
     for name, weight in parameters(air).items():
