@@ -1,0 +1,117 @@
+"""What a step of ICVAE costs beside a plain PyTorch loop over a DataLoader, in one run.
+
+    python benchmarks/icvae_step.py
+
+The loop is what a tutorial has: a dataset of float images and labels, a shuffling DataLoader, the
+same networks, Adam, and the mean pairwise KL from PyTorch's own distributions.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+from torch.distributions import Normal, kl_divergence
+from torch.utils.data import DataLoader, Dataset
+
+from pyro_models.networks import MLP
+from train.data.batches import Batches
+from train.icvae import ICVAESettings, assemble, build
+from train.loop import Stepper
+
+
+class Digits(Dataset):
+    """One image and its label at a time, as a tutorial's dataset."""
+
+    def __init__(self, images: Tensor, labels: Tensor) -> None:
+        self.images = images
+        self.labels = labels
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
+        return self.images[i].float() / 255, self.labels[i]
+
+
+def plain(images: Tensor, labels: Tensor, settings: ICVAESettings) -> Callable[[int], object]:
+    """A step of the plain loop."""
+    encoder = MLP(784, 2 * settings.z_dim, settings.hidden, torch.nn.Tanh)
+    decoder = MLP(settings.z_dim + 10, 784, settings.hidden, torch.nn.Tanh)
+    weights = [*encoder.parameters(), *decoder.parameters()]
+    optimiser = torch.optim.Adam(weights, settings.learning_rate)
+
+    def epochs() -> Iterator[tuple[Tensor, Tensor]]:
+        loader = DataLoader(
+            Digits(images, labels), settings.batch_size, shuffle=True, drop_last=True
+        )
+        while True:
+            yield from loader
+
+    batches = epochs()
+
+    def step(_: int) -> float:
+        x, y = next(batches)
+        c = torch.nn.functional.one_hot(y, 10).float()
+        mu, log_variance = encoder(x.flatten(1)).chunk(2, dim=1)
+        q = Normal(mu, (0.5 * log_variance).exp())
+        out = decoder(torch.cat([q.rsample(), c], dim=1))
+        error = (out - x.flatten(1)).square().sum(1).mean()
+        kl = kl_divergence(q, Normal(torch.zeros_like(mu), torch.ones_like(mu))).sum(1).mean()
+        rows = Normal(q.loc.unsqueeze(1), q.scale.unsqueeze(1))
+        pairs = kl_divergence(rows, Normal(q.loc, q.scale)).sum(-1).mean()
+        loss = (1 + settings.weight) * error + settings.beta * kl + settings.weight * pairs
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        return loss.item()
+
+    return step
+
+
+def ours(images: Tensor, labels: Tensor, settings: ICVAESettings) -> Callable[[int], object]:
+    """A step of ``python -m train.icvae``."""
+    told = torch.nn.functional.one_hot(labels, 10).float()
+    batches = Batches((images, told), settings.batch_size, 0, "cpu")
+    model, guide = build(settings, (28, 28), 10)
+    stepper = Stepper(assemble(settings, model, guide), settings, torch.device("cpu"))
+    return lambda step: stepper(batches(step), step)
+
+
+def main() -> None:
+    """Times the steps in turn and prints a table in Markdown."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=8, help="rounds of 30 steps of each")
+    rounds = parser.parse_args().rounds
+    torch.manual_seed(0)
+    images = torch.randint(0, 256, (60_000, 28, 28), dtype=torch.uint8)
+    labels = torch.randint(0, 10, (60_000,))
+    settings = ICVAESettings(invariance="pairwise", weight=1.0)
+    steps = {
+        "plain PyTorch with a DataLoader (reference)": plain(images, labels, settings),
+        "train.icvae, pairwise": ours(images, labels, settings),
+        "train.icvae, direct": ours(images, labels, ICVAESettings()),
+    }
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for turn in range(rounds + 1):
+        for name, step in steps.items():
+            start = time.perf_counter()
+            for i in range(30):
+                step(i)
+            if turn:
+                times[name].append((time.perf_counter() - start) / 30 * 1e3)
+    base = next(iter(times.values()))
+    print(f"| step of {settings.batch_size} images | ms, median | images a second beside it |")
+    print("| --- | --- | --- |")
+    for name, taken in times.items():
+        # Pair by pair: the machine's speed drifts.
+        ratio = statistics.median(b / a for a, b in zip(taken, base, strict=True))
+        print(f"| {name} | {statistics.median(taken):.1f} | {ratio:.2f} times |")
+
+
+if __name__ == "__main__":
+    main()
