@@ -134,6 +134,7 @@ def test_classes_are_kept_out_of_codes(tmp_path):
         (["--condition", "none"], "nothing for --invariance direct to keep out"),
         (["--weight", "-1"], "--weight is -1"),
         (["--z-dim", "0"], "--z-dim is 0"),
+        (["--hidden"], "--hidden is empty"),
         (["--sweep", "1", "--resume", "--run-dir", "x"], "leave --resume out"),
     ],
 )
@@ -160,6 +161,11 @@ def test_the_direct_term_needs_classes(tmp_path, capsys):
     data = saved(tmp_path / "own.npz", labels=np.random.default_rng(1).normal(size=200))
     refused(["--data", str(data), "--run-dir", str(tmp_path / "run")], "needs classes", capsys)
     assert not (tmp_path / "run").exists()
+
+
+def test_too_few_images_for_echo(tmp_path, own, capsys):
+    flags = ["--data", str(own), "--run-dir", str(tmp_path / "run"), "--invariance", "echo"]
+    refused(flags, "only 40 images are held out", capsys)
 
 
 def refused(flags: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:

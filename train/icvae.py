@@ -64,6 +64,7 @@ class ICVAESettings(ELBOSettings):
             self.condition == "labels" or self.invariance == "none",
             f"--condition none: there is nothing for --invariance {self.invariance} to keep out",
         )
+        require(bool(self.hidden), "--hidden is empty: give at least one width")
         require(not (self.sweep and self.resume), "--sweep goes on by itself: leave --resume out")
 
 
@@ -99,7 +100,6 @@ def assemble(settings: ICVAESettings, model: ICVAE, guide: Guide) -> ELBOObjecti
     if settings.invariance != "none":
         annealed["invariance"] = weight
     if settings.invariance in ("pairwise", "kt", "echo"):
-        # From I(z; c) <= I(z; x) - H(x | c) - E log p(x | z, c): see losses.
         annealed["reconstruction"] = lambda step: 1 + weight(step)
     return ELBOObjective(model, guide, MeanFieldELBO(), annealed=annealed)
 
@@ -122,6 +122,10 @@ def main(settings: ICVAESettings) -> dict[str, Any]:
     require(
         condition.classes > 0 or settings.invariance != "direct",
         "--invariance direct needs classes, but the labels are quantities: give another one",
+    )
+    require(
+        settings.invariance != "echo" or len(data.held_out) > settings.echo_terms,
+        f"--echo-terms {settings.echo_terms}: only {len(data.held_out)} images are held out",
     )
     told = condition.told(data.train, settings.condition == "labels")
     model, guide = build(settings, tuple(data.train.images.shape[1:]), told.shape[1])

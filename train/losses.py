@@ -14,6 +14,9 @@ def pairwise_kl(mu: Tensor, log_variance: Tensor) -> Tensor:
     .. math:: K_{ij} = \text{KL}(q_i \, \| \, q_j) = \frac{1}{2} \sum_d \Big[ e^{l_{id} - l_{jd}}
         + (\mu_{id} - \mu_{jd})^2 e^{-l_{jd}} - 1 + l_{jd} - l_{id} \Big]
 
+    In ICVAE's loss its mean, with a weight :math:`\lambda`, stands beside :math:`1 + \lambda` times
+    the reconstruction, from :math:`I(z; c) \le I(z; x) - H(x|c) - \mathbb{E} \log p(x|z, c)`.
+
     It is computed from differences. An expanded square, :math:`\mu_i^2 - 2 \mu_i \mu_j + \mu_j^2`,
     is one matrix product less memory and cancels: distances below zero come out in float32.
 
