@@ -15,9 +15,10 @@ from tests.test_train_air import SMALL, small
 from train import air
 from train.estimators.__main__ import BenchSettings, air_settings, assembled, main, row_settings
 from train.figures import races
-from train.metrics.races import evaluations
+from train.metrics.races import SUMMARY, evaluations, summary
 from train.runs import Run, read_run
 from train.settings import InputError, command, restore
+from train.tables import markdown
 
 FEW = {"draws": 3, "exact_draws": 4, "baseline_steps": 2, "rounds": 1}
 
@@ -31,11 +32,14 @@ def rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_every_estimator_has_a_row_a_figure_and_a_race(tmp_path):
+def test_every_estimator_has_a_row_a_figure_and_a_race(tmp_path, capsys):
     rows_wanted = ("marginal", "tracegraph+network", "concrete", "rws")
     settings = bench(tmp_path, training_seeds=2, estimators=rows_wanted, particles=3)
     results = main(settings)
-    assert results["best"] in settings.estimators
+    assert results["estimators"] == 4
+    shown = capsys.readouterr().out
+    for name in rows_wanted:
+        assert shown.count(f"| {name} |") == 2
     table = rows(tmp_path / "bench" / "gradients.csv")
     assert {row["estimator"] for row in table} == set(settings.estimators)
     assert all(float(row["variance"]) >= 0 and float(row["milliseconds"]) > 0 for row in table)
@@ -75,6 +79,10 @@ def test_a_run_that_fell_apart_has_a_row_without_measures(tmp_path):
         ("marginal", 3, None)
     ]
     races(found)
+    (row,) = summary(found)
+    assert row["runs"] == 0
+    assert row["elbo"] is None
+    assert markdown([row], SUMMARY).endswith("| marginal | 0 | - | - | - | - | - |")
 
 
 @pytest.mark.parametrize(

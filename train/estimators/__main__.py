@@ -24,6 +24,7 @@ ROWS = (
     "iw",
     "rws",
 )
+COLUMNS = ("estimator", "variance", "bias_se", "bias_share", "milliseconds", "variance_time")
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ def assembled(
 
 def main(settings: BenchSettings) -> dict[str, Any]:
     """Rows, exact gradient, their gradients, times; then training runs if asked."""
-    from train import figures, runtime
+    from train import figures, runtime, tables
     from train.data.batches import Batches
     from train.data.scenes import load_scenes
     from train.metrics import gradients, races
@@ -133,16 +134,15 @@ def main(settings: BenchSettings) -> dict[str, Any]:
         rounds=settings.rounds,
     )
     run.save_table("gradients", table)
+    print(tables.markdown([row for row in table if row["group"] == "all"], COLUMNS))
     run.save_figure("gradients", figures.estimators(table))
     if settings.training_seeds:
         runs = [(row, row_settings(chosen, row)) for row in settings.estimators]
         raced = races.race(run, runs, settings.training_seeds)
         run.save_table("training", raced)
+        print(tables.markdown(races.summary(raced), races.SUMMARY))
         run.save_figure("training", figures.races(raced))
-    best = min(
-        (row for row in table if row["group"] == "all"), key=lambda row: row["variance_time"]
-    )
-    return run.finish({"run": str(run.directory), "step": step, "best": best["estimator"]})
+    return run.finish({"step": step, "estimators": len(settings.estimators)})
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -62,6 +63,34 @@ def evaluations(run: Run, name: str, seed: int, results: dict[str, Any]) -> list
     ]
     rows[-1] |= {f"final_{key}": results.get(key) for key in ("count_accuracy", "elbo", "iw_bound")}
     return rows
+
+
+SUMMARY = (
+    "estimator",
+    "runs",
+    "count_accuracy",
+    "lowest_accuracy",
+    "elbo",
+    "iw_bound",
+    "seconds",
+)
+
+
+def summary(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """For each estimator the means over its finished runs, and the lowest count accuracy."""
+    found = []
+    for name in dict.fromkeys(row["estimator"] for row in rows):
+        ends = [row for row in rows if row["estimator"] == name and row["final_elbo"] is not None]
+        means: dict[str, Any] = dict.fromkeys(SUMMARY)
+        for key in ("count_accuracy", "elbo", "iw_bound"):
+            values = [row[f"final_{key}"] for row in ends if row[f"final_{key}"] is not None]
+            means[key] = statistics.fmean(values) if values else None
+            if key == "count_accuracy" and values:
+                means["lowest_accuracy"] = min(values)
+        if ends:
+            means["seconds"] = statistics.fmean(row["seconds"] for row in ends)
+        found.append(means | {"estimator": name, "runs": len(ends)})
+    return found
 
 
 def blank(name: str, seed: int, step: int) -> dict[str, Any]:
