@@ -20,12 +20,10 @@ from typing import Literal
 
 import tyro
 
-# The scenes of Pyro's example: digits of size 28 / (1.3 +- 0.1), no pixel's sum above white. The
-# likelihood is 2.8 times as sharp as the default one: so is the weight of the KL at first.
+# The scenes of Pyro's example: digits of size 28 / (1.3 +- 0.1), no pixel's sum above white.
 PYRO = (
     "--data mnist --digit-shrink 1.3 0.1 --overlap dim --likelihood-scale 0.3 --steps 10400 "
-    "--beta-start 2.8 --anneal-steps 3000 --learning-rate 2e-4 "
-    "--presence-prior 0.01 --presence-prior-start None"
+    "--batch-size 128 --what-dim 50 --presence-prior 0.01 --anneal-steps 2000"
 )
 PROTOCOLS = {
     "default": "",
