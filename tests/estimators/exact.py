@@ -19,9 +19,9 @@ def parameters(air: SmallAIR) -> dict[str, nn.Parameter]:
     return {name: weight for name, weight in named if not name.startswith("baseline")}
 
 
-def gradients(loss: Tensor, air: SmallAIR) -> dict[str, Tensor]:
+def gradients(loss: Tensor, air: SmallAIR, *, keep: bool = False) -> dict[str, Tensor]:
     named = parameters(air)
-    found = torch.autograd.grad(loss, list(named.values()))
+    found = torch.autograd.grad(loss, list(named.values()), retain_graph=keep)
     return dict(zip(named, found, strict=True))
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from train.estimators.base import DifferentiableELBO, Program, summarise
-from train.estimators.counts import Counts, count_out
+from train.estimators.counts import Counts, count_out, evaluate, run_guide
 
 
 class MarginalELBO(DifferentiableELBO):
@@ -55,15 +55,12 @@ class ImportanceWeightedELBO(DifferentiableELBO):
         \prod_{i \le n} \frac{p(z^k_i)}{q(z^k_i)}
 
     It grows with :math:`K`, up to :math:`\log p(x)`, and already for one draw is no less than
-    :class:`MarginalELBO`'s value. But the guide's :math:`q(n | z, x)` is not in it: it alone would
-    never teach the guide to count (:class:`~pyro.infer.RenyiELBO` has the same gradient of zero,
-    pyro issue 3289). The value is :math:`-\mathcal{L}_K`; the gradient is that of
+    :class:`MarginalELBO`'s value. The value is :math:`-\mathcal{L}_K`, and so is the gradient of
+    the model's weights. The guide's is that of :class:`MarginalELBO` in the mean of the
+    :math:`K` draws, for two reasons: :math:`q(n | z, x)` is not in :math:`\mathcal{L}_K`, which
+    alone would never teach it to count (:class:`~pyro.infer.RenyiELBO` has the same gradient of
+    zero, pyro issue 3289); and the more draws, the less a guide hears of where to put them.
 
-    .. math:: - \mathcal{L}_K + \frac{1}{K} \sum_k
-        \text{KL}(q(n | z^k, x) \, \| \, p(n | z^k, x)), \qquad
-        p(n | z^k, x) \propto \text{the summands of } W_k,
-
-    a bound too, which for one draw is :class:`MarginalELBO`'s with the divergences at the draw.
     With a weight :math:`\beta` on the latents' log-probabilities, the bound is
     :math:`\beta` times that of the likelihood to the power of :math:`1 / \beta`.
 
@@ -78,6 +75,9 @@ class ImportanceWeightedELBO(DifferentiableELBO):
     References:
         | Importance Weighted Autoencoders (Burda et al., 2016)
         | https://arxiv.org/abs/1509.00519
+        | Tighter Variational Bounds are Not Necessarily Better (Rainforth et al., 2018), whose
+          PIWAE gives model and guide an objective each
+        | https://arxiv.org/abs/1802.04537
     """
 
     def __init__(
@@ -88,16 +88,24 @@ class ImportanceWeightedELBO(DifferentiableELBO):
     def estimate(
         self, model: Program, guide: Program, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        runs = self._runs(model, guide, args, kwargs)
-        beta = runs[0].scales[runs[0].presence]
-        log_joint = self.by_particle([run.log_joint(scaled=True) for run in runs], dim=1) / beta
-        log_q = self.by_particle([run.log_q for run in runs], dim=1)
+        free, held = [], []
+        for particle_model, particle_guide in self.particles(model, guide):
+            path = run_guide(particle_guide, args, kwargs)
+            for runs, hold in ((free, False), (held, True)):
+                counts = evaluate(particle_model, path, args, kwargs, analytic=False, held=hold)
+                runs.append(counts)
+        beta = held[0].scales[held[0].presence]
+        log_joint = self.by_particle([run.log_joint(scaled=True) for run in held], dim=1) / beta
         bound = beta * importance_weighted(log_joint).sum()
-        divergence = (log_q.exp() * (log_q - log_joint.log_softmax(0))).sum() / self.num_particles
-        gradient = beta * (divergence - divergence.detach())
-        terms = summarise(*averaged(runs, self.num_particles))
-        terms["iw_bound"] = importance_weighted(self._log_joint(runs)).sum().detach()
-        return gradient - bound, terms
+        # The same number twice, with a gradient for the guide alone: the model's cancels.
+        guides = self._elbo(free) - self._elbo(held)
+        terms = summarise(*averaged(held, self.num_particles))
+        terms["iw_bound"] = importance_weighted(self._log_joint(held)).sum().detach()
+        return -bound - (guides - guides.detach()), terms
+
+    def _elbo(self, runs: list[Counts]) -> Tensor:
+        log_likelihood, kl = averaged(runs, self.num_particles)
+        return log_likelihood - sum(runs[0].scales[name] * value for name, value in kl.items())
 
     @torch.no_grad()
     def bound(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
