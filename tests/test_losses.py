@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from typing import get_args
 
 import pytest
 import torch
@@ -8,11 +9,15 @@ from torch import Tensor
 from torch.distributions import Independent, Normal, kl_divergence
 
 from train.losses import (
+    Similarity,
     class_information,
+    collapse,
+    cycle,
     gaussian_log_prob,
     kolchinsky_tracey,
     mean_pairwise,
     pairwise_kl,
+    similarity,
 )
 
 DOUBLE = {"dtype": torch.float64}
@@ -104,6 +109,23 @@ def test_densities_are_pytorchs():
     torch.testing.assert_close(gaussian_log_prob(z, mu, log_variance), wanted)
 
 
+def test_densities_are_exact_in_single_precision():
+    """Narrow, and far from the origin, where a square that is expanded in float32 cancels."""
+    mu, log_variance = 1_000 + 0.1 * torch.randn(20, 4), torch.full((20, 4), -4.0)
+    z = mu + 0.1 * torch.randn(20, 4)
+    wanted = torch.stack(
+        [normal(mu.double(), log_variance.double()).log_prob(row) for row in z.double()]
+    )
+    found = gaussian_log_prob(z, mu, log_variance)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), wanted, rtol=1e-5, atol=1e-5)
+    # The mutation: the same products in float32.
+    w = (-log_variance).exp()
+    squares = z.square() @ w.T - 2 * z @ (mu * w).T + (mu.square() * w).sum(-1)
+    exact = ((z.double().unsqueeze(1) - mu.double()).square() * w.double()).sum(-1)
+    assert (squares.double() - exact).abs().max() > 1
+
+
 def test_class_information_is_its_formula():
     mu, log_variance = gaussians()
     z = mu + torch.randn_like(mu)
@@ -141,3 +163,94 @@ def test_gradients_are_finite_everywhere(term):
     log_variance = torch.tensor([-8.0, 8, -8, 8, 0, 0]).repeat(3, 1).T.clone().requires_grad_()
     for gradient in torch.autograd.grad(term(mu, log_variance).mean(), [mu, log_variance]):
         assert gradient.isfinite().all()
+
+
+# Approximate bijective correspondence
+
+
+def by_hand(a: list, b: list, back: list, kind: str, tau: float) -> float:
+    """The formula of the reference, with Python's own numbers."""
+
+    def s(u: list, v: list) -> float:
+        gaps = [abs(x - y) for x, y in zip(u, v, strict=True)]
+        if kind == "cosine":
+            norm = math.hypot(*u) * math.hypot(*v)
+            return sum(x * y for x, y in zip(u, v, strict=True)) / norm / tau
+        size = {"l2sq": math.hypot(*gaps) ** 2, "l2": math.hypot(*gaps)}
+        size |= {"l1": sum(gaps), "linf": max(gaps)}
+        return -size[kind] / tau
+
+    def softmax(values: list) -> list:
+        each = [math.exp(value - max(values)) for value in values]
+        return [value / sum(each) for value in each]
+
+    total = 0.0
+    for i, u in enumerate(a):
+        shares = softmax([s(u, v) for v in b])
+        e = [sum(w * v[d] for w, v in zip(shares, b, strict=True)) for d in range(len(u))]
+        total -= math.log(softmax([s(e, v) for v in back])[i])
+    return total / len(a)
+
+
+SIMILARITIES = pytest.mark.parametrize("kind", get_args(Similarity))
+
+
+@SIMILARITIES
+@pytest.mark.parametrize("tau", [1.0, 0.3])
+@pytest.mark.parametrize("views", [1, 2])
+def test_a_cycle_is_a_loop_over_images(kind, tau, views):
+    """With stacks of different sizes, two pairs side by side, and a second view."""
+    a, b = torch.randn(2, 5, 3, **DOUBLE), torch.randn(2, 7, 3, **DOUBLE)
+    back = a if views == 1 else torch.randn_like(a)
+    loss, found = cycle(a, b, None if views == 1 else back, kind=kind, temperature=tau)
+    wanted = [
+        by_hand(*(each.tolist() for each in pair), kind, tau)
+        for pair in zip(a, b, back, strict=True)
+    ]
+    torch.testing.assert_close(loss, torch.tensor(wanted, **DOUBLE))
+    assert found.shape == (2, 5)
+    # The mutation: one temperature forgotten, as it would be in one of the two steps.
+    once = by_hand(*(each[0].tolist() for each in (a, b, back)), kind, 1.0)
+    assert tau == 1.0 or abs(once - loss[0]) > 1e-3
+
+
+@SIMILARITIES
+def test_embeddings_that_are_all_one_have_the_loss_of_a_collapse(kind):
+    a, b = torch.ones(6, 3), torch.ones(9, 3)
+    (there, found), (back, _) = cycle(a, b, kind=kind), cycle(b, a, kind=kind)
+    assert (there + back).item() == pytest.approx(collapse(6, 9), abs=1e-5)
+    assert collapse(64, 64) == pytest.approx(8.318, abs=1e-3)
+    assert not found.any()
+
+
+def test_embeddings_that_correspond_are_found_again():
+    a = 100 * torch.eye(4)
+    loss, found = cycle(a, a.flip(0) + 0.1)
+    assert loss < 1e-6
+    assert found.all()
+
+
+@SIMILARITIES
+def test_a_cycles_gradient_is_that_of_finite_differences(kind):
+    a, b = (torch.randn(n, 3, **DOUBLE, requires_grad=True) for n in (4, 5))
+    assert torch.autograd.gradcheck(lambda *ab: cycle(*ab, kind=kind)[0], (a, b))
+
+
+@SIMILARITIES
+def test_gradients_are_finite_where_embeddings_meet(kind):
+    a = torch.zeros(4, 3, requires_grad=True)
+    cycle(a, a + 0, kind=kind)[0].backward()
+    assert a.grad.isfinite().all()
+    u = torch.randn(4, 3, requires_grad=True)
+    similarity(u, u, kind).sum().backward()
+    assert u.grad.isfinite().all()
+    if kind == "l2":
+        # The mutation: the root of the square as it is.
+        v = u.detach().requires_grad_()
+        (v.unsqueeze(1) - v).square().sum(-1).sqrt().sum().backward()
+        assert v.grad.isnan().any()
+
+
+def test_an_unknown_similarity_is_refused():
+    with pytest.raises(ValueError, match="'dot' is no similarity"):
+        similarity(torch.ones(1, 1), torch.ones(1, 1), "dot")

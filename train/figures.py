@@ -279,3 +279,30 @@ def tradeoff(rows: Sequence[Mapping[str, Any]]) -> Figure:
         axis.grid(alpha=0.3)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
     return figure
+
+
+def maps(panels: Sequence[tuple[str, np.ndarray, np.ndarray]]) -> Figure:
+    """Images drawn where their embeddings are.
+
+    Args:
+        panels: For each its title, places of shape (n, 2), and images of shape (n, H, W), values
+            from 0 to 1.
+    """
+    columns = min(2, len(panels))
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(6.5 * columns, 6.5 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).flatten()
+    for axis in axes[len(panels) :]:
+        axis.set_visible(False)
+    for axis, (title, places, images) in zip(axes, panels, strict=False):
+        # A picture's size in units of the axes, so that a hundred side by side would be crowded.
+        half = 0.028 * np.ptp(places, axis=0).max()
+        for (x, y), image in zip(places, images, strict=True):
+            # Black ink on nothing: neighbours show through where there is none.
+            ink = np.zeros((*image.shape, 4))
+            ink[..., 3] = image.clip(0, 1)
+            axis.imshow(ink, extent=(x - half, x + half, y - half, y + half), zorder=2)
+        low, high = places.min(0) - half, places.max(0) + half
+        axis.set(title=title, xlabel="component 1", ylabel="component 2", aspect="equal")
+        axis.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]))
+    return figure

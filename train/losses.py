@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -76,6 +77,9 @@ def kolchinsky_tracey(mu: Tensor, log_variance: Tensor) -> Tensor:
 def gaussian_log_prob(z: Tensor, mu: Tensor, log_variance: Tensor) -> Tensor:
     r"""Each sample under each diagonal Gaussian: :math:`\log q_j(z_i)`.
 
+    The squares are expanded, which makes them three matrix products, in double precision, in which
+    they do not cancel; where there is none (MPS) they are taken from differences.
+
     Args:
         z: Samples, of shape :math:`(A, D)`.
         mu: Means, of shape :math:`(B, D)`.
@@ -84,8 +88,17 @@ def gaussian_log_prob(z: Tensor, mu: Tensor, log_variance: Tensor) -> Tensor:
     Returns:
         Nats, of shape :math:`(A, B)`.
     """
-    squares = (z.unsqueeze(1) - mu).square() * (-log_variance).exp()
-    return -0.5 * (squares + log_variance + math.log(2 * math.pi)).sum(-1)
+    constant = log_variance + math.log(2 * math.pi)
+    if z.device.type == "mps":
+        squares = (z.unsqueeze(1) - mu).square() * (-log_variance).exp()
+        return -0.5 * (squares + constant).sum(-1)
+    dtype = z.dtype
+    z, mu, precision, constant = (
+        each.double() for each in (z, mu, (-log_variance).exp(), constant)
+    )
+    squares = z.square() @ precision.T - 2 * z @ (mu * precision).T
+    found = -0.5 * (squares + (mu.square() * precision + constant).sum(-1))
+    return found.to(dtype)
 
 
 def class_information(z: Tensor, mu: Tensor, log_variance: Tensor, c: Tensor) -> Tensor:
@@ -119,3 +132,91 @@ INVARIANCES = {
     "direct": class_information,
 }
 """Terms for invariance by their names on the command line, as a guide takes them."""
+
+
+Similarity = Literal["l2sq", "l2", "l1", "linf", "cosine"]
+"""Similarities of embeddings: see :func:`similarity`."""
+
+
+def similarity(u: Tensor, v: Tensor, kind: Similarity = "l2sq") -> Tensor:
+    r"""How alike embeddings are, each of one stack to each of another.
+
+    .. math:: -|u - v|_2^2, \quad -|u - v|_2, \quad -|u - v|_1, \quad -|u - v|_\infty, \quad
+        \frac{u \cdot v}{|u| \, |v|}
+
+    for ``"l2sq"``, ``"l2"``, ``"l1"``, ``"linf"`` and ``"cosine"``. Distances are taken from
+    differences, which do not cancel; where two embeddings are one, the gradient is zero.
+
+    Args:
+        u: Of shape :math:`(*, n, D)`.
+        v: Of shape :math:`(*, m, D)`.
+        kind: Which of the five.
+
+    Returns:
+        Of shape :math:`(*, n, m)`.
+
+    Raises:
+        ValueError: If there is no such similarity.
+    """
+    if kind == "cosine":
+        u, v = (torch.nn.functional.normalize(each, dim=-1) for each in (u, v))
+        return u @ v.mT
+    difference = u.unsqueeze(-2) - v.unsqueeze(-3)
+    if kind == "l2sq":
+        return -difference.square().sum(-1)
+    if kind == "l2":
+        square = difference.square().sum(-1)
+        # The root's slope at zero is infinite, and zero times that is not a number.
+        apart = square > 0
+        return -torch.where(apart, torch.where(apart, square, 1.0).sqrt(), 0.0)
+    if kind == "l1":
+        return -difference.abs().sum(-1)
+    if kind == "linf":
+        return -difference.abs().amax(-1)
+    raise ValueError(f"{kind!r} is no similarity: take l2sq, l2, l1, linf or cosine")
+
+
+def cycle(
+    a: Tensor,
+    b: Tensor,
+    back: Tensor | None = None,
+    *,
+    kind: Similarity = "l2sq",
+    temperature: float = 1.0,
+) -> tuple[Tensor, Tensor]:
+    r"""ABC's loss in one direction: from a stack to another, and back to where one began.
+
+    .. math:: e_i = \sum_j \text{softmax}_j \Big( \frac{s(a_i, b_j)}{\tau} \Big) b_j, \qquad
+        L(A, B) = - \frac{1}{n} \sum_i \log \text{softmax}_i
+        \Big( \frac{s(e_i, a'_\cdot)}{\tau} \Big)
+
+    The soft neighbour :math:`e_i` of :math:`a_i` in the other stack is to be nearer to
+    :math:`a'_i` than to the rest of :math:`A'`. Embeddings that are all one have :math:`\log n`.
+
+    Args:
+        a: Embeddings of a stack, of shape :math:`(*, n, D)`.
+        b: Embeddings of the other, of shape :math:`(*, m, D)`.
+        back: :math:`a'`, those of a second view of the first stack's images; ``a`` if not given.
+        kind: :math:`s`: see :func:`similarity`.
+        temperature: :math:`\tau > 0`.
+
+    Returns:
+        Nats, of shape :math:`(*)`; and whether each :math:`e_i` is nearest to :math:`a'_i`, of
+        shape :math:`(*, n)`.
+
+    References:
+        | Learning ABCs: Approximate Bijective Correspondence for Isolating Factors of Variation
+          with Weak Supervision (Murphy et al., 2022)
+        | https://arxiv.org/abs/2103.03240
+    """
+    neighbour = (similarity(a, b, kind) / temperature).softmax(-1) @ b
+    logits = similarity(neighbour, a if back is None else back, kind) / temperature
+    own = logits.diagonal(dim1=-2, dim2=-1)
+    # All at once is not nearest: embeddings that have collapsed find nothing.
+    found = (own >= logits.amax(-1)) & (own > logits.amin(-1))
+    return (logits.logsumexp(-1) - own).mean(-1), found
+
+
+def collapse(n: int, m: int) -> float:
+    r"""ABC's loss, both ways, of embeddings that are all one: :math:`\log n + \log m` nats."""
+    return math.log(n) + math.log(m)

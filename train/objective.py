@@ -12,6 +12,8 @@ import torch
 from pyro.infer import ELBO
 from torch import Tensor, nn
 
+from train import losses
+
 Batch = tuple[Tensor, ...]
 
 
@@ -123,3 +125,49 @@ class ELBOObjective(Objective):
         groups = [{"params": rest, "lr": learning_rate}]
         groups += [{"params": list(weights), "lr": rate} for weights, rate in self.rates]
         return {"elbo": groups}
+
+
+class CorrespondenceObjective(Objective):
+    r"""ABC's loss: stacks find each other's images, both ways, under the name ``"cycle"``.
+
+    A datum is a pair of stacks. The metric ``found`` is the share of images whose soft neighbour
+    in the other stack is nearest to them.
+
+    Args:
+        embedder: From images :math:`(*, H, W)` to embeddings :math:`(*, D)`.
+        similarity: See :func:`train.losses.similarity`.
+        temperature: Above zero.
+        view: Makes another view of images, if each is to be seen twice: one view finds the
+            neighbour, the other one is returned to.
+    """
+
+    def __init__(
+        self,
+        embedder: nn.Module,
+        *,
+        similarity: losses.Similarity = "l2sq",
+        temperature: float = 1.0,
+        view: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        super().__init__()
+        self.embedder = embedder
+        self.options = {"kind": similarity, "temperature": temperature}
+        self.view = view
+
+    def forward(self, batch: Batch, step: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        a, b = self.embed(batch, self.view)
+        # Views that are not asked for are the images themselves.
+        back_a, back_b = (a, b) if self.view is None else self.embed(batch, self.view)
+        there, found = losses.cycle(a, b, back_a, **self.options)
+        back, found_too = losses.cycle(b, a, back_b, **self.options)
+        share = (found.float().mean() + found_too.float().mean()) / 2
+        return {"cycle": (there + back).mean()}, {"found": share}
+
+    def embed(self, batch: Batch, view: Callable[[Tensor], Tensor] | None) -> tuple[Tensor, ...]:
+        """Embeddings of the stacks of pairs, all in one pass."""
+        images = torch.cat(batch, dim=1)
+        seen = images if view is None else view(images)
+        return self.embedder(seen).split([stack.shape[1] for stack in batch], dim=1)
+
+    def parameter_groups(self, learning_rate: float) -> dict[str, list[dict[str, Any]]]:
+        return {"cycle": [{"params": list(self.parameters()), "lr": learning_rate}]}

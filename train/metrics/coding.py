@@ -15,7 +15,7 @@ from train.data.batches import as_input
 from train.data.conditions import Condition
 from train.data.digits import Images
 from train.estimators import MeanFieldELBO
-from train.metrics.leakage import Leakage, leakage
+from train.metrics.probes import Leakage, leakage
 
 Guide = GaussianGuide | EchoGuide
 
@@ -151,7 +151,7 @@ class Watch:
 
 
 class Coding(NamedTuple):
-    """Measures of a model and guide; see :class:`Codes` and :mod:`train.metrics.leakage`.
+    """Measures of a model and guide; see :class:`Codes` and :mod:`train.metrics.probes`.
 
     Attributes:
         reconstruction_mse: On held-out images.

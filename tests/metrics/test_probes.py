@@ -10,7 +10,7 @@ from tests.data.refusals import refused
 from train.data.conditions import Condition
 from train.data.digits import Images
 from train.metrics.coding import Watch, encode, measure
-from train.metrics.leakage import leakage
+from train.metrics.probes import leakage
 
 
 def rings(n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

@@ -1,0 +1,97 @@
+"""The embedder of ABC: one network for every image of every set."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class Embedder(nn.Module):
+    r"""Convolutions and two dense layers, from images to embeddings.
+
+    Five convolutions of 3 by 3 without padding, the third with a stride of 2. Weights are drawn
+    as :func:`~torch.nn.init.xavier_uniform_` does and biases are zero: with PyTorch's own initial
+    weights all embeddings begin so close together that every similarity is the same, and from
+    there ABC's loss has no gradient.
+
+    Args:
+        shape: The images' height and width :math:`(H, W)`, 15 or more each.
+        embed_dim: The size :math:`D` of an embedding.
+        channels: The channels of each convolution.
+        hidden: The width of the dense layer.
+        normalise: Whether embeddings are on the unit sphere.
+
+    Shape:
+        :math:`(*, H, W)` to :math:`(*, D)`.
+
+    Raises:
+        ValueError: If images are too small.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, int] = (28, 28),
+        embed_dim: int = 8,
+        *,
+        channels: int = 32,
+        hidden: int = 128,
+        normalise: bool = False,
+    ) -> None:
+        super().__init__()
+        if min(shape) < 15:
+            raise ValueError(f"images are {shape[0]}x{shape[1]}: the embedder needs 15x15 or more")
+        self.normalise = normalise
+        convolutions: list[nn.Module] = []
+        for i in range(5):
+            inputs, stride = (1, 1) if i == 0 else (channels, 2 if i == 2 else 1)
+            convolutions += [nn.Conv2d(inputs, channels, 3, stride=stride), nn.ReLU()]
+        height, width = ((side - 7) // 2 - 3 for side in shape)
+        self.network = nn.Sequential(
+            *convolutions,
+            nn.Flatten(),
+            nn.Linear(channels * height * width, hidden),
+            nn.ReLU(),
+            nn.Linear(hidden, embed_dim),
+        )
+        for module in self.network:
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+
+    def forward(self, images: Tensor) -> Tensor:
+        r"""Embeds images.
+
+        Args:
+            images: Of shape :math:`(*, H, W)`, in [0, 1].
+
+        Returns:
+            Embeddings, of shape :math:`(*, D)`.
+        """
+        batch = images.shape[:-2]
+        flat = images.reshape(-1, 1, *images.shape[-2:])
+        found = self.network(flat).to(images.dtype).reshape(*batch, -1)
+        return nn.functional.normalize(found, dim=-1) if self.normalise else found
+
+
+def shifted(images: Tensor, reach: int = 2, contrast: float = 0.2) -> Tensor:
+    r"""Another view of images: moved by whole pixels, and brighter or darker.
+
+    What two views differ in is what embeddings are not to tell.
+
+    Args:
+        images: Of shape :math:`(*, H, W)`, in [0, 1].
+        reach: The largest shift along either axis, in pixels; what comes in is empty.
+        contrast: The largest relative change of brightness.
+    """
+    height, width = images.shape[-2:]
+    batch = images.shape[:-2]
+    padded = nn.functional.pad(images, (reach,) * 4)
+    kind = {"device": images.device}
+    rows, columns = (
+        torch.randint(0, 2 * reach + 1, (*batch, 1), **kind) + torch.arange(side, **kind)
+        for side in (height, width)
+    )
+    moved = padded.gather(-2, rows.unsqueeze(-1).expand(*batch, height, padded.shape[-1]))
+    moved = moved.gather(-1, columns.unsqueeze(-2).expand(*batch, height, width))
+    brightness = 1 + contrast * (2 * torch.rand((*batch, 1, 1), **kind) - 1)
+    return (moved * brightness).clamp(max=1)

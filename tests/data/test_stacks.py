@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.data.refusals import refused
+from train.data.digits import Images
+from train.data.stacks import CHUNK, Stacks, sets_of
+
+
+def data(*counts: int) -> tuple[Tensor, Tensor]:
+    """Images whose first pixel is their number, and their sets."""
+    sets = torch.cat([torch.full((count,), i) for i, count in enumerate(counts)])
+    images = torch.zeros(len(sets), 4, 4, dtype=torch.uint8)
+    images[:, 0, 0] = torch.arange(len(sets))
+    return images, sets
+
+
+def test_stacks_are_of_two_sets_without_repetition():
+    images, sets = data(10, 12, 9, 30)
+    stacks = Stacks(images, sets, (5, 7), pairs=3, withheld=(3,))
+    seen = set()
+    for step in range(2 * CHUNK):
+        a, b = stacks.indices(step)
+        assert a.shape == (3, 5)
+        assert b.shape == (3, 7)
+        for first, second in zip(a, b, strict=True):
+            of_first, of_second = sets[first].unique(), sets[second].unique()
+            assert len(of_first) == len(of_second) == 1
+            assert of_first != of_second
+            assert len(first.unique()) == 5
+            assert len(second.unique()) == 7
+            seen |= {(int(of_first), int(of_second))}
+    assert seen == {(i, j) for i in range(3) for j in range(3) if i != j}
+
+
+def test_stacks_are_the_images_in_the_unit_interval():
+    images, sets = data(100, 120)
+    stacks = Stacks(images, sets, (5, 7), pairs=3, seed=4)
+    for found, rows in zip(stacks(9), stacks.indices(9), strict=True):
+        torch.testing.assert_close(found[..., 0, 0], rows / 255)
+
+
+def test_a_step_is_the_same_whenever_it_is_asked():
+    images, sets = data(10, 12)
+    straight = Stacks(images, sets, (5, 5), seed=1)
+    there = [straight.indices(step) for step in range(CHUNK + 3)]
+    resumed = Stacks(images, sets, (5, 5), seed=1)
+    for step in (CHUNK + 2, 3, CHUNK):
+        torch.testing.assert_close(resumed.indices(step), there[step])
+    other = Stacks(images, sets, (5, 5), seed=2)
+    assert any((other.indices(i)[0] != there[i][0]).any() for i in range(3))
+
+
+def test_the_other_stack_of_abc_x_is_of_anything_seen():
+    images, sets = data(20, 20, 20)
+    stacks = Stacks(images, sets, (4, 15), curated="one", withheld=(1,))
+    mixed = 0
+    for step in range(20):
+        (a,), (b,) = stacks.indices(step)
+        assert len(sets[a].unique()) == 1
+        assert not (sets[b] == 1).any()
+        mixed += len(sets[b].unique()) == 2
+    assert mixed == 20
+
+
+def test_with_replacement_a_set_may_be_smaller_than_a_stack():
+    images, sets = data(3, 30)
+    a, b = Stacks(images, sets, (8, 8), replacement=True).indices(0)
+    assert min(len(a.unique()), len(b.unique())) <= 3
+
+
+@pytest.mark.parametrize(
+    ("counts", "options", "words"),
+    [
+        ((9, 9), {"withheld": (4,)}, "--withheld 4: there is no such set; give some of 0, 1"),
+        ((9, 9), {"withheld": (1,)}, "1 sets besides the withheld ones"),
+        ((9, 5, 3), {}, "--stack-size 6 is larger than set 1 (5 images), set 2 (3 images)"),
+    ],
+)
+def test_what_cannot_be_stacked_is_refused(counts, options, words):
+    with refused(words):
+        Stacks(*data(*counts), (6, 6), **options)
+
+
+def test_abc_x_takes_a_single_set():
+    a, b = Stacks(*data(9), (6, 6), curated="one").indices(0)
+    assert len(a[0]) == len(b[0]) == 6
+
+
+def test_any_column_names_the_sets():
+    images = torch.zeros(3, 4, 4, dtype=torch.uint8)
+    labels = torch.tensor([[0.5, 2.0], [1.5, 0.0], [0.1, 2.0]])
+    assert sets_of(Images(images, labels), 1).tolist() == [2, 0, 2]
+    assert sets_of(Images(images, torch.tensor([4, 4, 1]))).tolist() == [4, 4, 1]
+    with refused("--set-column 0: its values are not whole numbers"):
+        sets_of(Images(images, labels))
+    with refused("--set-column 2: the labels have 2 columns"):
+        sets_of(Images(images, labels), 2)
+    with refused("--data has no labels"):
+        sets_of(Images(images, None))

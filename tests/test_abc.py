@@ -1,0 +1,122 @@
+"""The embedder, its second views, its objective, and retrieval."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from pyro_models.abc import Embedder, shifted
+from train.losses import collapse, cycle
+from train.metrics.embedding import retrieval
+from train.objective import CorrespondenceObjective
+
+
+def stacks(pairs: int = 2, n: int = 8, m: int = 8) -> tuple[torch.Tensor, torch.Tensor]:
+    """Bars at different heights: thick ones in one stack, thin ones in the other."""
+    images = torch.zeros(pairs, n + m, 28, 28)
+    for i in range(n + m):
+        images[:, i, 3 + 2 * (i % n) : 4 + 2 * (i % n) + (i < n)] = 1
+    return images[:, :n], images[:, n:]
+
+
+@pytest.mark.parametrize("shape", [(28, 28), (15, 20), (33, 16)])
+def test_shapes(shape):
+    embedder = Embedder(shape, 5, channels=4, hidden=6)
+    assert embedder(torch.rand(2, 3, *shape)).shape == (2, 3, 5)
+    assert embedder(torch.rand(*shape)).shape == (5,)
+
+
+def test_an_image_that_is_too_small():
+    with pytest.raises(ValueError, match="14x28"):
+        Embedder((14, 28))
+
+
+def test_normalised_embeddings_are_on_the_sphere():
+    norms = Embedder(normalise=True)(torch.rand(4, 28, 28)).norm(dim=-1)
+    torch.testing.assert_close(norms, torch.ones(4))
+
+
+def test_initial_weights_do_not_begin_collapsed():
+    """The mutation: PyTorch's own initial weights, with which the loss never leaves log n."""
+    torch.manual_seed(0)
+    a, b = stacks(1)
+    pairs = {"glorot": Embedder(), "pytorch": Embedder()}
+    for module in pairs["pytorch"].modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            module.reset_parameters()
+    gap = {}
+    for name, embedder in pairs.items():
+        with torch.no_grad():
+            gap[name] = 8 * (embedder(a) - embedder(b)).square().mean().item()
+    assert gap["glorot"] > 20 * gap["pytorch"]
+
+
+def test_shifted_moves_whole_pixels_and_dims():
+    torch.manual_seed(0)
+    images = torch.zeros(2, 500, 9, 7)
+    images[..., 4, 3] = 0.5
+    seen = shifted(images)
+    assert seen.shape == images.shape
+    bright = seen.flatten(-2)
+    assert (bright > 0).sum(-1).eq(1).all()
+    peak = bright.amax(-1)
+    assert peak.min() >= 0.4
+    assert peak.max() <= 0.6
+    rows, columns = torch.nonzero(seen.flatten(0, 1))[:, 1:].T
+    assert rows.unique().tolist() == [2, 3, 4, 5, 6]
+    assert columns.unique().tolist() == [1, 2, 3, 4, 5]
+
+
+def test_the_objective_is_both_ways():
+    a, b = stacks(n=5, m=7)
+    embedder = Embedder()
+    objective = CorrespondenceObjective(embedder, similarity="l2", temperature=0.5)
+    losses, metrics = objective((a, b), torch.zeros(()))
+    u, v = embedder(a), embedder(b)
+    there, back = (cycle(*pair, kind="l2", temperature=0.5)[0] for pair in ((u, v), (v, u)))
+    torch.testing.assert_close(losses["cycle"], (there + back).mean())
+    assert 0 <= metrics["found"] <= 1
+
+
+def test_two_views_find_with_one_and_return_to_the_other():
+    torch.manual_seed(0)
+    a, b = stacks()
+    views = iter([lambda x: x, lambda x: 0.5 * x])
+    embedder = Embedder()
+    objective = CorrespondenceObjective(embedder, view=lambda x: next(views)(x))
+    found = objective((a, b), torch.zeros(()))[0]["cycle"]
+    u, v, u2, v2 = (embedder(x) for x in (a, b, 0.5 * a, 0.5 * b))
+    wanted = (cycle(u, v, u2)[0] + cycle(v, u, v2)[0]).mean()
+    torch.testing.assert_close(found, wanted)
+
+
+def test_it_learns_to_correspond():
+    torch.manual_seed(0)
+    batch = stacks()
+    objective = CorrespondenceObjective(Embedder(embed_dim=2, channels=8))
+    adam = torch.optim.Adam(objective.parameters(), 1e-3)
+    for step in range(150):
+        losses, metrics = objective(batch, torch.tensor(step))
+        adam.zero_grad()
+        losses["cycle"].backward()
+        adam.step()
+    assert losses["cycle"] < 0.3 * collapse(8, 8)
+    assert metrics["found"] > 0.7
+
+
+def test_retrieval_is_between_oracle_and_random():
+    rng = np.random.default_rng(0)
+    styles, sets = rng.normal(size=(600, 3)), rng.integers(0, 3, 600)
+    best = retrieval(styles / styles.std(0), styles, sets)
+    assert best.oracle <= best.error < 1.2 * best.oracle
+    blind = retrieval(rng.normal(size=(600, 4)), styles, sets)
+    # A pick's error has a deviation of 0.5; 600 picks.
+    assert blind.error == pytest.approx(blind.random, abs=5 * 0.5 / 600**0.5)
+    assert blind.random == best.random
+    # Two sets that are one and the same pile, away from a third.
+    apart = styles + 100 * (sets == 2)[:, None]
+    near = retrieval(apart, apart, sets).random
+    with_it = retrieval(apart, apart, sets, only=(2,)).random
+    assert with_it > 1.3 * near

@@ -1,0 +1,150 @@
+"""``python -m train.abc``: its files, its refusals, and that it finds style."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from train.abc import ABCSettings, main
+from train.settings import command
+
+SMALL = {
+    "steps": 6,
+    "log_every": 2,
+    "eval_every": 3,
+    "checkpoint_every": 3,
+    "stack_size": 8,
+    "channels": 4,
+    "hidden": 8,
+    "device": "cpu",
+    "withheld": (2,),
+}
+PLAIN = {"method", "steps", "train_seconds", "examples_per_second", "device", "class_probes"}
+EACH = {
+    "class_accuracy",
+    "class_accuracy_untrained",
+    "class_accuracy_pca",
+    "class_accuracy_morphometrics",
+    "style_r2",
+    "retrieval_error",
+    "retrieval_error_random",
+    "retrieval_error_oracle",
+}
+
+
+def saved(path: Path, **arrays: Any) -> Path:
+    images = np.random.default_rng(0).integers(0, 256, (200, 16, 15), dtype=np.uint8)
+    np.savez(path, **({"images": images, "labels": np.arange(200) % 4} | arrays))
+    return path
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    """A person's own few images, in four sets."""
+    return saved(tmp_path / "own.npz")
+
+
+def small(tmp_path: Path, data: Path, **changes: Any) -> ABCSettings:
+    return ABCSettings(**(SMALL | {"run_dir": tmp_path / "run", "data": str(data)} | changes))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"withheld": (), "curated": "one", "other_stack_size": 12},
+        {"withheld": (0, 1), "views": 2, "normalise": True, "similarity": "cosine"},
+    ],
+)
+def test_a_run_leaves_its_files(tmp_path, own, changes):
+    main(small(tmp_path, own, **changes))
+    run = tmp_path / "run"
+    results = json.loads((run / "results.json").read_text())
+    withheld = {f"{key}_withheld" for key in EACH} if changes.get("withheld") != () else set()
+    assert set(results) == PLAIN | EACH | withheld
+    assert set(results["style_r2"]) == {"slant", "thickness", "width"}
+    assert {path.stem for path in (run / "figures").glob("*.png")} == {
+        "maps",
+        "retrieval",
+        "curves",
+    }
+
+
+def test_a_resumed_run_is_the_same(tmp_path, own):
+    straight = main(small(tmp_path, own, views=2))
+    main(small(tmp_path, own, views=2, run_dir=tmp_path / "parts", steps=3))
+    resumed = main(small(tmp_path, own, views=2, run_dir=tmp_path / "parts", resume=True))
+    for key in ("class_accuracy", "retrieval_error", "style_r2"):
+        assert resumed[key] == straight[key]
+
+
+def test_sets_of_a_column(tmp_path):
+    labels = np.stack([np.linspace(0, 1, 200), np.arange(200) % 3], axis=1)
+    data = saved(tmp_path / "own.npz", labels=labels)
+    assert main(small(tmp_path, data, set_column=1))["class_accuracy"] <= 1
+
+
+def test_a_collapse_is_told(tmp_path, own, capsys):
+    main(small(tmp_path, own, learning_rate=1e-9, temperature=1e9))
+    assert "they have collapsed" in capsys.readouterr().out
+
+
+def test_style_is_found(tmp_path):
+    """A short real run: styles are read better after it, and others are found by them."""
+    settings = ABCSettings(
+        steps=150,
+        learning_rate=1e-3,
+        stack_size=48,
+        channels=16,
+        eval_every=150,
+        device="cpu",
+        run_dir=tmp_path / "run",
+    )
+    found = main(settings)
+    assert found["style_r2"]["slant"] > 0.6
+    assert found["style_r2"]["thickness"] > 0.4
+    assert found["retrieval_error"] < 0.85 * found["retrieval_error_random"]
+    history = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    losses = [json.loads(line)["cycle_loss"] for line in history if "cycle_loss" in line]
+    assert losses[-1] < 0.8 * losses[0]
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--stack-size", "1"], "--stack-size 1"),
+        (["--stack-size", "900"], "--stack-size 900 is larger than set 0"),
+        (["--withheld", "11"], "--withheld 11: there is no such set"),
+        (["--withheld", "-1"], "--withheld is -1"),
+        (["--withheld", *map(str, range(9))], "1 sets besides the withheld ones"),
+        (["--temperature", "0"], "--temperature is 0"),
+        (["--set-column", "1"], "--set-column 1"),
+    ],
+)
+def test_bad_flags(tmp_path, flags, words, capsys):
+    with pytest.raises(SystemExit) as stop:
+        command(ABCSettings, main, [*flags, "--run-dir", str(tmp_path / "run")])
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_unknown_similarity(capsys):
+    with pytest.raises(SystemExit) as stop:
+        command(ABCSettings, main, ["--similarity", "dot"])
+    assert stop.value.code == 2
+    assert "dot" in capsys.readouterr().err
+
+
+def test_images_that_are_too_small(tmp_path, capsys):
+    data = saved(tmp_path / "own.npz", images=np.zeros((200, 14, 28), dtype=np.uint8))
+    with pytest.raises(SystemExit) as stop:
+        command(ABCSettings, main, ["--data", str(data), "--stack-size", "9", "--withheld", "3"])
+    assert stop.value.code == 2
+    assert "14x28" in capsys.readouterr().err

@@ -1,0 +1,117 @@
+"""Trains ABC, embeddings of style without class: ``python -m train.abc``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from train.settings import Count, Positive, Settings, Whole, command, require
+
+
+@dataclass(frozen=True)
+class ABCSettings(Settings):
+    """Train ABC: embeddings of what varies inside sets, by correspondence between them."""
+
+    steps: Count = 500
+    batch_size: Count = 1
+    """Pairs of stacks a step."""
+    stack_size: Count = 64
+    """Images in a stack."""
+    other_stack_size: Count | None = None
+    """Images in the other stack of a pair; as many if not given."""
+    withheld: tuple[Whole, ...] = (9,)
+    """Sets of which training sees nothing."""
+    curated: Literal["both", "one"] = "both"
+    """Whether both stacks are of one set each, or the other one is of anything (ABC-X)."""
+    replacement: bool = False
+    """Let an image be in a stack more than once, where a set is smaller than a stack."""
+    set_column: Whole = 0
+    """Column of the labels that says which set an image is in."""
+    similarity: Literal["l2sq", "l2", "l1", "linf", "cosine"] = "l2sq"
+    """How embeddings are compared: squared distance, distances, or the cosine."""
+    temperature: Positive = 1.0
+    """What similarities are divided by."""
+    views: Literal[1, 2] = 1
+    """Two: an image is seen shifted and more or less bright, once to find and once to be found."""
+    embed_dim: Count = 8
+    """Size of an embedding."""
+    normalise: bool = False
+    """Put embeddings on the unit sphere."""
+    channels: Count = 32
+    """Channels of the convolutions."""
+    hidden: Count = 128
+    """Width of the dense layer."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            min(self.sizes) > 1,
+            f"--stack-size {min(self.sizes)}: a stack of one has nothing to be told from: give 2",
+        )
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """The sizes of the two stacks."""
+        return self.stack_size, self.other_stack_size or self.stack_size
+
+
+def main(settings: ABCSettings) -> dict[str, Any]:
+    """Data, objective, loop, measures, figures."""
+    from pyro_models.abc import Embedder, shifted
+    from train import figures, runtime
+    from train.data import digits
+    from train.data.stacks import Stacks, sets_of
+    from train.loop import fit
+    from train.metrics.embedding import Watch
+    from train.objective import CorrespondenceObjective
+    from train.runs import Run
+
+    device = runtime.setup(settings)
+    train, held_out = digits.load(settings.data, settings.data_dir, settings.evaluate_on)
+    sets = tuple(sets_of(images, settings.set_column) for images in (train, held_out))
+    drawing = {
+        "sizes": settings.sizes,
+        "withheld": settings.withheld,
+        "curated": settings.curated,
+        "device": device,
+    }
+    stacks = Stacks(
+        train.images,
+        sets[0],
+        pairs=settings.batch_size,
+        replacement=settings.replacement,
+        seed=settings.seed,
+        **drawing,
+    )
+    others = Stacks(held_out.images, sets[1], replacement=True, **drawing)
+    shape = tuple(train.images.shape[1:])
+    require(min(shape) >= 15, f"--data: images are {shape[0]}x{shape[1]}: give 15x15 or more")
+    embedder = Embedder(
+        shape,
+        settings.embed_dim,
+        channels=settings.channels,
+        hidden=settings.hidden,
+        normalise=settings.normalise,
+    )
+    objective = CorrespondenceObjective(
+        embedder,
+        similarity=settings.similarity,
+        temperature=settings.temperature,
+        view=shifted if settings.views == 2 else None,
+    ).to(device)
+    run = Run.create(settings, "abc")
+
+    watch = Watch(
+        objective, train, held_out, sets, others, withheld=settings.withheld, seed=settings.seed
+    )
+    fitted = fit(objective, stacks, run, settings, device, evaluate=watch.evaluate)
+
+    found = watch.measure()
+    run.save_figure("maps", figures.maps(watch.maps()))
+    run.save_figure("retrieval", figures.gallery(watch.retrieved()))
+    run.save_figure("curves", figures.curves(run.history(), watch.PANELS))
+    return run.finish(fitted._asdict() | found)
+
+
+if __name__ == "__main__":
+    command(ABCSettings, main)
