@@ -23,7 +23,8 @@ import tyro
 # The scenes of Pyro's example: digits of size 28 / (1.3 +- 0.1), no pixel's sum above white.
 PYRO = (
     "--data mnist --digit-shrink 1.3 0.1 --overlap dim --likelihood-scale 0.3 --steps 10400 "
-    "--batch-size 128 --what-dim 50 --presence-prior 0.01 --anneal-steps 2000"
+    "--batch-size 128 --what-dim 50 --what-hidden 800 --window-size 28 --presence-prior 0.003 "
+    "--anneal-steps 2000"
 )
 PROTOCOLS = {
     "default": "",

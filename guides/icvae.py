@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from pyro_models.icvae import ICVAE
 from pyro_models.networks import MLP, Convolutions
 
-Invariance = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
-"""From z, mu, the log-variance and c of a batch to what z says too much, in nats for each datum."""
+Invariance = Callable[..., Tensor]
+"""From z, mu, the log-variance and c of a batch, and past mu, log-variances and c if the guide has
+a memory, to what z says too much, in nats for each datum."""
 
 
 class Encoder(PyroModule):
@@ -58,6 +59,36 @@ class Encoder(PyroModule):
         return first, second
 
 
+class Memory(nn.Module):
+    r"""The last codes that were put in, oldest out first; zeros where there were none.
+
+    Args:
+        size: How many, :math:`M`.
+        z_dim: The size of a code.
+        c_dim: The size of :math:`c`.
+    """
+
+    def __init__(self, size: int, z_dim: int, c_dim: int) -> None:
+        super().__init__()
+        self.register_buffer("mu", torch.zeros(size, z_dim))
+        self.register_buffer("log_variance", torch.zeros(size, z_dim))
+        self.register_buffer("c", torch.zeros(size, c_dim))
+        self.register_buffer("place", torch.zeros((), dtype=torch.long))
+
+    def forward(self) -> tuple[Tensor, Tensor, Tensor]:
+        r"""Means, log-variances and :math:`c`, of shapes :math:`(M, *)`."""
+        return self.mu, self.log_variance, self.c
+
+    @torch.no_grad()
+    def put(self, *codes: Tensor) -> None:
+        r"""Takes in means, log-variances and :math:`c` of a batch, of shapes :math:`(B, *)`."""
+        codes = tuple(part[: len(self.c)] for part in codes)
+        rows = (self.place + torch.arange(len(codes[0]), device=self.place.device)) % len(self.c)
+        for kept, new in zip(self(), codes, strict=True):
+            kept.index_copy_(0, rows, new.to(kept.dtype))
+        self.place.copy_((self.place + len(rows)) % len(self.c))
+
+
 class GaussianGuide(Encoder):
     r"""A Gaussian encoder with a term for invariance.
 
@@ -70,6 +101,7 @@ class GaussianGuide(Encoder):
     Args:
         model: The model whose codes are inferred.
         invariance: The term, one of :mod:`train.losses` or like them; ``None`` for a CVAE.
+        memory: How many codes of earlier batches the term is given, while training; 0 for none.
         hidden: See :class:`Encoder`.
         network: See :class:`Encoder`.
         sees_c: See :class:`Encoder`.
@@ -86,12 +118,14 @@ class GaussianGuide(Encoder):
         model: ICVAE,
         invariance: Invariance | None = None,
         *,
+        memory: int = 0,
         hidden: tuple[int, ...] = (512, 512),
         network: Literal["dense", "conv"] = "dense",
         sees_c: bool = False,
     ) -> None:
         super().__init__(model, hidden=hidden, network=network, sees_c=sees_c)
         self.invariance = invariance
+        self.memory = Memory(memory, model.z_dim, model.c_dim) if memory else None
 
     def forward(
         self,
@@ -119,7 +153,12 @@ class GaussianGuide(Encoder):
             with poutine.scale(scale=beta):
                 z = pyro.sample("z", dist.Normal(mu, (0.5 * log_variance).exp()).to_event(1))
             if self.invariance is not None:
-                term = self.invariance(z, mu, log_variance, c)
+                known = (mu, log_variance, c)
+                if self.memory is not None and self.training:
+                    term = self.invariance(z, *known, self.memory())
+                    self.memory.put(*known)
+                else:
+                    term = self.invariance(z, *known)
                 # Not as a scale, which Pyro wants above zero: a weight may start there.
                 pyro.factor("invariance", invariance * term, has_rsample=True)
         return z

@@ -13,7 +13,7 @@ from pyro.infer import SVI, Trace_ELBO, TraceMeanField_ELBO
 from torch import Tensor, nn
 from torch.distributions import Bernoulli, Normal, kl_divergence
 
-from guides.icvae import EchoGuide, GaussianGuide
+from guides.icvae import EchoGuide, GaussianGuide, Memory
 from pyro_models.icvae import ICVAE
 from train.estimators import MeanFieldELBO
 from train.losses import INVARIANCES
@@ -98,6 +98,36 @@ def test_the_term_stays_with_another_estimator(data):
     assert (found[0].mean() - found[1].mean()).abs() < 5 * error
     without = torch.tensor([MeanFieldELBO().loss(model, guide, *many) / 180 for _ in range(20)])
     assert (found[1].mean() - without.mean()).abs() > 5 * error
+
+
+def test_the_memory_forgets_the_oldest_first():
+    memory = Memory(5, 2, 3)
+    codes = [torch.arange(12.0)[:, None].repeat(1, size) + 1 for size in (2, 2, 3)]
+    assert not any(part.any() for part in memory())
+    for rows in (slice(0, 3), slice(3, 6)):
+        memory.put(*(part[rows] for part in codes))
+    for part in memory():
+        assert part[:, 0].tolist() == [6, 2, 3, 4, 5]
+    # A batch larger than it.
+    memory.put(*codes)
+    assert memory()[0][:, 0].sort().values.tolist() == [1, 2, 3, 4, 5]
+
+
+def test_the_term_is_given_past_codes_in_training_only(data):
+    seen = []
+
+    def term(z: Tensor, mu: Tensor, log_variance: Tensor, c: Tensor, past: Any = None) -> Tensor:
+        seen.append(None if past is None else past[2].clone())
+        return z.sum(-1)
+
+    model = ICVAE((7, 6), 3, 2, **SMALL)
+    guide = GaussianGuide(model, term, memory=20, **SMALL)
+    for training in (True, True, False, True):
+        guide.train(training)
+        guide(*data, invariance=1.0)
+    assert [None if past is None else int(past.sum()) for past in seen] == [0, 9, None, 18]
+    assert guide.memory.mu.requires_grad is False
+    assert set(guide.memory.state_dict()) == {"mu", "log_variance", "c", "place"}
 
 
 def test_the_estimate_does_not_wait_for_the_device(data, monkeypatch):

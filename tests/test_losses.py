@@ -165,6 +165,35 @@ def test_gradients_are_finite_everywhere(term):
         assert gradient.isfinite().all()
 
 
+def test_past_codes_join_the_sums():
+    mu, log_variance = gaussians(9)
+    z = mu + torch.randn_like(mu)
+    c = torch.nn.functional.one_hot(torch.tensor([0, 1, 2, 0, 1, 2, 0, 0, 1])).to(z)
+    wanted = class_information(z, mu, log_variance, c)[:4]
+    past = (mu[4:], log_variance[4:], c[4:])
+    few = (z[:4], mu[:4], log_variance[:4], c[:4])
+    torch.testing.assert_close(class_information(*few, past), wanted)
+    # Places that are still empty do not count.
+    empty = tuple(torch.cat([part, torch.zeros_like(part[:3])]) for part in past)
+    torch.testing.assert_close(class_information(*few, empty), wanted)
+    nothing = tuple(torch.zeros_like(part) for part in past)
+    torch.testing.assert_close(class_information(*few, nothing), class_information(*few))
+
+
+def test_a_batch_alone_sees_information_where_there_is_none():
+    """Codes of 6 nats that say nothing of the class: a batch has none of the others near by."""
+    torch.manual_seed(0)
+    spread, n = 0.1, 20_000
+    mu, c = torch.randn(n, 3), torch.eye(10)[torch.arange(n) % 10]
+    log_variance = torch.full_like(mu, 2 * math.log(spread))
+    z = mu + spread * torch.randn_like(mu)
+    codes = [part[:200] for part in (z, mu, log_variance, c)]
+    alone = class_information(*codes)
+    among = class_information(*codes, (mu[200:], log_variance[200:], c[200:]))
+    assert alone.mean() > 1.5
+    assert among.mean() < 0.3 * alone.mean()
+
+
 # Approximate bijective correspondence
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from train.settings import Count, ELBOSettings, NonNegative, Positive, command, require
+from train.settings import Count, ELBOSettings, NonNegative, Positive, Whole, command, require
 
 if TYPE_CHECKING:
     from pyro_models.icvae import ICVAE
@@ -33,6 +33,8 @@ class ICVAESettings(ELBOSettings):
     """Weight of that term; with pairwise, kt and echo 1 + weight is the reconstruction's."""
     weight_start: NonNegative | None = None
     """Where it starts when it is annealed over --anneal-steps; None for no annealing."""
+    memory: Whole = 4096
+    """Codes of earlier batches that the direct term compares a batch with."""
     network: Literal["dense", "conv"] = "dense"
     """Dense layers, or convolutions before (in the decoder after) them."""
     hidden: tuple[Count, ...] = (512, 512)
@@ -75,18 +77,13 @@ def build(settings: ICVAESettings, shape: tuple[int, int], c_dim: int) -> tuple[
     from train import losses
 
     sizes = {"hidden": settings.hidden, "network": settings.network}
-    model = ICVAE(
-        shape,
-        c_dim,
-        settings.z_dim,
-        **sizes,
-        likelihood=settings.likelihood,
-        likelihood_scale=settings.likelihood_scale,
-        prior=settings.invariance != "echo",
-    )
+    likelihood = {key: getattr(settings, key) for key in ("likelihood", "likelihood_scale")}
+    prior = settings.invariance != "echo"
+    model = ICVAE(shape, c_dim, settings.z_dim, **sizes, **likelihood, prior=prior)
     sizes["sees_c"] = settings.encoder_sees_labels
     if settings.invariance == "echo":
         return model, EchoGuide(model, terms=settings.echo_terms, **sizes)
+    sizes["memory"] = settings.memory if settings.invariance == "direct" else 0
     return model, GaussianGuide(model, losses.INVARIANCES[settings.invariance], **sizes)
 
 

@@ -48,7 +48,7 @@ def fit(
     monitor: Callable[[int], Mapping[str, float]] | None = None,
     evaluate: Callable[[int], Mapping[str, float]] | None = None,
 ) -> Fitted:
-    """Minimises an objective's losses, each with its own Adam.
+    """Minimises an objective's losses, each with its own Adam; leaves it in evaluation mode.
 
     Nothing in a step waits for the device: losses and metrics are added up there, and read every
     ``settings.log_every`` steps.
@@ -121,6 +121,7 @@ def fit(
                     f"stopped at step {step:,}; go on with the same command and "
                     f"--resume --run-dir {run.directory}"
                 )
+    objective.eval()
     examples = settings.batch_size * settings.steps
     rate = examples / max(clock.seconds, 1e-9)
     return Fitted(settings.steps, clock.seconds, rate, str(device))

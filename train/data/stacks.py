@@ -91,8 +91,8 @@ class Stacks:
         for each in withheld:
             require(
                 each in there,
-                f"--withheld {each}: there is no such set; give some of {', '.join(map(str, there))}, or "
-                "--withheld alone for none",
+                f"--withheld {each}: there is no such set; give some of "
+                f"{', '.join(map(str, there))}, or --withheld alone for none",
             )
         kept = [each for each in there if each not in withheld]
         least = 2 if curated == "both" else 1
