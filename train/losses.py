@@ -138,11 +138,11 @@ def class_information(
     others = c if past is None else torch.cat([c, past[2]])
     log_q = gaussian_log_prob(z, mu, log_variance)
 
-    def log_mean(chosen: Tensor) -> Tensor:
-        chosen_log_q = log_q.masked_fill(~chosen, -torch.inf)
-        return chosen_log_q.logsumexp(1) - chosen.sum(1).to(z.dtype).log()
-
-    return log_mean(c @ others.T > 0.5) - log_mean((others.sum(1) > 0.5).expand_as(log_q))
+    # One exponential of the largest matrix here, where two masked logsumexp take five times as long.
+    density = (log_q - log_q.detach().amax(1, keepdim=True)).exp()
+    by_class, counts = density @ others, others.sum(0)
+    within = ((by_class * c).sum(1) / (c @ counts)).clamp(min=torch.finfo(z.dtype).tiny)
+    return within.log() - (by_class.sum(1) / counts.sum()).log()
 
 
 INVARIANCES = {
