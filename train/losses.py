@@ -138,7 +138,7 @@ def class_information(
     others = c if past is None else torch.cat([c, past[2]])
     log_q = gaussian_log_prob(z, mu, log_variance)
 
-    # One exponential of the largest matrix here, where two masked logsumexp take five times as long.
+    # One exponential of the largest matrix, where two masked logsumexp take five times as long.
     density = (log_q - log_q.detach().amax(1, keepdim=True)).exp()
     by_class, counts = density @ others, others.sum(0)
     within = ((by_class * c).sum(1) / (c @ counts)).clamp(min=torch.finfo(z.dtype).tiny)
