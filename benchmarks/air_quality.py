@@ -9,16 +9,14 @@ Each run is a ``python -m train.air``; runs that are there already are not made 
 
 from __future__ import annotations
 
-import json
 import shlex
 import statistics
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import tyro
+from repeat import results
 
 # The scenes of Pyro's example: digits of size 28 / (1.3 +- 0.1), no pixel's sum above white.
 PYRO = (
@@ -56,12 +54,9 @@ def main(benchmark: Benchmark) -> None:
     rows = []
     for seed in range(benchmark.seeds):
         run = benchmark.out / f"air-{benchmark.protocol}-{seed}"
-        if not (run / "results.json").exists():
-            command = [sys.executable, "-m", "train.air", "--seed", str(seed), *flags]
-            command += ["--data-dir", str(benchmark.data_dir), "--run-dir", str(run)]
-            subprocess.run(command, check=True)
-        results = json.loads((run / "results.json").read_text())
-        rows.append([results[name] for name in MEASURES])
+        own = ["--seed", str(seed), "--data-dir", str(benchmark.data_dir)]
+        found = results("air", run, [*flags, *own])
+        rows.append([found[name] for name in MEASURES])
     print("python -m train.air", *flags)
     print("| seed |", " | ".join(MEASURES), "|")
     print("| --- " * (len(MEASURES) + 1) + "|")

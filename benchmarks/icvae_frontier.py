@@ -8,17 +8,16 @@ Each point is a ``python -m train.icvae``; runs that are there already are not m
 from __future__ import annotations
 
 import csv
-import json
 import shlex
 import statistics
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
+from repeat import results
 
 from train.figures import tradeoff
+from train.tables import markdown
 
 NONE = "--invariance none --weight 0"
 # The squared error summed over pixels, Adam at 5e-4: the settings of the tutorial that this
@@ -34,6 +33,7 @@ GRID = {
     "tutorial's settings": [SEED],
 }
 MEASURES = ("leakage", "leakage_linear", "leakage_parameters", "reconstruction_mse", "elbo")
+COLUMNS = ("z_dim", "term", "flags", *MEASURES, "worst_leakage")
 
 
 @dataclass(frozen=True)
@@ -63,22 +63,15 @@ def main(settings: Frontier) -> None:
                 found = []
                 for seed in range(settings.seeds):
                     run = settings.out / f"{term.split()[0].strip(chr(39))}-{number}-{z_dim}-{seed}"
-                    command = [sys.executable, "-m", "train.icvae", "--data", "mnist"]
-                    command += ["--data-dir", str(settings.data_dir), "--run-dir", str(run)]
-                    command += ["--z-dim", str(z_dim), "--seed", str(seed)]
-                    if not (run / "results.json").exists():
-                        extra = shlex.split(f"{flags} {settings.extra}")
-                        subprocess.run(command + extra, check=True)
-                    found.append(json.loads((run / "results.json").read_text()))
+                    own = ["--data", "mnist", "--data-dir", str(settings.data_dir)]
+                    own += ["--z-dim", str(z_dim), "--seed", str(seed)]
+                    own += shlex.split(f"{flags} {settings.extra}")
+                    found.append(results("icvae", run, own))
                 means = {key: statistics.fmean(one[key] for one in found) for key in MEASURES}
                 worst = max(one["leakage"] for one in found)
                 row = {"term": term, "flags": flags, "weight": weight(flags), "z_dim": z_dim}
                 rows.append(row | means | {"worst_leakage": worst, "chance": found[0]["chance"]})
-    print("| z | term | flags |", " | ".join(MEASURES), "| worst leakage |")
-    print("| --- " * (len(MEASURES) + 4) + "|")
-    for row in rows:
-        cells = [f"{row[key]:.4g}" for key in (*MEASURES, "worst_leakage")]
-        print(f"| {row['z_dim']} | {row['term']} | `{row['flags']}` |", " | ".join(cells), "|")
+    print(markdown(rows, COLUMNS))
     with (settings.out / "frontier.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()

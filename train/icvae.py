@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class ICVAESettings(ELBOSettings):
     """Train ICVAE: a conditional autoencoder whose codes say nothing about the condition."""
 
-    steps: Count = 6_000
+    steps: Count = 2_500
     batch_size: Count = 256
     learning_rate: Positive = 1e-3
     decay: Literal["none", "cosine"] = "cosine"
