@@ -173,7 +173,7 @@ def evaluate(
 
 
 def divergence(
-    guide_site: dict[str, Any], model_site: dict[str, Any], *, analytic: bool, held: bool
+    guide_site: dict[str, Any], model_site: dict[str, Any], *, analytic: bool, held: bool = False
 ) -> Tensor:
     """The KL divergence at a site, in closed form if asked and known, else at the draw."""
     if analytic:
