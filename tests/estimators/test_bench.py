@@ -6,6 +6,7 @@ import csv
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,9 @@ from tests.test_train_air import SMALL, small
 from train import air
 from train.estimators.__main__ import BenchSettings, air_settings, assembled, main, row_settings
 from train.figures import races
+from train.metrics import gradients
 from train.metrics.races import SUMMARY, evaluations, summary
+from train.objective import ELBOObjective
 from train.runs import Run, read_run
 from train.settings import InputError, command, restore
 from train.tables import markdown
@@ -51,6 +54,22 @@ def test_every_estimator_has_a_row_a_figure_and_a_race(tmp_path, capsys):
     assert all(row["final_iw_bound"] for row in raced if row["step"] == "6")
     for name in ("gradients", "training"):
         assert (tmp_path / "bench" / "figures" / f"{name}.png").stat().st_size > 10_000
+
+
+def test_a_baseline_does_not_change_the_other_weights(tmp_path, monkeypatch):
+    compare, seen = gradients.compare, {}
+
+    def look(objectives: dict, exact: ELBOObjective, *args: Any, **options: Any) -> list:
+        seen.update(objectives, exact=exact)
+        return compare(objectives, exact, *args, **options)
+
+    monkeypatch.setattr(gradients, "compare", look)
+    main(bench(tmp_path, estimators=("tracegraph+network", "tracegraph")))
+    network, plain, exact = (objective.state_dict() for objective in seen.values())
+    assert network.keys() > plain.keys() == exact.keys()
+    for name, weight in exact.items():
+        assert torch.equal(network[name], weight)
+        assert torch.equal(plain[name], weight)
 
 
 def test_the_same_weights_in_each_row_and_those_of_the_checkpoint(tmp_path):
