@@ -2,8 +2,9 @@
 
     python benchmarks/icvae_step.py
 
-The loop is what a tutorial has: a dataset of float images and labels, a shuffling DataLoader, the
-same networks, Adam, and the mean pairwise KL from PyTorch's own distributions.
+The loop is what a tutorial has: torchvision's MNIST with ToTensor (of images that are in memory
+already), a shuffling DataLoader, the same networks, Adam, and the mean pairwise KL from PyTorch
+distributions.
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ import time
 from collections.abc import Callable, Iterator
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import ToTensor
 
 from pyro_models.networks import MLP
 from train.data.batches import Batches
@@ -25,17 +28,19 @@ from train.loop import Stepper
 
 
 class Digits(Dataset):
-    """One image and its label at a time, as a tutorial's dataset."""
+    """One image and its label at a time, as torchvision's MNIST with ToTensor gives them."""
 
     def __init__(self, images: Tensor, labels: Tensor) -> None:
         self.images = images
         self.labels = labels
+        self.transform = ToTensor()
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
-        return self.images[i].float() / 255, self.labels[i]
+        image = Image.fromarray(self.images[i].numpy())
+        return self.transform(image).squeeze(0), int(self.labels[i])
 
 
 def plain(images: Tensor, labels: Tensor, settings: ICVAESettings) -> Callable[[int], object]:

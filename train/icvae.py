@@ -33,7 +33,7 @@ class ICVAESettings(ELBOSettings):
     """Weight of that term; with pairwise, kt and echo 1 + weight is the reconstruction's."""
     weight_start: NonNegative | None = None
     """Where it starts when it is annealed over --anneal-steps; None for no annealing."""
-    memory: Whole = 4096
+    memory: Whole = 2048
     """Codes of earlier batches that the direct term compares a batch with."""
     network: Literal["dense", "conv"] = "dense"
     """Dense layers, or convolutions before (in the decoder after) them."""

@@ -77,8 +77,8 @@ def kolchinsky_tracey(mu: Tensor, log_variance: Tensor) -> Tensor:
 def gaussian_log_prob(z: Tensor, mu: Tensor, log_variance: Tensor) -> Tensor:
     r"""Each sample under each diagonal Gaussian: :math:`\log q_j(z_i)`.
 
-    The squares are expanded, which makes them three matrix products, in double precision, in which
-    they do not cancel; where there is none (MPS) they are taken from differences.
+    The squares are expanded, which makes all of it one matrix product, in double precision, in
+    which they do not cancel; where there is none (MPS) they are taken from differences.
 
     Args:
         z: Samples, of shape :math:`(A, D)`.
@@ -88,17 +88,17 @@ def gaussian_log_prob(z: Tensor, mu: Tensor, log_variance: Tensor) -> Tensor:
     Returns:
         Nats, of shape :math:`(A, B)`.
     """
-    constant = log_variance + math.log(2 * math.pi)
     if z.device.type == "mps":
         squares = (z.unsqueeze(1) - mu).square() * (-log_variance).exp()
-        return -0.5 * (squares + constant).sum(-1)
+        return -0.5 * (squares + log_variance + math.log(2 * math.pi)).sum(-1)
     dtype = z.dtype
-    z, mu, precision, constant = (
-        each.double() for each in (z, mu, (-log_variance).exp(), constant)
-    )
-    squares = z.square() @ precision.T - 2 * z @ (mu * precision).T
-    found = -0.5 * (squares + (mu.square() * precision + constant).sum(-1))
-    return found.to(dtype)
+    z, mu, log_variance = z.double(), mu.double(), log_variance.double()
+    precision = (-log_variance).exp()
+    constant = mu.square() * precision + log_variance + math.log(2 * math.pi)
+    # A row of features times a row of coefficients: nothing else is done at the product's size.
+    features = torch.cat([z.square(), z, torch.ones_like(z[:, :1])], dim=1)
+    coefficients = [-0.5 * precision, mu * precision, -0.5 * constant.sum(1, keepdim=True)]
+    return (features @ torch.cat(coefficients, dim=1).T).to(dtype)
 
 
 def class_information(
