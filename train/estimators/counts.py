@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import torch
 from pyro import poutine
 from pyro.distributions.util import scale_and_mask
-from pyro.poutine import Trace
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 from torch.distributions import kl_divergence
@@ -83,60 +82,11 @@ def count_out(
         ValueError: If the guide marks no site as a presence.
     """
     kwargs = kwargs or {}
-    return evaluate(model, run_guide(guide, args, kwargs), args, kwargs, analytic=analytic)
-
-
-class Path(NamedTuple):
-    """A guide's run on which every object is present.
-
-    Attributes:
-        trace: The run.
-        presences: The names of the presences, in their order.
-    """
-
-    trace: Trace
-    presences: list[str]
-
-
-def run_guide(guide: Program, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Path:
-    """Runs a guide on the path on which every object is present.
-
-    Raises:
-        ValueError: If the guide marks no site as a presence.
-    """
     with FixPresence(all_present) as row:
-        trace = poutine.trace(guide).get_trace(*args, **kwargs)
+        guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
     if not row.names:
         raise ValueError('no site of the guide is marked with infer={"presence": True}')
-    return Path(trace, list(row.names))
-
-
-def evaluate(
-    model: Program,
-    path: Path,
-    args: tuple[Any, ...],
-    kwargs: Mapping[str, Any],
-    *,
-    analytic: bool = True,
-    held: bool = False,
-) -> Counts:
-    """Evaluates every count on a guide's path: see :func:`count_out`.
-
-    Args:
-        model: The model.
-        path: The guide's run.
-        args: Passed to the model.
-        kwargs: Passed to the model.
-        analytic: Whether to take KL divergences in closed form where PyTorch has one.
-        held: Whether draws and guide are taken as constants, so that gradients are those of the
-            model's own weights alone; only with the divergences at the draw.
-    """
-    guide_trace, names = path
-    if held:
-        guide_trace = guide_trace.copy()
-        # New tensors, too: a model that keeps what the guide drew with it must draw anew.
-        guide_trace.detach_()
-    presences = [guide_trace.nodes[name]["fn"] for name in names]
+    presences = [guide_trace.nodes[name]["fn"] for name in row.names]
     like = presences[0].logits
     counts = torch.arange(len(presences) + 1, device=like.device)
     counts = counts.reshape(-1, *(1 for _ in like.shape))
@@ -151,7 +101,6 @@ def evaluate(
     log_q = sum(
         torch.where(counts >= i, fn.log_prob(steps[i]), zero) for i, fn in enumerate(presences)
     )
-    log_q = log_q.detach() if held else log_q
     log_likelihood, log_p = zero, zero
     kl: dict[str, Tensor] = {}
     scales: dict[str, Tensor | float] = {}
@@ -161,20 +110,18 @@ def evaluate(
         if site["is_observed"]:
             log_prob = site["fn"].log_prob(site["value"])
             log_likelihood = log_likelihood + scale_and_mask(log_prob, mask=site["mask"])
-        elif name in names:
+        elif name in row.names:
             log_prob = site["fn"].log_prob(site["value"])
             log_p = log_p + scale_and_mask(log_prob, mask=site["mask"])
         else:
-            cost = divergence(guide_trace.nodes[name], site, analytic=analytic, held=held)
+            cost = divergence(guide_trace.nodes[name], site, analytic=analytic)
             kl[name] = scale_and_mask(cost, mask=site["mask"]).expand_as(log_q)
         scales[name] = site["scale"]
-    kl[names[0]] = log_q - log_p
-    return Counts(log_q, log_likelihood.expand_as(log_q), kl, scales, names[0])
+    kl[row.names[0]] = log_q - log_p
+    return Counts(log_q, log_likelihood.expand_as(log_q), kl, scales, row.names[0])
 
 
-def divergence(
-    guide_site: dict[str, Any], model_site: dict[str, Any], *, analytic: bool, held: bool = False
-) -> Tensor:
+def divergence(guide_site: dict[str, Any], model_site: dict[str, Any], *, analytic: bool) -> Tensor:
     """The KL divergence at a site, in closed form if asked and known, else at the draw."""
     if analytic:
         try:
@@ -182,5 +129,4 @@ def divergence(
         except NotImplementedError:
             pass
     value = guide_site["value"]
-    log_q = guide_site["fn"].log_prob(value)
-    return (log_q.detach() if held else log_q) - model_site["fn"].log_prob(value)
+    return guide_site["fn"].log_prob(value) - model_site["fn"].log_prob(value)

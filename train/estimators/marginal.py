@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from train.estimators.base import DifferentiableELBO, Program, summarise
-from train.estimators.counts import Counts, count_out, evaluate, run_guide
+from train.estimators.counts import Counts, count_out
 
 
 class MarginalELBO(DifferentiableELBO):
@@ -55,17 +55,25 @@ class ImportanceWeightedELBO(DifferentiableELBO):
         \prod_{i \le n} \frac{p(z^k_i)}{q(z^k_i)}
 
     It grows with :math:`K`, up to :math:`\log p(x)`, and already for one draw is no less than
-    :class:`MarginalELBO`'s value. The value is :math:`-\mathcal{L}_K`, and so is the gradient of
-    the model's weights. The guide's is that of :class:`MarginalELBO` in the mean of the
-    :math:`K` draws, for two reasons: :math:`q(n | z, x)` is not in :math:`\mathcal{L}_K`, which
-    alone would never teach it to count (:class:`~pyro.infer.RenyiELBO` has the same gradient of
-    zero, pyro issue 3289); and the more draws, the less a guide hears of where to put them.
+    :class:`MarginalELBO`'s value. But the guide's :math:`q(n | z, x)` is not in it: it alone would
+    never teach the guide to count (:class:`~pyro.infer.RenyiELBO` has the same gradient of zero,
+    pyro issue 3289). And the more draws, the less a guide hears of where to put them. So the value
+    is :math:`-\mathcal{L}_K`, and the gradient is that of
+
+    .. math:: - \alpha \Big[ \mathcal{L}_K - \frac{1}{K} \sum_k
+        \text{KL}(q(n | z^k, x) \, \| \, p(n | z^k, x)) \Big]
+        - (1 - \alpha) \frac{1}{K} \sum_k \mathcal{L}^k, \qquad
+        p(n | z^k, x) \propto \text{the summands of } W_k,
+
+    with :math:`\mathcal{L}^k` the draw's :class:`MarginalELBO`. Both parts are bounds, and for one
+    draw they are the same.
 
     With a weight :math:`\beta` on the latents' log-probabilities, the bound is
     :math:`\beta` times that of the likelihood to the power of :math:`1 / \beta`.
 
     Args:
         num_particles: The number :math:`K` of draws.
+        tight: :math:`\alpha`, in [0, 1].
         vectorize_particles: Whether they are made side by side rather than one after another.
         options: See :class:`~train.estimators.base.DifferentiableELBO`.
 
@@ -75,37 +83,37 @@ class ImportanceWeightedELBO(DifferentiableELBO):
     References:
         | Importance Weighted Autoencoders (Burda et al., 2016)
         | https://arxiv.org/abs/1509.00519
-        | Tighter Variational Bounds are Not Necessarily Better (Rainforth et al., 2018), whose
-          PIWAE gives model and guide an objective each
+        | Tighter Variational Bounds are Not Necessarily Better (Rainforth et al., 2018), where
+          such a combination is CIWAE
         | https://arxiv.org/abs/1802.04537
     """
 
     def __init__(
-        self, num_particles: int = 10, *, vectorize_particles: bool = True, **options: Any
+        self,
+        num_particles: int = 10,
+        *,
+        tight: float = 0.5,
+        vectorize_particles: bool = True,
+        **options: Any,
     ) -> None:
         super().__init__(num_particles, vectorize_particles=vectorize_particles, **options)
+        self.tight = tight
 
     def estimate(
         self, model: Program, guide: Program, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        free, held = [], []
-        for particle_model, particle_guide in self.particles(model, guide):
-            path = run_guide(particle_guide, args, kwargs)
-            for runs, hold in ((free, False), (held, True)):
-                counts = evaluate(particle_model, path, args, kwargs, analytic=False, held=hold)
-                runs.append(counts)
-        beta = held[0].scales[held[0].presence]
-        log_joint = self.by_particle([run.log_joint(scaled=True) for run in held], dim=1) / beta
+        runs = self._runs(model, guide, args, kwargs)
+        beta = runs[0].scales[runs[0].presence]
+        log_joint = self.by_particle([run.log_joint(scaled=True) for run in runs], dim=1) / beta
+        log_q = self.by_particle([run.log_q for run in runs], dim=1)
         bound = beta * importance_weighted(log_joint).sum()
-        # The same number twice, with a gradient for the guide alone: the model's cancels.
-        guides = self._elbo(free) - self._elbo(held)
-        terms = summarise(*averaged(held, self.num_particles))
-        terms["iw_bound"] = importance_weighted(self._log_joint(held)).sum().detach()
-        return -bound - (guides - guides.detach()), terms
-
-    def _elbo(self, runs: list[Counts]) -> Tensor:
-        log_likelihood, kl = averaged(runs, self.num_particles)
-        return log_likelihood - sum(runs[0].scales[name] * value for name, value in kl.items())
+        divergence = (log_q.exp() * (log_q - log_joint.log_softmax(0))).sum()
+        elbo = (log_q.exp() * (log_joint - log_q)).sum()
+        scale = beta / self.num_particles
+        learnt = self.tight * (bound - scale * divergence) + (1 - self.tight) * scale * elbo
+        terms = summarise(*averaged(runs, self.num_particles))
+        terms["iw_bound"] = importance_weighted(self._log_joint(runs)).sum().detach()
+        return (learnt - bound).detach() - learnt, terms
 
     @torch.no_grad()
     def bound(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
