@@ -11,7 +11,7 @@ from typing import Any
 
 
 def results(method: str, run: Path, flags: Sequence[str]) -> dict[str, Any]:
-    """The results of a run, which is made only if it is not there.
+    """The results of a run, which is made only if it is not there, and gone on with if half made.
 
     Args:
         method: ``air``, ``icvae`` and so on.
@@ -20,5 +20,6 @@ def results(method: str, run: Path, flags: Sequence[str]) -> dict[str, Any]:
     """
     if not (run / "results.json").exists():
         command = [sys.executable, "-m", f"train.{method}", "--run-dir", str(run), *flags]
+        command += ["--resume"] if (run / "state.pt").exists() else []
         subprocess.run(command, check=True)
     return json.loads((run / "results.json").read_text())
