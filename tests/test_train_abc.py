@@ -96,17 +96,18 @@ def test_a_collapse_is_told(tmp_path, own, capsys):
 def test_style_is_found(tmp_path):
     """A short real run: styles are read better after it, and others are found by them."""
     settings = ABCSettings(
-        steps=150,
-        learning_rate=1e-3,
+        steps=200,
+        learning_rate=3e-4,
         stack_size=48,
         channels=16,
-        eval_every=150,
+        eval_every=200,
         device="cpu",
         run_dir=tmp_path / "run",
     )
     found = main(settings)
     assert found["style_r2"]["slant"] > 0.6
-    assert found["style_r2"]["thickness"] > 0.4
+    assert found["style_r2"]["thickness"] > 0.6
+    assert found["style_r2_withheld"]["slant"] > 0.7
     assert found["retrieval_error"] < 0.85 * found["retrieval_error_random"]
     history = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     losses = [json.loads(line)["cycle_loss"] for line in history if "cycle_loss" in line]
