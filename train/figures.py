@@ -302,7 +302,10 @@ def maps(panels: Sequence[tuple[str, np.ndarray, np.ndarray]]) -> Figure:
             ink = np.zeros((*image.shape, 4))
             ink[..., 3] = image.clip(0, 1)
             axis.imshow(ink, extent=(x - half, x + half, y - half, y + half), zorder=2)
-        low, high = places.min(0) - half, places.max(0) + half
+        # Squares of one size, whatever the spread along either component.
+        middle = (places.min(0) + places.max(0)) / 2
+        reach = np.ptp(places, axis=0).max() / 2 + half
         axis.set(title=title, xlabel="component 1", ylabel="component 2", aspect="equal")
-        axis.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]))
+        axis.set(xlim=middle[0] + reach * np.array([-1, 1]))
+        axis.set(ylim=middle[1] + reach * np.array([-1, 1]))
     return figure
