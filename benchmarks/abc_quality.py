@@ -21,7 +21,7 @@ from train.tables import markdown
 PROTOCOLS = {
     "default": "",
     "tutorial": "--steps 500 --batch-size 1 --stack-size 64 --embed-dim 8 --learning-rate 1e-4 "
-    "--decay none --views 1 --curated both --temperature 1 --no-normalise",
+    "--decay none --views 1 --curated both --temperature 1 --no-normalise --network deep",
 }
 MEASURES = (
     "class_accuracy",

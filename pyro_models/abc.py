@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
+
+from pyro_models.networks import MLP
 
 
 class Embedder(nn.Module):
     r"""Convolutions and two dense layers, from images to embeddings.
 
-    Five convolutions of 3 by 3 without padding, the third with a stride of 2. Weights are drawn
-    as :func:`~torch.nn.init.xavier_uniform_` does and biases are zero: with PyTorch's own initial
-    weights all embeddings begin so close together that every similarity is the same, and from
-    there ABC's loss has no gradient.
+    ``"strided"`` is two convolutions of 4 by 4 with a stride of 2, and one of 3 by 3 without
+    padding; ``"deep"`` is five of 3 by 3 without padding, the third with a stride of 2, at eight
+    times the arithmetic. Weights are drawn as :func:`~torch.nn.init.xavier_uniform_` does and
+    biases are zero: with PyTorch's own initial weights all embeddings begin so close together that
+    every similarity is the same, and from there ABC's loss has no gradient.
 
     Args:
         shape: The images' height and width :math:`(H, W)`, 15 or more each.
         embed_dim: The size :math:`D` of an embedding.
         channels: The channels of each convolution.
         hidden: The width of the dense layer.
+        network: Which convolutions.
         normalise: Whether embeddings are on the unit sphere.
 
     Shape:
@@ -35,25 +41,27 @@ class Embedder(nn.Module):
         *,
         channels: int = 32,
         hidden: int = 128,
+        network: Literal["strided", "deep"] = "strided",
         normalise: bool = False,
     ) -> None:
         super().__init__()
         if min(shape) < 15:
             raise ValueError(f"images are {shape[0]}x{shape[1]}: the embedder needs 15x15 or more")
         self.normalise = normalise
-        convolutions: list[nn.Module] = []
-        for i in range(5):
-            inputs, stride = (1, 1) if i == 0 else (channels, 2 if i == 2 else 1)
-            convolutions += [nn.Conv2d(inputs, channels, 3, stride=stride), nn.ReLU()]
-        height, width = ((side - 7) // 2 - 3 for side in shape)
-        self.network = nn.Sequential(
-            *convolutions,
-            nn.Flatten(),
-            nn.Linear(channels * height * width, hidden),
-            nn.ReLU(),
-            nn.Linear(hidden, embed_dim),
-        )
-        for module in self.network:
+        # Of each convolution the side of its kernel, its stride and its padding.
+        kinds = {
+            "strided": [(4, 2, 1), (4, 2, 1), (3, 1, 0)],
+            "deep": [(3, 1, 0), (3, 1, 0), (3, 2, 0), (3, 1, 0), (3, 1, 0)],
+        }
+        layers: list[nn.Module] = []
+        before, sides = 1, list(shape)
+        for kernel, stride, padding in kinds[network]:
+            layers += [nn.Conv2d(before, channels, kernel, stride, padding), nn.ReLU()]
+            sides = [(side + 2 * padding - kernel) // stride + 1 for side in sides]
+            before = channels
+        features = channels * sides[0] * sides[1]
+        self.network = nn.Sequential(*layers, nn.Flatten(), MLP(features, embed_dim, (hidden,)))
+        for module in self.network.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)

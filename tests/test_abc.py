@@ -21,9 +21,10 @@ def stacks(pairs: int = 2, n: int = 8, m: int = 8) -> tuple[torch.Tensor, torch.
     return images[:, :n], images[:, n:]
 
 
+@pytest.mark.parametrize("network", ["strided", "deep"])
 @pytest.mark.parametrize("shape", [(28, 28), (15, 20), (33, 16)])
-def test_shapes(shape):
-    embedder = Embedder(shape, 5, channels=4, hidden=6)
+def test_shapes(shape, network):
+    embedder = Embedder(shape, 5, channels=4, hidden=6, network=network)
     assert embedder(torch.rand(2, 3, *shape)).shape == (2, 3, 5)
     assert embedder(torch.rand(*shape)).shape == (5,)
 

@@ -12,10 +12,12 @@ from train.settings import Count, Positive, Settings, Whole, command, require
 class ABCSettings(Settings):
     """Train ABC: embeddings of what varies inside sets, by correspondence between them."""
 
-    steps: Count = 500
+    steps: Count = 1_000
+    learning_rate: Positive = 1e-3
+    decay: Literal["none", "cosine"] = "cosine"
     batch_size: Count = 1
     """Pairs of stacks a step."""
-    stack_size: Count = 64
+    stack_size: Count = 256
     """Images in a stack."""
     other_stack_size: Count | None = None
     """Images in the other stack of a pair; as many if not given."""
@@ -31,10 +33,12 @@ class ABCSettings(Settings):
     """How embeddings are compared: squared distance, distances, or the cosine."""
     temperature: Positive = 1.0
     """What similarities are divided by."""
-    views: Literal[1, 2] = 1
+    views: Literal[1, 2] = 2
     """Two: an image is seen shifted and more or less bright, once to find and once to be found."""
-    embed_dim: Count = 8
+    embed_dim: Count = 5
     """Size of an embedding."""
+    network: Literal["strided", "deep"] = "strided"
+    """Three convolutions, or five that cost eight times as much."""
     normalise: bool = False
     """Put embeddings on the unit sphere."""
     channels: Count = 32
@@ -89,6 +93,7 @@ def main(settings: ABCSettings) -> dict[str, Any]:
     embedder = Embedder(
         shape,
         settings.embed_dim,
+        network=settings.network,
         channels=settings.channels,
         hidden=settings.hidden,
         normalise=settings.normalise,
