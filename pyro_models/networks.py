@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ class MLP(nn.Sequential):
         outputs: The number of output features.
         hidden: The widths of the hidden layers.
         activation: The nonlinearity :math:`\phi`.
+        dropout: The share of hidden units that a training step leaves out.
 
     Shape:
         :math:`(*, \text{inputs})` to :math:`(*, \text{outputs})`.
@@ -29,13 +30,14 @@ class MLP(nn.Sequential):
         inputs: int,
         outputs: int,
         hidden: Sequence[int] = (),
-        activation: type[nn.Module] = nn.ReLU,
+        activation: Callable[[], nn.Module] = nn.ReLU,
+        dropout: float = 0.0,
     ) -> None:
-        widths = [inputs, *hidden, outputs]
         layers: list[nn.Module] = []
-        for before, after in itertools.pairwise(widths):
+        for before, after in itertools.pairwise([inputs, *hidden]):
             layers += [nn.Linear(before, after), activation()]
-        super().__init__(*layers[:-1])
+            layers += [nn.Dropout(dropout)] if dropout else []
+        super().__init__(*layers, nn.Linear([inputs, *hidden][-1], outputs))
 
 
 def interpolation(scale: Tensor, shift: Tensor, source: int, target: int) -> Tensor:

@@ -9,10 +9,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from tests.data.refusals import refused
-from train.loop import Meter, decay, fit
+from train.loop import Best, Meter, Stepper, decay, fit
 from train.objective import Anneal, Objective
 from train.runs import Run
 from train.settings import Interrupted, Settings
@@ -132,6 +133,54 @@ def test_an_interrupted_run_goes_on_as_if_it_never_stopped(settings, tmp_path):
     resumed, run = train(replace(stopped, resume=True))
     assert torch.equal(whole.one.weight, resumed.one.weight)
     assert lines(run) == lines(whole_run)
+
+
+SCORES = {2: 3.0, 4: 2.0, 6: 2.5, 8: 1.0, 10: 1.0, 12: 4.0, 14: 5.0, 16: 0.5, 18: 2.0, 20: 3.0}
+
+
+def scored(settings: Settings, patience: int | None, **changes) -> tuple[Twins, Run, Best]:
+    """A run whose evaluations find what is written above."""
+    best = Best("score", patience)
+    settings = replace(settings, eval_every=2, **changes)
+    objective, run = train(settings, evaluate=lambda step: {"score": SCORES[step]}, best=best)
+    return objective, run, best
+
+
+@pytest.mark.parametrize(
+    ("patience", "step", "last"), [(None, 16, 20), (4, 16, 20), (2, 8, 14), (1, 8, 12), (0, 4, 6)]
+)
+def test_the_best_weights_are_kept_and_patience_ends(settings, tmp_path, patience, step, last):
+    """The mutation: weights kept by reference go on being trained."""
+    objective, run, best = scored(settings, patience)
+    assert (best.step, best.value) == (step, SCORES[step])
+    assert lines(run)[-1]["step"] == last
+    there, _ = train(replace(settings, run_dir=tmp_path / "there", steps=step))
+    for found in (objective.state_dict(), load_file(run.directory / "model.safetensors")):
+        for name, weight in there.state_dict().items():
+            assert torch.equal(found[name], weight)
+
+
+def test_a_resumed_run_goes_on_choosing(settings, tmp_path):
+    whole, whole_run, _ = scored(settings, 2)
+    stopped = replace(settings, run_dir=tmp_path / "stopped")
+    scored(stopped, 2, steps=10)
+    resumed, run, best = scored(stopped, 2, resume=True)
+    assert best.step == 8
+    assert torch.equal(whole.one.weight, resumed.one.weight)
+    # Its tenth step was its last one once, and was evaluated then too.
+    assert [line["step"] for line in lines(run) if "score" in line][-1] == 14
+    again, _, _ = scored(stopped, 2, resume=True)
+    assert torch.equal(whole.one.weight, again.one.weight)
+    assert lines(whole_run)[-1]["step"] == 14
+
+
+def test_optimisers(settings):
+    """RMSprop forgets a tenth of its mean square a step, as where its rates are from."""
+    rmsprop = Stepper(Twins(), replace(settings, optimiser="rmsprop"), CPU).optimisers["first"]
+    assert isinstance(rmsprop, torch.optim.RMSprop)
+    assert rmsprop.defaults["alpha"] == 0.9
+    adam = Stepper(Twins(), settings, CPU).optimisers["first"]
+    assert isinstance(adam, torch.optim.Adam)
 
 
 @pytest.mark.parametrize("broken_at", [2, 13])

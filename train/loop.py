@@ -39,6 +39,48 @@ class Fitted(NamedTuple):
     device: str
 
 
+class Best:
+    """Keeps the weights that did best, and says when no better ones are to be expected.
+
+    Args:
+        metric: What is to be small, of what evaluations return.
+        patience: How many evaluations in a row may be no better; ``None`` for any number.
+
+    Attributes:
+        value: The lowest value seen.
+        step: When.
+    """
+
+    def __init__(self, metric: str, patience: int | None = None) -> None:
+        self.metric = metric
+        self.patience = patience
+        self.value = math.inf
+        self.step = 0
+        self.waited = 0
+        self.weights: dict[str, Tensor] = {}
+
+    def see(self, step: int, seen: Mapping[str, float], objective: Objective) -> None:
+        """Takes in an evaluation."""
+        self.waited += 1
+        if seen[self.metric] < self.value:
+            self.value, self.step, self.waited = seen[self.metric], step, 0
+            self.weights = {name: each.clone() for name, each in objective.state_dict().items()}
+
+    @property
+    def over(self) -> bool:
+        """Whether to stop."""
+        return self.patience is not None and self.waited > self.patience
+
+    def state(self) -> dict[str, Any]:
+        """What a resumed run needs to go on choosing."""
+        return {name: getattr(self, name) for name in ("value", "step", "waited", "weights")}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Takes back a :meth:`state`."""
+        for name, value in state.items():
+            setattr(self, name, value)
+
+
 def fit(
     objective: Objective,
     batch: Callable[[int], Batch],
@@ -47,8 +89,9 @@ def fit(
     device: torch.device,
     monitor: Callable[[int], Mapping[str, float]] | None = None,
     evaluate: Callable[[int], Mapping[str, float]] | None = None,
+    best: Best | None = None,
 ) -> Fitted:
-    """Minimises an objective's losses, each with its own Adam; leaves it in evaluation mode.
+    """Minimises an objective's losses, each with its own optimiser; leaves it in evaluation mode.
 
     Nothing in a step waits for the device: losses and metrics are added up there, and read every
     ``settings.log_every`` steps.
@@ -62,6 +105,8 @@ def fit(
         monitor: Called every ``log_every`` steps; what it returns is logged with the metrics and
             shown on the progress bar.
         evaluate: Called every ``eval_every`` steps and after the last; what it returns is logged.
+        best: Chooses among the evaluations: its weights are what is left in the objective and in
+            ``model.safetensors``, and training ends when it says so.
 
     Raises:
         InputError: If a loss is not a finite number.
@@ -77,6 +122,8 @@ def fit(
         saved = run.load_checkpoint(objective, stepper.optimisers, device)
         first, clock.seconds = saved["step"], saved["train_seconds"]
         meter.load(saved["meter"])
+        if best is not None:
+            best.load(saved["best"])
         set_random_state(saved["random"], device)
 
     def save(step: int) -> None:
@@ -88,6 +135,7 @@ def fit(
             {
                 "train_seconds": clock.seconds,
                 "meter": meter.state(),
+                "best": best.state() if best is not None else {},
                 "random": random_state(device),
             },
         )
@@ -99,8 +147,10 @@ def fit(
         unit="step",
         disable=not sys.stderr.isatty(),
     )
+    step = first
     with bar, interrupts() as interrupted:
-        for step in range(first + 1, settings.steps + 1):
+        while step < settings.steps and not (best is not None and best.over):
+            step += 1
             with clock:
                 meter.add(step, *stepper(batch(step - 1), step - 1))
             bar.update()
@@ -113,7 +163,11 @@ def fit(
                 shown = {name: metrics[f"{name}_loss"] for name in stepper.optimisers} | watched
                 bar.set_postfix({name: f"{value:.4g}" for name, value in shown.items()})
             if evaluate is not None and (last or step % settings.eval_every == 0):
-                run.log(step, _aside(evaluate, step, objective, settings))
+                seen = _aside(evaluate, step, objective, settings)
+                run.log(step, seen)
+                if best is not None:
+                    best.see(step, seen, objective)
+                    last = last or best.over
             if last or interrupted() or step % settings.checkpoint_every == 0:
                 save(step)
             if interrupted() and not last:
@@ -121,10 +175,12 @@ def fit(
                     f"stopped at step {step:,}; go on with the same command and "
                     f"--resume --run-dir {run.directory}"
                 )
+    if best is not None:
+        objective.load_state_dict(best.weights)
+        run.save_weights(best.step, objective)
     objective.eval()
-    examples = settings.batch_size * settings.steps
-    rate = examples / max(clock.seconds, 1e-9)
-    return Fitted(settings.steps, clock.seconds, rate, str(device))
+    rate = settings.batch_size * step / max(clock.seconds, 1e-9)
+    return Fitted(step, clock.seconds, rate, str(device))
 
 
 class Stepper:
@@ -136,7 +192,7 @@ class Stepper:
         device: Where to train.
 
     Attributes:
-        optimisers: An Adam for each loss, by its name.
+        optimisers: One for each loss, by its name.
     """
 
     def __init__(self, objective: Objective, settings: Settings, device: torch.device) -> None:
@@ -145,8 +201,7 @@ class Stepper:
         self.device = device
         groups = objective.parameter_groups(settings.learning_rate)
         self.optimisers = {
-            name: torch.optim.Adam(parameters, fused=device.type in ("cpu", "cuda"))
-            for name, parameters in groups.items()
+            name: optimiser(parameters, settings, device) for name, parameters in groups.items()
         }
         self.parameters = {
             name: [weight for group in parameters for weight in group["params"]]
@@ -179,6 +234,16 @@ class Stepper:
         for optimiser in self.optimisers.values():
             optimiser.step()
         return {name: loss.detach() for name, loss in losses.items()}, metrics
+
+
+def optimiser(
+    parameters: list[dict[str, Any]], settings: Settings, device: torch.device
+) -> torch.optim.Optimizer:
+    """The optimiser of the settings, for groups of parameters with their learning rates."""
+    if settings.optimiser == "rmsprop":
+        # With Keras' forgetting and not PyTorch's: published rates come from there.
+        return torch.optim.RMSprop(parameters, alpha=0.9, eps=1e-7, foreach=True)
+    return torch.optim.Adam(parameters, fused=device.type in ("cpu", "cuda"))
 
 
 def decay(done: int, settings: Settings) -> float:

@@ -159,13 +159,10 @@ class Run:
         Raises:
             InputError: If it cannot be written; the last checkpoint is still there.
         """
-        weights = {
-            name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()
-        }
         state = {
             "method": self.method,
             "step": step,
-            "module": weights,
+            "module": _weights(module),
             "optimisers": {name: optimiser.state_dict() for name, optimiser in optimisers.items()},
             "extra": dict(extra),
         }
@@ -173,6 +170,16 @@ class Run:
         torch.save(state, buffer)
         write_atomically(self.directory / "state.pt", lambda file: file.write(buffer.getbuffer()))
         self.step = step
+        self.save_weights(step, module)
+
+    def save_weights(self, step: int, module: nn.Module) -> None:
+        """Writes ``model.safetensors``.
+
+        Args:
+            step: The steps done.
+            module: Whose weights.
+        """
+        weights = _weights(module)
         share = safetensors.torch.save(weights, {"method": self.method, "step": str(step)})
         write_atomically(self.directory / "model.safetensors", lambda file: file.write(share))
 
@@ -325,6 +332,10 @@ def read_run(directory: Path, method: str) -> tuple[dict[str, Any], dict[str, Te
     except Exception as error:
         raise InputError(f"{path} is damaged ({error}): give another run folder") from error
     return settings, weights, step
+
+
+def _weights(module: nn.Module) -> dict[str, Tensor]:
+    return {name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}
 
 
 def _read_config(path: Path) -> tuple[str, dict[str, Any]]:

@@ -104,7 +104,9 @@ class Settings:
     batch_size: Count = 64
     """Examples a step."""
     learning_rate: Positive = 1e-4
-    """Adam's step size."""
+    """The optimiser's step size."""
+    optimiser: Literal["adam", "rmsprop"] = "adam"
+    """What moves the weights; RMSprop forgets a tenth of its mean square a step."""
     decay: Literal["none", "cosine"] = "none"
     """How the learning rate falls over the steps: not at all, or as half a cosine down to zero."""
     clip_norm: Positive | None = None

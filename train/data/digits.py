@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from train.data import files
-from train.data.splits import hold_out_fifth
+from train.data.splits import hold_out
 from train.settings import InputError, require
 
 IDX_FILES = (
@@ -78,22 +78,53 @@ def load(data: str, data_dir: Path, evaluate_on: Literal["test", "validation"]) 
         f"--evaluate-on {evaluate_on}: give test or validation",
     )
     if data == "mnist5k":
-        split = _hold_out(_mnist5k())
+        split = part(_mnist5k())
     elif data in files.NAMES:
         split = Split(*(_downloaded(data, data_dir, train) for train in (True, False)))
     else:
         contents = files.read(data)
         labels = None if contents.labels is None else torch.from_numpy(contents.labels)
-        split = _hold_out(Images(torch.from_numpy(contents.images), labels))
-    return _hold_out(split.train) if evaluate_on == "validation" else split
+        split = part(Images(torch.from_numpy(contents.images), labels))
+    return part(split.train) if evaluate_on == "validation" else split
 
 
-def _hold_out(data: Images) -> Split:
+def part(data: Images, one_in: int = 5) -> Split:
+    """Holds a part of images out: each class in proportion, where labels are classes.
+
+    Args:
+        data: The images.
+        one_in: How many there are for each that is held out.
+    """
     classes = None
     if data.labels is not None and not data.labels.is_floating_point():
         classes = data.labels.numpy()
-    kept, held_out = hold_out_fifth(len(data), classes)
+    kept, held_out = hold_out(len(data), classes, one_in)
     return Split(data.select(torch.from_numpy(kept)), data.select(torch.from_numpy(held_out)))
+
+
+def pad(data: Images, multiple: int) -> tuple[Images, tuple[int, int]]:
+    r"""Images with a frame of nothing, so that both sides are multiples of a number.
+
+    Args:
+        data: Images of shape :math:`(M, H, W)`.
+        multiple: What the sides are to be multiples of.
+
+    Returns:
+        The images, and how many rows and columns were added.
+    """
+    height, width = data.images.shape[1:]
+    rows, columns = (-side % multiple for side in (height, width))
+    frame = (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2)
+    padded = torch.nn.functional.pad(data.images, frame)
+    return Images(padded, data.labels), (rows, columns)
+
+
+def require_contrast(data: Images) -> None:
+    """Raises :class:`InputError` if all images are the same one."""
+    require(
+        bool((data.images != data.images[:1]).any()),
+        "--data: every image is the same one: there is nothing to encode",
+    )
 
 
 def _mnist5k() -> Images:

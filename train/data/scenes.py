@@ -14,7 +14,7 @@ from torch import Tensor
 
 from train.data import digits as labelled
 from train.data import files
-from train.data.splits import hold_out_fifth
+from train.data.splits import hold_out
 from train.settings import SceneSettings, require
 
 Overlap = Literal["apart", "dim", "any"]
@@ -131,7 +131,7 @@ def _own(data: str, evaluate_on: Literal["test", "validation"]) -> ScenesSplit:
 
 def _hold_out(scenes: Scenes) -> ScenesSplit:
     counts = None if scenes.counts is None else scenes.counts.numpy()
-    kept, held_out = hold_out_fifth(len(scenes), counts)
+    kept, held_out = hold_out(len(scenes), counts)
     return ScenesSplit(
         scenes.select(torch.from_numpy(kept)), scenes.select(torch.from_numpy(held_out))
     )

@@ -1,26 +1,29 @@
-"""What is held out: a fifth, the same one every time."""
+"""What is held out: the same part every time."""
 
 from __future__ import annotations
 
 import numpy as np
 
 
-def hold_out_fifth(count: int, classes: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-    r"""Splits :math:`0, \dots, M - 1` into four fifths to keep and one fifth to hold out.
+def hold_out(
+    count: int, classes: np.ndarray | None = None, part: int = 5
+) -> tuple[np.ndarray, np.ndarray]:
+    r"""Splits :math:`0, \dots, M - 1` into what to keep and one part in five to hold out.
 
     A fixed permutation decides, so a data set is always split in the same way, whatever the seed
-    of the run. With ``classes``, each class loses a fifth of its own members, give or take one.
+    of the run. With ``classes``, each class loses that part of its members, give or take one.
 
     Args:
-        count: The number of examples, :math:`M \ge 5`.
+        count: The number of examples, :math:`M \ge P`.
         classes: The class of each example, :math:`(M,)`, integers.
+        part: One example in :math:`P` is held out.
 
     Returns:
-        The examples to keep, :math:`(M - \lfloor M / 5 \rfloor,)`, and those to hold out,
-        :math:`(\lfloor M / 5 \rfloor,)`, both in shuffled order.
+        The examples to keep, :math:`(M - \lfloor M / P \rfloor,)`, and those to hold out,
+        :math:`(\lfloor M / P \rfloor,)`, both in shuffled order.
 
     Example:
-        >>> kept, held_out = hold_out_fifth(5000, np.repeat(np.arange(10), 500))
+        >>> kept, held_out = hold_out(5000, np.repeat(np.arange(10), 500))
         >>> kept.shape, held_out.shape
         ((4000,), (1000,))
     """
@@ -31,5 +34,5 @@ def hold_out_fifth(count: int, classes: np.ndarray | None = None) -> tuple[np.nd
         by_class = shuffled[np.argsort(classes[shuffled], kind="stable")]
     chosen = np.zeros(count, dtype=bool)
     # Every fifth one in order of class is a fifth of the whole and of each class at once.
-    chosen[by_class[4::5]] = True
+    chosen[by_class[part - 1 :: part]] = True
     return shuffled[~chosen[shuffled]], shuffled[chosen[shuffled]]

@@ -82,6 +82,17 @@ def leakage(train: Labelled, held_out: Labelled, seed: int = 0) -> Leakage:
     )
 
 
+def probe_accuracy(train: Labelled, held_out: Labelled) -> float:
+    """The held-out accuracy of a logistic regression on frozen codes.
+
+    Args:
+        train: Codes and classes to fit to.
+        held_out: The same, of images that neither codes nor the probe learnt from.
+    """
+    model = fitted({"linear": LogisticRegression(max_iter=300)}, train)["linear"]
+    return float(model.score(*held_out))
+
+
 def chance(labels: np.ndarray) -> float:
     """The share of the most frequent class."""
     return float(np.bincount(labels).max() / len(labels))

@@ -1,0 +1,101 @@
+"""Autoencoders: an encoder and a decoder, from images to codes and back."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from pyro_models.networks import MLP, quarter
+
+
+class Autoencoder(nn.Module):
+    r"""An encoder :math:`z = f(x)` and a decoder :math:`\hat{x} = g(z)`.
+
+    Args:
+        encoder: From :math:`(B, 1, H, W)` to :math:`(B, *)`.
+        decoder: From :math:`(B, D)` to :math:`(B, H', W')` with :math:`H' \ge H, W' \ge W`.
+        shape: The images' height and width :math:`(H, W)`; what a decoder draws beyond is cut off.
+    """
+
+    def __init__(self, encoder: nn.Module, decoder: nn.Module, shape: tuple[int, int]) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.decoder = decoder
+        self.shape = shape
+
+    def encode(self, images: Tensor) -> Tensor:
+        r"""Codes of images.
+
+        Args:
+            images: Of shape :math:`(*, H, W)`, in [0, 1].
+
+        Returns:
+            :math:`z`, of shape :math:`(*, D)`.
+        """
+        batch = images.shape[:-2]
+        z = self.encoder(images.reshape(-1, 1, *self.shape)).to(images.dtype)
+        return z.reshape(*batch, -1)
+
+    def decode(self, z: Tensor) -> Tensor:
+        r"""Images of codes: :math:`(*, D)` to :math:`(*, H, W)`."""
+        height, width = self.shape
+        drawn = self.decoder(z.reshape(-1, z.shape[-1])).to(z.dtype)
+        return drawn[..., :height, :width].reshape(*z.shape[:-1], height, width)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """What is left of images after the way through the code; of their shape."""
+        return self.decode(self.encode(images))
+
+
+def convolutional(shape: tuple[int, int], z_dim: int) -> Autoencoder:
+    """A small convolutional encoder, and a larger decoder that doubles by nearest neighbours.
+
+    Weights are drawn as :func:`~torch.nn.init.xavier_uniform_` does, and biases are zero. A side
+    that cannot be halved twice is rounded up.
+
+    Args:
+        shape: The images' height and width.
+        z_dim: The size of a code.
+    """
+    height, width = quarter(shape)
+    encoder = nn.Sequential(
+        *(nn.Conv2d(1, 8, 3, stride=2, padding=1), nn.ReLU()),
+        *(nn.Conv2d(8, 8, 3, padding=1), nn.ReLU()),
+        *(nn.Conv2d(8, 8, 3, stride=2, padding=1), nn.ReLU()),
+        *(nn.Conv2d(8, 8, 3, padding=1), nn.ReLU()),
+        nn.Flatten(),
+        nn.Linear(8 * height * width, z_dim),
+    )
+    decoder = nn.Sequential(
+        *(nn.Linear(z_dim, 64 * height * width), nn.ReLU()),
+        nn.Unflatten(1, (64, height, width)),
+        *(nn.Conv2d(64, 64, 3, padding=1), nn.ReLU()),
+        nn.Upsample(scale_factor=2),
+        *(nn.Conv2d(64, 32, 3, padding=1), nn.ReLU()),
+        nn.Upsample(scale_factor=2),
+        *(nn.Conv2d(32, 1, 3, padding=1), nn.Sigmoid()),
+        nn.Flatten(1, 2),
+    )
+    autoencoder = Autoencoder(encoder, decoder, shape)
+    for module in autoencoder.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            nn.init.zeros_(module.bias)
+    return autoencoder
+
+
+def dense(shape: tuple[int, int], z_dim: int, hidden: tuple[int, ...] = (1000, 500)) -> Autoencoder:
+    """Dense layers, the decoder's in the encoder's order turned round.
+
+    Args:
+        shape: The images' height and width.
+        z_dim: The size of a code.
+        hidden: The widths of the encoder's hidden layers.
+    """
+    height, width = shape
+    encoder = nn.Sequential(nn.Flatten(), MLP(height * width, z_dim, hidden))
+    decoder = nn.Sequential(
+        MLP(z_dim, height * width, hidden[::-1]),
+        nn.Sigmoid(),
+        nn.Unflatten(1, shape),
+    )
+    return Autoencoder(encoder, decoder, shape)

@@ -1,0 +1,132 @@
+"""Trains ACAI, an autoencoder whose codes interpolate: ``python -m train.acai``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from train.settings import (
+    Count,
+    InputError,
+    NonNegative,
+    Positive,
+    Range,
+    Settings,
+    command,
+    require,
+)
+
+if TYPE_CHECKING:
+    from pyro_models.acai import Critic
+    from pyro_models.ae import Autoencoder
+    from train.objective import Objective
+
+
+@dataclass(frozen=True)
+class ACAISettings(Settings):
+    """Train ACAI: an autoencoder, and a critic that finds mixes of codes by what they decode to.
+
+    --data lines is the benchmark of interpolation: lines at any angle, made as they are needed."""
+
+    learning_rate: Positive = 1e-3
+    decay: Literal["none", "cosine"] = "none"
+    z_dim: Count = 32
+    """Size of the code; of convolutional networks a multiple of its places, 16 of 28x28 images."""
+    network: Literal["conv", "dense"] = "conv"
+    """The paper's convolutions, or dense layers."""
+    depth: Count = 16
+    """Channels of the first convolutions; twice as many after each halving."""
+    hidden: tuple[Count, ...] = (1000, 1000)
+    """Widths of the dense encoder's and critic's layers; the decoder's are the other way round."""
+    dropout: Annotated[float, Range(0, 0.95)] = 0.0
+    """Share of the dense layers' units that a step leaves out."""
+    critic: bool = True
+    """Train with a critic; without, it is the same autoencoder alone."""
+    critic_weight: NonNegative = 0.125
+    """Weight of what the critic finds, beside the autoencoder's squared error a pixel."""
+    critic_blend: Annotated[float, Range(0, 1)] = 0.2
+    """How much of the image is in the reconstructions that the critic is to call unmixed."""
+    mixing: Annotated[float, Range(0, 0.5)] = 0.5
+    """Largest share of the lesser code in a mix."""
+    cluster_starts: Count = 50
+    """How often k-means starts when clusters are measured."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            not self.critic or self.batch_size > 1,
+            "--batch-size 1: mixing needs a partner: give 2 or more, or --no-critic",
+        )
+
+
+def build(settings: ACAISettings, shape: tuple[int, int]) -> tuple[Autoencoder, Critic]:
+    """The autoencoder and critic of the settings, for images of a height and width."""
+    from pyro_models import acai
+
+    if settings.network == "dense":
+        return acai.dense(shape, settings.z_dim, settings.hidden, settings.dropout)
+    try:
+        return acai.convolutional(shape, settings.z_dim, settings.depth)
+    except ValueError as error:
+        raise InputError(f"--network conv: {error}; or give --network dense") from None
+
+
+def assemble(settings: ACAISettings, autoencoder: Autoencoder, critic: Critic) -> Objective:
+    """The objective of the settings."""
+    from train.objective import InterpolationObjective, ReconstructionObjective
+
+    if not settings.critic:
+        return ReconstructionObjective(autoencoder)
+    return InterpolationObjective(
+        autoencoder,
+        critic,
+        weight=settings.critic_weight,
+        blend=settings.critic_blend,
+        reach=settings.mixing,
+    )
+
+
+def main(settings: ACAISettings) -> dict[str, Any]:
+    """Data, objective, loop, measures, figures."""
+    from pyro_models.acai import halvings
+    from train import figures, runtime
+    from train.data import digits, lines
+    from train.data.batches import Batches, as_input
+    from train.loop import fit
+    from train.metrics import interpolation
+    from train.metrics.autoencoding import Watch
+    from train.runs import Run
+
+    device = runtime.setup(settings)
+    if settings.data == "lines":
+        train = held_out = lines.held_out()
+        frame = (0, 0)
+        batches = lines.Lines(settings.batch_size, settings.seed, device)
+    else:
+        train, held_out = digits.load(settings.data, settings.data_dir, settings.evaluate_on)
+        digits.require_contrast(train)
+        shape = tuple(train.images.shape[1:])
+        multiple = 1 << halvings(shape) if settings.network == "conv" else 1
+        train, frame = digits.pad(train, multiple)
+        held_out, _ = digits.pad(held_out, multiple)
+        batches = Batches((train.images,), settings.batch_size, settings.seed, device)
+    autoencoder, critic = build(settings, tuple(train.images.shape[1:]))
+    objective = assemble(settings, autoencoder, critic).to(device)
+    run = Run.create(settings, "acai")
+
+    options = {"frame": frame, "starts": settings.cluster_starts, "seed": settings.seed}
+    watch = Watch(autoencoder, train, held_out, **options)
+    fitted = fit(objective, batches, run, settings, device, evaluate=watch.look)
+
+    found = watch.measure()._asdict()
+    if settings.data == "lines":
+        images = as_input(held_out.images.to(device))
+        found |= interpolation.measure(autoencoder, images)._asdict()
+    run.save_figure("interpolations", figures.gallery(watch.interpolations()))
+    run.save_figure("codes", figures.codes(*watch.codes()))
+    run.save_figure("curves", figures.curves(run.history(), watch.PANELS))
+    return run.finish(fitted._asdict() | found)
+
+
+if __name__ == "__main__":
+    command(ACAISettings, main)
