@@ -216,9 +216,9 @@ class RecurrentGuide(PyroModule):
                     z_where = pyro.sample(f"z_where_{i}", dist.Normal(loc, scale).to_event(1))
                     window = crop(seen, z_where, model.window_size).flatten(-2)
                     loc, log_scale = encoder(window).to(images.dtype).chunk(2, dim=-1)
-                    z_what = pyro.sample(
-                        f"z_what_{i}", dist.Normal(loc, log_scale.exp()).to_event(1)
-                    )
+                    # Wider than the prior is no use, and a network's exponential may be infinite.
+                    scale = log_scale.clamp(max=1.0).exp()
+                    z_what = pyro.sample(f"z_what_{i}", dist.Normal(loc, scale).to_event(1))
                 latents = torch.cat([z_where, z_what], dim=-1)
                 if i + 1 < model.max_objects:
                     canvas = self.explain(canvas, z_what, z_where)

@@ -13,6 +13,7 @@ from guides.air import BaselineNetwork, DecayingAverage, RecurrentGuide, Residua
 from pyro_models.air import AIR
 from pyro_models.networks import boxes
 from pyro_models.presence import FixPresence, all_present, presence_logits
+from train.estimators import MarginalELBO
 
 GUIDES = pytest.mark.parametrize("guide_class", [ResidualGuide, RecurrentGuide])
 PRIORS = pytest.mark.parametrize("count_prior", ["steps", "geometric"])
@@ -452,3 +453,14 @@ def test_scenes_of_a_given_count(small_air, count):
     scenes = model.sample(7, count)
     assert scenes.counts.tolist() == [count] * 7
     assert (scenes.canvas.flatten(1).sum(1) > 0).tolist() == [count > 0] * 7
+
+
+def test_a_spread_without_bounds_breaks_nothing(small_air):
+    """The mutation: the exponential as it is, which is infinite here."""
+    model, guide, images = small_air()
+    with torch.no_grad():
+        guide.encoder[-1].bias[model.what_dim :] = 1_000
+    loss = MarginalELBO().differentiable_loss(model, guide, images)
+    assert loss.isfinite()
+    gradients = torch.autograd.grad(loss, list(guide.parameters()), allow_unused=True)
+    assert all(gradient.isfinite().all() for gradient in gradients if gradient is not None)
