@@ -10,12 +10,11 @@ distributions.
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
 from collections.abc import Callable, Iterator
 
 import torch
 from PIL import Image
+from timing import race
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 from torch.utils.data import DataLoader, Dataset
@@ -101,21 +100,7 @@ def main() -> None:
         "train.icvae, pairwise": ours(images, labels, settings),
         "train.icvae, direct": ours(images, labels, ICVAESettings()),
     }
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    for turn in range(rounds + 1):
-        for name, step in steps.items():
-            start = time.perf_counter()
-            for i in range(30):
-                step(i)
-            if turn:
-                times[name].append((time.perf_counter() - start) / 30 * 1e3)
-    base = next(iter(times.values()))
-    print(f"| step of {settings.batch_size} images | ms, median | images a second beside it |")
-    print("| --- | --- | --- |")
-    for name, taken in times.items():
-        # Pair by pair: the machine's speed drifts.
-        ratio = statistics.median(b / a for a, b in zip(taken, base, strict=True))
-        print(f"| {name} | {statistics.median(taken):.1f} | {ratio:.2f} times |")
+    race(steps, f"{settings.batch_size} images", rounds, 30)
 
 
 if __name__ == "__main__":

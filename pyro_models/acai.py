@@ -141,7 +141,8 @@ def started(network: nn.Sequential) -> nn.Sequential:
             fan_in = module.weight[0].numel()
             nn.init.normal_(module.weight, std=1 / math.sqrt((1 + SLOPE**2) * fan_in))
             nn.init.zeros_(module.bias)
-    return network
+    # Channels last in memory, where convolutions of few channels are fastest.
+    return network.to(memory_format=torch.channels_last)
 
 
 class Critic(nn.Module):

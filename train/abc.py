@@ -35,7 +35,7 @@ class ABCSettings(Settings):
     """What similarities are divided by."""
     views: Literal[1, 2] = 2
     """Two: an image is seen shifted and more or less bright, once to find and once to be found."""
-    embed_dim: Count = 5
+    embed_dim: Count = 4
     """Size of an embedding."""
     network: Literal["strided", "deep"] = "strided"
     """Three convolutions, or five that cost eight times as much."""

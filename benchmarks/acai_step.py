@@ -1,0 +1,115 @@
+"""What a step of ACAI costs beside a plain port with two forward passes, in one run.
+
+    python benchmarks/acai_step.py
+
+The port has the paper's networks as they are drawn there, one optimiser after the other, and runs
+autoencoder and critic once for each of the two losses.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+import torch
+from timing import race
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from train.acai import ACAISettings, assemble, build
+from train.loop import Stepper
+
+
+def encoder(depth: int, latent: int) -> nn.Sequential:
+    """The paper's encoder of 32x32 images."""
+    layers: list[nn.Module] = [nn.Conv2d(1, depth, 1)]
+    before = depth
+    for after in (depth, 2 * depth, 4 * depth):
+        layers += [nn.Conv2d(before, after, 3, padding=1), nn.LeakyReLU(0.2)]
+        layers += [nn.Conv2d(after, after, 3, padding=1), nn.LeakyReLU(0.2), nn.AvgPool2d(2)]
+        before = after
+    layers += [nn.Conv2d(before, 8 * depth, 3, padding=1), nn.LeakyReLU(0.2)]
+    return nn.Sequential(*layers, nn.Conv2d(8 * depth, latent, 3, padding=1))
+
+
+def decoder(depth: int, latent: int) -> nn.Sequential:
+    """The paper's decoder to 32x32 images."""
+    layers: list[nn.Module] = []
+    before = latent
+    for after in (4 * depth, 2 * depth, depth):
+        layers += [nn.Conv2d(before, after, 3, padding=1), nn.LeakyReLU(0.2)]
+        layers += [nn.Conv2d(after, after, 3, padding=1), nn.LeakyReLU(0.2)]
+        layers += [nn.Upsample(scale_factor=2)]
+        before = after
+    layers += [nn.Conv2d(before, depth, 3, padding=1), nn.LeakyReLU(0.2)]
+    return nn.Sequential(*layers, nn.Conv2d(depth, 1, 3, padding=1))
+
+
+def plain(images: Tensor, settings: ACAISettings) -> Callable[[int], object]:
+    """A step of the port."""
+    latent = settings.z_dim // 16
+    encode, decode = encoder(settings.depth, latent), decoder(settings.depth, latent)
+    features = encoder(settings.depth, latent)
+    weights = [*encode.parameters(), *decode.parameters()]
+    autoencoder = torch.optim.Adam(weights, settings.learning_rate)
+    critic = torch.optim.Adam(features.parameters(), settings.learning_rate)
+
+    def judge(x: Tensor) -> Tensor:
+        return features(x).flatten(1).mean(1)
+
+    def mix(z: Tensor, alpha: Tensor) -> Tensor:
+        return decode(alpha * z + (1 - alpha) * z.flip(0))
+
+    def step(i: int) -> float:
+        start = i * settings.batch_size % (len(images) - settings.batch_size)
+        x = images[start : start + settings.batch_size].float().unsqueeze(1) / 127.5 - 1
+        alpha = 0.5 * torch.rand(len(x), 1, 1, 1)
+        z = encode(x)
+        loss = F.mse_loss(decode(z), x) + 0.5 * judge(mix(z, alpha)).square().mean()
+        autoencoder.zero_grad()
+        loss.backward()
+        autoencoder.step()
+
+        with torch.no_grad():
+            z = encode(x)
+            drawn, mixed = decode(z), mix(z, alpha)
+        missed = (judge(mixed) - alpha.flatten()).square().mean()
+        other = missed + judge(drawn + 0.2 * (x - drawn)).square().mean()
+        critic.zero_grad()
+        other.backward()
+        critic.step()
+        return loss.item() + other.item()
+
+    return step
+
+
+def ours(images: Tensor, settings: ACAISettings) -> Callable[[int], object]:
+    """A step of ``python -m train.acai``."""
+    stepper = Stepper(assemble(settings, *build(settings, (32, 32))), settings, torch.device("cpu"))
+
+    def step(i: int) -> object:
+        start = i * settings.batch_size % (len(images) - settings.batch_size)
+        return stepper((images[start : start + settings.batch_size].float() / 255,), i)
+
+    return step
+
+
+def main() -> None:
+    """Times the steps in turn and prints a table in Markdown."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=8, help="rounds of 10 steps of each")
+    rounds = parser.parse_args().rounds
+    torch.manual_seed(0)
+    torch.set_flush_denormal(True)
+    images = torch.randint(0, 256, (10_000, 32, 32), dtype=torch.uint8)
+    settings = ACAISettings()
+    steps = {
+        "plain port, two forward passes (reference)": plain(images, settings),
+        "train.acai": ours(images, settings),
+        "train.acai, --no-critic": ours(images, ACAISettings(critic=False)),
+    }
+    race(steps, f"{settings.batch_size} images", rounds, 10)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,33 @@
+"""Steps timed in turn, in one run, beside the first of them."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+
+
+def race(steps: Mapping[str, Callable[[int], object]], what: str, rounds: int, each: int) -> None:
+    """Prints a table in Markdown: milliseconds, and the speed beside the first one's.
+
+    Args:
+        steps: By name, what takes a step, called with its number.
+        what: What a step is of.
+        rounds: How often all take their turn; one before is not counted.
+        each: Steps a turn.
+    """
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for turn in range(rounds + 1):
+        for name, step in steps.items():
+            start = time.perf_counter()
+            for i in range(each):
+                step(i)
+            if turn:
+                times[name].append((time.perf_counter() - start) / each * 1e3)
+    base = next(iter(times.values()))
+    print(f"| step of {what} | ms, median | images a second beside the first |")
+    print("| --- | --- | --- |")
+    for name, taken in times.items():
+        # Pair by pair: the machine's speed drifts.
+        ratio = statistics.median(b / a for a, b in zip(taken, base, strict=True))
+        print(f"| {name} | {statistics.median(taken):.1f} | {ratio:.2f} times |")
