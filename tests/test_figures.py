@@ -55,3 +55,15 @@ def test_a_gallery_has_every_image(rows, columns):
     assert [axis.get_ylabel() for axis in figure.axes[::columns]] == [
         f"n = {i}" for i in range(rows)
     ]
+
+
+def test_versus_has_a_line_for_each_run_that_logged_it():
+    steps = np.array([1, 2])
+    runs = {"one": {"a": (steps, steps), "b": (steps, 2 * steps)}, "other": {"a": (steps, -steps)}}
+    axes = figures.versus(runs, {"a": "first", "b": "second"}).axes
+    assert [axis.get_ylabel() for axis in axes] == ["first", "second"]
+    assert [[line.get_label() for line in axis.lines] for axis in axes] == [
+        ["one", "other"],
+        ["one"],
+    ]
+    np.testing.assert_array_equal(axes[0].lines[1].get_ydata(), -steps)

@@ -109,6 +109,28 @@ def curves(
     return figure
 
 
+def versus(
+    runs: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]], panels: Mapping[str, str]
+) -> Figure:
+    """Metrics of several runs over the steps of training.
+
+    Args:
+        runs: By the name of a run, its history: see :meth:`train.runs.Run.history`.
+        panels: By metric, the label of its panel's vertical axis.
+    """
+    figure = Figure(figsize=(4.4 * len(panels), 3.4), layout="constrained")
+    for axis, (metric, label) in zip(
+        figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
+    ):
+        for i, (name, history) in enumerate(runs.items()):
+            if metric in history:
+                axis.plot(*history[metric], "o-", color=COLOURS[-1 - i], label=name, markersize=4)
+        axis.set(xlabel="step", ylabel=label)
+        axis.grid(alpha=0.3)
+        axis.legend(frameon=False)
+    return figure
+
+
 def confusion(matrix: np.ndarray) -> Figure:
     """A confusion matrix of counts: rows true, columns found."""
     size = len(matrix)

@@ -44,7 +44,11 @@ class Watch:
     """
 
     PANELS: ClassVar = {
-        "squared error a pixel": {"mse": "training", "held_out_mse": "held out"},
+        "squared error a pixel": {
+            "mse": "training",
+            "validation_mse": "validation",
+            "held_out_mse": "held out",
+        },
         "critic's loss": {"critic_loss": "training"},
         "accuracy": {"probe_accuracy": "linear probe", "cluster_accuracy": "k-means"},
     }
