@@ -22,7 +22,7 @@ from repeat import results
 PYRO = (
     "--data mnist --digit-shrink 1.3 0.1 --overlap dim --likelihood-scale 0.3 --steps 10400 "
     "--batch-size 128 --what-dim 50 --what-hidden 800 --window-size 28 --presence-prior 0.003 "
-    "--anneal-steps 2000"
+    "--anneal-steps 2000 --train-scenes 300000 --clip-norm 100"
 )
 PROTOCOLS = {
     "default": "",
