@@ -9,15 +9,14 @@ epochs, and in what time, is read from its log.
 
 from __future__ import annotations
 
-import json
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import tyro
 from repeat import results
 
+from train.runs import Run
 from train.tables import markdown
 
 # Of MNIST's 60,000 images a twelfth chooses the checkpoint; an epoch is the others.
@@ -45,13 +44,13 @@ class Benchmark:
     """Further flags for each run."""
 
 
-def ten_epochs(run: Path) -> dict[str, Any]:
+def ten_epochs(run: Path) -> dict[str, float]:
     """The validation error that a run had after ten epochs of 64, and the seconds it took."""
-    found: dict[str, Any] = {}
-    for line in (json.loads(text) for text in (run / "metrics.jsonl").open()):
-        if line["step"] <= 10 * EPOCH:
-            found["ten_epochs_mse"] = line.get("validation_mse", found.get("ten_epochs_mse"))
-            found["ten_epochs_seconds"] = line.get("train_seconds", found.get("ten_epochs_seconds"))
+    history = Run(run, "ae").history()
+    found = {}
+    for name, metric in {"mse": "validation_mse", "seconds": "train_seconds"}.items():
+        steps, values = history[metric]
+        found[f"ten_epochs_{name}"] = float(values[steps <= 10 * EPOCH][-1])
     return found
 
 

@@ -8,7 +8,7 @@ import numpy as np
 def hold_out(
     count: int, classes: np.ndarray | None = None, part: int = 5
 ) -> tuple[np.ndarray, np.ndarray]:
-    r"""Splits :math:`0, \dots, M - 1` into what to keep and one part in five to hold out.
+    r"""Splits :math:`0, \dots, M - 1` into what to keep and one in :math:`P` to hold out.
 
     A fixed permutation decides, so a data set is always split in the same way, whatever the seed
     of the run. With ``classes``, each class loses that part of its members, give or take one.
@@ -33,6 +33,6 @@ def hold_out(
     if classes is not None:
         by_class = shuffled[np.argsort(classes[shuffled], kind="stable")]
     chosen = np.zeros(count, dtype=bool)
-    # Every fifth one in order of class is a fifth of the whole and of each class at once.
+    # Every Pth one in order of class is that part of the whole and of each class at once.
     chosen[by_class[part - 1 :: part]] = True
     return shuffled[~chosen[shuffled]], shuffled[chosen[shuffled]]

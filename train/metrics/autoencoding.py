@@ -73,6 +73,11 @@ class Watch:
         self.starts = starts
         self.seed = seed
 
+    @property
+    def device(self) -> torch.device:
+        """Where the autoencoder is."""
+        return next(self.autoencoder.parameters()).device
+
     def inside(self, images: Tensor) -> Tensor:
         """Images without their frame."""
         (top, left), (height, width) = (each // 2 for each in self.frame), images.shape[-2:]
@@ -82,17 +87,15 @@ class Watch:
     @torch.no_grad()
     def encode(self, images: Tensor, batch: int = 1_000) -> np.ndarray:
         """Codes of uint8 images (M, H, W), of shape (M, D)."""
-        device = next(self.autoencoder.parameters()).device
-        parts = (as_input(part.to(device)) for part in images.split(batch))
+        parts = (as_input(part.to(self.device)) for part in images.split(batch))
         return torch.cat([self.autoencoder.encode(part).cpu() for part in parts]).numpy()
 
     @torch.no_grad()
     def error(self, images: Tensor, batch: int = 1_000) -> float:
         """The mean square of a pixel's error, of uint8 images (M, H, W)."""
-        device = next(self.autoencoder.parameters()).device
         total = torch.zeros((), dtype=torch.float64)
         for part in images.split(batch):
-            part = as_input(part.to(device))
+            part = as_input(part.to(self.device))
             difference = self.inside(self.autoencoder(part) - part)
             total += difference.square().mean((1, 2)).double().sum().cpu()
         return float(total) / len(images)
@@ -141,8 +144,7 @@ class Watch:
     @torch.no_grad()
     def grid(self, reach: float = 5.0, number: int = 11) -> dict[str, np.ndarray]:
         """Rows of what codes of two dimensions decode to, the second falling from row to row."""
-        device = next(self.autoencoder.parameters()).device
-        ticks = torch.linspace(-reach, reach, number, device=device)
+        ticks = torch.linspace(-reach, reach, number, device=self.device)
         return {
             f"{height:g}": self.shown(
                 self.autoencoder.decode(torch.stack([ticks, torch.full_like(ticks, height)], dim=1))
@@ -158,9 +160,8 @@ class Watch:
 
     def first(self, number: int) -> Tensor:
         """The first held-out images, on the device, over again if there are too few."""
-        device = next(self.autoencoder.parameters()).device
         rows = torch.arange(number) % len(self.held_out)
-        return as_input(self.held_out.images[rows].to(device))
+        return as_input(self.held_out.images[rows].to(self.device))
 
     def shown(self, images: Tensor) -> np.ndarray:
         """Images for a figure."""
