@@ -27,7 +27,7 @@ PANELS = {
     "cluster_accuracy": "k-means, 10,000 codes",
 }
 PROTOCOLS = {
-    "mnist": "--data mnist",
+    "mnist": "--data mnist --eval-every 1000",
     "lines": "--data lines --eval-every 1000",
 }
 MEASURES = {

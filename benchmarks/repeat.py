@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -21,10 +20,7 @@ def results(method: str, run: Path, flags: Sequence[str]) -> dict[str, Any]:
     """
     if not (run / "results.json").exists():
         command = [sys.executable, "-m", f"train.{method}", "--run-dir", str(run), *flags]
-        if (run / "state.pt").exists():
+        if (run / "config.json").exists():
             command += ["--resume"]
-        elif run.exists():
-            # Killed before its first checkpoint: there is nothing in it to go on from.
-            shutil.rmtree(run)
         subprocess.run(command, check=True)
     return json.loads((run / "results.json").read_text())

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import pickle
 import random
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from tests.data.refusals import refused
-from train import runs
-from train.runs import Run, write_atomically
+from train import disk
+from train.runs import Run
 from train.runtime import random_state, set_random_state, setup
 from train.settings import InputError, Settings
 
@@ -42,33 +42,6 @@ def contents(directory: Path) -> dict[str, bytes]:
     }
 
 
-class TestWriting:
-    def test_a_failed_write_leaves_what_was_there(self, tmp_path):
-        path = tmp_path / "file"
-        write_atomically(path, lambda file: file.write(b"old"))
-
-        def fail(file):
-            file.write(b"new")
-            raise OSError(28, "No space left on device")
-
-        with refused(str(path), "No space left on device", "--run-dir"):
-            write_atomically(path, fail)
-        assert contents(tmp_path) == {"file": b"old"}
-
-    def test_what_is_not_about_the_disk_is_not_hidden(self, tmp_path):
-        def fail(file):
-            raise ZeroDivisionError
-
-        with pytest.raises(ZeroDivisionError):
-            write_atomically(tmp_path / "file", fail)
-        assert contents(tmp_path) == {}
-
-    def test_a_folder_that_cannot_be(self, tmp_path):
-        (tmp_path / "file").write_text("")
-        with refused("cannot be written"):
-            write_atomically(tmp_path / "file" / "inside", lambda file: file.write(b""))
-
-
 class TestCreate:
     def test_the_config_says_what_ran(self, settings):
         Run.create(settings, "air")
@@ -83,7 +56,7 @@ class TestCreate:
         assert first != second
         assert first.parent == Path("runs")
 
-    @pytest.mark.parametrize("name", ["config.json", "state.pt", "results.json", "metrics.jsonl"])
+    @pytest.mark.parametrize("name", ["config.json", "results.json", "metrics.jsonl"])
     def test_another_run_is_left_alone(self, settings, name):
         settings.run_dir.mkdir()
         (settings.run_dir / name).write_text("precious")
@@ -158,25 +131,57 @@ class TestResume:
     def test_nothing_to_resume(self, settings):
         with refused("--resume", "no run"):
             Run.create(replace(settings, resume=True), "air")
-        Run.create(settings, "air")
-        with refused("no checkpoint"):
-            Run.create(replace(settings, resume=True), "air")
 
-    @pytest.mark.parametrize("damage", ["cut", "pickle", "text", "network"])
-    def test_a_damaged_checkpoint_is_named(self, run, settings, damage):
-        path = settings.run_dir / "state.pt"
-        module, optimisers = network()
-        if damage == "cut":
-            path.write_bytes(path.read_bytes()[:-100])
-        elif damage == "pickle":
-            path.write_bytes(pickle.dumps({"step": Trap()}))
-        elif damage == "text":
-            path.write_text("hello")
-        else:
-            module = nn.Linear(2, 2)
-        with refused(str(path), "damaged or of another network"):
-            run.load_checkpoint(module, optimisers, CPU)
-        assert Trap.sprung is False
+    def test_a_run_without_a_checkpoint_starts_again(self, settings):
+        Run.create(settings, "air").log(5, {"loss": 1.0})
+        again = Run.create(replace(settings, resume=True), "air")
+        assert again.load_checkpoint(*network(), CPU) == {"step": 0}
+        assert again.history() == {}
+
+    def test_results_without_a_checkpoint_are_left_alone(self, settings):
+        Run.create(settings, "air").finish({"elbo": 1.0})
+        before = contents(settings.run_dir)
+        with refused("no checkpoint", "another folder"):
+            Run.create(replace(settings, resume=True), "air")
+        assert contents(settings.run_dir) == before
+
+    def test_a_checkpoint_of_another_network_is_named(self, run, settings):
+        before = contents(settings.run_dir)
+        again = Run.create(replace(settings, resume=True, steps=77), "air")
+        with refused("00000010.pt", "of another network"):
+            again.load_checkpoint(nn.Linear(2, 2), network()[1], CPU)
+        assert contents(settings.run_dir) == before
+
+    def test_a_damaged_checkpoint_changes_nothing(self, run, settings):
+        path = settings.run_dir / "checkpoints" / "00000010.pt"
+        path.write_bytes(path.read_bytes()[:-100])
+        before = contents(settings.run_dir)
+        again = Run.create(replace(settings, resume=True, steps=77), "air")
+        with refused(str(path), "is damaged", "start the run anew"):
+            again.load_checkpoint(*network(), CPU)
+        assert contents(settings.run_dir) == before
+
+    def test_what_killed_processes_left_is_swept(self, run, settings):
+        for name in (".config.json.77.part", "checkpoints/.00000020.pt.77.part"):
+            (settings.run_dir / name).write_text("half")
+        again = Run.create(replace(settings, resume=True), "air")
+        again.load_checkpoint(*network(), CPU)
+        assert not [name for name in contents(settings.run_dir) if "part" in name]
+
+    def test_a_log_that_is_not_cut_stays_the_same_file(self, run, settings):
+        run.load_checkpoint(*network(), CPU)
+        path = settings.run_dir / "metrics.jsonl"
+        before = path.stat().st_ino
+        run.load_checkpoint(*network(), CPU)
+        assert path.stat().st_ino == before
+
+    @pytest.mark.parametrize(
+        "line", [b"[1]", b'{"loss": 1}', b'{"step": "x"}', b"\xff", b"[" * 10**5]
+    )
+    def test_a_foreign_line_ends_the_log(self, run, line):
+        with (run.directory / "metrics.jsonl").open("ab") as file:
+            file.write(line + b'\n{"step": 20, "loss": 1.0}\n')
+        assert run.history()["loss"][0].tolist() == [5, 10, 15]
 
     def test_weights_are_shared_as_safetensors(self, run, settings):
         from safetensors.torch import load_file
@@ -190,19 +195,10 @@ class TestResume:
         def full(_):
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr(runs.os, "fsync", full)
-        with refused("state.pt", "No space left on device"):
+        monkeypatch.setattr(disk.os, "fsync", full)
+        with refused("00000020.pt", "No space left on device"):
             run.save_checkpoint(20, *network(), {})
         assert contents(settings.run_dir) == before
-
-
-class Trap:
-    """A pickle that runs code when it is loaded."""
-
-    sprung = False
-
-    def __reduce__(self):
-        return setattr, (Trap, "sprung", True)
 
 
 def test_numbers_that_are_none_become_null(settings):
@@ -212,6 +208,23 @@ def test_numbers_that_are_none_become_null(settings):
     assert json.loads((settings.run_dir / "metrics.jsonl").read_text())["loss"] is None
     assert json.loads((settings.run_dir / "results.json").read_text())["elbo"] is None
     assert list(run.history()) == ["fine"]
+
+
+@pytest.mark.parametrize("write", ["log", "save_stage", "finish"])
+def test_a_folder_that_is_taken_away_is_not_made_again(settings, write):
+    """The mutation: parents that are made lose the settings of the run, and say nothing."""
+    run = Run.create(settings, "air")
+    shutil.rmtree(settings.run_dir)
+    call = {
+        "log": lambda: run.log(1, {"loss": 1.0}),
+        "save_stage": lambda: run.save_stage(1, boxes=np.zeros(3)),
+        "finish": lambda: run.finish({}),
+    }[write]
+    with refused("its folder is gone"):
+        call()
+    with refused("its folder is gone"):
+        run.save_checkpoint(1, *network(), {})
+    assert not settings.run_dir.exists()
 
 
 def test_tensorboard_gets_the_metrics(settings):

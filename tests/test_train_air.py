@@ -130,7 +130,7 @@ def test_a_resumed_run_ends_as_one_that_never_stopped(tmp_path):
         k: v for k, v in resumed.items() if k not in timed
     }
     weights = [
-        torch.load(folder / "state.pt", weights_only=True)["module"]
+        torch.load(max((folder / "checkpoints").iterdir()), weights_only=True)["module"]
         for folder in (settings.run_dir, parts.run_dir)
     ]
     for name, value in weights[0].items():

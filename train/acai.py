@@ -28,8 +28,9 @@ class ACAISettings(Settings):
 
     --data lines is the benchmark of interpolation: lines at any angle, made as they are needed."""
 
-    learning_rate: Positive = 1e-3
-    decay: Literal["none", "cosine"] = "none"
+    steps: Count = 1_500
+    learning_rate: Positive = 5e-4
+    decay: Literal["none", "cosine"] = "cosine"
     z_dim: Count = 32
     """Size of the code; of convolutional networks a multiple of its places, 16 of 28x28 images."""
     network: Literal["conv", "dense"] = "conv"
@@ -42,8 +43,9 @@ class ACAISettings(Settings):
     """Share of the dense layers' units that a step leaves out."""
     critic: bool = True
     """Train with a critic; without, it is the same autoencoder alone."""
-    critic_weight: NonNegative = 0.125
-    """Weight of what the critic finds, beside the autoencoder's squared error a pixel."""
+    critic_weight: NonNegative = 0.5
+    """Weight of what the critic finds, beside the autoencoder's squared error a pixel; 0.125 in
+    the paper."""
     critic_blend: Annotated[float, Range(0, 1)] = 0.2
     """How much of the image is in the reconstructions that the critic is to call unmixed."""
     mixing: Annotated[float, Range(0, 0.5)] = 0.5
@@ -54,8 +56,9 @@ class ACAISettings(Settings):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(
-            not self.critic or self.batch_size > 1,
-            "--batch-size 1: mixing needs a partner: give 2 or more, or --no-critic",
+            not self.critic or self.share > 1,
+            f"--batch-size {self.batch_size}: mixing needs a partner: give 2 or more a process, "
+            "or --no-critic",
         )
 
 

@@ -241,6 +241,14 @@ def races(rows: Sequence[Mapping[str, Any]]) -> Figure:
     return figure
 
 
+def plane(z: np.ndarray) -> np.ndarray:
+    """Codes (M, D) as (M, 2): their first two principal components, or all if there are fewer."""
+    if z.shape[1] > 2:
+        centred = z - z.mean(0)
+        z = centred @ np.linalg.svd(centred, full_matrices=False)[2][:2].T
+    return np.pad(z, ((0, 0), (0, 2 - z.shape[1])))
+
+
 def codes(z: np.ndarray, labels: np.ndarray) -> Figure:
     """Codes in two dimensions, coloured by what they are not to tell.
 
@@ -248,11 +256,8 @@ def codes(z: np.ndarray, labels: np.ndarray) -> Figure:
         z: Codes, of shape (M, D); of more than two dimensions the first two principal components.
         labels: Classes, of shape (M,), or quantities, of which the first column is taken.
     """
-    name = "z"
-    if z.shape[1] > 2:
-        centred = z - z.mean(0)
-        z, name = centred @ np.linalg.svd(centred, full_matrices=False)[2][:2].T, "component"
-    z = np.pad(z, ((0, 0), (0, 2 - z.shape[1])))
+    name = "component" if z.shape[1] > 2 else "z"
+    z = plane(z)
     classes = np.issubdtype(labels.dtype, np.integer)
     labels = labels if labels.ndim == 1 else labels[:, 0]
     figure = Figure(figsize=(6.2, 5.2), layout="constrained")
@@ -307,8 +312,8 @@ def maps(panels: Sequence[tuple[str, np.ndarray, np.ndarray]]) -> Figure:
     """Images drawn where their embeddings are.
 
     Args:
-        panels: For each its title, places of shape (n, 2), and images of shape (n, H, W), values
-            from 0 to 1.
+        panels: For each its title, embeddings of shape (n, D), and images of shape (n, H, W),
+            values from 0 to 1.
     """
     columns = min(2, len(panels))
     rows = -(-len(panels) // columns)
@@ -316,9 +321,10 @@ def maps(panels: Sequence[tuple[str, np.ndarray, np.ndarray]]) -> Figure:
     axes = figure.subplots(rows, columns, squeeze=False).flatten()
     for axis in axes[len(panels) :]:
         axis.set_visible(False)
-    for axis, (title, places, images) in zip(axes, panels, strict=False):
+    for axis, (title, z, images) in zip(axes, panels, strict=False):
+        places = plane(z)
         # A picture's size in units of the axes, so that a hundred side by side would be crowded.
-        half = 0.028 * np.ptp(places, axis=0).max()
+        half = 0.028 * max(np.ptp(places, axis=0).max(), 1e-6)
         for (x, y), image in zip(places, images, strict=True):
             # Black ink on nothing: neighbours show through where there is none.
             ink = np.zeros((*image.shape, 4))

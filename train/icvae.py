@@ -54,11 +54,12 @@ class ICVAESettings(ELBOSettings):
         super().__post_init__()
         bound = self.invariance in ("pairwise", "kt", "direct")
         require(
-            not bound or self.batch_size > 1,
-            f"--batch-size 1: --invariance {self.invariance} compares images of a batch: give more",
+            not bound or self.share > 1,
+            f"--batch-size {self.batch_size}: --invariance {self.invariance} compares images of a "
+            "process' batch: give more",
         )
         require(
-            self.invariance != "echo" or self.batch_size > self.echo_terms,
+            self.invariance != "echo" or self.share > self.echo_terms,
             f"--batch-size {self.batch_size} is too small for --echo-terms {self.echo_terms}: "
             "Echo's noise is made of that many others",
         )

@@ -17,10 +17,11 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from train import parallel
 from train.objective import Batch, Objective
 from train.runs import Run
 from train.runtime import precision, random_state, set_random_state
-from train.settings import InputError, Interrupted, Settings, require
+from train.settings import LARGEST, InputError, Interrupted, Settings, require
 
 
 class Fitted(NamedTuple):
@@ -94,7 +95,8 @@ def fit(
     """Minimises an objective's losses, each with its own optimiser; leaves it in evaluation mode.
 
     Nothing in a step waits for the device: losses and metrics are added up there, and read every
-    ``settings.log_every`` steps.
+    ``settings.log_every`` steps. Processes that torchrun started each take their share of every
+    batch and average their gradients; the first one evaluates and writes, and the others end here.
 
     Args:
         objective: What is trained, on ``device``.
@@ -114,48 +116,59 @@ def fit(
     """
     if settings.compile:
         compile_networks(objective, device)
+    parallel.start(device)
     stepper = Stepper(objective, settings, device)
     meter = Meter()
     clock = Stopwatch()
-    first = 0
+    saved: dict[str, Any] = {"step": 0}
     if settings.resume:
         saved = run.load_checkpoint(objective, stepper.optimisers, device)
-        first, clock.seconds = saved["step"], saved["train_seconds"]
-        meter.load(saved["meter"])
+    parallel.same(objective)
+    if first := saved["step"]:
+        clock.seconds = saved["train_seconds"]
         if best is not None:
             best.load(saved["best"])
-        set_random_state(saved["random"], device)
+    own = saved.get("ranks", [])[parallel.rank() :]
+    if own:
+        meter.load(own[0]["meter"])
+        objective.load_state_dict(own[0]["buffers"], strict=False)
+        set_random_state(own[0]["random"], device)
+    elif parallel.rank():
+        # Weights were drawn alike everywhere; what follows is not to be.
+        pyro.set_rng_seed((settings.seed + 1_000_003 * parallel.rank() + first) % LARGEST)
 
     def save(step: int) -> None:
         meter.check(run)
-        run.save_checkpoint(
-            step,
-            objective,
-            stepper.optimisers,
-            {
-                "train_seconds": clock.seconds,
-                "meter": meter.state(),
-                "best": best.state() if best is not None else {},
-                "random": random_state(device),
-            },
-        )
+        own = {
+            "meter": meter.state(),
+            "random": random_state(device),
+            "buffers": buffers(objective),
+        }
+        extra = {
+            "train_seconds": clock.seconds,
+            "best": best.state() if best is not None else {},
+            "ranks": parallel.gathered(own),
+        }
+        run.save_checkpoint(step, objective, stepper.optimisers, extra)
 
     bar = tqdm(
         total=settings.steps,
         initial=first,
         desc=run.method,
         unit="step",
-        disable=not sys.stderr.isatty(),
+        disable=not (run.writes and sys.stderr.isatty()),
     )
     step = first
     with bar, interrupts() as interrupted:
         while step < settings.steps and not (best is not None and best.over):
             step += 1
             with clock:
-                meter.add(step, *stepper(batch(step - 1), step - 1))
+                share = tuple(parallel.mine(part) for part in batch(step - 1))
+                meter.add(step, *stepper(share, step - 1))
             bar.update()
             last = step == settings.steps
-            if last or step % settings.log_every == 0:
+            reads = last or step % settings.log_every == 0
+            if reads:
                 with clock:
                     metrics = meter.read(run)
                 watched = _aside(monitor, step, objective, settings)
@@ -163,18 +176,23 @@ def fit(
                 shown = {name: metrics[f"{name}_loss"] for name in stepper.optimisers} | watched
                 bar.set_postfix({name: f"{value:.4g}" for name, value in shown.items()})
             if evaluate is not None and (last or step % settings.eval_every == 0):
-                seen = _aside(evaluate, step, objective, settings)
+                seen = parallel.told(_aside(evaluate, step, objective, settings))
                 run.log(step, seen)
                 if best is not None:
                     best.see(step, seen, objective)
                     last = last or best.over
-            if last or interrupted() or step % settings.checkpoint_every == 0:
+            # Processes must stop at the same step, so they ask each other, but not at each one.
+            stop = parallel.told(interrupted()) if reads or parallel.size() == 1 else False
+            if last or stop or step % settings.checkpoint_every == 0:
                 save(step)
-            if interrupted() and not last:
+            if stop and not last:
                 raise Interrupted(
                     f"stopped at step {step:,}; go on with the same command and "
                     f"--resume --run-dir {run.directory}"
                 )
+    parallel.stop()
+    if not run.writes:
+        raise SystemExit
     if best is not None:
         objective.load_state_dict(best.weights)
         run.save_weights(best.step, objective)
@@ -227,6 +245,7 @@ class Stepper:
             losses[name].backward(
                 inputs=self.parameters[name], retain_graph=i < len(self.optimisers)
             )
+            parallel.average(gradients(self.parameters[name]))
             if self.settings.clip_norm is not None:
                 nn.utils.clip_grad_norm_(self.parameters[name], self.settings.clip_norm)
             for group, rate in zip(optimiser.param_groups, self.rates[name], strict=True):
@@ -244,6 +263,15 @@ def optimiser(
         # With Keras' forgetting and not PyTorch's: published rates come from there.
         return torch.optim.RMSprop(parameters, alpha=0.9, eps=1e-7, foreach=True)
     return torch.optim.Adam(parameters, fused=device.type in ("cpu", "cuda"))
+
+
+def gradients(parameters: list[nn.Parameter]) -> list[Tensor]:
+    """The gradients of weights, zeros where processes that train together may find none."""
+    if parallel.size() > 1:
+        for weight in parameters:
+            if weight.grad is None:
+                weight.grad = torch.zeros_like(weight)
+    return [weight.grad for weight in parameters if weight.grad is not None]
 
 
 def decay(done: int, settings: Settings) -> float:
@@ -278,6 +306,7 @@ class Meter:
     def read(self, run: Run) -> dict[str, float]:
         """The means since the last reading, as numbers; waits for the device."""
         self.check(run)
+        parallel.average([self.sums])
         means = (self.sums / self.steps).tolist()
         self.sums.zero_()
         self.steps = 0
@@ -291,7 +320,7 @@ class Meter:
             broken = [name for name, ok in zip(self.names, finite, strict=True) if not ok]
             raise InputError(
                 f"not a finite number at step {step:,}: {', '.join(broken)}; try a lower "
-                f"--learning-rate, or --clip-norm 100 ({run.last_checkpoint()})"
+                f"--learning-rate, or --clip-norm 100 ({run.checkpoints})"
             )
 
     def state(self) -> dict[str, Any]:
@@ -303,6 +332,12 @@ class Meter:
         self.names, self.sums, self.steps = state["names"], state["sums"], state["steps"]
         self.broken_step = torch.zeros((), dtype=torch.long, device=self.sums.device)
         self.broken_values = torch.zeros_like(self.sums)
+
+
+def buffers(module: nn.Module) -> dict[str, Tensor]:
+    """What a module keeps beside its weights, which each process may have its own of."""
+    weights = {name for name, _ in module.named_parameters()}
+    return {name: each.cpu() for name, each in module.state_dict().items() if name not in weights}
 
 
 class Stopwatch(AbstractContextManager["Stopwatch"]):
@@ -360,7 +395,7 @@ def _aside(
     settings: Settings,
 ) -> dict[str, float]:
     """Looks at the objective in evaluation mode, with random numbers that training never sees."""
-    if watch is None:
+    if watch is None or parallel.rank():
         return {}
     objective.eval()
     with torch.random.fork_rng(), torch.no_grad():

@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import math
-import os
 import platform
 import subprocess
 import time
@@ -22,39 +21,13 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
+from train import disk, parallel
+from train.checkpoints import Checkpoints
 from train.settings import InputError, Settings, flag, require
 
 # What a resumed run may change: where it is, how long it goes, what is shown.
-FREE = ("data_dir", "device", "resume", "run_dir", "steps", "tensorboard")
-FILES = ("config.json", "metrics.jsonl", "model.safetensors", "state.pt", "results.json")
-
-
-def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
-    """Writes a file that is complete or not there, whenever the process ends.
-
-    Args:
-        path: The file; what it held before stays until the new content is on the disk.
-        write: Writes the content into an open file.
-
-    Raises:
-        InputError: If the disk is full, or the folder is gone or cannot be written to.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with temporary.open("wb") as file:
-                write(file)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"{path} cannot be written ({error.strerror or error}): "
-            "make room or give another --run-dir"
-        ) from error
+FREE = ("data_dir", "device", "keep_checkpoints", "resume", "run_dir", "steps", "tensorboard")
+FILES = ("config.json", "metrics.jsonl", "model.safetensors", "checkpoints", "results.json")
 
 
 class Run:
@@ -63,17 +36,22 @@ class Run:
     Args:
         directory: The folder.
         method: The method's name.
+        keep: How many checkpoints stay.
+        writes: Whether it writes; of processes that train together only one does.
 
     Attributes:
         directory: The folder.
         method: The method's name.
-        step: The step of the last checkpoint, 0 if there is none.
+        checkpoints: The checkpoints in it.
     """
 
-    def __init__(self, directory: Path, method: str) -> None:
+    def __init__(self, directory: Path, method: str, keep: int = 2, writes: bool = True) -> None:
         self.directory = directory
         self.method = method
-        self.step = 0
+        self.checkpoints = Checkpoints(directory / "checkpoints", keep)
+        self.writes = writes
+        self.config: dict[str, Any] = {}
+        self.board_class: Any = None
         self.board: Any = None
 
     @classmethod
@@ -89,43 +67,45 @@ class Run:
                 written to; nothing in it has changed then.
         """
         directory = settings.run_dir or _fresh(method)
-        run = cls(directory, method)
+        run = cls(directory, method, settings.keep_checkpoints, writes=parallel.rank() == 0)
+        if not run.writes:
+            return run
         require(
             not directory.exists() or directory.is_dir(),
             f"--run-dir {directory} is a file: give a folder",
         )
-        board = _tensorboard() if settings.tensorboard else None
+        run.board_class = _tensorboard() if settings.tensorboard else None
         config = {"method": method, "settings": _plain(asdict(settings))}
+        run.config = config | {"versions": _versions(), "git_commit": _commit()}
         if settings.resume:
             run._check(config)
-        else:
-            held = [name for name in FILES if (directory / name).exists()]
-            require(
-                not held,
-                f"--run-dir {directory} already holds a run ({', '.join(held)}): "
-                "add --resume to go on with it, or give another folder",
-            )
-        config |= {"versions": _versions(), "git_commit": _commit()}
-        run._write_json("config.json", config)
-        if board is not None:
-            run.board = board(str(directory / "tensorboard"))
+            # Nothing is written before the checkpoint is found to be sound.
+            return run
+        held = [name for name in FILES if (directory / name).exists()]
+        require(
+            not held,
+            f"--run-dir {directory} already holds a run ({', '.join(held)}): "
+            "add --resume to go on with it, or give another folder",
+        )
+        with disk.writing(directory):
+            directory.mkdir(parents=True, exist_ok=True)
+        run._begin()
         return run
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Adds a line to ``metrics.jsonl``; numbers that are not finite become ``null``."""
+        if not self.writes:
+            return
         line = json.dumps({"step": step} | _plain(metrics), allow_nan=False)
-        try:
-            with (self.directory / "metrics.jsonl").open("a") as file:
-                file.write(line + "\n")
-        except OSError as error:
-            raise InputError(
-                f"{self.directory / 'metrics.jsonl'} cannot be written "
-                f"({error.strerror}): make room, then add --resume"
-            ) from error
-        if self.board is not None:
-            for name, value in metrics.items():
-                self.board.add_scalar(name, value, step)
-            self.board.flush()
+        disk.append(self.directory / "metrics.jsonl", line)
+        if self.board_class is not None:
+            folder = self.directory / "tensorboard"
+            with disk.writing(folder):
+                # What a resumed run says again is not shown twice.
+                self.board = self.board or self.board_class(str(folder), purge_step=step)
+                for name, value in metrics.items():
+                    self.board.add_scalar(name, value, step)
+                self.board.flush()
 
     def history(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """By the name of a metric, the steps at which it was logged and its values."""
@@ -145,10 +125,7 @@ class Run:
         optimisers: Mapping[str, torch.optim.Optimizer],
         extra: Mapping[str, Any],
     ) -> None:
-        """Saves all that a resumed run needs.
-
-        ``state.pt`` holds it in one file, so that no crash leaves halves of two steps;
-        ``model.safetensors`` has the weights once more, to be shared.
+        """Saves all that a resumed run needs, and ``model.safetensors``, the weights to be shared.
 
         Args:
             step: The steps done.
@@ -159,6 +136,8 @@ class Run:
         Raises:
             InputError: If it cannot be written; the last checkpoint is still there.
         """
+        if not self.writes:
+            return
         state = {
             "method": self.method,
             "step": step,
@@ -166,10 +145,7 @@ class Run:
             "optimisers": {name: optimiser.state_dict() for name, optimiser in optimisers.items()},
             "extra": dict(extra),
         }
-        buffer = io.BytesIO()
-        torch.save(state, buffer)
-        write_atomically(self.directory / "state.pt", lambda file: file.write(buffer.getbuffer()))
-        self.step = step
+        self.checkpoints.save(step, state)
         self.save_weights(step, module)
 
     def save_weights(self, step: int, module: nn.Module) -> None:
@@ -180,8 +156,9 @@ class Run:
             module: Whose weights.
         """
         weights = _weights(module)
-        share = safetensors.torch.save(weights, {"method": self.method, "step": str(step)})
-        write_atomically(self.directory / "model.safetensors", lambda file: file.write(share))
+        # One entry: several would be in any order, and the same weights not the same bytes.
+        share = safetensors.torch.save(weights, {"step": str(step)})
+        self._write("model.safetensors", lambda file: file.write(share))
 
     def load_checkpoint(
         self,
@@ -191,52 +168,62 @@ class Run:
     ) -> dict[str, Any]:
         """Takes module and optimisers back to the last checkpoint, and the log with them.
 
+        A run that was stopped before its first checkpoint starts again.
+
         Args:
             module: As it was when the checkpoint was saved.
             optimisers: Likewise.
             device: Where they are.
 
         Returns:
-            The checkpoint's ``step``, and its extra values.
+            The checkpoint's ``step``, and its extra values; just a ``step`` of 0 if there is none.
 
         Raises:
-            InputError: If ``state.pt`` is missing, damaged, or of another network.
+            InputError: If the checkpoint is damaged, or of another network.
         """
-        path = self.directory / "state.pt"
-        require(path.exists(), f"{path} is missing: this run has no checkpoint, so start it anew")
-        try:
-            state = torch.load(path, map_location=device, weights_only=True)
-            module.load_state_dict(state["module"])
-            for name, optimiser in optimisers.items():
-                optimiser.load_state_dict(state["optimisers"][name])
-            self.step = int(state["step"])
-            found = {"step": self.step, **state["extra"]}
-        # Whatever a damaged or a foreign file makes PyTorch raise.
-        except Exception as error:
-            reason = str(error).strip().split("\n")[0][:120]
-            raise InputError(
-                f"{path} is damaged or of another network ({reason}): start the run anew"
-            ) from error
-        kept = [line for line in self._lines() if line["step"] <= self.step]
-        text = "".join(json.dumps(line) + "\n" for line in kept)
-        write_atomically(self.directory / "metrics.jsonl", lambda file: file.write(text.encode()))
-        for stage in (self.directory / "stages").glob("*.npz"):
-            if int(stage.stem) > self.step:
-                stage.unlink()
+        found: dict[str, Any] = {"step": 0}
+        if self.checkpoints.paths():
+            state = self.checkpoints.load(device)
+            try:
+                module.load_state_dict(state["module"])
+                for name, optimiser in optimisers.items():
+                    optimiser.load_state_dict(state["optimisers"][name])
+                found = {"step": int(state["step"]), **state["extra"]}
+            # Whatever a foreign file makes PyTorch raise.
+            except Exception as error:
+                reason = str(error).strip().split("\n")[0][:120]
+                raise InputError(
+                    f"{self.checkpoints.paths()[-1]} is of another network ({reason}): start the "
+                    "run anew in another folder"
+                ) from error
+        if self.writes:
+            self._begin()
+            self._forget(found["step"])
         return found
 
-    def last_checkpoint(self) -> str:
-        """Names the last checkpoint, for a message."""
-        if not self.step:
-            return "there is no checkpoint yet"
-        return f"the last good checkpoint, of step {self.step:,}, is {self.directory / 'state.pt'}"
+    def _begin(self) -> None:
+        """Writes ``config.json``; takes away what killed processes left half written."""
+        for name in ("", "checkpoints", "figures", "stages"):
+            disk.sweep(self.directory / name)
+        self._write_json("config.json", self.config)
+
+    def _forget(self, step: int) -> None:
+        """Takes back what was written after a step."""
+        kept = [json.dumps(line) + "\n" for line in self._lines() if line["step"] <= step]
+        content = "".join(kept).encode()
+        path = self.directory / "metrics.jsonl"
+        # Somebody may be following the file, so it is the same one if nothing has to go.
+        if path.exists() and path.read_bytes() != content:
+            self._write(path.name, lambda file: file.write(content))
+        for stage in (self.directory / "stages").glob("*.npz"):
+            if stage.stem.isdecimal() and int(stage.stem) > step:
+                stage.unlink(missing_ok=True)
 
     def save_stage(self, step: int, **arrays: np.ndarray) -> None:
         """Keeps arrays of a stage of training, for the figures."""
         buffer = io.BytesIO()
         np.savez(buffer, **arrays)
-        path = self.directory / "stages" / f"{step:08d}.npz"
-        write_atomically(path, lambda file: file.write(buffer.getbuffer()))
+        self._write(f"stages/{step:08d}.npz", lambda file: file.write(buffer.getbuffer()))
 
     def stages(self) -> list[tuple[int, dict[str, np.ndarray]]]:
         """The stages kept, with their steps, in order."""
@@ -248,8 +235,7 @@ class Run:
 
     def save_figure(self, name: str, figure: Figure) -> None:
         """Writes ``figures/NAME.png``."""
-        path = self.directory / "figures" / f"{name}.png"
-        write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=150))
+        self._write(f"figures/{name}.png", lambda file: figure.savefig(file, format="png", dpi=150))
 
     def save_table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Writes ``NAME.csv``: a line for each row, its columns those of the first."""
@@ -258,7 +244,7 @@ class Run:
         writer.writeheader()
         writer.writerows(rows)
         content = text.getvalue().encode()
-        write_atomically(self.directory / f"{name}.csv", lambda file: file.write(content))
+        self._write(f"{name}.csv", lambda file: file.write(content))
 
     def finish(self, results: Mapping[str, Any]) -> dict[str, Any]:
         """Writes ``results.json``; returns what it holds."""
@@ -286,8 +272,8 @@ class Run:
                 f"a run is resumed as it was started",
             )
         require(
-            (self.directory / "state.pt").exists(),
-            f"{self.directory} has no checkpoint (state.pt): start the run anew in another folder",
+            bool(self.checkpoints.paths()) or not (self.directory / "results.json").exists(),
+            f"{self.directory} has results but no checkpoint: start the run anew in another folder",
         )
 
     def _lines(self) -> list[dict[str, Any]]:
@@ -295,17 +281,29 @@ class Run:
         if not path.exists():
             return []
         lines = []
-        for line in path.read_text().splitlines():
+        for text in path.read_bytes().splitlines():
             try:
-                lines.append(json.loads(line))
-            except ValueError:
-                # A process killed while it wrote leaves half a last line.
+                line = json.loads(text)
+                line["step"] = int(line["step"])
+            except (ValueError, TypeError, KeyError, RecursionError):
+                # A disk that was full, or another program: what follows cannot be trusted.
                 break
+            lines.append(line)
         return lines
 
     def _write_json(self, name: str, content: Mapping[str, Any]) -> None:
         text = json.dumps(content, indent=2, allow_nan=False) + "\n"
-        write_atomically(self.directory / name, lambda file: file.write(text.encode()))
+        self._write(name, lambda file: file.write(text.encode()))
+
+    def _write(self, name: str, write: Callable[[BinaryIO], Any]) -> None:
+        """Writes a file of the folder, or of a folder in it."""
+        if not self.writes:
+            return
+        path = self.directory / name
+        with disk.writing(path):
+            if path.parent != self.directory:
+                path.parent.mkdir(exist_ok=True)
+        disk.write_atomically(path, write)
 
 
 def read_run(directory: Path, method: str) -> tuple[dict[str, Any], dict[str, Tensor], int]:

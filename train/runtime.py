@@ -10,6 +10,7 @@ import numpy as np
 import pyro
 import torch
 
+from train import parallel
 from train.settings import Settings, require
 
 
@@ -20,8 +21,15 @@ def setup(settings: Settings) -> torch.device:
         settings: ``device`` and ``seed``; ``auto`` takes CUDA, then MPS, then the CPU.
 
     Raises:
-        InputError: If the device that was asked for is not there.
+        InputError: If the device that was asked for is not there, or the batch cannot be shared
+            out among the processes that torchrun started.
     """
+    processes = parallel.size()
+    require(
+        settings.batch_size % processes == 0,
+        f"--batch-size {settings.batch_size} cannot be shared evenly by {processes} processes: "
+        f"give a multiple of {processes}",
+    )
     there = {
         "cuda": torch.cuda.is_available(),
         "mps": torch.backends.mps.is_available(),
@@ -34,6 +42,10 @@ def setup(settings: Settings) -> torch.device:
         there[name],
         f"--device {name} is not there: PyTorch finds no such device; give --device auto or cpu",
     )
+    require(processes == 1 or name != "mps", "--device mps: one process only; give --device cpu")
+    if name == "cuda" and processes > 1:
+        name = f"cuda:{parallel.local_rank()}"
+        torch.cuda.set_device(name)
     pyro.set_rng_seed(settings.seed)
     # A CPU takes many times as long over numbers next to zero, of which a trained model has many.
     torch.set_flush_denormal(True)

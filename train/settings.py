@@ -6,16 +6,19 @@ Nothing here imports torch, so that ``python -m train.METHOD --help`` answers at
 from __future__ import annotations
 
 import math
+import struct
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
+from types import UnionType
 from typing import (
     Annotated,
     Any,
     Literal,
     NamedTuple,
     TypeVar,
+    Union,
     get_args,
     get_origin,
     get_type_hints,
@@ -56,7 +59,11 @@ class Range(NamedTuple):
     open: bool = False
 
     def holds(self, value: float) -> bool:
-        """Whether a value is a finite number in the range."""
+        """Whether a value is a finite number in the range, in single precision too."""
+        try:
+            (value,) = struct.unpack("f", struct.pack("f", value))
+        except OverflowError:
+            return False
         if not math.isfinite(value):
             return False
         if self.open:
@@ -68,6 +75,9 @@ class Range(NamedTuple):
             return f"between {self.low} and {self.high}"
         return f"above {self.low}" if self.open else f"{self.low} or more"
 
+
+LARGEST = 2**31
+"""Whole numbers must be less: what NumPy and PyTorch take for seeds and sizes."""
 
 Count = Annotated[int, Range(1)]
 Whole = Annotated[int, Range(0)]
@@ -117,17 +127,31 @@ class Settings:
     """Steps between evaluations on held-out data."""
     checkpoint_every: Count = 500
     """Steps between checkpoints."""
+    keep_checkpoints: Count = 2
+    """How many of the last checkpoints stay in the run folder."""
     tensorboard: bool = False
     """Write the metrics for TensorBoard too."""
 
     def __post_init__(self) -> None:
         hints = get_type_hints(type(self), include_extras=True)
         for field in fields(self):
-            _check(field.name, getattr(self, field.name), hints[field.name])
+            value, hint = getattr(self, field.name), hints[field.name]
+            require(
+                _fits(value, hint),
+                f"{flag(field.name)} is {repr(value)[:60]}: --help says what it may be",
+            )
+            _check(field.name, value, hint)
         require(
             not self.resume or self.run_dir is not None,
             "--resume needs to know which run: add --run-dir DIR",
         )
+
+    @property
+    def share(self) -> int:
+        """Examples a step of this process, one of those that torchrun started."""
+        from train import parallel
+
+        return self.batch_size // parallel.size()
 
 
 @dataclass(frozen=True)
@@ -191,8 +215,29 @@ class EstimatorSettings(ELBOSettings):
         )
 
 
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value is of a type: a command line sees to that, a file does not."""
+    origin, parts = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        return _fits(value, parts[0])
+    if origin is Literal:
+        return any(value == part and type(value) is type(part) for part in parts)
+    if origin in (Union, UnionType):
+        return any(_fits(value, part) for part in parts)
+    if origin is tuple:
+        if not isinstance(value, tuple):
+            return False
+        hints = parts[:1] * len(value) if parts[-1] is Ellipsis else parts
+        return len(value) == len(hints) and all(map(_fits, value, hints))
+    if hint in (int, float):
+        return isinstance(value, (int, hint)) and not isinstance(value, bool)
+    return isinstance(value, hint)
+
+
 def _check(name: str, value: Any, hint: Any) -> None:
     """Raises :class:`InputError` if a setting is outside the :class:`Range` of its type."""
+    if isinstance(value, int):
+        require(value < LARGEST, f"{flag(name)} is {value}: give less than {LARGEST:,}")
     if isinstance(hint, Range):
         require(hint.holds(value), f"{flag(name)} is {value}: give a number that is {hint}")
     elif isinstance(value, tuple) and get_origin(hint) is tuple:
@@ -250,13 +295,32 @@ def command(
         SystemExit: With status 2 and one line on standard error if an :class:`InputError` came,
             with 130 if Ctrl-C did.
     """
+    from train import parallel
+
+    # Which process of several, so that a person sees where to look.
+    who = f"process {parallel.rank()}: " if parallel.rank() else ""
     try:
         results = main(tyro.cli(settings, args=args))
     except Interrupted as stop:
-        print(stop, file=sys.stderr)
+        print(f"{who}{stop}", file=sys.stderr)
         raise SystemExit(130) from None
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"{who}error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except (MemoryError, RuntimeError) as error:
+        if not _out_of_memory(error):
+            raise
+        print(
+            f"{who}error: there is not enough memory: give a smaller --batch-size, or smaller "
+            "sizes of networks or data",
+            file=sys.stderr,
+        )
         raise SystemExit(2) from None
     shown = (f"{k}={v:.5g}" if isinstance(v, float) else f"{k}={v}" for k, v in results.items())
     print(" ".join(shown))
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Whether memory was what was missing: PyTorch has no type for it on the CPU."""
+    words = ("can't allocate memory", "not enough memory", "out of memory", "size calculation over")
+    return isinstance(error, MemoryError) or any(word in str(error) for word in words)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from train import figures
+from train import figures, parallel
 from train.runs import Run
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ def icvae(
         settings: What the runs have in common.
         main: Makes one run, in its ``run_dir``. Runs that are there already are not made again.
     """
+    parallel.require_alone("--sweep")
     run = Run.create(settings, "icvae-sweep")
     one = replace(settings, sweep=(), weight_start=None)
     plain = replace(one, invariance="none", weight=0.0)

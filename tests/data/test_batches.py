@@ -1,4 +1,3 @@
-import pytest
 import torch
 
 from tests.data.refusals import refused
@@ -51,21 +50,6 @@ def test_global_seeds_do_not_matter():
     assert torch.equal(torch.get_rng_state(), state)
 
 
-@pytest.mark.parametrize("world_size", [2, 3])
-def test_processes_share_the_batch(world_size):
-    whole = Batches((torch.zeros(50),), batch_size=6, seed=0, device="cpu")
-    shares = [
-        Batches(
-            (torch.zeros(50),), batch_size=6, seed=0, device="cpu", rank=rank, world_size=world_size
-        )
-        for rank in range(world_size)
-    ]
-    for step in (0, 7, 8):
-        parts = [share.indices(step) for share in shares]
-        assert all(len(part) == 6 // world_size for part in parts)
-        assert torch.equal(torch.cat(parts), whole.indices(step))
-
-
 def test_too_large_a_batch():
     with refused(
         "--batch-size 64 is larger than the 40 training examples: give 40 or less",
@@ -76,11 +60,6 @@ def test_too_large_a_batch():
 def test_no_batch():
     with refused("--batch-size is 0", "1 or more"):
         Batches((torch.zeros(40),), batch_size=0, seed=0, device="cpu")
-
-
-def test_uneven_shares():
-    with refused("--batch-size 10", "3 processes", "multiple of 3"):
-        Batches((torch.zeros(40),), batch_size=10, seed=0, device="cpu", world_size=3)
 
 
 def test_a_batch_is_rows_of_each_tensor_and_bytes_are_grey_levels():

@@ -20,18 +20,14 @@ class Batches:
     resumed run draws what it would have drawn, and as permutations are drawn on the CPU so does a
     run on another device.
 
-    With several processes, each takes its share of the same batch.
-
     Args:
         tensors: The data, each tensor of shape :math:`(M, *)`.
-        batch_size: Examples in a batch, over all processes.
+        batch_size: Examples in a batch.
         seed: Seed of the permutations, :math:`\ge 0`.
         device: Where the batches are wanted.
-        rank: This process, from 0 to ``world_size - 1``.
-        world_size: The number of processes.
 
     Raises:
-        InputError: If a batch is larger than the data or cannot be shared out evenly.
+        InputError: If a batch is larger than the data.
 
     Example:
         >>> images = torch.zeros(10, 28, 28, dtype=torch.uint8)
@@ -46,8 +42,6 @@ class Batches:
         batch_size: int,
         seed: int,
         device: torch.device | str,
-        rank: int = 0,
-        world_size: int = 1,
     ) -> None:
         n = len(tensors[0])
         require(batch_size >= 1, f"--batch-size is {batch_size}: give 1 or more")
@@ -55,19 +49,12 @@ class Batches:
             batch_size <= n,
             f"--batch-size {batch_size} is larger than the {n} training examples: give {n} or less",
         )
-        require(
-            batch_size % world_size == 0,
-            f"--batch-size {batch_size} cannot be shared evenly by {world_size} processes: "
-            f"give a multiple of {world_size}",
-        )
         self.tensors = [tensor.to(device) for tensor in tensors]
         self.n = n
         self.batch_size = batch_size
         self.seed = seed
         self.device = torch.device(device)
         self.steps_per_epoch = n // batch_size
-        self._share = batch_size // world_size
-        self._first = rank * self._share
         self._epoch: int | None = None
         self._permutation = torch.empty(0, dtype=torch.int64)
 
@@ -86,8 +73,7 @@ class Batches:
             step: The step, counted from 0 over the whole run.
 
         Returns:
-            Distinct indices in :math:`[0, n)`, of shape :math:`(B / R,)` for a batch of :math:`B`
-            and :math:`R` processes, int64, on the device.
+            Distinct indices in :math:`[0, n)`, of shape :math:`(B,)`, int64, on the device.
         """
         epoch, position = divmod(step, self.steps_per_epoch)
         if epoch != self._epoch:
@@ -95,8 +81,8 @@ class Batches:
             # Moved once an epoch, so that a step copies nothing from the host.
             self._permutation = torch.from_numpy(permutation).to(self.device)
             self._epoch = epoch
-        start = position * self.batch_size + self._first
-        return self._permutation[start : start + self._share]
+        start = position * self.batch_size
+        return self._permutation[start : start + self.batch_size]
 
 
 def as_input(tensor: Tensor) -> Tensor:

@@ -104,12 +104,13 @@ def assembled(
 
 def main(settings: BenchSettings) -> dict[str, Any]:
     """Rows, exact gradient, their gradients, times; then training runs if asked."""
-    from train import figures, runtime, tables
+    from train import figures, parallel, runtime, tables
     from train.data.batches import Batches
     from train.data.scenes import load_scenes
     from train.metrics import gradients, races
     from train.runs import Run
 
+    parallel.require_alone("train.estimators")
     device = runtime.setup(settings)
     chosen, weights, step = air_settings(settings)
     for row in settings.estimators:

@@ -197,10 +197,8 @@ class Watch:
         return results
 
     def maps(self, number: int = 300) -> list[tuple[str, np.ndarray, np.ndarray]]:
-        """Titles, principal components (n, 2) and images, of withheld and other sets.
-
-        Components are of the set's own embeddings, before training and after.
-        """
+        """Titles, embeddings (n, D) and images, of withheld and other sets, before training and
+        after."""
         images, sets = self.images[1].numpy() / 255, self.sets[1]
         shown = self.withheld[:1] or (int(sets.min()),)
         others = [int(each) for each in np.unique(sets) if each not in shown][:4:3]
@@ -210,9 +208,8 @@ class Watch:
             *((each, self.embedded, "after") for each in (*shown, *others)),
         ):
             rows = np.flatnonzero(sets == each)[:number]
-            places = PCA(2).fit_transform(embedded[1][rows])
             kind = "withheld " if each in self.withheld else ""
-            panels.append((f"{kind}{each}, {when} training", places, images[rows]))
+            panels.append((f"{kind}{each}, {when} training", embedded[1][rows], images[rows]))
         return panels
 
     def retrieved(self) -> dict[str, np.ndarray]:

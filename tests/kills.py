@@ -1,0 +1,139 @@
+"""Runs that are killed again and again, and what they leave when they end at last."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tests import doors
+
+COMMON = (
+    *("--device", "cpu", "--batch-size", "8", "--steps", "30", "--log-every", "3"),
+    *("--eval-every", "5", "--checkpoint-every", "4"),
+)
+SCENES = (
+    *("--train-scenes", "40", "--held-out-scenes", "20", "--iw-particles", "2"),
+    *("--window-size", "8", "--what-hidden", "8", "--guide-hidden", "8", "--anchors", "2"),
+    *("--canvas-size", "30", "--digit-size", "10", "12"),
+)
+OWN = ("--data", "OWN")
+CASES = {
+    "ae": ("ae", *OWN, "--hidden", "16", "--cluster-starts", "1", "--noise", "0.3"),
+    "ae patience": ("ae", *OWN, "--network", "conv", "--cluster-starts", "1", "--patience", "1"),
+    "acai": ("acai", *OWN, "--depth", "2", "--z-dim", "16", "--cluster-starts", "1"),
+    "acai dense": (
+        *("acai", *OWN, "--network", "dense", "--hidden", "8", "--dropout", "0.5"),
+        *("--cluster-starts", "1", "--decay", "cosine"),
+    ),
+    "acai lines": ("acai", "--data", "lines", "--depth", "2", "--z-dim", "16"),
+    "abc": ("abc", *OWN, "--stack-size", "5", "--withheld", "--channels", "4"),
+    "icvae": ("icvae", *OWN, "--hidden", "16", "16", "--memory", "20"),
+    "icvae echo": (
+        *("icvae", *OWN, "--invariance", "echo", "--hidden", "16", "--echo-terms", "5"),
+        *("--weight-start", "0.1", "--weight", "1"),
+    ),
+    "air": ("air", *SCENES),
+    "air tracegraph": ("air", *SCENES, "--estimator", "tracegraph", "--baseline", "average"),
+    "air network": ("air", *SCENES, "--estimator", "tracegraph", "--baseline", "network"),
+    "air enum": ("air", *SCENES, "--estimator", "enum"),
+    "air iw": ("air", *SCENES, "--estimator", "iw", "--particles", "2"),
+    "air concrete": ("air", *SCENES, "--estimator", "concrete"),
+    "air rws": ("air", *SCENES, "--estimator", "rws", "--particles", "2"),
+}
+"""Every method and estimator, and what of a run has a state of its own."""
+TIMES = ("train_seconds", "examples_per_second")
+
+
+def save_own(folder: Path) -> Path:
+    """A person's own few images."""
+    path = folder / "own.npz"
+    images = np.random.default_rng(0).integers(0, 256, (100, 16, 16), dtype=np.uint8)
+    np.savez(path, images=images, labels=np.arange(100) % 4)
+    return path
+
+
+def left(run: Path) -> dict[str, Any]:
+    """What a run leaves, byte for byte but for times: its weights, its log, its results."""
+
+    def timeless(text: str) -> str:
+        values = json.loads(text)
+        return json.dumps({key: value for key, value in values.items() if key not in TIMES})
+
+    return {
+        "weights": (run / "model.safetensors").read_bytes(),
+        "log": [timeless(line) for line in (run / "metrics.jsonl").read_text().splitlines()],
+        "results": timeless((run / "results.json").read_text()),
+        "figures": sorted(path.name for path in (run / "figures").iterdir()),
+        "stages": sorted(path.name for path in run.glob("stages/*")),
+        "halves": sorted(path.name for path in run.rglob("*.part")),
+    }
+
+
+class Case:
+    """A run that was never stopped, to hold others against.
+
+    Args:
+        name: One of :data:`CASES`.
+        folder: Where runs go.
+
+    Attributes:
+        seconds: How long it took.
+        expected: What it left.
+    """
+
+    def __init__(self, name: str, folder: Path) -> None:
+        self.folder = folder
+        self.method, *flags = CASES[name]
+        own = str(save_own(folder))
+        self.flags = [*COMMON, *(own if flag == "OWN" else flag for flag in flags)]
+        # The first process waits for the server.
+        doors.finish(doors.start(self.method, "--help", said=self.said))
+        begun = time.monotonic()
+        status = doors.finish(self.start(folder / "whole"))
+        self.seconds = time.monotonic() - begun
+        assert status == 0, self.said.read_text()
+        self.expected = left(folder / "whole")
+
+    @property
+    def said(self) -> Path:
+        """What the last process said."""
+        return self.folder / "said"
+
+    def start(self, run: Path, **options: Any) -> Any:
+        """Starts the run, or goes on with it."""
+        resume = ["--resume"] if (run / "config.json").exists() else []
+        flags = [*self.flags, "--run-dir", str(run), *resume]
+        return doors.start(self.method, *flags, said=self.said, **options)
+
+    def survive(self, kills: int, seed: int) -> int:
+        """Kills a run at random moments, and goes on each time until it ends.
+
+        Returns:
+            How often it was killed; less than asked if it ended before.
+        """
+        chance = random.Random(seed)
+        run = self.folder / f"killed-{seed}"
+        done = 0
+        for _ in range(kills):
+            process = self.start(run)
+            process.join(chance.uniform(0, self.seconds))
+            process.kill()
+            process.join()
+            assert process.exitcode in (0, -9), self.said.read_text()
+            done += process.exitcode == -9
+        self.end(run)
+        return done
+
+    def end(self, run: Path) -> None:
+        """Goes on to the end, and checks what is left there."""
+        assert doors.finish(self.start(run)) == 0, self.said.read_text()
+        found = left(run)
+        for part, expected in self.expected.items():
+            assert found[part] == expected, part
+        shutil.rmtree(run)

@@ -1,0 +1,24 @@
+"""Killed at any moment, a run goes on to the same end, byte for byte."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests import doors
+from tests.kills import Case
+
+
+@pytest.mark.parametrize("name", ["ae patience", "acai", "abc", "icvae", "air"])
+def test_random_moments(tmp_path, name):
+    """Twenty in all. The mutation: a random state that is not taken back."""
+    assert Case(name, tmp_path).survive(kills=4, seed=0) >= 2
+
+
+def test_each_moment_of_writing(tmp_path):
+    """Of a checkpoint, of the weights beside it, and of what a resumed run writes first."""
+    case = Case("ae", tmp_path)
+    for moment in (2, 5, 7, 9):
+        run = tmp_path / f"moment-{moment}"
+        process = case.start(run, dies_at=moment)
+        assert doors.finish(process) == -9, case.said.read_text()
+        case.end(run)

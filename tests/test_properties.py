@@ -1,0 +1,237 @@
+"""Whatever is given, a command does what it was asked or says one line; it never breaks.
+
+``INPUTS=20 python -m pytest tests/test_properties.py`` tries twenty times as many.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, seed, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_dtypes, array_shapes, arrays, scalar_dtypes
+from PIL import Image
+from torch import nn
+
+from tests import kills
+from tests.doors import SETTINGS
+from tests.inputs import JSON, command_lines, damaged
+from train import runs
+from train.air import AIRSettings
+from train.checkpoints import Checkpoints
+from train.data import digits, files
+from train.settings import InputError, Settings, command, restore
+
+MANY = int(os.environ.get("INPUTS", "1"))
+
+
+def tries(number: int) -> Callable[[Callable], Callable]:
+    """Draws so many inputs, the same ones each time."""
+
+    def wrap(test: Callable) -> Callable:
+        quiet = settings(
+            max_examples=number * MANY,
+            deadline=None,
+            database=None,
+            suppress_health_check=list(HealthCheck),
+        )
+        return seed(0)(quiet(test))
+
+    return wrap
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def used_or_refused(use: Callable[[], Any], folder: Path) -> None:
+    """Passes if something works, or is refused in one line; and no file changes."""
+    before = contents(folder)
+    refusal = "refused"
+    with contextlib.suppress(InputError), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            use()
+        except InputError as error:
+            refusal = str(error)
+            raise
+    assert refusal
+    assert "\n" not in refusal
+    assert contents(folder) == before
+
+
+@pytest.mark.parametrize("method", SETTINGS)
+def test_command_lines(tmp_path, method):
+    """Each is run to its end: data, two steps, measures and figures."""
+    door = importlib.import_module(f"train.{method}")
+    own, run = str(kills.save_own(tmp_path)), tmp_path / "run"
+    base = [own if flag == "OWN" else flag for flag in kills.CASES[method][1:]]
+    base = ["--device", "cpu", "--batch-size", "8", *base, "--steps", "2", "--run-dir", str(run)]
+
+    @tries(12)
+    @given(command_lines(getattr(door, SETTINGS[method])))
+    def check(flags: list[str]) -> None:
+        shutil.rmtree(run, ignore_errors=True)
+        said, status = io.StringIO(), 0
+        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
+            try:
+                command(getattr(door, SETTINGS[method]), door.main, [*base, *flags])
+            except SystemExit as stop:
+                status = stop.code
+        assert status in (0, 2), (flags, said.getvalue())
+        # The command line's own parser draws a frame around what it says.
+        if (message := said.getvalue()).startswith("error: "):
+            assert message.count("\n") == 1, (flags, message)
+
+    check()
+
+
+ARRAYS = st.one_of(
+    arrays(np.uint8, array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=12)),
+    arrays(scalar_dtypes(), array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=12)),
+    arrays(array_dtypes(), array_shapes(max_dims=2, max_side=12)),
+    st.sampled_from([np.array([{"a": 1}]), np.array(None), np.array(["seven"] * 12)]),
+    st.sampled_from([np.zeros((12, 5, 5), np.uint8), np.full((12, 3, 3), np.nan), np.arange(12)]),
+)
+
+
+@tries(250)
+@given(
+    st.dictionaries(
+        st.sampled_from(["images", "labels", "counts", "boxes", "../images", ""]), ARRAYS
+    )
+)
+def test_archives_of_any_arrays(tmp_path_factory, arrays):
+    folder = tmp_path_factory.mktemp("npz", numbered=True)
+    np.savez(folder / "own.npz", **arrays)
+    used_or_refused(lambda: files.read(str(folder / "own.npz")), folder)
+    shutil.rmtree(folder)
+
+
+def whole_archive() -> bytes:
+    buffer = io.BytesIO()
+    images = np.random.default_rng(0).integers(0, 256, (12, 4, 4), dtype=np.uint8)
+    np.savez(buffer, images=images, labels=np.arange(12))
+    return buffer.getvalue()
+
+
+@tries(250)
+@given(damaged(whole_archive()))
+def test_damaged_archives(tmp_path_factory, content):
+    folder = tmp_path_factory.mktemp("npz", numbered=True)
+    (folder / "own.npz").write_bytes(content)
+    used_or_refused(lambda: files.read(str(folder / "own.npz")), folder)
+    shutil.rmtree(folder)
+
+
+def whole_image(kind: str) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(buffer, kind)
+    return buffer.getvalue()
+
+
+@tries(250)
+@given(st.sampled_from(["png", "jpeg", "gif", "bmp", "tiff", "webp"]), st.data())
+def test_folders_with_a_damaged_image(tmp_path_factory, kind, data):
+    folder = tmp_path_factory.mktemp("images", numbered=True)
+    for i in range(10):
+        (folder / f"{i}.png").write_bytes(whole_image("png"))
+    (folder / f"x.{kind}").write_bytes(data.draw(damaged(whole_image(kind))))
+    used_or_refused(lambda: files.read(str(folder)), folder)
+    shutil.rmtree(folder)
+
+
+def idx(array: np.ndarray) -> bytes:
+    head = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, dtype=">i4").tobytes()
+    return head + array.tobytes()
+
+
+@tries(250)
+@given(st.sampled_from(digits.IDX_FILES), st.data())
+def test_damaged_downloads(tmp_path_factory, name, data):
+    """Files are there, so nothing is downloaded, whatever is in them."""
+    folder = tmp_path_factory.mktemp("mnist", numbered=True)
+    raw = folder / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for each in digits.IDX_FILES:
+        images = "images" in each
+        whole = idx(np.zeros((20, 4, 4) if images else 20, dtype=np.uint8))
+        (raw / each).write_bytes(data.draw(damaged(whole)) if each == name else whole)
+    used_or_refused(lambda: digits.load("mnist", folder, "test"), folder)
+    shutil.rmtree(folder)
+
+
+def network() -> tuple[nn.Module, dict[str, torch.optim.Optimizer]]:
+    module = nn.Linear(3, 2)
+    return module, {"loss": torch.optim.Adam(module.parameters())}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    """The folder of a small run."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    run = runs.Run.create(Settings(run_dir=folder), "air")
+    run.save_checkpoint(5, *network(), {"note": 3})
+    run.log(5, {"loss": 1.0})
+    return folder
+
+
+def resume(folder: Path) -> None:
+    """What ``--resume`` does first; a run that is sound may be written to."""
+    run = runs.Run.create(Settings(run_dir=folder, resume=True), "air")
+    run.writes = False
+    run.load_checkpoint(*network(), torch.device("cpu"))
+
+
+@tries(250)
+@given(st.data())
+def test_damaged_runs(tmp_path_factory, finished, data):
+    """Any file of a run: its settings, its weights, its log, its checkpoint."""
+    folder = tmp_path_factory.mktemp("run", numbered=True) / "run"
+    shutil.copytree(finished, folder)
+    path = data.draw(st.sampled_from(sorted(each for each in folder.rglob("*") if each.is_file())))
+    path.write_bytes(data.draw(damaged(path.read_bytes())))
+    used_or_refused(lambda: resume(folder), folder)
+    used_or_refused(lambda: restore(AIRSettings, runs.read_run(folder, "air")[0]), folder)
+    used_or_refused(lambda: runs.Run(folder, "air").history(), folder)
+    shutil.rmtree(folder.parent)
+
+
+@tries(250)
+@given(JSON, st.one_of(JSON, st.dictionaries(st.sampled_from(sorted(asdict(AIRSettings()))), JSON)))
+def test_configs_of_anything(tmp_path_factory, finished, method, values):
+    folder = tmp_path_factory.mktemp("run", numbered=True) / "run"
+    shutil.copytree(finished, folder)
+    for config in (
+        values,
+        {"method": method, "settings": values},
+        {"method": "air", "settings": values},
+    ):
+        (folder / "config.json").write_text(json.dumps(config))
+        used_or_refused(lambda: resume(folder), folder)
+        used_or_refused(lambda: restore(AIRSettings, runs.read_run(folder, "air")[0]), folder)
+    shutil.rmtree(folder.parent)
+
+
+@tries(250)
+@given(st.dictionaries(st.sampled_from(["module", "optimisers", "step", "extra", "method"]), JSON))
+def test_checkpoints_of_anything(tmp_path_factory, finished, state):
+    """Sound archives, of values that no checkpoint has."""
+    folder = tmp_path_factory.mktemp("run", numbered=True) / "run"
+    shutil.copytree(finished, folder)
+    Checkpoints(folder / "checkpoints").save(10, state)
+    used_or_refused(lambda: resume(folder), folder)
+    shutil.rmtree(folder.parent)

@@ -1,0 +1,85 @@
+"""The last checkpoints of a run, each one file that says whether it is whole."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from train.disk import write_atomically, writing
+from train.settings import InputError, require
+
+
+class Checkpoints:
+    """A folder of checkpoints, ``STEP.pt``.
+
+    All of a step is in one file, so that no crash leaves halves of two steps. Files are archives
+    of tensors and plain values: nothing in them is run when they are read, and each part has a
+    checksum, which PyTorch itself does not look at.
+
+    Args:
+        folder: The folder; it is made with the first checkpoint.
+        keep: How many of the last ones stay.
+    """
+
+    def __init__(self, folder: Path, keep: int = 2) -> None:
+        self.folder = folder
+        self.keep = keep
+
+    def paths(self) -> list[Path]:
+        """The checkpoints there are, in order of their steps."""
+        return sorted(path for path in self.folder.glob("*.pt") if path.stem.isdecimal())
+
+    def save(self, step: int, state: Mapping[str, Any]) -> None:
+        """Writes a checkpoint; then older ones go, but for the last ``keep``.
+
+        Args:
+            step: The steps done.
+            state: Tensors and plain values.
+
+        Raises:
+            InputError: If it cannot be written; those before are still there.
+        """
+        buffer = io.BytesIO()
+        torch.save(dict(state), buffer)
+        path = self.folder / f"{step:08d}.pt"
+        with writing(path):
+            # Not its parents: a run folder that somebody took away is not to be made again.
+            self.folder.mkdir(exist_ok=True)
+        write_atomically(path, lambda file: file.write(buffer.getbuffer()))
+        for old in self.paths()[: -self.keep]:
+            old.unlink(missing_ok=True)
+
+    def load(self, device: torch.device) -> dict[str, Any]:
+        """Reads the newest checkpoint.
+
+        Args:
+            device: Where tensors go.
+
+        Raises:
+            InputError: If it is damaged; the message says which one is before it.
+        """
+        *before, path = self.paths()
+        try:
+            with zipfile.ZipFile(path) as archive:
+                require(archive.testzip() is None, "a checksum is wrong")
+            state = torch.load(path, map_location=device, weights_only=True)
+            require(isinstance(state, dict), "it holds no state")
+            return state
+        # Whatever a damaged or a crafted file makes zipfile or PyTorch raise.
+        except Exception as error:
+            reason = str(error).strip().split("\n")[0][:120]
+            remedy = "start the run anew"
+            if before:
+                remedy = f"delete it, and --resume goes on from {before[-1].name}"
+            raise InputError(f"{path} is damaged ({reason}): {remedy}") from error
+
+    def __str__(self) -> str:
+        paths = self.paths()
+        if not paths:
+            return "there is no checkpoint yet"
+        return f"the last good checkpoint, of step {int(paths[-1].stem):,}, is {paths[-1]}"

@@ -1,0 +1,90 @@
+"""Files that are complete or not there, and one clear line when the disk does not want them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from train.settings import InputError
+
+SUFFIX = ".part"
+"""What a hidden file ends in while it is written; a process that was killed leaves it behind."""
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Names the file and the remedy when the disk is full, or the folder gone or read-only.
+
+    Args:
+        path: What is written inside.
+
+    Raises:
+        InputError: In place of an :class:`OSError`.
+    """
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise InputError(
+            f"{path} cannot be written: its folder is gone; bring it back, then add --resume, or "
+            "give another --run-dir"
+        ) from error
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be written ({error.strerror or error}): make room or see to its "
+            "permissions, then add --resume, or give another --run-dir"
+        ) from error
+
+
+def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
+    """Writes a file that is complete or not there, whenever the process ends.
+
+    Args:
+        path: The file, in a folder that is there; what it held before stays until the new content
+            is on the disk.
+        write: Writes the content into an open file.
+
+    Raises:
+        InputError: If the disk is full, or the folder is gone or cannot be written to.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{SUFFIX}")
+    with writing(path):
+        try:
+            with temporary.open("wb") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            # Of a folder that is gone too, or not a folder.
+            if temporary.exists():
+                temporary.unlink()
+
+
+def append(path: Path, line: str) -> None:
+    """Adds a line to a text file, at once, so that it can be followed; or nothing of it.
+
+    Args:
+        path: The file; it is made if its folder is there.
+        line: The line, without its end.
+
+    Raises:
+        InputError: If the disk is full, or the folder is gone or cannot be written to.
+    """
+    with writing(path), path.open("ab", buffering=0) as file:
+        before = file.tell()
+        try:
+            content = f"{line}\n".encode()
+            if file.write(content) < len(content):
+                raise OSError(0, "there was room for a part of a line only")
+        except OSError:
+            file.truncate(before)
+            raise
+
+
+def sweep(folder: Path) -> None:
+    """Takes away what killed processes left half written in a folder, if it is there."""
+    for path in folder.glob(f".*.[0-9]*{SUFFIX}"):
+        path.unlink(missing_ok=True)
