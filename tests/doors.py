@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import multiprocessing
 import os
+import resource
 import socket
 import sys
 from collections.abc import Iterator
@@ -69,6 +70,7 @@ def enter(
     env: dict[str, str] | None = None,
     still: bool = False,
     dies_at: int | None = None,
+    memory: int | None = None,
 ) -> None:
     """What the process does.
 
@@ -79,6 +81,7 @@ def enter(
         env: Added to its environment.
         still: Draw the mean of every Normal: what is left is decided by the data alone.
         dies_at: Which of the moments of writing files is its last; see :func:`deadly`.
+        memory: Bytes that it may take beyond what it has.
     """
     os.environ.update(env or {})
     torch.set_num_threads(1)
@@ -89,6 +92,9 @@ def enter(
         torch.distributions.normal._standard_normal = zeros
     if dies_at is not None:
         deadly(dies_at)
+    if memory is not None:
+        taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (taken + memory, taken + memory))
     door = importlib.import_module(f"train.{method}")
     sys.stdout.flush()
     command(getattr(door, SETTINGS[method]), door.main, list(flags))
@@ -137,8 +143,7 @@ def deadly(moment: int) -> None:
         tick()
 
     disk.write_atomically = write_atomically
-    for name in ("train.checkpoints",):
-        importlib.import_module(name).write_atomically = write_atomically
+    importlib.import_module("train.checkpoints").write_atomically = write_atomically
 
 
 @contextmanager

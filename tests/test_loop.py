@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
+import resource
 import signal
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -227,3 +230,24 @@ def test_a_meter_reports_no_step_twice(settings):
     assert meter.read(run) == {"a_loss": 1.5}
     meter.add(3, {"a": torch.tensor(7.0)}, {})
     assert meter.read(run) == {"a_loss": 7.0}
+
+
+def resident() -> int:
+    """Bytes of memory that this process has."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize()
+
+
+def test_memory_does_not_grow(settings):
+    """Over 20,000 steps. The mutation: losses kept with their graphs are 12,000 bytes a step."""
+    seen = {}
+
+    def monitor(step: int) -> dict[str, float]:
+        gc.collect()
+        seen[step] = resident()
+        return {}
+
+    long = replace(settings, steps=20_000, log_every=500, eval_every=10**5, checkpoint_every=5_000)
+    train(long, monitor=monitor)
+    assert len(seen) == 40
+    assert seen[20_000] - seen[500] < 8 * 1024**2

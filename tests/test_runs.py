@@ -27,13 +27,30 @@ def settings(tmp_path):
     return Settings(run_dir=tmp_path / "run", device="cpu")
 
 
-def network() -> tuple[nn.Module, dict[str, torch.optim.Optimizer]]:
+def network() -> tuple[nn.Module, torch.optim.Optimizer]:
     torch.manual_seed(0)
     module = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
     optimiser = torch.optim.Adam(module.parameters(), 0.1)
     module(torch.randn(5, 3)).square().sum().backward()
     optimiser.step()
-    return module, {"loss": optimiser}
+    return module, optimiser
+
+
+def save(run: Run, step: int) -> None:
+    module, optimiser = network()
+    state = {"step": step, "module": module.state_dict(), "optimiser": optimiser.state_dict()}
+    run.save_checkpoint(step, state, module)
+
+
+def load(run: Run) -> None:
+    """Takes a checkpoint back into a network of the same shape."""
+    module, optimiser = network()
+
+    def into(state):
+        module.load_state_dict(state["module"])
+        optimiser.load_state_dict(state["optimiser"])
+
+    run.load_checkpoint(into, CPU)
 
 
 def contents(directory: Path) -> dict[str, bytes]:
@@ -80,30 +97,29 @@ class TestResume:
     @pytest.fixture
     def run(self, settings):
         run = Run.create(settings, "air")
-        module, optimisers = network()
         for step in (5, 10):
             run.log(step, {"loss": float(step)})
             run.save_stage(step, boxes=np.zeros(3))
-        run.save_checkpoint(10, module, optimisers, {"note": 3})
+        save(run, 10)
         run.log(15, {"loss": 15.0})
         run.save_stage(15, boxes=np.zeros(3))
         return run
 
     def test_everything_comes_back(self, run, settings):
-        module, optimisers = network()
-        module.load_state_dict({k: torch.zeros_like(v) for k, v in module.state_dict().items()})
         again = Run.create(replace(settings, resume=True), "air")
-        assert again.load_checkpoint(module, optimisers, CPU) == {"step": 10, "note": 3}
-        expected, expected_optimisers = network()
-        for name, value in expected.state_dict().items():
-            assert torch.equal(module.state_dict()[name], value)
-        states = [o["loss"].state_dict()["state"][0] for o in (optimisers, expected_optimisers)]
-        assert torch.equal(states[0]["exp_avg"], states[1]["exp_avg"])
+        taken = {}
+        again.load_checkpoint(taken.update, CPU)
+        module, optimiser = network()
+        assert taken["step"] == 10
+        for name, value in module.state_dict().items():
+            assert torch.equal(taken["module"][name], value)
+        moments = [o["state"][0]["exp_avg"] for o in (taken["optimiser"], optimiser.state_dict())]
+        assert torch.equal(*moments)
 
     def test_what_came_after_the_checkpoint_is_forgotten(self, run, settings):
         with (settings.run_dir / "metrics.jsonl").open("a") as file:
             file.write('{"step": 20, "lo')
-        run.load_checkpoint(*network(), CPU)
+        load(run)
         assert run.history()["loss"][0].tolist() == [5, 10]
         assert [step for step, _ in run.stages()] == [5, 10]
 
@@ -135,7 +151,7 @@ class TestResume:
     def test_a_run_without_a_checkpoint_starts_again(self, settings):
         Run.create(settings, "air").log(5, {"loss": 1.0})
         again = Run.create(replace(settings, resume=True), "air")
-        assert again.load_checkpoint(*network(), CPU) == {"step": 0}
+        load(again)
         assert again.history() == {}
 
     def test_results_without_a_checkpoint_are_left_alone(self, settings):
@@ -149,7 +165,9 @@ class TestResume:
         before = contents(settings.run_dir)
         again = Run.create(replace(settings, resume=True, steps=77), "air")
         with refused("00000010.pt", "of another network"):
-            again.load_checkpoint(nn.Linear(2, 2), network()[1], CPU)
+            again.load_checkpoint(
+                lambda state: nn.Linear(2, 2).load_state_dict(state["module"]), CPU
+            )
         assert contents(settings.run_dir) == before
 
     def test_a_damaged_checkpoint_changes_nothing(self, run, settings):
@@ -158,21 +176,21 @@ class TestResume:
         before = contents(settings.run_dir)
         again = Run.create(replace(settings, resume=True, steps=77), "air")
         with refused(str(path), "is damaged", "start the run anew"):
-            again.load_checkpoint(*network(), CPU)
+            load(again)
         assert contents(settings.run_dir) == before
 
     def test_what_killed_processes_left_is_swept(self, run, settings):
         for name in (".config.json.77.part", "checkpoints/.00000020.pt.77.part"):
             (settings.run_dir / name).write_text("half")
         again = Run.create(replace(settings, resume=True), "air")
-        again.load_checkpoint(*network(), CPU)
+        load(again)
         assert not [name for name in contents(settings.run_dir) if "part" in name]
 
     def test_a_log_that_is_not_cut_stays_the_same_file(self, run, settings):
-        run.load_checkpoint(*network(), CPU)
+        load(run)
         path = settings.run_dir / "metrics.jsonl"
         before = path.stat().st_ino
-        run.load_checkpoint(*network(), CPU)
+        load(run)
         assert path.stat().st_ino == before
 
     @pytest.mark.parametrize(
@@ -197,7 +215,7 @@ class TestResume:
 
         monkeypatch.setattr(disk.os, "fsync", full)
         with refused("00000020.pt", "No space left on device"):
-            run.save_checkpoint(20, *network(), {})
+            save(run, 20)
         assert contents(settings.run_dir) == before
 
 
@@ -223,7 +241,7 @@ def test_a_folder_that_is_taken_away_is_not_made_again(settings, write):
     with refused("its folder is gone"):
         call()
     with refused("its folder is gone"):
-        run.save_checkpoint(1, *network(), {})
+        save(run, 1)
     assert not settings.run_dir.exists()
 
 

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import pyro
 import torch
@@ -52,6 +52,8 @@ class Best:
         step: When.
     """
 
+    STATE: ClassVar = ("value", "step", "waited", "weights")
+
     def __init__(self, metric: str, patience: int | None = None) -> None:
         self.metric = metric
         self.patience = patience
@@ -74,12 +76,12 @@ class Best:
 
     def state(self) -> dict[str, Any]:
         """What a resumed run needs to go on choosing."""
-        return {name: getattr(self, name) for name in ("value", "step", "waited", "weights")}
+        return {name: getattr(self, name) for name in self.STATE}
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Takes back a :meth:`state`."""
-        for name, value in state.items():
-            setattr(self, name, value)
+        for name in self.STATE:
+            setattr(self, name, state[name])
 
 
 def fit(
@@ -111,70 +113,44 @@ def fit(
             ``model.safetensors``, and training ends when it says so.
 
     Raises:
-        InputError: If a loss is not a finite number.
+        InputError: If a loss is not a finite number, or another process is gone.
         Interrupted: If Ctrl-C was pressed.
+        SystemExit: When all is done, in each process but the first.
     """
     if settings.compile:
         compile_networks(objective, device)
     parallel.start(device)
-    stepper = Stepper(objective, settings, device)
-    meter = Meter()
-    clock = Stopwatch()
-    saved: dict[str, Any] = {"step": 0}
+    training = Training(objective, settings, device, best)
     if settings.resume:
-        saved = run.load_checkpoint(objective, stepper.optimisers, device)
-    parallel.same(objective)
-    if first := saved["step"]:
-        clock.seconds = saved["train_seconds"]
-        if best is not None:
-            best.load(saved["best"])
-    own = saved.get("ranks", [])[parallel.rank() :]
-    if own:
-        meter.load(own[0]["meter"])
-        objective.load_state_dict(own[0]["buffers"], strict=False)
-        set_random_state(own[0]["random"], device)
-    elif parallel.rank():
-        # Weights were drawn alike everywhere; what follows is not to be.
-        pyro.set_rng_seed((settings.seed + 1_000_003 * parallel.rank() + first) % LARGEST)
+        run.load_checkpoint(training.load, device)
+    training.share()
 
-    def save(step: int) -> None:
-        meter.check(run)
-        own = {
-            "meter": meter.state(),
-            "random": random_state(device),
-            "buffers": buffers(objective),
-        }
-        extra = {
-            "train_seconds": clock.seconds,
-            "best": best.state() if best is not None else {},
-            "ranks": parallel.gathered(own),
-        }
-        run.save_checkpoint(step, objective, stepper.optimisers, extra)
+    def save() -> None:
+        training.meter.check(run)
+        run.save_checkpoint(training.step, training.state(), objective)
 
     bar = tqdm(
         total=settings.steps,
-        initial=first,
+        initial=training.step,
         desc=run.method,
         unit="step",
         disable=not (run.writes and sys.stderr.isatty()),
     )
-    step = first
     with bar, interrupts() as interrupted:
-        while step < settings.steps and not (best is not None and best.over):
-            step += 1
-            with clock:
-                share = tuple(parallel.mine(part) for part in batch(step - 1))
-                meter.add(step, *stepper(share, step - 1))
+        while training.step < settings.steps and not (best is not None and best.over):
+            with training.clock:
+                training.take(batch)
             bar.update()
+            step = training.step
             last = step == settings.steps
             reads = last or step % settings.log_every == 0
             if reads:
-                with clock:
-                    metrics = meter.read(run)
+                with training.clock:
+                    metrics = training.meter.read(run)
                 watched = _aside(monitor, step, objective, settings)
-                run.log(step, metrics | watched | {"train_seconds": clock.seconds})
-                shown = {name: metrics[f"{name}_loss"] for name in stepper.optimisers} | watched
-                bar.set_postfix({name: f"{value:.4g}" for name, value in shown.items()})
+                run.log(step, metrics | watched | {"train_seconds": training.clock.seconds})
+                shown = {name: each for name, each in metrics.items() if name.endswith("_loss")}
+                bar.set_postfix({name: f"{each:.4g}" for name, each in (shown | watched).items()})
             if evaluate is not None and (last or step % settings.eval_every == 0):
                 seen = parallel.told(_aside(evaluate, step, objective, settings))
                 run.log(step, seen)
@@ -184,7 +160,7 @@ def fit(
             # Processes must stop at the same step, so they ask each other, but not at each one.
             stop = parallel.told(interrupted()) if reads or parallel.size() == 1 else False
             if last or stop or step % settings.checkpoint_every == 0:
-                save(step)
+                save()
             if stop and not last:
                 raise Interrupted(
                     f"stopped at step {step:,}; go on with the same command and "
@@ -197,8 +173,86 @@ def fit(
         objective.load_state_dict(best.weights)
         run.save_weights(best.step, objective)
     objective.eval()
-    rate = settings.batch_size * step / max(clock.seconds, 1e-9)
-    return Fitted(step, clock.seconds, rate, str(device))
+    seconds = training.clock.seconds
+    rate = settings.batch_size * training.step / max(seconds, 1e-9)
+    return Fitted(training.step, seconds, rate, str(device))
+
+
+class Training:
+    """A run as far as it is: all that a checkpoint has to hold.
+
+    Args:
+        objective: What is trained, on ``device``.
+        settings: See :func:`fit`.
+        device: Where to train.
+        best: See :func:`fit`.
+
+    Attributes:
+        step: The steps done.
+        meter: Losses and metrics since they were last read.
+        clock: How long it took.
+    """
+
+    def __init__(
+        self, objective: Objective, settings: Settings, device: torch.device, best: Best | None
+    ) -> None:
+        self.objective = objective
+        self.settings = settings
+        self.device = device
+        self.best = best
+        self.stepper = Stepper(objective, settings, device)
+        self.meter = Meter()
+        self.clock = Stopwatch()
+        self.step = 0
+        # What each process has of its own: draws, buffers, and losses of its share of the data.
+        self.own: list[dict[str, Any]] = []
+
+    def take(self, batch: Callable[[int], Batch]) -> None:
+        """Takes a step on this process' share of the next batch."""
+        share = tuple(parallel.mine(part) for part in batch(self.step))
+        losses, metrics = self.stepper(share, self.step)
+        self.step += 1
+        self.meter.add(self.step, losses, metrics)
+
+    def state(self) -> dict[str, Any]:
+        """Everything, as tensors and plain values; every process has to ask for it."""
+        own = {
+            "meter": self.meter.state(),
+            "random": random_state(self.device),
+            "buffers": buffers(self.objective),
+        }
+        return {
+            "step": self.step,
+            "train_seconds": self.clock.seconds,
+            "module": self.objective.state_dict(),
+            "optimisers": {
+                name: optimiser.state_dict() for name, optimiser in self.stepper.optimisers.items()
+            },
+            "best": self.best.state() if self.best is not None else {},
+            "own": parallel.gathered(own),
+        }
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Takes back a :meth:`state`, which another number of processes may have left."""
+        self.objective.load_state_dict(state["module"])
+        for name, optimiser in self.stepper.optimisers.items():
+            optimiser.load_state_dict(state["optimisers"][name])
+        if self.best is not None:
+            self.best.load(state["best"])
+        self.step, self.clock.seconds = int(state["step"]), float(state["train_seconds"])
+        self.own = list(state["own"])[parallel.rank() :][:1]
+        for own in self.own:
+            self.meter.load(own["meter"])
+            set_random_state(own["random"], self.device)
+
+    def share(self) -> None:
+        """Makes all processes begin with the same weights, and with draws of their own."""
+        parallel.same(self.objective)
+        for own in self.own:
+            self.objective.load_state_dict(own["buffers"], strict=False)
+        if parallel.rank() and not self.own:
+            seed = self.settings.seed + 1_000_003 * parallel.rank() + self.step
+            pyro.set_rng_seed(seed % LARGEST)
 
 
 class Stepper:

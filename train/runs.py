@@ -118,35 +118,20 @@ class Run:
                     values.append(value)
         return {name: (np.array(x), np.array(y)) for name, (x, y) in columns.items()}
 
-    def save_checkpoint(
-        self,
-        step: int,
-        module: nn.Module,
-        optimisers: Mapping[str, torch.optim.Optimizer],
-        extra: Mapping[str, Any],
-    ) -> None:
+    def save_checkpoint(self, step: int, state: Mapping[str, Any], module: nn.Module) -> None:
         """Saves all that a resumed run needs, and ``model.safetensors``, the weights to be shared.
 
         Args:
             step: The steps done.
+            state: Tensors and plain values, for :meth:`load_checkpoint`.
             module: What is trained.
-            optimisers: Its optimisers, by name.
-            extra: Tensors and plain values that :meth:`load_checkpoint` gives back.
 
         Raises:
             InputError: If it cannot be written; the last checkpoint is still there.
         """
-        if not self.writes:
-            return
-        state = {
-            "method": self.method,
-            "step": step,
-            "module": _weights(module),
-            "optimisers": {name: optimiser.state_dict() for name, optimiser in optimisers.items()},
-            "extra": dict(extra),
-        }
-        self.checkpoints.save(step, state)
-        self.save_weights(step, module)
+        if self.writes:
+            self.checkpoints.save(step, state)
+            self.save_weights(step, module)
 
     def save_weights(self, step: int, module: nn.Module) -> None:
         """Writes ``model.safetensors``.
@@ -155,51 +140,41 @@ class Run:
             step: The steps done.
             module: Whose weights.
         """
-        weights = _weights(module)
+        weights = {name: each.cpu().contiguous() for name, each in module.state_dict().items()}
         # One entry: several would be in any order, and the same weights not the same bytes.
         share = safetensors.torch.save(weights, {"step": str(step)})
         self._write("model.safetensors", lambda file: file.write(share))
 
     def load_checkpoint(
-        self,
-        module: nn.Module,
-        optimisers: Mapping[str, torch.optim.Optimizer],
-        device: torch.device,
-    ) -> dict[str, Any]:
-        """Takes module and optimisers back to the last checkpoint, and the log with them.
+        self, load: Callable[[Mapping[str, Any]], None], device: torch.device
+    ) -> None:
+        """Goes back to the last checkpoint, and the log with it.
 
         A run that was stopped before its first checkpoint starts again.
 
         Args:
-            module: As it was when the checkpoint was saved.
-            optimisers: Likewise.
-            device: Where they are.
-
-        Returns:
-            The checkpoint's ``step``, and its extra values; just a ``step`` of 0 if there is none.
+            load: Takes back the state that was saved, if there is one.
+            device: Where tensors go.
 
         Raises:
-            InputError: If the checkpoint is damaged, or of another network.
+            InputError: If the checkpoint is damaged, or of another network; no file has changed.
         """
-        found: dict[str, Any] = {"step": 0}
-        if self.checkpoints.paths():
+        step = 0
+        if paths := self.checkpoints.paths():
             state = self.checkpoints.load(device)
             try:
-                module.load_state_dict(state["module"])
-                for name, optimiser in optimisers.items():
-                    optimiser.load_state_dict(state["optimisers"][name])
-                found = {"step": int(state["step"]), **state["extra"]}
+                step = int(state["step"])
+                load(state)
             # Whatever a foreign file makes PyTorch raise.
             except Exception as error:
                 reason = str(error).strip().split("\n")[0][:120]
                 raise InputError(
-                    f"{self.checkpoints.paths()[-1]} is of another network ({reason}): start the "
-                    "run anew in another folder"
+                    f"{paths[-1]} is of another network ({reason}): start the run anew in another "
+                    "folder"
                 ) from error
         if self.writes:
             self._begin()
-            self._forget(found["step"])
-        return found
+            self._forget(step)
 
     def _begin(self) -> None:
         """Writes ``config.json``; takes away what killed processes left half written."""
@@ -330,10 +305,6 @@ def read_run(directory: Path, method: str) -> tuple[dict[str, Any], dict[str, Te
     except Exception as error:
         raise InputError(f"{path} is damaged ({error}): give another run folder") from error
     return settings, weights, step
-
-
-def _weights(module: nn.Module) -> dict[str, Tensor]:
-    return {name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}
 
 
 def _read_config(path: Path) -> tuple[str, dict[str, Any]]:

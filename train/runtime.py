@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -46,6 +47,10 @@ def setup(settings: Settings) -> torch.device:
     if name == "cuda" and processes > 1:
         name = f"cuda:{parallel.local_rank()}"
         torch.cuda.set_device(name)
+    if settings.deterministic:
+        # What cuBLAS asks for; read when it is first used.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(settings.deterministic)
     pyro.set_rng_seed(settings.seed)
     # A CPU takes many times as long over numbers next to zero, of which a trained model has many.
     torch.set_flush_denormal(True)

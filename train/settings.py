@@ -107,6 +107,8 @@ class Settings:
     """Where to compute; auto takes a GPU if there is one."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Number format of the networks; log-probabilities are fp32 in any case."""
+    deterministic: bool = False
+    """Let CUDA use only algorithms that give the same numbers each time; the CPU's do anyway."""
     compile: bool = False
     """Compile the networks with torch.compile; needs a C++ compiler on the CPU."""
     steps: Count = 3_000
