@@ -29,7 +29,8 @@ PANELS = {
 PROTOCOLS = {
     "mnist": "--data mnist --eval-every 1000",
     # With the critic's weight and rate of digits, lines jump halfway from one to the other.
-    "lines": "--data lines --eval-every 1000 --critic-weight 0.125 --learning-rate 2e-4 --decay none",
+    "lines": "--data lines --eval-every 1000 --critic-weight 0.125 "
+    "--learning-rate 2e-4 --decay none",
 }
 MEASURES = {
     "mnist": ("reconstruction_mse", "probe_accuracy", "cluster_accuracy"),
