@@ -126,7 +126,7 @@ def test_more_processes_go_on_than_began(tmp_path, own):
     with doors.together(2, "ae", *flags, said=said) as processes:
         assert [doors.finish(process) for process in processes] == [0, 0], words(said)
     state = torch.load(run / "checkpoints" / "00000008.pt", weights_only=True)
-    first, second = (each["random"]["torch"] for each in state["extra"]["ranks"])
+    first, second = (each["random"]["torch"] for each in state["own"])
     assert not torch.equal(first, second)
     flags = (*flags_of("ae", own, run, 12), "--noise", "0.5", "--resume")
     with doors.together(4, "ae", *flags, said=said) as processes:
