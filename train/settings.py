@@ -34,6 +34,10 @@ class InputError(Exception):
     command line prints it and exits with status 2.
     """
 
+    def __init__(self, message: str) -> None:
+        # Names of files and arrays may have ends of lines in them.
+        super().__init__(message.replace("\r", "\\r").replace("\n", "\\n"))
+
 
 class Interrupted(Exception):
     """Ctrl-C was pressed. The run is saved; the message says how to go on with it."""
@@ -269,7 +273,10 @@ def restore(settings: type[S], values: Mapping[str, Any]) -> S:
     known = {field.name for field in fields(settings)}
     plain = {}
     for name, value in values.items():
-        require(name in known, f"config.json: {name} is no setting of this version's {settings}")
+        require(
+            name in known,
+            f"config.json: {name} is no setting of this version's {settings.__name__}",
+        )
         if isinstance(value, list):
             value = tuple(value)
         elif isinstance(value, str) and Path in (hints[name], *get_args(hints[name])):

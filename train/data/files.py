@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,7 +74,8 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
         archive = np.load(path, allow_pickle=False)
     except PermissionError as error:
         raise InputError(f"{path} may not be read: change its permissions") from error
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+    # Whatever a damaged file makes NumPy and zipfile raise, here and below.
+    except Exception as error:
         raise InputError(f"{path} is not an .npz file, or a damaged one: {remedy}") from error
     require(not isinstance(archive, np.ndarray), f"{path} is a single array: {remedy}")
     with archive:
@@ -89,7 +88,7 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
             try:
                 if name in archive.files:
                     arrays[name] = archive[name]
-            except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            except Exception as error:
                 raise InputError(
                     f"{path}: '{name}' is damaged or holds Python objects, which are not read: "
                     "write it again as an array of numbers"
