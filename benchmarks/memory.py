@@ -6,7 +6,6 @@ python -m benchmarks.memory --steps 20000
 from __future__ import annotations
 
 import json
-import resource
 import tempfile
 import time
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from pathlib import Path
 import tyro
 
 from tests import doors
-from tests.kills import CASES, save_own
+from tests.kills import case
 from train.tables import markdown
 
 
@@ -29,17 +28,10 @@ class Benchmark:
     """Which runs, of those in tests/kills.py."""
 
 
-def resident(pid: int) -> float:
-    """Megabytes of memory that a process has."""
-    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    return pages * resource.getpagesize() / 1024**2
-
-
 def follow(name: str, steps: int, folder: Path) -> dict[str, float | str]:
     """Memory after 500 steps, half of the steps and all of them."""
-    method, *flags = CASES[name]
-    own, run = str(save_own(folder)), folder / "run"
-    flags = [own if flag == "OWN" else flag for flag in flags]
+    method, *flags = case(name, folder)
+    run = folder / "run"
     often = ["--log-every", "250", "--eval-every", str(10 * steps), "--checkpoint-every", "5000"]
     flags += ["--device", "cpu", "--batch-size", "8", "--steps", str(steps), *often]
     process = doors.start(method, *flags, "--run-dir", str(run), said=folder / "said")
@@ -49,7 +41,9 @@ def follow(name: str, steps: int, folder: Path) -> dict[str, float | str]:
         # A line is there whole, or not at all.
         lines = log.read_text().splitlines() if log.exists() else []
         if lines:
-            seen.setdefault(json.loads(lines[-1])["step"], resident(process.pid))
+            seen.setdefault(
+                json.loads(lines[-1])["step"], doors.memory_of(process.pid, 1) / 1024**2
+            )
     if doors.finish(process):
         raise SystemExit((folder / "said").read_text())
     row = {f"MB at {step:,}": round(seen[step], 1) for step in (500, steps // 2, steps)}

@@ -93,11 +93,16 @@ def enter(
     if dies_at is not None:
         deadly(dies_at)
     if memory is not None:
-        taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        taken = memory_of("self", 0)
         resource.setrlimit(resource.RLIMIT_AS, (taken + memory, taken + memory))
     door = importlib.import_module(f"train.{method}")
     sys.stdout.flush()
     command(getattr(door, SETTINGS[method]), door.main, list(flags))
+
+
+def memory_of(pid: int | str, column: int) -> int:
+    """Bytes of memory of a process: its address space (0), or what is resident (1)."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[column]) * resource.getpagesize()
 
 
 def zeros(shape: Any, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
@@ -143,7 +148,6 @@ def deadly(moment: int) -> None:
         tick()
 
     disk.write_atomically = write_atomically
-    importlib.import_module("train.checkpoints").write_atomically = write_atomically
 
 
 @contextmanager

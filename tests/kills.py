@@ -58,6 +58,12 @@ def save_own(folder: Path) -> Path:
     return path
 
 
+def case(name: str, folder: Path) -> list[str]:
+    """Method and flags of one of :data:`CASES`, with images of its own in a folder."""
+    own = str(save_own(folder))
+    return [own if word == "OWN" else word for word in CASES[name]]
+
+
 def left(run: Path) -> dict[str, Any]:
     """What a run leaves, byte for byte but for times: its weights, its log, its results."""
 
@@ -89,9 +95,8 @@ class Case:
 
     def __init__(self, name: str, folder: Path) -> None:
         self.folder = folder
-        self.method, *flags = CASES[name]
-        own = str(save_own(folder))
-        self.flags = [*COMMON, *(own if flag == "OWN" else flag for flag in flags)]
+        self.method, *flags = case(name, folder)
+        self.flags = [*COMMON, *flags]
         # The first process waits for the server.
         doors.finish(doors.start(self.method, "--help", said=self.said))
         begun = time.monotonic()

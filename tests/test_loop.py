@@ -5,10 +5,8 @@ from __future__ import annotations
 import gc
 import json
 import os
-import resource
 import signal
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +14,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from tests.data.refusals import refused
+from tests.doors import memory_of
 from train.loop import Best, Meter, Stepper, decay, fit
 from train.objective import Anneal, Objective
 from train.runs import Run
@@ -232,19 +231,13 @@ def test_a_meter_reports_no_step_twice(settings):
     assert meter.read(run) == {"a_loss": 7.0}
 
 
-def resident() -> int:
-    """Bytes of memory that this process has."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize()
-
-
 def test_memory_does_not_grow(settings):
     """Over 20,000 steps. The mutation: losses kept with their graphs are 12,000 bytes a step."""
     seen = {}
 
     def monitor(step: int) -> dict[str, float]:
         gc.collect()
-        seen[step] = resident()
+        seen[step] = memory_of("self", 1)
         return {}
 
     long = replace(settings, steps=20_000, log_every=500, eval_every=10**5, checkpoint_every=5_000)

@@ -11,13 +11,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from tests import doors
 from tests.data.refusals import refused
+from tests.kills import save_own
 from train import parallel
 
 COMMON = (
@@ -39,10 +39,7 @@ METHODS = {
 
 @pytest.fixture(scope="module")
 def own(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("data") / "own.npz"
-    images = np.random.default_rng(0).integers(0, 256, (100, 16, 16), dtype=np.uint8)
-    np.savez(path, images=images, labels=np.arange(100) % 4)
-    return path
+    return save_own(tmp_path_factory.mktemp("data"))
 
 
 def flags_of(method: str, own: Path, run: Path, steps: int) -> tuple[str, ...]:

@@ -81,13 +81,18 @@ def used_or_refused(use: Callable[[], Any], folder: Path) -> None:
     assert contents(folder) == before
 
 
+def short(method: str, run: Path) -> list[str]:
+    """The flags of a run of two steps."""
+    flags = kills.case(method, run.parent)[1:]
+    return ["--device", "cpu", "--batch-size", "8", *flags, "--steps", "2", "--run-dir", str(run)]
+
+
 @pytest.mark.parametrize("method", SETTINGS)
 def test_command_lines(tmp_path, method):
     """Each is run to its end: data, two steps, measures and figures."""
     door = importlib.import_module(f"train.{method}")
-    own, run = str(kills.save_own(tmp_path)), tmp_path / "run"
-    base = [own if flag == "OWN" else flag for flag in kills.CASES[method][1:]]
-    base = ["--device", "cpu", "--batch-size", "8", *base, "--steps", "2", "--run-dir", str(run)]
+    run = tmp_path / "run"
+    base = short(method, run)
 
     @tries(12)
     @given(command_lines(getattr(door, SETTINGS[method])))
@@ -120,10 +125,7 @@ SIZES = [
 @pytest.mark.parametrize(("method", "flag"), SIZES)
 def test_sizes_that_no_memory_has(tmp_path, method, flag):
     """In a process that may take two gigabytes more."""
-    own, run = str(kills.save_own(tmp_path)), tmp_path / "run"
-    base = [own if word == "OWN" else word for word in kills.CASES[method][1:]]
-    base = ["--device", "cpu", "--batch-size", "8", *base, "--steps", "2", "--run-dir", str(run)]
-    flags = [*base, flag, str(2**31 - 16)]
+    flags = [*short(method, tmp_path / "run"), flag, str(2**31 - 16)]
     process = doors.start(method, *flags, said=tmp_path / "said", memory=2 * 1024**3)
     status, said = doors.finish(process, 30), (tmp_path / "said").read_text()
     assert status == 2, said

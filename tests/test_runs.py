@@ -73,7 +73,9 @@ class TestCreate:
         assert first != second
         assert first.parent == Path("runs")
 
-    @pytest.mark.parametrize("name", ["config.json", "results.json", "metrics.jsonl"])
+    @pytest.mark.parametrize(
+        "name", ["config.json", "checkpoints", "results.json", "metrics.jsonl"]
+    )
     def test_another_run_is_left_alone(self, settings, name):
         settings.run_dir.mkdir()
         (settings.run_dir / name).write_text("precious")

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from train.disk import write_atomically, writing
-from train.settings import InputError, require
+from train.disk import write_inside
+from train.settings import InputError, first_line, require
 
 
 class Checkpoints:
@@ -46,11 +46,8 @@ class Checkpoints:
         """
         buffer = io.BytesIO()
         torch.save(dict(state), buffer)
-        path = self.folder / f"{step:08d}.pt"
-        with writing(path):
-            # Not its parents: a run folder that somebody took away is not to be made again.
-            self.folder.mkdir(exist_ok=True)
-        write_atomically(path, lambda file: file.write(buffer.getbuffer()))
+        name = f"{self.folder.name}/{step:08d}.pt"
+        write_inside(self.folder.parent, name, lambda file: file.write(buffer.getbuffer()))
         for old in self.paths()[: -self.keep]:
             old.unlink(missing_ok=True)
 
@@ -72,11 +69,10 @@ class Checkpoints:
             return state
         # Whatever a damaged or a crafted file makes zipfile or PyTorch raise.
         except Exception as error:
-            reason = str(error).strip().split("\n")[0][:120]
             remedy = "start the run anew"
             if before:
                 remedy = f"delete it, and --resume goes on from {before[-1].name}"
-            raise InputError(f"{path} is damaged ({reason}): {remedy}") from error
+            raise InputError(f"{path} is damaged ({first_line(error)}): {remedy}") from error
 
     def __str__(self) -> str:
         paths = self.paths()

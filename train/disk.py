@@ -63,6 +63,26 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
                 temporary.unlink()
 
 
+def write_inside(root: Path, name: str, write: Callable[[BinaryIO], Any]) -> None:
+    """Writes a file of a folder, or of a folder in it that is made if it is not there.
+
+    The folder itself is not made again if somebody took it away.
+
+    Args:
+        root: The folder.
+        name: The file's name, or folder and name.
+        write: See :func:`write_atomically`.
+
+    Raises:
+        InputError: See :func:`write_atomically`.
+    """
+    path = root / name
+    with writing(path):
+        if path.parent != root:
+            path.parent.mkdir(exist_ok=True)
+    write_atomically(path, write)
+
+
 def append(path: Path, line: str) -> None:
     """Adds a line to a text file, at once, so that it can be followed; or nothing of it.
 

@@ -299,7 +299,8 @@ class Stepper:
             losses[name].backward(
                 inputs=self.parameters[name], retain_graph=i < len(self.optimisers)
             )
-            parallel.average(gradients(self.parameters[name]))
+            if parallel.size() > 1:
+                parallel.average(gradients(self.parameters[name]))
             if self.settings.clip_norm is not None:
                 nn.utils.clip_grad_norm_(self.parameters[name], self.settings.clip_norm)
             for group, rate in zip(optimiser.param_groups, self.rates[name], strict=True):
@@ -320,12 +321,11 @@ def optimiser(
 
 
 def gradients(parameters: list[nn.Parameter]) -> list[Tensor]:
-    """The gradients of weights, zeros where processes that train together may find none."""
-    if parallel.size() > 1:
-        for weight in parameters:
-            if weight.grad is None:
-                weight.grad = torch.zeros_like(weight)
-    return [weight.grad for weight in parameters if weight.grad is not None]
+    """The gradients of weights, zeros where there are none, as other processes may have some."""
+    for weight in parameters:
+        if weight.grad is None:
+            weight.grad = torch.zeros_like(weight)
+    return [weight.grad for weight in parameters]
 
 
 def decay(done: int, settings: Settings) -> float:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from train.settings import InputError, require
+from train.settings import InputError, first_line, require
 
 if TYPE_CHECKING:
     import torch
@@ -132,8 +132,7 @@ def _together() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        reason = str(error).strip().split("\n")[0][:120]
         raise InputError(
-            f"another process of this run cannot be reached ({reason}): see what it said; "
-            "--resume goes on from the last checkpoint, with any number of processes"
+            f"another process of this run cannot be reached ({first_line(error)}): see what it "
+            "said; --resume goes on from the last checkpoint, with any number of processes"
         ) from error

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from train import disk, parallel
 from train.checkpoints import Checkpoints
-from train.settings import InputError, Settings, flag, require
+from train.settings import InputError, Settings, first_line, flag, require
 
 # What a resumed run may change: where it is, how long it goes, what is shown.
 FREE = ("data_dir", "device", "keep_checkpoints", "resume", "run_dir", "steps", "tensorboard")
@@ -167,10 +167,9 @@ class Run:
                 load(state)
             # Whatever a foreign file makes PyTorch raise.
             except Exception as error:
-                reason = str(error).strip().split("\n")[0][:120]
                 raise InputError(
-                    f"{paths[-1]} is of another network ({reason}): start the run anew in another "
-                    "folder"
+                    f"{paths[-1]} is of another network ({first_line(error)}): start the run anew "
+                    "in another folder"
                 ) from error
         if self.writes:
             self._begin()
@@ -272,13 +271,8 @@ class Run:
 
     def _write(self, name: str, write: Callable[[BinaryIO], Any]) -> None:
         """Writes a file of the folder, or of a folder in it."""
-        if not self.writes:
-            return
-        path = self.directory / name
-        with disk.writing(path):
-            if path.parent != self.directory:
-                path.parent.mkdir(exist_ok=True)
-        disk.write_atomically(path, write)
+        if self.writes:
+            disk.write_inside(self.directory, name, write)
 
 
 def read_run(directory: Path, method: str) -> tuple[dict[str, Any], dict[str, Tensor], int]:

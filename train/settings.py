@@ -8,7 +8,8 @@ from __future__ import annotations
 import math
 import struct
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from types import UnionType
@@ -37,6 +38,11 @@ class InputError(Exception):
     def __init__(self, message: str) -> None:
         # Names of files and arrays may have ends of lines in them.
         super().__init__(message.replace("\r", "\\r").replace("\n", "\\n"))
+
+
+def first_line(error: Exception) -> str:
+    """What another library's error says, short enough for a line of ours."""
+    return str(error).strip().split("\n")[0][:120]
 
 
 class Interrupted(Exception):
@@ -82,6 +88,9 @@ class Range(NamedTuple):
 
 LARGEST = 2**31
 """Whole numbers must be less: what NumPy and PyTorch take for seeds and sizes."""
+
+NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "calculation overflow")
+"""What PyTorch says when there is too little memory."""
 
 Count = Annotated[int, Range(1)]
 Whole = Annotated[int, Range(0)]
@@ -309,27 +318,28 @@ def command(
     # Which process of several, so that a person sees where to look.
     who = f"process {parallel.rank()}: " if parallel.rank() else ""
     try:
-        results = main(tyro.cli(settings, args=args))
+        with _memory_named():
+            results = main(tyro.cli(settings, args=args))
     except Interrupted as stop:
         print(f"{who}{stop}", file=sys.stderr)
         raise SystemExit(130) from None
     except InputError as error:
         print(f"{who}error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
-    except (MemoryError, RuntimeError) as error:
-        if not _out_of_memory(error):
-            raise
-        print(
-            f"{who}error: there is not enough memory: give a smaller --batch-size, or smaller "
-            "sizes of networks or data",
-            file=sys.stderr,
-        )
-        raise SystemExit(2) from None
     shown = (f"{k}={v:.5g}" if isinstance(v, float) else f"{k}={v}" for k, v in results.items())
     print(" ".join(shown))
 
 
-def _out_of_memory(error: Exception) -> bool:
-    """Whether memory was what was missing: PyTorch has no type for it on the CPU."""
-    words = ("can't allocate memory", "not enough memory", "out of memory", "size calculation over")
-    return isinstance(error, MemoryError) or any(word in str(error) for word in words)
+@contextmanager
+def _memory_named() -> Iterator[None]:
+    """Raises :class:`InputError` where memory was what was missing."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        # PyTorch has no type for it on the CPU.
+        if isinstance(error, MemoryError) or any(word in str(error) for word in NO_MEMORY):
+            raise InputError(
+                "there is not enough memory: give a smaller --batch-size, or smaller sizes of "
+                "networks or data"
+            ) from error
+        raise
