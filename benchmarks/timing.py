@@ -7,12 +7,13 @@ import time
 from collections.abc import Callable, Mapping
 
 
-def race(steps: Mapping[str, Callable[[int], object]], what: str, rounds: int, each: int) -> None:
-    """Prints a table in Markdown: milliseconds, and the speed beside the first one's.
+def turns(
+    steps: Mapping[str, Callable[[int], object]], rounds: int, each: int
+) -> dict[str, list[float]]:
+    """Milliseconds a step, of each turn.
 
     Args:
         steps: By name, what takes a step, called with its number.
-        what: What a step is of.
         rounds: How often all take their turn; one before is not counted.
         each: Steps a turn.
     """
@@ -24,6 +25,19 @@ def race(steps: Mapping[str, Callable[[int], object]], what: str, rounds: int, e
                 step(i)
             if turn:
                 times[name].append((time.perf_counter() - start) / each * 1e3)
+    return times
+
+
+def race(steps: Mapping[str, Callable[[int], object]], what: str, rounds: int, each: int) -> None:
+    """Prints a table in Markdown: milliseconds, and the speed beside the first one's.
+
+    Args:
+        steps: See :func:`turns`.
+        what: What a step is of.
+        rounds: See :func:`turns`.
+        each: See :func:`turns`.
+    """
+    times = turns(steps, rounds, each)
     base = next(iter(times.values()))
     print(f"| step of {what} | ms, median | images a second beside the first |")
     print("| --- | --- | --- |")

@@ -7,7 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 from torch.distributions import Independent, Normal, kl_divergence
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from train import losses
 from train.losses import (
     Similarity,
     class_information,
@@ -278,6 +280,53 @@ def test_gradients_are_finite_where_embeddings_meet(kind):
         v = u.detach().requires_grad_()
         (v.unsqueeze(1) - v).square().sum(-1).sqrt().sum().backward()
         assert v.grad.isnan().any()
+
+
+class Largest(TorchDispatchMode):
+    """The largest tensor that is made, forwards and backwards."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        for each in out if isinstance(out, tuple | list) else (out,):
+            if isinstance(each, Tensor):
+                self.numbers = max(self.numbers, each.numel())
+        return out
+
+
+CODES = 60
+PAIRS = {
+    "pairwise": lambda u, v: mean_pairwise(u, v),
+    "kt": lambda u, v: kolchinsky_tracey(u, v),
+    "direct": lambda u, v: class_information(
+        u + v, u, v, torch.eye(3).double().repeat(CODES // 3, 1)
+    ),
+    **{
+        kind: lambda u, v, kind=kind: cycle(u.expand(2, -1, -1), v.expand(2, -1, -1), kind=kind)[0]
+        for kind in get_args(Similarity)
+    },
+}
+
+
+@pytest.mark.parametrize("pairs", PAIRS.values(), ids=PAIRS)
+def test_pairs_taken_in_turn_are_those_taken_at_once(pairs, monkeypatch):
+    """To the last digit or so, gradients too, without a tensor of all the pairs."""
+    u, v = (torch.randn(CODES, 2, **DOUBLE, requires_grad=True) for _ in range(2))
+
+    def run() -> tuple[int, Tensor, tuple[Tensor, ...]]:
+        with Largest() as largest:
+            value = pairs(u, v)
+            gradients = torch.autograd.grad(value.sum(), (u, v))
+        return largest.numbers, value, gradients
+
+    most, *expected = run()
+    monkeypatch.setattr(losses, "AT_ONCE", 7 * 2 * CODES)
+    least, *found = run()
+    torch.testing.assert_close(found, expected)
+    # What it would be without chunks: the comparison can fail.
+    assert most >= CODES**2
+    assert least <= 7 * 2 * CODES < most
 
 
 def test_an_unknown_similarity_is_refused():

@@ -3,13 +3,50 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+AT_ONCE = 2**22
+"""How many numbers a tensor of pairs may have; of more, rows are taken in turn."""
 
 
-def pairwise_kl(mu: Tensor, log_variance: Tensor) -> Tensor:
+def by_rows(function: Callable[..., Tensor], *rows: Tensor, width: int) -> Tensor:
+    r"""A function of rows, each by itself, without all of its intermediate results at once.
+
+    What compares all pairs of a batch has a tensor of :math:`n \times m \times D` numbers on the
+    way. Above :data:`AT_ONCE` the rows are taken in turn, and for the gradient computed again, so
+    that memory is that of a part, whatever :math:`n` and :math:`m`.
+
+    Args:
+        function: From the place of the first row and the rows, of shapes :math:`(*, k, \cdot)`, to
+            a value for each, of shape :math:`(*, k)`.
+        rows: Tensors of shapes :math:`(*, n, \cdot)`.
+        width: The numbers that a row has on the way.
+
+    Returns:
+        Of shape :math:`(*, n)`.
+    """
+    size = max(AT_ONCE // max(width * rows[0][..., 0, 0].numel(), 1), 1)
+    n = rows[0].shape[-2]
+    if n <= size:
+        return function(0, *rows)
+    parts = []
+    for start in range(0, n, size):
+        part = [each.narrow(-2, start, min(size, n - start)) for each in rows]
+        # Nothing is random in what compares pairs.
+        parts.append(
+            checkpoint(function, start, *part, use_reentrant=False, preserve_rng_state=False)
+        )
+    return torch.cat(parts, dim=-1)
+
+
+def pairwise_kl(
+    mu: Tensor, log_variance: Tensor, others: tuple[Tensor, Tensor] | None = None
+) -> Tensor:
     r"""KL divergences between all pairs of diagonal Gaussians.
 
     .. math:: K_{ij} = \text{KL}(q_i \, \| \, q_j) = \frac{1}{2} \sum_d \Big[ e^{l_{id} - l_{jd}}
@@ -22,14 +59,17 @@ def pairwise_kl(mu: Tensor, log_variance: Tensor) -> Tensor:
     is one matrix product less memory and cancels: distances below zero come out in float32.
 
     Args:
-        mu: Means, of shape :math:`(B, D)`.
-        log_variance: :math:`l`, of shape :math:`(B, D)`.
+        mu: Means of :math:`q_i`, of shape :math:`(A, D)`.
+        log_variance: :math:`l_i`, of shape :math:`(A, D)`.
+        others: Means and log-variances of :math:`q_j`, of shape :math:`(B, D)`; the same if not
+            given.
 
     Returns:
-        :math:`K`, of shape :math:`(B, B)`, in nats, 0 or more, with a diagonal of zero.
+        :math:`K`, of shape :math:`(A, B)`, in nats, 0 or more, zero where the two are one.
     """
-    ratio = log_variance.unsqueeze(1) - log_variance
-    squares = (mu.unsqueeze(1) - mu).square() * (-log_variance).exp()
+    other_mu, other_log_variance = (mu, log_variance) if others is None else others
+    ratio = log_variance.unsqueeze(1) - other_log_variance
+    squares = (mu.unsqueeze(1) - other_mu).square() * (-other_log_variance).exp()
     # exp(r) - 1 - r cancels for r near 0, where expm1 does not.
     return 0.5 * (torch.expm1(ratio) - ratio + squares).sum(-1)
 
@@ -50,7 +90,12 @@ def mean_pairwise(mu: Tensor, log_variance: Tensor) -> Tensor:
         | Invariant Representations without Adversarial Training (Moyer et al., 2018)
         | https://arxiv.org/abs/1805.09458
     """
-    return pairwise_kl(mu, log_variance).sum(1) / (len(mu) - 1)
+    codes = (mu, log_variance)
+
+    def means(_: int, *rows: Tensor) -> Tensor:
+        return pairwise_kl(*rows, codes).sum(1) / (len(mu) - 1)
+
+    return by_rows(means, *codes, width=mu.numel())
 
 
 def kolchinsky_tracey(mu: Tensor, log_variance: Tensor) -> Tensor:
@@ -71,7 +116,12 @@ def kolchinsky_tracey(mu: Tensor, log_variance: Tensor) -> Tensor:
         | Estimating Mixture Entropy with Pairwise Distances (Kolchinsky and Tracey, 2017)
         | https://arxiv.org/abs/1706.02419
     """
-    return math.log(len(mu)) - (-pairwise_kl(mu, log_variance)).logsumexp(1)
+    codes = (mu, log_variance)
+
+    def bounds(_: int, *rows: Tensor) -> Tensor:
+        return math.log(len(mu)) - (-pairwise_kl(*rows, codes)).logsumexp(1)
+
+    return by_rows(bounds, *codes, width=mu.numel())
 
 
 def gaussian_log_prob(z: Tensor, mu: Tensor, log_variance: Tensor) -> Tensor:
@@ -136,13 +186,17 @@ def class_information(
         mu = torch.cat([mu, past[0]]).detach()
         log_variance = torch.cat([log_variance, past[1]]).detach()
     others = c if past is None else torch.cat([c, past[2]])
-    log_q = gaussian_log_prob(z, mu, log_variance)
+    counts = others.sum(0)
 
-    # One exponential of the largest matrix, where two masked logsumexp take five times as long.
-    density = (log_q - log_q.detach().amax(1, keepdim=True)).exp()
-    by_class, counts = density @ others, others.sum(0)
-    within = ((by_class * c).sum(1) / (c @ counts)).clamp(min=torch.finfo(z.dtype).tiny)
-    return within.log() - (by_class.sum(1) / counts.sum()).log()
+    def information(_: int, z: Tensor, c: Tensor) -> Tensor:
+        log_q = gaussian_log_prob(z, mu, log_variance)
+        # One exponential of the largest matrix, where two masked logsumexp take five times as long.
+        density = (log_q - log_q.detach().amax(1, keepdim=True)).exp()
+        by_class = density @ others
+        within = ((by_class * c).sum(1) / (c @ counts)).clamp(min=torch.finfo(z.dtype).tiny)
+        return within.log() - (by_class.sum(1) / counts.sum()).log()
+
+    return by_rows(information, z, c, width=len(mu))
 
 
 INVARIANCES = {
@@ -229,12 +283,19 @@ def cycle(
           with Weak Supervision (Murphy et al., 2022)
         | https://arxiv.org/abs/2103.03240
     """
-    neighbour = (similarity(a, b, kind) / temperature).softmax(-1) @ b
-    logits = similarity(neighbour, a if back is None else back, kind) / temperature
-    own = logits.diagonal(dim1=-2, dim2=-1)
-    # All at once is not nearest: embeddings that have collapsed find nothing.
-    found = (own >= logits.amax(-1)) & (own > logits.amin(-1))
-    return (logits.logsumexp(-1) - own).mean(-1), found
+    seen = a if back is None else back
+
+    def search(start: int, a: Tensor) -> Tensor:
+        neighbour = (similarity(a, b, kind) / temperature).softmax(-1) @ b
+        logits = similarity(neighbour, seen, kind) / temperature
+        own = logits.diagonal(offset=start, dim1=-2, dim2=-1)
+        # All at once is not nearest: embeddings that have collapsed find nothing.
+        found = (own >= logits.amax(-1)) & (own > logits.amin(-1))
+        return torch.stack([logits.logsumexp(-1) - own, found.to(own.dtype)])
+
+    width = max(b.shape[-2], seen.shape[-2]) * (1 if kind == "cosine" else a.shape[-1])
+    nats, found = by_rows(search, a, width=width)
+    return nats.mean(-1), found > 0
 
 
 def collapse(n: int, m: int) -> float:

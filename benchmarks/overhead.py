@@ -1,0 +1,189 @@
+"""What Pyro, the optimiser and the loop add to the bare arithmetic of each method's step.
+
+    python benchmarks/overhead.py
+
+The whole step is the loop's own, from the data to the optimiser. The bare one is the forward and
+backward pass of the same networks and losses in plain PyTorch, on a batch that is at hand. Before
+anything is timed, both must have the same loss. Settings are the defaults.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import tyro
+from cases import CPU, DEFAULTS, case
+from timing import turns
+from torch import Tensor
+from torch.nn import functional as F
+
+from guides.air import ResidualGuide
+from guides.icvae import GaussianGuide
+from pyro_models.air import AIR
+from pyro_models.icvae import ICVAE
+from pyro_models.networks import crop, paste
+from train.loop import Training
+from train.losses import class_information
+from train.objective import Batch, Objective
+from train.tables import markdown
+
+Step = Callable[[int], Any]
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """Times whole and bare steps in turn."""
+
+    rounds: int = 20
+    """Turns of each."""
+    each: int = 10
+    """Steps a turn."""
+    compile: bool = False
+    """Compile the networks of the whole step."""
+
+
+def bare_air(objective: Any, annealed: dict[str, Tensor]) -> Callable[[Batch], Tensor]:
+    """The ELBO of the default model and guide, the count summed out, without Pyro."""
+    model: AIR = objective.model
+    guide: ResidualGuide = objective.guide
+    image, recurrence, look, encoder, decoder = (
+        *(guide.image, guide.recurrence, guide.step, guide.encoder),
+        model.decoder,
+    )
+    sizes = [1, 3, 3, len(guide.anchors), recurrence.out_features]
+
+    def loss(batch: Batch) -> Tensor:
+        (x,) = batch
+        projected = image(x.flatten(-2))
+        hidden = torch.zeros_like(projected)
+        latents = x.new_zeros(len(x), 3 + model.what_dim)
+        canvas = torch.zeros_like(x)
+        canvases, logits, kls = [canvas], [], [x.new_zeros(len(x))]
+        for i in range(model.max_objects):
+            seen, features = x, projected
+            if i:
+                seen = x - canvas
+                features = projected - F.linear(canvas.flatten(-2), image.weight)
+            features = features + recurrence(torch.cat([hidden, latents], -1))
+            logit, places, spreads, choice, hidden = look(features.relu()).split(sizes, -1)
+            hidden = hidden.tanh()
+            near = (choice - guide.far[choice.argmax(-1)]).softmax(-1) @ guide.anchors
+            loc, scale = model.where_scale * places + near, spreads.sigmoid()
+            kl = _kl(loc / model.where_scale, scale)
+            where = model.where_loc + loc + model.where_scale * scale * torch.randn_like(loc)
+            window = crop(seen, where, model.window_size).flatten(-2)
+            loc, log_scale = encoder(window).chunk(2, -1)
+            scale = log_scale.clamp(max=1.0).exp()
+            what = loc + scale * torch.randn_like(loc)
+            latents = torch.cat([where, what], -1)
+            side = model.window_size
+            drawn = (decoder(what) + model.decoder_bias).sigmoid().unflatten(-1, (side, side))
+            canvas = canvas + paste(drawn, where, model.shape)
+            canvases.append(canvas)
+            logits.append(logit.squeeze(-1))
+            kls.append(kls[-1] + kl + _kl(loc, scale))
+        z = torch.stack(logits)
+        more = torch.cat([torch.zeros_like(z[:1]), F.logsigmoid(z).cumsum(0)])
+        log_q = more + torch.cat([F.logsigmoid(-z), torch.zeros_like(z[:1])])
+        steps = model.step_logits(annealed["presence_prior"])
+        zero = steps.new_zeros(1)
+        log_p = torch.cat([zero, F.logsigmoid(steps).cumsum(0)])
+        log_p = log_p + torch.cat([F.logsigmoid(-steps), zero])
+        squares = (x - torch.stack(canvases)).flatten(-2).square().sum(-1)
+        likelihood = torch.distributions.Normal(0.0, model.likelihood_scale)
+        log_x = x[0].numel() * likelihood.log_prob(zero) - squares / (
+            2 * model.likelihood_scale**2
+        )
+        cost = annealed["beta"] * (torch.stack(kls) + log_q - log_p.unsqueeze(-1))
+        return (log_q.exp() * (cost - log_x)).sum() / len(x)
+
+    return loss
+
+
+def bare_icvae(objective: Any, annealed: dict[str, Tensor]) -> Callable[[Batch], Tensor]:
+    """The ELBO of the default model and guide, with the direct term, without Pyro."""
+    model: ICVAE = objective.model
+    guide: GaussianGuide = objective.guide
+    features, heads, decoder, memory = guide.features, guide.heads, model.decoder, guide.memory
+
+    def loss(batch: Batch) -> Tensor:
+        x, c = batch
+        mu, log_variance = heads(features(x)).chunk(2, -1)
+        log_variance = guide.LIMIT * (log_variance / guide.LIMIT).tanh()
+        scale = (0.5 * log_variance).exp()
+        z = mu + scale * torch.randn_like(mu)
+        term = class_information(z, mu, log_variance, c, memory())
+        memory.put(mu, log_variance, c)
+        out = decoder(torch.cat([z, c], -1))
+        likelihood = torch.distributions.Normal(out, model.likelihood_scale, validate_args=False)
+        log_x = likelihood.log_prob(x.flatten(1)).sum(-1)
+        cost = annealed["beta"] * _kl(mu, scale) + annealed["invariance"] * term
+        return (cost - log_x).mean()
+
+    return loss
+
+
+def _kl(loc: Tensor, scale: Tensor) -> Tensor:
+    """Of diagonal Gaussians from the standard one."""
+    return 0.5 * (loc.square() + scale.square() - 1 - 2 * scale.log()).sum(-1)
+
+
+def steps(name: str, benchmark: Benchmark) -> tuple[Step, Step]:
+    """The bare and the whole step of a method."""
+    settings = DEFAULTS[name](compile=benchmark.compile)
+    objective, data = case(settings)
+    batch = data(0)
+    start = torch.zeros(())
+    if name in ("air", "icvae"):
+        annealed = {key: value(start) for key, value in objective.annealed.items()}
+        make = bare_air if name == "air" else bare_icvae
+        loss = make(objective, annealed)
+    else:
+        loss = None
+    _same(objective, loss, batch, start)
+    training = Training(objective, settings, CPU, None)
+    parameters = training.stepper.parameters
+
+    def bare(_: int) -> None:
+        found = {"elbo": loss(batch)} if loss else objective(batch, start)[0]
+        for i, (key, value) in enumerate(found.items(), start=1):
+            for weight in parameters[key]:
+                weight.grad = None
+            value.backward(inputs=parameters[key], retain_graph=i < len(found))
+
+    return bare, lambda _: training.take(data)
+
+
+def _same(objective: Objective, loss: Any, batch: Batch, start: Tensor) -> None:
+    """Sees to it that the bare loss is the objective's."""
+    if loss is None:
+        return
+    torch.manual_seed(0)
+    expected = objective(batch, start)[0]["elbo"]
+    torch.manual_seed(0)
+    torch.testing.assert_close(loss(batch), expected)
+
+
+def main(benchmark: Benchmark) -> None:
+    """A row for each method."""
+    torch.set_flush_denormal(True)
+    rows = []
+    for name in DEFAULTS:
+        torch.manual_seed(0)
+        bare, whole = steps(name, benchmark)
+        times = turns({"bare": bare, "whole": whole}, benchmark.rounds, benchmark.each)
+        ratio = statistics.median(
+            b / a for a, b in zip(times["bare"], times["whole"], strict=True)
+        )
+        row = {key: round(statistics.median(values), 2) for key, values in times.items()}
+        rows.append({"step of": name, **row, "added": f"{ratio - 1:.0%}"})
+        print(rows[-1], flush=True)
+    print(markdown(rows, list(rows[0])))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Benchmark))
