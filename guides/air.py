@@ -188,8 +188,10 @@ class RecurrentGuide(PyroModule):
         model.forget()
         # Looked up once: a PyroModule announces all of a network's weights at each look-up.
         recurrence, step, encoder = self.recurrence, self.step, self.encoder
+        where_loc, where_scale = model.where_loc, model.where_scale
         projected = self.image(images.flatten(-2)).to(images.dtype)
         hidden = torch.zeros_like(projected)
+        sizes = [1, 3, 3, len(self.anchors), hidden.shape[-1]]
         latents = projected.new_zeros(len(images), 3 + model.what_dim)
         z_pres = canvas = None
         with (
@@ -203,16 +205,14 @@ class RecurrentGuide(PyroModule):
                 features = features + recurrence(torch.cat([hidden, latents], dim=-1))
                 infer = {"presence": True, **self.foretell(i, images, hidden, z_pres)}
                 out = step(features.relu()).to(images.dtype)
-                sizes = [1, 3, 3, len(self.anchors), hidden.shape[-1]]
                 logits, places, spreads, choice, hidden = out.split(sizes, dim=-1)
                 hidden = hidden.tanh()
                 with poutine.mask(mask=True if z_pres is None else z_pres > 0):
                     logits = presence_logits(z_pres, logits.squeeze(-1))
                     z_pres = pyro.sample(f"z_pres_{i}", dist.Bernoulli(logits=logits), infer=infer)
                 with poutine.mask(mask=z_pres > 0):
-                    loc = model.where_loc + model.where_scale * places
-                    loc = loc + self.choose(choice)
-                    scale = model.where_scale * spreads.sigmoid()
+                    loc = where_loc + where_scale * places + self.choose(choice)
+                    scale = where_scale * spreads.sigmoid()
                     z_where = pyro.sample(f"z_where_{i}", dist.Normal(loc, scale).to_event(1))
                     window = crop(seen, z_where, model.window_size).flatten(-2)
                     loc, log_scale = encoder(window).to(images.dtype).chunk(2, dim=-1)

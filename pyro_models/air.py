@@ -13,24 +13,9 @@ from pyro import poutine
 from pyro.nn import PyroModule
 from torch import Tensor
 
+from pyro_models.likelihoods import NormalImage
 from pyro_models.networks import MLP, boxes, paste
 from pyro_models.presence import FixPresence, presence_logits
-
-
-class NormalImage(dist.Independent):
-    r"""A Normal around an image, of one standard deviation at all its pixels.
-
-    It is ``Normal(loc, scale).to_event(2)``, whose log-probability it takes as a squared distance,
-    in a third of the passes over the pixels.
-    """
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self.base_dist._validate_sample(value)
-        scale = self.base_dist.scale[..., 0, 0]
-        distance = (value - self.base_dist.loc).flatten(-2)
-        constant = distance.shape[-1] * (scale.log() + 0.5 * math.log(2 * math.pi))
-        return -0.5 * torch.linalg.vecdot(distance, distance) / scale**2 - constant
 
 
 class Scene(NamedTuple):
@@ -187,9 +172,11 @@ class AIR(PyroModule):
             The images, of shape :math:`(B, H, W)`.
         """
         logits = self.step_logits(presence_prior)
+        # Looked up once: a PyroModule makes more of it than a module does.
+        zero, where_loc, where_scale = self.zero, self.where_loc, self.where_scale
         z_pres: Tensor | None = None
         presences, wheres, whats = [], [], []
-        with pyro.plate("scenes", n if images is None else len(images), device=self.zero.device):
+        with pyro.plate("scenes", n if images is None else len(images), device=zero.device):
             with poutine.scale(scale=beta):
                 for i in range(self.max_objects):
                     before = True if z_pres is None else z_pres > 0
@@ -202,11 +189,11 @@ class AIR(PyroModule):
                     with poutine.mask(mask=z_pres > 0):
                         z_where = pyro.sample(
                             f"z_where_{i}",
-                            dist.Normal(self.where_loc, self.where_scale).to_event(1),
+                            dist.Normal(where_loc, where_scale).to_event(1),
                         )
                         z_what = pyro.sample(
                             f"z_what_{i}",
-                            dist.Normal(self.zero, 1.0).expand([self.what_dim]).to_event(1),
+                            dist.Normal(zero, 1.0).expand([self.what_dim]).to_event(1),
                         )
                     presences.append(z_pres)
                     wheres.append(z_where)

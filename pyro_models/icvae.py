@@ -12,6 +12,7 @@ from pyro import poutine
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
+from pyro_models.likelihoods import NormalImage
 from pyro_models.networks import MLP, Deconvolutions
 
 
@@ -99,7 +100,7 @@ class ICVAE(PyroModule):
         if self.likelihood == "bernoulli":
             # Pixels between 0 and 1 are taken as shares of one.
             return dist.Bernoulli(logits=out, validate_args=False).to_event(2)
-        return dist.Normal(out, self.likelihood_scale).to_event(2)
+        return NormalImage(dist.Normal(out, self.likelihood_scale), 2)
 
     def decode(self, z: Tensor, c: Tensor) -> Tensor:
         r"""The mean image of codes, of shape :math:`(B, H, W)`, in [0, 1] or near it.

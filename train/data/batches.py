@@ -64,7 +64,7 @@ class Batches:
         Tensors of bytes are images and come as single precision in [0, 1].
         """
         rows = self.indices(step)
-        return tuple(as_input(tensor[rows]) for tensor in self.tensors)
+        return tuple(as_input(tensor.index_select(0, rows)) for tensor in self.tensors)
 
     def indices(self, step: int) -> Tensor:
         r"""The examples of a step.
@@ -87,4 +87,4 @@ class Batches:
 
 def as_input(tensor: Tensor) -> Tensor:
     """What networks take: grey levels 0 to 255 as numbers from 0 to 1, all else as it is."""
-    return tensor.float() / 255 if tensor.dtype == torch.uint8 else tensor
+    return tensor.float().div_(255) if tensor.dtype == torch.uint8 else tensor
