@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import pyro
 import torch
 import tyro
 from cases import CPU, DEFAULTS, case
@@ -43,8 +44,6 @@ class Benchmark:
     """Turns of each."""
     each: int = 10
     """Steps a turn."""
-    compile: bool = False
-    """Compile the networks of the whole step."""
 
 
 def bare_air(objective: Any, annealed: dict[str, Tensor]) -> Callable[[Batch], Tensor]:
@@ -135,9 +134,9 @@ def _log_prob(x: Tensor, loc: Tensor, scale: float) -> Tensor:
     return -squares / (2 * scale**2) - constant
 
 
-def steps(name: str, benchmark: Benchmark) -> tuple[Step, Step]:
-    """The bare and the whole step of a method."""
-    settings = DEFAULTS[name](compile=benchmark.compile)
+def steps(name: str) -> dict[str, Step]:
+    """The bare and the whole step of a method, and the parts of the whole one."""
+    settings = DEFAULTS[name]()
     objective, data = case(settings)
     batch = data(0)
     start = torch.zeros(())
@@ -151,14 +150,30 @@ def steps(name: str, benchmark: Benchmark) -> tuple[Step, Step]:
     training = Training(objective, settings, CPU, None)
     parameters = training.stepper.parameters
 
-    def bare(_: int) -> None:
-        found = {"elbo": loss(batch)} if loss else objective(batch, start)[0]
-        for i, (key, value) in enumerate(found.items(), start=1):
-            for weight in parameters[key]:
-                weight.grad = None
-            value.backward(inputs=parameters[key], retain_graph=i < len(found))
+    def arithmetic(losses: Callable[[], dict[str, Tensor]]) -> Step:
+        def step(_: int) -> None:
+            found = losses()
+            for i, (key, value) in enumerate(found.items(), start=1):
+                for weight in parameters[key]:
+                    weight.grad = None
+                value.backward(inputs=parameters[key], retain_graph=i < len(found))
 
-    return bare, lambda _: training.take(data)
+        return step
+
+    def update(_: int) -> None:
+        for optimiser in training.stepper.optimisers.values():
+            optimiser.step()
+
+    def objective_alone() -> dict[str, Tensor]:
+        with pyro.validation_enabled(False):
+            return objective(batch, start)[0]
+
+    return {
+        "bare": arithmetic(lambda: {"elbo": loss(batch)} if loss else objective_alone()),
+        "with Pyro": arithmetic(objective_alone),
+        "optimiser": update,
+        "whole": lambda _: training.take(data),
+    }
 
 
 def _same(objective: Objective, loss: Any, batch: Batch, start: Tensor) -> None:
@@ -177,11 +192,11 @@ def main(benchmark: Benchmark) -> None:
     rows = []
     for name in DEFAULTS:
         torch.manual_seed(0)
-        bare, whole = steps(name, benchmark)
-        times = turns({"bare": bare, "whole": whole}, benchmark.rounds, benchmark.each)
-        ratio = statistics.median(b / a for a, b in zip(times["bare"], times["whole"], strict=True))
-        row = {key: round(statistics.median(values), 2) for key, values in times.items()}
-        rows.append({"step of": name, **row, "added": f"{ratio - 1:.0%}"})
+        times = turns(steps(name), benchmark.rounds, benchmark.each)
+        pairs = zip(times["bare"], times["whole"], strict=True)
+        added = statistics.median(whole / bare for bare, whole in pairs) - 1
+        row = {f"{key}, ms": round(statistics.median(each), 1) for key, each in times.items()}
+        rows.append({"step of": name, **row, "added": f"{added:.0%}"})
         print(rows[-1], flush=True)
     print(markdown(rows, list(rows[0])))
 
