@@ -16,7 +16,7 @@ from timing import race
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from train.acai import ACAISettings, assemble, build
+from train.acai import ACAISettings, build
 from train.loop import Stepper
 
 
@@ -85,7 +85,7 @@ def plain(images: Tensor, settings: ACAISettings) -> Callable[[int], object]:
 
 def ours(images: Tensor, settings: ACAISettings) -> Callable[[int], object]:
     """A step of ``python -m train.acai``."""
-    stepper = Stepper(assemble(settings, *build(settings, (32, 32))), settings, torch.device("cpu"))
+    stepper = Stepper(build(settings, (32, 32)), settings, torch.device("cpu"))
 
     def step(i: int) -> object:
         start = i * settings.batch_size % (len(images) - settings.batch_size)

@@ -22,7 +22,7 @@ from pyro.infer import SVI, TraceGraph_ELBO
 from torch import Tensor, nn
 
 from pyro_models.networks import MLP
-from train.air import AIRSettings, assemble, build
+from train.air import AIRSettings, build
 from train.loop import Stepper
 
 SIZE, WINDOW, WHAT, N = 50, 28, 50, 3
@@ -104,8 +104,7 @@ def reference(x: Tensor) -> Callable[[int], object]:
 def ours(x: Tensor, **settings: str) -> Callable[[int], object]:
     """A step of ``python -m train.air`` with these settings."""
     chosen = AIRSettings(**settings)
-    model, guide = build(chosen, (SIZE, SIZE))
-    objective = assemble(chosen, model, guide)
+    objective = build(chosen, (SIZE, SIZE))
     stepper = Stepper(objective, chosen, x.device)
     return lambda step: stepper((x,), step)
 

@@ -7,18 +7,17 @@ from functools import singledispatch
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from pyro_models.abc import Embedder, shifted
-from train import acai, ae, air, icvae
+from train import abc, acai, ae, air, icvae
 from train.abc import ABCSettings
 from train.acai import ACAISettings
 from train.ae import AESettings
 from train.air import AIRSettings
 from train.data.batches import Batches
+from train.data.conditions import Condition
 from train.data.stacks import Stacks
 from train.icvae import ICVAESettings
-from train.objective import Batch, CorrespondenceObjective, Objective, ReconstructionObjective
+from train.objective import Batch, Objective
 from train.settings import Settings
 
 CPU = torch.device("cpu")
@@ -46,23 +45,22 @@ def case(settings: Settings) -> Case:
 @case.register
 def _(settings: AIRSettings) -> Case:
     side = settings.canvas_size
-    objective = air.assemble(settings, *air.build(settings, (side, side)))
+    objective = air.build(settings, (side, side))
     scenes = images(max(1_000, settings.batch_size), side)
     return objective, Batches((scenes,), settings.batch_size, 0, CPU)
 
 
 @case.register
 def _(settings: ICVAESettings) -> Case:
-    told = F.one_hot(torch.arange(5_000) % 10, 10).float()
-    objective = icvae.assemble(settings, *icvae.build(settings, (28, 28), 10))
+    condition = Condition(10, torch.zeros(0), torch.zeros(0))
+    told = condition(torch.arange(5_000) % 10)
+    objective = icvae.build(settings, (28, 28), condition)
     return objective, Batches((images(5_000, 28), told), settings.batch_size, 0, CPU)
 
 
 @case.register
 def _(settings: ABCSettings) -> Case:
-    embedder = Embedder((28, 28), settings.embed_dim, channels=settings.channels)
-    view = shifted if settings.views == 2 else None
-    objective = CorrespondenceObjective(embedder, similarity=settings.similarity, view=view)
+    objective = abc.build(settings, (28, 28))
     sets = torch.arange(12_000) % 10
     pairs = settings.batch_size
     return objective, Stacks(images(12_000, 28), sets, settings.sizes, pairs=pairs)
@@ -70,11 +68,11 @@ def _(settings: ABCSettings) -> Case:
 
 @case.register
 def _(settings: ACAISettings) -> Case:
-    objective = acai.assemble(settings, *acai.build(settings, (32, 32)))
+    objective = acai.build(settings, (32, 32))
     return objective, Batches((images(5_000, 32),), settings.batch_size, 0, CPU)
 
 
 @case.register
 def _(settings: AESettings) -> Case:
-    objective = ReconstructionObjective(ae.build(settings, (28, 28)), settings.noise)
+    objective = ae.build(settings, (28, 28))
     return objective, Batches((images(5_000, 28),), settings.batch_size, 0, CPU)

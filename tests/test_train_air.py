@@ -208,6 +208,7 @@ def test_it_learns_to_count(tmp_path):
 
 def test_build_takes_every_setting():
     settings = AIRSettings(max_objects=2, what_dim=7, anchors=0, guide="recurrent")
-    model, guide = build(settings, (30, 40))
+    objective = build(settings, (30, 40))
+    model = objective.model
     assert (model.max_objects, model.what_dim, model.shape) == (2, 7, (30, 40))
-    assert len(guide.anchors) == 0
+    assert len(objective.guide.anchors) == 0

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from train.settings import Count, Positive, Settings, Whole, command, require
+
+if TYPE_CHECKING:
+    from train.objective import CorrespondenceObjective
 
 
 @dataclass(frozen=True)
@@ -59,15 +62,35 @@ class ABCSettings(Settings):
         return self.stack_size, self.other_stack_size or self.stack_size
 
 
+def build(settings: ABCSettings, shape: tuple[int, int]) -> CorrespondenceObjective:
+    """Embedder and loss of the settings, for images of a height and width."""
+    from pyro_models.abc import Embedder, shifted
+    from train.objective import CorrespondenceObjective
+
+    require(min(shape) >= 15, f"--data: images are {shape[0]}x{shape[1]}: give 15x15 or more")
+    embedder = Embedder(
+        shape,
+        settings.embed_dim,
+        network=settings.network,
+        channels=settings.channels,
+        hidden=settings.hidden,
+        normalise=settings.normalise,
+    )
+    return CorrespondenceObjective(
+        embedder,
+        similarity=settings.similarity,
+        temperature=settings.temperature,
+        view=shifted if settings.views == 2 else None,
+    )
+
+
 def main(settings: ABCSettings) -> dict[str, Any]:
     """Data, objective, loop, measures, figures."""
-    from pyro_models.abc import Embedder, shifted
     from train import figures, runtime
     from train.data import digits
     from train.data.stacks import Stacks, sets_of
     from train.loop import fit
     from train.metrics.embedding import Watch
-    from train.objective import CorrespondenceObjective
     from train.runs import Run
 
     device = runtime.setup(settings)
@@ -88,23 +111,8 @@ def main(settings: ABCSettings) -> dict[str, Any]:
         **drawing,
     )
     others = Stacks(held_out.images, sets[1], replacement=True, **drawing)
-    shape = tuple(train.images.shape[1:])
-    require(min(shape) >= 15, f"--data: images are {shape[0]}x{shape[1]}: give 15x15 or more")
-    embedder = Embedder(
-        shape,
-        settings.embed_dim,
-        network=settings.network,
-        channels=settings.channels,
-        hidden=settings.hidden,
-        normalise=settings.normalise,
-    )
-    objective = CorrespondenceObjective(
-        embedder,
-        similarity=settings.similarity,
-        temperature=settings.temperature,
-        view=shifted if settings.views == 2 else None,
-    ).to(device)
-    run = Run.create(settings, "abc")
+    objective = build(settings, train.shape).to(device)
+    run = Run.create(settings, "abc", shape=train.shape)
 
     watch = Watch(
         objective, train, held_out, sets, others, withheld=settings.withheld, seed=settings.seed

@@ -17,9 +17,7 @@ from train.settings import (
 )
 
 if TYPE_CHECKING:
-    from pyro_models.acai import Critic
-    from pyro_models.ae import Autoencoder
-    from train.objective import Objective
+    from train.objective import InterpolationObjective, ReconstructionObjective
 
 
 @dataclass(frozen=True)
@@ -62,22 +60,20 @@ class ACAISettings(Settings):
         )
 
 
-def build(settings: ACAISettings, shape: tuple[int, int]) -> tuple[Autoencoder, Critic]:
-    """The autoencoder and critic of the settings, for images of a height and width."""
+def build(
+    settings: ACAISettings, shape: tuple[int, int]
+) -> InterpolationObjective | ReconstructionObjective:
+    """Autoencoder, critic and losses of the settings, for images of a height and width."""
     from pyro_models import acai
-
-    if settings.network == "dense":
-        return acai.dense(shape, settings.z_dim, settings.hidden, settings.dropout)
-    try:
-        return acai.convolutional(shape, settings.z_dim, settings.depth)
-    except ValueError as error:
-        raise InputError(f"--network conv: {error}; or give --network dense") from None
-
-
-def assemble(settings: ACAISettings, autoencoder: Autoencoder, critic: Critic) -> Objective:
-    """The objective of the settings."""
     from train.objective import InterpolationObjective, ReconstructionObjective
 
+    if settings.network == "dense":
+        autoencoder, critic = acai.dense(shape, settings.z_dim, settings.hidden, settings.dropout)
+    else:
+        try:
+            autoencoder, critic = acai.convolutional(shape, settings.z_dim, settings.depth)
+        except ValueError as error:
+            raise InputError(f"--network conv: {error}; or give --network dense") from None
     if not settings.critic:
         return ReconstructionObjective(autoencoder)
     return InterpolationObjective(
@@ -108,14 +104,13 @@ def main(settings: ACAISettings) -> dict[str, Any]:
     else:
         train, held_out = digits.load(settings.data, settings.data_dir, settings.evaluate_on)
         digits.require_contrast(train)
-        shape = tuple(train.images.shape[1:])
-        multiple = 1 << halvings(shape) if settings.network == "conv" else 1
+        multiple = 1 << halvings(train.shape) if settings.network == "conv" else 1
         train, frame = digits.pad(train, multiple)
         held_out, _ = digits.pad(held_out, multiple)
         batches = Batches((train.images,), settings.batch_size, settings.seed, device)
-    autoencoder, critic = build(settings, tuple(train.images.shape[1:]))
-    objective = assemble(settings, autoencoder, critic).to(device)
-    run = Run.create(settings, "acai")
+    objective = build(settings, train.shape).to(device)
+    autoencoder = objective.autoencoder
+    run = Run.create(settings, "acai", shape=train.shape, frame=frame)
 
     options = {"frame": frame, "starts": settings.cluster_starts, "seed": settings.seed}
     watch = Watch(autoencoder, train, held_out, **options)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from train.settings import Count, NonNegative, Positive, Settings, Whole, command
 
 if TYPE_CHECKING:
-    from pyro_models.ae import Autoencoder
+    from train.objective import ReconstructionObjective
 
 
 @dataclass(frozen=True)
@@ -34,13 +34,16 @@ class AESettings(Settings):
     """How often k-means starts when clusters are measured."""
 
 
-def build(settings: AESettings, shape: tuple[int, int]) -> Autoencoder:
-    """The autoencoder of the settings, for images of a height and width."""
+def build(settings: AESettings, shape: tuple[int, int]) -> ReconstructionObjective:
+    """Autoencoder and loss of the settings, for images of a height and width."""
     from pyro_models import ae
+    from train.objective import ReconstructionObjective
 
     if settings.network == "conv":
-        return ae.convolutional(shape, settings.z_dim)
-    return ae.dense(shape, settings.z_dim, settings.hidden)
+        autoencoder = ae.convolutional(shape, settings.z_dim)
+    else:
+        autoencoder = ae.dense(shape, settings.z_dim, settings.hidden)
+    return ReconstructionObjective(autoencoder, settings.noise)
 
 
 def main(settings: AESettings) -> dict[str, Any]:
@@ -50,7 +53,6 @@ def main(settings: AESettings) -> dict[str, Any]:
     from train.data.batches import Batches
     from train.loop import Best, fit
     from train.metrics.autoencoding import Watch
-    from train.objective import ReconstructionObjective
     from train.runs import Run
 
     device = runtime.setup(settings)
@@ -59,11 +61,12 @@ def main(settings: AESettings) -> dict[str, Any]:
     # The checkpoint is chosen on images that are neither trained on nor reported on.
     train, validation = digits.part(train, one_in=12)
     batches = Batches((train.images,), settings.batch_size, settings.seed, device)
-    autoencoder = build(settings, tuple(train.images.shape[1:]))
-    objective = ReconstructionObjective(autoencoder, settings.noise).to(device)
-    run = Run.create(settings, "ae")
+    objective = build(settings, train.shape).to(device)
+    run = Run.create(settings, "ae", shape=train.shape)
 
-    watch = Watch(autoencoder, train, held_out, starts=settings.cluster_starts, seed=settings.seed)
+    watch = Watch(
+        objective.autoencoder, train, held_out, starts=settings.cluster_starts, seed=settings.seed
+    )
     best = Best("validation_mse", settings.patience)
     fitted = fit(
         objective,

@@ -16,8 +16,6 @@ from train.settings import (
 )
 
 if TYPE_CHECKING:
-    from guides.air import RecurrentGuide
-    from pyro_models.air import AIR
     from train.objective import ELBOObjective
 
 
@@ -61,10 +59,12 @@ class AIRSettings(EstimatorSettings, SceneSettings):
     """Held-out scenes on which that bound is measured, from the first."""
 
 
-def build(settings: AIRSettings, shape: tuple[int, int]) -> tuple[AIR, RecurrentGuide]:
-    """The model and guide of the settings, for scenes of a height and width in pixels."""
+def build(settings: AIRSettings, shape: tuple[int, int]) -> ELBOObjective:
+    """Model, guide and estimator of the settings, for scenes of a height and width in pixels."""
     from guides.air import BaselineNetwork, DecayingAverage, RecurrentGuide, ResidualGuide
     from pyro_models.air import AIR
+    from train.estimators import make
+    from train.objective import ELBOObjective, schedule
 
     model = AIR(
         shape,
@@ -86,21 +86,14 @@ def build(settings: AIRSettings, shape: tuple[int, int]) -> tuple[AIR, Recurrent
         baseline = BaselineNetwork(shape[0] * shape[1], settings.guide_hidden)
     kind = ResidualGuide if settings.guide == "residual" else RecurrentGuide
     sizes = {"hidden": settings.guide_hidden, "encoder_hidden": settings.what_hidden}
-    return model, kind(model, **sizes, anchors=settings.anchors, baseline=baseline)
-
-
-def assemble(settings: AIRSettings, model: AIR, guide: RecurrentGuide) -> ELBOObjective:
-    """The objective of the settings: estimator, annealed values, the baseline's own rate."""
-    from train.estimators import make
-    from train.objective import ELBOObjective, schedule
-
+    guide = kind(model, **sizes, anchors=settings.anchors, baseline=baseline)
     relaxed = ["temperature"] if settings.estimator == "concrete" else []
     return ELBOObjective(
         model,
         guide,
         make(settings.estimator, settings.particles),
         annealed=schedule(settings, "beta", "presence_prior", *relaxed),
-        rates=[(guide.baseline, settings.baseline_learning_rate)] if guide.baseline else [],
+        rates=[(baseline, settings.baseline_learning_rate)] if baseline else [],
     )
 
 
@@ -118,9 +111,9 @@ def main(settings: AIRSettings) -> dict[str, Any]:
     data = load_scenes(settings)
     data.require_room(settings.max_objects)
     batches = Batches((data.train.images,), settings.batch_size, settings.seed, device)
-    model, guide = build(settings, data.train.shape)
-    objective = assemble(settings, model, guide).to(device)
-    run = Run.create(settings, "air")
+    objective = build(settings, data.train.shape).to(device)
+    model, guide = objective.model, objective.guide
+    run = Run.create(settings, "air", shape=data.train.shape)
 
     watch = Watch(model, guide, data, batches, run)
     fitted = fit(objective, batches, run, settings, device, watch.monitor, watch.evaluate)

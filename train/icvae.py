@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from train.settings import Count, ELBOSettings, NonNegative, Positive, Whole, command, require
 
 if TYPE_CHECKING:
-    from pyro_models.icvae import ICVAE
-    from train.metrics.coding import Guide
+    from train.data.conditions import Condition
     from train.objective import ELBOObjective
 
 
@@ -71,28 +70,25 @@ class ICVAESettings(ELBOSettings):
         require(not (self.sweep and self.resume), "--sweep goes on by itself: leave --resume out")
 
 
-def build(settings: ICVAESettings, shape: tuple[int, int], c_dim: int) -> tuple[ICVAE, Guide]:
-    """The model and guide of the settings."""
+def build(settings: ICVAESettings, shape: tuple[int, int], condition: Condition) -> ELBOObjective:
+    """Model, guide and loss of the settings, for images of a height and width."""
     from guides.icvae import EchoGuide, GaussianGuide
     from pyro_models.icvae import ICVAE
     from train import losses
+    from train.estimators import MeanFieldELBO
+    from train.objective import ELBOObjective, schedule
 
     sizes = {"hidden": settings.hidden, "network": settings.network}
     likelihood = {key: getattr(settings, key) for key in ("likelihood", "likelihood_scale")}
     prior = settings.invariance != "echo"
+    c_dim = condition.size if settings.condition == "labels" else 0
     model = ICVAE(shape, c_dim, settings.z_dim, **sizes, **likelihood, prior=prior)
     sizes["sees_c"] = settings.encoder_sees_labels
     if settings.invariance == "echo":
-        return model, EchoGuide(model, terms=settings.echo_terms, **sizes)
-    sizes["memory"] = settings.memory if settings.invariance == "direct" else 0
-    return model, GaussianGuide(model, losses.INVARIANCES[settings.invariance], **sizes)
-
-
-def assemble(settings: ICVAESettings, model: ICVAE, guide: Guide) -> ELBOObjective:
-    """The objective of the settings."""
-    from train.estimators import MeanFieldELBO
-    from train.objective import ELBOObjective, schedule
-
+        guide = EchoGuide(model, terms=settings.echo_terms, **sizes)
+    else:
+        sizes["memory"] = settings.memory if settings.invariance == "direct" else 0
+        guide = GaussianGuide(model, losses.INVARIANCES[settings.invariance], **sizes)
     annealed = schedule(settings, "beta", "weight")
     weight = annealed.pop("weight")
     if settings.invariance != "none":
@@ -126,11 +122,11 @@ def main(settings: ICVAESettings) -> dict[str, Any]:
         f"--echo-terms {settings.echo_terms}: only {len(data.held_out)} images are held out",
     )
     told = condition.told(data.train, settings.condition == "labels")
-    model, guide = build(settings, tuple(data.train.images.shape[1:]), told.shape[1])
-    objective = assemble(settings, model, guide).to(device)
+    objective = build(settings, data.train.shape, condition).to(device)
     batches = Batches((data.train.images, told), settings.batch_size, settings.seed, device)
-    run = Run.create(settings, "icvae")
+    run = Run.create(settings, "icvae", shape=data.train.shape, condition=condition.state())
 
+    model, guide = objective.model, objective.guide
     watch = Watch(model, guide, data.held_out, condition, settings.condition == "labels")
     fitted = fit(objective, batches, run, settings, device, evaluate=watch.evaluate)
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import safetensors.torch
@@ -55,12 +55,13 @@ class Run:
         self.board: Any = None
 
     @classmethod
-    def create(cls, settings: Settings, method: str) -> Run:
+    def create(cls, settings: Settings, method: str, **inputs: Any) -> Run:
         """Makes the folder of a new run, or opens that of a run to be resumed.
 
         Args:
             settings: ``run_dir``, ``resume``, and all that goes into ``config.json``.
             method: The method's name.
+            inputs: What the model must know of its data to be made again, as plain values.
 
         Raises:
             InputError: If the folder holds another run, or not the one to be resumed, or cannot be
@@ -75,7 +76,7 @@ class Run:
             f"--run-dir {directory} is a file: give a folder",
         )
         run.board_class = _tensorboard() if settings.tensorboard else None
-        config = {"method": method, "settings": _plain(asdict(settings))}
+        config = {"method": method, "settings": _plain(asdict(settings)), "inputs": _plain(inputs)}
         run.config = config | {"versions": _versions(), "git_commit": _commit()}
         if settings.resume:
             run._check(config)
@@ -232,7 +233,7 @@ class Run:
         """Raises :class:`InputError` unless the folder holds a run of these settings."""
         path = self.directory / "config.json"
         require(path.exists(), f"--resume: there is no run in {self.directory}; leave --resume out")
-        method, settings = _read_config(path)
+        method, settings, _ = _read_config(path)
         require(
             method == self.method,
             f"--run-dir {self.directory} holds a run of {method}, not of {self.method}: "
@@ -275,20 +276,41 @@ class Run:
             disk.write_inside(self.directory, name, write)
 
 
-def read_run(directory: Path, method: str) -> tuple[dict[str, Any], dict[str, Tensor], int]:
-    """What a run has learnt: its settings, its weights by name, and the step that they are of.
+class Learnt(NamedTuple):
+    """What a run has learnt.
+
+    Attributes:
+        method: The method's name.
+        settings: Its settings, as ``config.json`` has them.
+        inputs: What the model must know of its data; empty in runs of earlier versions.
+        weights: By name.
+        step: The step that they are of.
+    """
+
+    method: str
+    settings: dict[str, Any]
+    inputs: dict[str, Any]
+    weights: dict[str, Tensor]
+    step: int
+
+
+def read_run(directory: Path, method: str | None = None) -> Learnt:
+    """Reads what a run has learnt, from ``config.json`` and ``model.safetensors``.
 
     Args:
         directory: The run folder.
-        method: The method that it must be of.
+        method: The method that it must be of, if it is not to be any.
 
     Raises:
         InputError: If it is not there or damaged, of another method, or has no weights yet.
     """
     path = directory / "config.json"
     require(path.exists(), f"{directory} holds no run (there is no {path.name}): give a run folder")
-    held, settings = _read_config(path)
-    require(held == method, f"{directory} holds a run of {held}, not of {method}: give another one")
+    held, settings, inputs = _read_config(path)
+    require(
+        method in (None, held),
+        f"{directory} holds a run of {held}, not of {method}: give another one",
+    )
     path = directory / "model.safetensors"
     require(path.exists(), f"{directory} has no checkpoint yet ({path.name}): give another run")
     try:
@@ -298,14 +320,14 @@ def read_run(directory: Path, method: str) -> tuple[dict[str, Any], dict[str, Te
     # Whatever a damaged file makes safetensors raise.
     except Exception as error:
         raise InputError(f"{path} is damaged ({error}): give another run folder") from error
-    return settings, weights, step
+    return Learnt(held, settings, inputs, weights, step)
 
 
-def _read_config(path: Path) -> tuple[str, dict[str, Any]]:
-    """The method and settings that ``config.json`` names."""
+def _read_config(path: Path) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    """The method, settings and inputs that ``config.json`` names."""
     try:
         config = json.loads(path.read_text())
-        return config["method"], dict(config["settings"])
+        return str(config["method"]), dict(config["settings"]), dict(config.get("inputs", {}))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is damaged: use another run folder") from error
 

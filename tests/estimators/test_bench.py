@@ -129,15 +129,16 @@ def test_bad_input(flags, words, tmp_path, capsys):
 def test_a_checkpoint_that_cannot_be_read(tmp_path):
     run = tmp_path / "run"
     air.main(small(tmp_path))
-    settings, weights, step = read_run(run, "air")
-    assert step == 6
-    assert restore(air.AIRSettings, settings) == replace(small(tmp_path), run_dir=run)
-    assert "model.decoder.0.weight" in weights
+    learnt = read_run(run, "air")
+    assert (learnt.method, learnt.step) == ("air", 6)
+    assert learnt.inputs == {"shape": [50, 50]}
+    assert restore(air.AIRSettings, learnt.settings) == replace(small(tmp_path), run_dir=run)
+    assert "model.decoder.0.weight" in learnt.weights
 
     with refused("holds a run of air, not of icvae"):
         read_run(run, "icvae")
     with refused("no setting"):
-        restore(air.AIRSettings, settings | {"colour": "red"})
+        restore(air.AIRSettings, learnt.settings | {"colour": "red"})
     (run / "model.safetensors").write_bytes(b"not weights")
     with refused("model.safetensors", "is damaged"):
         read_run(run, "air")

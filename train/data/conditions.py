@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -54,6 +56,16 @@ class Condition:
             f"--data: class {min(unseen, default=0)} is held out whole: add more of it",
         )
         return cls(classes, torch.zeros(0), torch.zeros(0))
+
+    def state(self) -> dict[str, Any]:
+        """Plain values, from which :meth:`restored` makes it again."""
+        return {"classes": self.classes, "loc": self.loc.tolist(), "scale": self.scale.tolist()}
+
+    @classmethod
+    def restored(cls, state: Mapping[str, Any]) -> Condition:
+        """The condition of a :meth:`state`."""
+        loc, scale = (torch.tensor(state[name]) for name in ("loc", "scale"))
+        return cls(int(state["classes"]), loc, scale)
 
     @property
     def size(self) -> int:

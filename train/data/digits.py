@@ -39,6 +39,11 @@ class Images:
     def __len__(self) -> int:
         return len(self.images)
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """The images' height and width."""
+        return tuple(self.images.shape[1:])
+
     def select(self, index: Tensor) -> Images:
         r"""The images, and their labels, at ``index`` of shape :math:`(L,)`."""
         return Images(self.images[index], None if self.labels is None else self.labels[index])
@@ -112,7 +117,7 @@ def pad(data: Images, multiple: int) -> tuple[Images, tuple[int, int]]:
     Returns:
         The images, and how many rows and columns were added.
     """
-    height, width = data.images.shape[1:]
+    height, width = data.shape
     rows, columns = (-side % multiple for side in (height, width))
     frame = (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2)
     padded = torch.nn.functional.pad(data.images, frame)

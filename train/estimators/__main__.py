@@ -79,10 +79,11 @@ def air_settings(settings: BenchSettings) -> tuple[AIRSettings, dict[str, Any], 
     if settings.checkpoint is None:
         names = [field.name for field in fields(AIRSettings)]
         return AIRSettings(**{name: getattr(settings, name) for name in names}), {}, 0
-    values, weights, step = read_run(settings.checkpoint, "air")
-    chosen = restore(AIRSettings, values)
+    learnt = read_run(settings.checkpoint, "air")
+    chosen = restore(AIRSettings, learnt.settings)
     kept = ("data_dir", "device", "seed", "particles", "temperature", "temperature_start")
-    return replace(chosen, **{name: getattr(settings, name) for name in kept}), weights, step
+    chosen = replace(chosen, **{name: getattr(settings, name) for name in kept})
+    return chosen, learnt.weights, learnt.step
 
 
 def assembled(
@@ -91,11 +92,11 @@ def assembled(
     """The objective of a row with given weights; a baseline's stay as they are drawn."""
     import torch
 
-    from train.air import assemble, build
+    from train.air import build
 
     torch.manual_seed(settings.seed)
     chosen = row_settings(settings, row)
-    objective = assemble(chosen, *build(chosen, shape))
+    objective = build(chosen, shape)
     own = {name: value for name, value in weights.items() if not name.startswith("guide.baseline")}
     if own:
         objective.load_state_dict({**objective.state_dict(), **own})
