@@ -32,8 +32,8 @@ class Autoencoder(nn.Module):
             :math:`z`, of shape :math:`(*, D)`.
         """
         batch = images.shape[:-2]
-        z = self.encoder(images.reshape(-1, 1, *self.shape)).to(images.dtype)
-        return z.reshape(*batch, -1)
+        z = self.encoder(images.reshape(-1, 1, *self.shape)).to(images.dtype).flatten(1)
+        return z.reshape(*batch, z.shape[1])
 
     def decode(self, z: Tensor) -> Tensor:
         r"""Images of codes: :math:`(*, D)` to :math:`(*, H, W)`."""
