@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -413,6 +414,10 @@ class Stopwatch(AbstractContextManager["Stopwatch"]):
 def interrupts() -> Iterator[Callable[[], bool]]:
     """Turns the first Ctrl-C into a flag that the loop reads; a second one stops at once."""
     pressed = False
+    if threading.current_thread() is not threading.main_thread():
+        # Only the main thread hears of it.
+        yield lambda: pressed
+        return
 
     def press(*_: object) -> None:
         nonlocal pressed

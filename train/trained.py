@@ -45,11 +45,17 @@ class Trained:
     """How many images are looked at together."""
 
     def __init__(self, learnt: Learnt, device: torch.device) -> None:
+        self.learnt = learnt._replace(weights={})
         self.settings: Any = restore(self.door[0], learnt.settings)
         self.shape = tuple(learnt.inputs["shape"])
         self.objective: Any = self.build(learnt.inputs)
         self.objective.load_state_dict(learnt.weights)
         self.objective.to(device).eval()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # As a run folder has it, and not as modules, which are of this version of the code alone.
+        weights = {name: each.cpu() for name, each in self.objective.state_dict().items()}
+        return type(self), (self.learnt._replace(weights=weights), torch.device("cpu"))
 
     def build(self, inputs: Mapping[str, Any]) -> Objective:
         """The networks, from what ``config.json`` says of the data."""

@@ -1,0 +1,257 @@
+"""The methods as scikit-learn transformers: ``fit`` trains one, ``transform`` gives its codes."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import Field, fields
+from inspect import Parameter, Signature
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.utils import Tags
+from sklearn.utils.validation import check_is_fitted, validate_data
+from torch import Tensor
+
+from pyro_models.acai import halvings
+from train import runtime
+from train.data import digits
+from train.data.batches import Batches
+from train.data.conditions import Condition
+from train.data.digits import Images
+from train.data.stacks import Stacks, sets_of
+from train.loop import fit
+from train.objective import Batch, Objective
+from train.runs import Run
+from train.settings import InputError, require
+from train.trained import METHODS, load
+
+CPU = torch.device("cpu")
+OWN = ("data", "data_dir", "evaluate_on", "resume", "run_dir", "sweep", "tensorboard")
+"""Settings of the command line that a transformer has no use for."""
+
+
+class Transformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+    r"""A method that is trained by ``fit`` and encodes by ``transform``.
+
+    ``X`` are images, of shape :math:`(M, H, W)`, or flat, of shape :math:`(M, H W)`. Bytes are
+    grey levels; other numbers are scaled so that the least and the greatest that ``fit`` saw are 0
+    and 1, and clipped beyond.
+
+    Args:
+        image_shape: Height and width of flat images; if not given they are square, or, where that
+            cannot be, of one row.
+        settings: Those of the command line, by name: ``steps``, ``z_dim``, ``seed`` and so on.
+
+    Attributes:
+        trained_: The method, as :func:`train.trained.load` gives it.
+
+    Raises:
+        InputError: A :class:`ValueError` here, if ``X`` or ``y`` cannot be used.
+    """
+
+    method: ClassVar[str]
+    DEFAULTS: ClassVar[Mapping[str, Any]] = {}
+    """Where they are not those of the command line."""
+
+    def __init_subclass__(cls) -> None:
+        # scikit-learn reads a constructor's parameters, and so do people: they are the settings.
+        known = {"image_shape": None, **{field.name: field.default for field in cls._fields()}}
+        named = [
+            Parameter(name, Parameter.KEYWORD_ONLY, default=cls.DEFAULTS.get(name, default))
+            for name, default in known.items()
+        ]
+
+        def __init__(self: Transformer, **settings: Any) -> None:
+            bound = signature.bind(self, **settings)
+            bound.apply_defaults()
+            for name, value in list(bound.arguments.items())[1:]:
+                setattr(self, name, value)
+
+        signature = Signature([Parameter("self", Parameter.POSITIONAL_OR_KEYWORD), *named])
+        __init__.__signature__ = signature
+        cls.__init__ = __init__
+
+    @classmethod
+    def _fields(cls) -> list[Field]:
+        method = getattr(cls, "method", None)
+        every = fields(METHODS[method].door[0]) if method else ()
+        return [field for field in every if field.name not in OWN]
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        # Codes are of single precision, whatever images are.
+        tags.transformer_tags.preserves_dtype = []
+        return tags
+
+    def fit(self, X: Any, y: Any = None) -> Transformer:
+        """Trains on images.
+
+        Args:
+            X: Images.
+            y: Labels: what ICVAE's codes are to say nothing of, or the sets of ABC's images.
+        """
+        images = self._images(X, fitting=True)
+        before = runtime.random_state(CPU)
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                self._train(images, y, Path(folder) / "run")
+        except InputError as error:
+            raise ValueError(str(error)) from error
+        finally:
+            runtime.set_random_state(before, CPU)
+        return self
+
+    def transform(self, X: Any) -> np.ndarray:
+        r"""Codes of images, of shape (M, D)."""
+        check_is_fitted(self)
+        return self.trained_.encode(self._images(X)).cpu().numpy()
+
+    @property
+    def _n_features_out(self) -> int:
+        return self.transform(np.zeros((1, self.n_features_in_))).shape[1]
+
+    def _train(self, images: Tensor, y: Any, folder: Path) -> None:
+        names = [field.name for field in self._fields()]
+        values = {name: getattr(self, name) for name in names} | {"run_dir": folder}
+        values |= self._fitting(values, images, y)
+        settings = METHODS[self.method].door[0](**values)
+        device = runtime.setup(settings)
+        objective, batches, inputs = self._prepare(settings, images, y, device)
+        inputs = {"shape": tuple(images.shape[1:])} | inputs
+        run = Run.create(settings, self.method, **inputs)
+        fit(objective.to(device), batches, run, settings, device)
+        self.trained_ = load(folder, device)
+
+    def _fitting(self, values: Mapping[str, Any], images: Tensor, y: Any) -> dict[str, Any]:
+        """Settings that few images make smaller."""
+        return {"batch_size": min(values["batch_size"], len(images))}
+
+    def _prepare(
+        self, settings: Any, images: Tensor, y: Any, device: torch.device
+    ) -> tuple[Objective, Callable[[int], Batch], dict[str, Any]]:
+        """Objective, batches, and what else the method must know of its data."""
+        _, build = METHODS[self.method].door
+        batches = Batches((images,), settings.batch_size, settings.seed, device)
+        return build(settings, tuple(images.shape[1:])), batches, {}
+
+    def _images(self, X: Any, *, fitting: bool = False) -> Tensor:
+        """Images in [0, 1], of shape (M, H, W)."""
+        given = X if hasattr(X, "ndim") else np.asarray(X)
+        shape = self.image_shape
+        if given.ndim == 3:
+            shape, given = tuple(given.shape[1:]), np.asarray(given).reshape(len(given), -1)
+        flat = validate_data(self, given, reset=fitting, ensure_min_samples=1 + fitting)
+        if fitting:
+            side = math.isqrt(flat.shape[1])
+            square = (side, side) if side**2 == flat.shape[1] else (1, flat.shape[1])
+            self.shape_ = shape or square
+            if math.prod(self.shape_) != flat.shape[1]:
+                raise ValueError(f"image_shape is {shape}, but X has {flat.shape[1]} features")
+            # Bytes are grey levels, whatever is among them.
+            byte = flat.dtype == np.uint8
+            self.range_ = (0.0, 255.0) if byte else (float(flat.min()), float(flat.max()))
+        low, high = self.range_
+        scaled = (flat.astype(np.float64) - low) / ((high - low) or 1.0)
+        return torch.from_numpy(scaled.clip(0, 1)).float().unflatten(1, self.shape_)
+
+
+class Invertible(Transformer):
+    """A transformer whose codes decode to images."""
+
+    def inverse_transform(self, X: Any) -> np.ndarray:
+        """Flat images of codes, in the range that ``fit`` saw."""
+        check_is_fitted(self)
+        low, high = self.range_
+        z = torch.from_numpy(np.asarray(X, dtype=np.float32))
+        return low + (high - low) * self.trained_.decode(z).flatten(1).cpu().numpy()
+
+
+class AETransformer(Invertible):
+    """The plain autoencoder."""
+
+    method = "ae"
+
+
+class ACAITransformer(Invertible):
+    """ACAI."""
+
+    method = "acai"
+
+    def _prepare(
+        self, settings: Any, images: Tensor, y: Any, device: torch.device
+    ) -> tuple[Objective, Callable[[int], Batch], dict[str, Any]]:
+        multiple = 1 << halvings(self.shape_) if settings.network == "conv" else 1
+        padded, frame = digits.pad(Images(images, None), multiple)
+        prepared = super()._prepare(settings, padded.images, y, device)
+        return *prepared[:2], {"frame": frame, "shape": padded.shape}
+
+
+class ABCTransformer(Transformer):
+    """ABC: ``y`` are the sets of the images, all of which it is trained on."""
+
+    method = "abc"
+    DEFAULTS: ClassVar = {"withheld": ()}
+
+    def _fitting(self, values: Mapping[str, Any], images: Tensor, y: Any) -> dict[str, Any]:
+        # A stack is of one set, and the batch is of pairs of stacks.
+        smallest = np.unique(labels_of(y, images), return_counts=True)[1].min()
+        sizes = ("stack_size", "other_stack_size")
+        return {name: values[name] and min(values[name], int(smallest)) for name in sizes}
+
+    def _prepare(
+        self, settings: Any, images: Tensor, y: Any, device: torch.device
+    ) -> tuple[Objective, Callable[[int], Batch], dict[str, Any]]:
+        _, build = METHODS[self.method].door
+        sets = sets_of(Images(images, torch.from_numpy(labels_of(y, images))))
+        stacks = Stacks(
+            images,
+            sets,
+            settings.sizes,
+            pairs=settings.batch_size,
+            withheld=settings.withheld,
+            curated=settings.curated,
+            replacement=settings.replacement,
+            seed=settings.seed,
+            device=device,
+        )
+        return build(settings, tuple(images.shape[1:])), stacks, {}
+
+
+class ICVAETransformer(Transformer):
+    """ICVAE: its codes are to say nothing of ``y``, classes or quantities."""
+
+    method = "icvae"
+
+    def _prepare(
+        self, settings: Any, images: Tensor, y: Any, device: torch.device
+    ) -> tuple[Objective, Callable[[int], Batch], dict[str, Any]]:
+        require(not settings.encoder_sees_labels, "encoder_sees_labels: transform has no labels")
+        _, build = METHODS[self.method].door
+        known = Images(images, torch.from_numpy(labels_of(y, images)))
+        condition = Condition.of(known, known)
+        told = condition.told(known, settings.condition == "labels")
+        batches = Batches((images, told), settings.batch_size, settings.seed, device)
+        objective = build(settings, tuple(images.shape[1:]), condition)
+        return objective, batches, {"condition": condition.state()}
+
+
+class AIRTransformer(Transformer):
+    """AIR: of each object whether it is there, its place and its code."""
+
+    method = "air"
+
+
+def labels_of(y: Any, images: Tensor) -> np.ndarray:
+    """Labels as data has them: whole numbers, or quantities."""
+    require(y is not None, "y is missing: this method needs a label for each image")
+    labels = np.asarray(y)
+    require(len(labels) == len(images), f"there are {len(labels)} labels for {len(images)} images")
+    if labels.dtype.kind in "OUS":
+        # Names of classes.
+        return np.unique(labels, return_inverse=True)[1]
+    return labels.astype(np.float32 if labels.dtype.kind == "f" else np.int64)
