@@ -190,12 +190,14 @@ class RecurrentGuide(PyroModule):
         recurrence, step, encoder = self.recurrence, self.step, self.encoder
         where_loc, where_scale = model.where_loc, model.where_scale
         projected = self.image(images.flatten(-2)).to(images.dtype)
+        # Not len(images), which torch.export would take for a number that stays.
+        batch = images.shape[0]
         hidden = torch.zeros_like(projected)
         sizes = [1, 3, 3, len(self.anchors), hidden.shape[-1]]
-        latents = projected.new_zeros(len(images), 3 + model.what_dim)
+        latents = projected.new_zeros(batch, 3 + model.what_dim)
         z_pres = canvas = None
         with (
-            pyro.plate("scenes", len(images), device=images.device),
+            pyro.plate("scenes", batch, device=images.device),
             poutine.scale(scale=beta),
         ):
             for i in range(model.max_objects):

@@ -11,9 +11,12 @@ import numpy as np
 import pytest
 import torch
 
+from guides.air import Detection
 from tests import doors
 from tests.data.refusals import refused
 from tests.kills import COMMON, SCENES, save_own
+from train.export import ExportSettings, compare, export, exported
+from train.export import main as export_main
 from train.settings import command
 from train.trained import METHODS, load
 
@@ -171,6 +174,81 @@ def test_objects_are_found(runs):
     trained.batch = 5
     torch.testing.assert_close(trained.detect(x).boxes, found.boxes)
     assert trained.sample(3, count=2).counts.tolist() == [2, 2, 2]
+
+
+@pytest.mark.parametrize("name", FLAGS)
+def test_exports_are_their_originals(runs, tmp_path, name):
+    """Also when they are read again, in batches of other sizes than they were made with."""
+    trained = load(runs(name))
+    files = export(trained, tmp_path)
+    parts = trained.parts()
+    assert [file.name for file in files] == [f"{part}.pt2" for part in parts]
+    for file, (function, examples) in zip(files, parts.values(), strict=True):
+        program = torch.export.load(file).module()
+        inputs = [torch.rand(3, *each.shape[1:]).to(each.dtype) for each in examples]
+        with torch.no_grad():
+            torch.testing.assert_close(program(*inputs), function(*inputs))
+
+
+def test_an_export_is_what_the_verbs_give(runs, tmp_path):
+    for name in ("ae", "acai", "abc", "air"):
+        trained = load(runs(name))
+        export(trained, tmp_path / name)
+        x = torch.rand(5, *trained.shape)
+        found = torch.export.load(tmp_path / name / "encoder.pt2").module()(x)
+        if name == "air":
+            torch.testing.assert_close(found, tuple(trained.detect(x)))
+            drawn = torch.export.load(tmp_path / name / "decoder.pt2").module()
+            codes = Detection(*found)
+            picture = drawn(codes.z_where, codes.z_what, codes.counts)
+            torch.testing.assert_close(picture, trained.reconstruct(x))
+        else:
+            torch.testing.assert_close(found, trained.encode(x))
+
+
+def test_an_export_of_other_weights_is_noticed(runs):
+    trained, other = (load(runs("ae")) for _ in range(2))
+    program = exported(trained, trained.parts()["decoder"]).module()
+    compare(program, other.parts()["decoder"], trained.device)
+    with torch.no_grad():
+        next(other.objective.autoencoder.decoder.parameters()).mul_(1.5)
+    with pytest.raises(AssertionError):
+        compare(program, other.parts()["decoder"], trained.device)
+
+
+@pytest.mark.parametrize("name", ["ae", "acai", "abc", "icvae"])
+def test_onnx(runs, tmp_path, name):
+    import onnxruntime
+
+    trained = load(runs(name))
+    export(trained, tmp_path, onnx=True)
+    for part, (function, examples) in trained.parts().items():
+        session = onnxruntime.InferenceSession(str(tmp_path / f"{part}.onnx"))
+        inputs = [torch.rand(5, *each.shape[1:]) for each in examples]
+        # Inputs of no columns are left out: a condition that the encoder does not look at.
+        names = [given.name for given in session.get_inputs()]
+        found = session.run(
+            None, {key: each.numpy() for key, each in zip(names, inputs, strict=False)}
+        )
+        with torch.no_grad():
+            expected = function(*inputs)
+        for one, other in zip(
+            found, expected if isinstance(expected, tuple) else (expected,), strict=True
+        ):
+            torch.testing.assert_close(torch.from_numpy(one), other, rtol=1e-3, atol=1e-4)
+
+
+def test_the_exports_command(runs, tmp_path, capsys, monkeypatch):
+    command(ExportSettings, export_main, [str(runs("abc")), "--out", str(tmp_path / "there")])
+    assert (tmp_path / "there" / "encoder.pt2").exists()
+    monkeypatch.setitem(__import__("sys").modules, "onnxscript", None)
+    with refused("--onnx needs ONNX"):
+        export(load(runs("abc")), tmp_path, onnx=True)
+    (tmp_path / "a file").touch()
+    with pytest.raises(SystemExit) as stop:
+        command(ExportSettings, export_main, [str(runs("abc")), "--out", str(tmp_path / "a file")])
+    assert stop.value.code == 2
+    assert "a file" in capsys.readouterr().err
 
 
 def test_bad_images(runs):

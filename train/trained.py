@@ -9,9 +9,11 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from guides.air import Detection
 from pyro_models.air import Scene
+from pyro_models.networks import paste
 from train import abc, acai, ae, air, icvae, losses
 from train.data.batches import as_input
 from train.data.conditions import Condition
@@ -22,6 +24,10 @@ from train.settings import InputError, Settings, first_line, require, restore
 
 Array = np.ndarray | Tensor
 """Images: of shape :math:`(M, H, W)`, bytes, or floats in [0, 1]."""
+
+
+Part = tuple[Callable[..., Any], tuple[Tensor, ...]]
+"""A function of tensors, and examples of them."""
 
 
 class Trained:
@@ -70,6 +76,14 @@ class Trained:
         r"""A code for each image, of shape :math:`(M, D)`."""
         raise NotImplementedError
 
+    def parts(self) -> dict[str, Part]:
+        """Encoder and, where there is one, decoder, as functions of tensors for export."""
+        raise NotImplementedError
+
+    def blank(self, *shape: int) -> Tensor:
+        """An example of an input."""
+        return torch.zeros(2, *shape, device=self.device)
+
     def inputs(self, images: Array) -> Tensor:
         r"""Images as networks take them: :math:`(M, H, W)`, numbers in [0, 1], on the device.
 
@@ -105,6 +119,13 @@ class TrainedAutoencoder(Trained):
     def encode(self, images: Array) -> Tensor:
         return self.each(self.objective.autoencoder.encode, self.inputs(images))
 
+    def parts(self) -> dict[str, Part]:
+        autoencoder = self.objective.autoencoder
+        return {
+            "encoder": (autoencoder.encode, (self.blank(*self.shape),)),
+            "decoder": (autoencoder.decode, (self.blank(self.settings.z_dim),)),
+        }
+
     def decode(self, z: Tensor) -> Tensor:
         r"""Images of codes: :math:`(M, D)` to :math:`(M, H, W)`, in [0, 1]."""
         return self.each(self.objective.autoencoder.decode, z.to(self.device))
@@ -137,8 +158,16 @@ class TrainedACAI(TrainedAutoencoder):
         self.shape = (height - rows, width - columns)
         return objective
 
+    def parts(self) -> dict[str, Part]:
+        autoencoder = self.objective.autoencoder
+        (_, images), (_, z) = super().parts().values()
+        return {
+            "encoder": (lambda x: autoencoder.encode(pad(x, self.frame)), images),
+            "decoder": (lambda z: self.inside(autoencoder.decode(z)), z),
+        }
+
     def inputs(self, images: Array) -> Tensor:
-        return torch.nn.functional.pad(super().inputs(images), self.frame)
+        return pad(super().inputs(images), self.frame)
 
     def decode(self, z: Tensor) -> Tensor:
         return self.inside(super().decode(z))
@@ -163,6 +192,9 @@ class TrainedABC(Trained):
 
     def encode(self, images: Array) -> Tensor:
         return self.each(self.objective.embedder, self.inputs(images))
+
+    def parts(self) -> dict[str, Part]:
+        return {"encoder": (self.objective.embedder, (self.blank(*self.shape),))}
 
     def retrieve(self, query: Array, gallery: Array, k: int = 1) -> Tensor:
         r"""The images of a gallery that are most alike in style, the nearest first.
@@ -217,6 +249,15 @@ class TrainedICVAE(Trained):
             )
             given = given.long()
         return self.condition(given).to(self.device)
+
+    def parts(self) -> dict[str, Part]:
+        model, guide = self.objective.model, self.objective.guide
+        z, c = self.blank(self.settings.z_dim), self.blank(model.c_dim)
+        return {
+            # What the encoder says of an image: mean and log-variance, or Echo's signal and gain.
+            "encoder": (guide.encode, (self.blank(*self.shape), c)),
+            "decoder": (model.decode, (z, c)),
+        }
 
     def encode(self, images: Array, labels: Array | None = None) -> Tensor:
         """Codes; labels are wanted only if the encoder was trained with them."""
@@ -276,6 +317,21 @@ class TrainedAIR(Trained):
         there = (steps < found.counts.unsqueeze(1)).float().unsqueeze(-1)
         parts = [torch.ones_like(there), found.z_where, found.z_what]
         return (there * torch.cat(parts, dim=-1)).flatten(1)
+
+    def parts(self) -> dict[str, Part]:
+        model, guide = self.objective.model, self.objective.guide
+        steps = self.settings.max_objects
+        codes = (self.blank(steps, 3), self.blank(steps, model.what_dim))
+
+        def draw(z_where: Tensor, z_what: Tensor, counts: Tensor) -> Tensor:
+            there = torch.arange(steps, device=counts.device) < counts.unsqueeze(1)
+            pictures = paste(model.decode(z_what), z_where, model.shape)
+            return (there[..., None, None] * pictures).sum(dim=1)
+
+        return {
+            "encoder": (lambda x: tuple(guide.detect(x)), (self.blank(*self.shape),)),
+            "decoder": (draw, (*codes, self.blank().long())),
+        }
 
     def reconstruct(self, images: Array) -> Tensor:
         """The objects found, on a canvas of the images' shape."""

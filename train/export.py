@@ -1,0 +1,137 @@
+"""Exports what a run has learnt, for use without this project: ``python -m train.export RUN``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import tyro
+
+from train.settings import InputError, command
+
+if TYPE_CHECKING:
+    from train.trained import Part, Trained
+
+SIZES = (1, 2, 7, 64)
+"""Batch sizes with which an export is compared with its original."""
+
+
+@dataclass(frozen=True)
+class ExportSettings:
+    """Write encoder and decoder of a run as PyTorch programs, and compare them with the original.
+
+    They take float images in [0, 1], of any number, and are read with torch.export.load."""
+
+    run: tyro.conf.Positional[Path]
+    """Run folder."""
+    out: Path | None = None
+    """Where they go; the folder export in the run's if not given."""
+    onnx: bool = False
+    """Write them for ONNX too; needs the extra onnx."""
+
+
+def export(trained: Trained, folder: Path, *, onnx: bool = False) -> list[Path]:
+    """Writes a trained method's parts, ``encoder.pt2`` and ``decoder.pt2``.
+
+    Args:
+        trained: See :func:`train.trained.load`.
+        folder: Where to.
+        onnx: Whether to write ``encoder.onnx`` and ``decoder.onnx`` too.
+
+    Returns:
+        The files.
+
+    Raises:
+        InputError: If they cannot be written, or ONNX is not installed.
+        AssertionError: If an export does not give what its original does.
+    """
+    import io
+
+    import pyro
+    import torch
+
+    from train import disk
+
+    files = []
+    # Checks of values would wait for them, and there are none yet.
+    with torch.no_grad(), pyro.validation_enabled(False):
+        for name, part in trained.parts().items():
+            program = exported(trained, part)
+            compare(program.module(), part, trained.device)
+            buffer = io.BytesIO()
+            torch.export.save(program, buffer)
+            content = {".pt2": buffer.getvalue()}
+            if onnx:
+                content[".onnx"] = _onnx(program)
+            for kind, data in content.items():
+                path = folder / f"{name}{kind}"
+                with disk.writing(path):
+                    folder.mkdir(parents=True, exist_ok=True)
+                    disk.write_atomically(path, lambda file, data=data: file.write(data))
+                files.append(path)
+    return files
+
+
+def exported(trained: Trained, part: Part) -> Any:
+    """A part as a program of any batch size."""
+    import torch
+    from torch import nn
+
+    function, examples = part
+
+    class Module(nn.Module):
+        """The part; its weights are the objective's."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.objective = trained.objective
+
+        def forward(self, *inputs: torch.Tensor) -> Any:
+            return function(*inputs)
+
+    batch = torch.export.Dim("batch", min=1)
+    shapes = (tuple({0: batch} for _ in examples),)
+    return torch.export.export(Module(), examples, dynamic_shapes=shapes, strict=False)
+
+
+def compare(program: Any, part: Part, device: Any) -> None:
+    """Raises :class:`AssertionError` unless a program gives what its part does."""
+    import torch
+
+    function, examples = part
+    for size in SIZES:
+        inputs = []
+        for example in examples:
+            like = torch.rand(size, *example.shape[1:], device=device)
+            inputs.append(like if example.is_floating_point() else (3 * like).to(example.dtype))
+        torch.testing.assert_close(program(*inputs), function(*inputs))
+
+
+def _onnx(program: Any) -> bytes:
+    import io
+
+    import torch
+
+    try:
+        import onnxscript  # noqa: F401
+    except ImportError:
+        raise InputError(
+            "--onnx needs ONNX: pip install 'structured-latents[onnx]', or leave --onnx out"
+        ) from None
+    buffer = io.BytesIO()
+    torch.onnx.export(program, dynamo=True, verbose=False).save(buffer)
+    return buffer.getvalue()
+
+
+def main(settings: ExportSettings) -> dict[str, Any]:
+    """Loads, exports, compares."""
+    from train.trained import load
+
+    folder = settings.out or settings.run / "export"
+    files = export(load(settings.run), folder, onnx=settings.onnx)
+    return {path.name: path for path in files}
+
+
+if __name__ == "__main__":
+    command(ExportSettings, main)
