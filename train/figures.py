@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -336,4 +337,32 @@ def maps(panels: Sequence[tuple[str, np.ndarray, np.ndarray]]) -> Figure:
         axis.set(title=title, xlabel="component 1", ylabel="component 2", aspect="equal")
         axis.set(xlim=middle[0] + reach * np.array([-1, 1]))
         axis.set(ylim=middle[1] + reach * np.array([-1, 1]))
+    return figure
+
+
+def comparison(rows: Sequence[Mapping[str, Any]], measures: Mapping[str, str]) -> Figure:
+    """Bars of each measure, a panel each, one bar a method.
+
+    Args:
+        rows: One for each method: its name under ``method``, and its measures.
+        measures: What panels show, with their titles.
+    """
+    columns = 4
+    lines = -(-len(measures) // columns)
+    figure = Figure(figsize=(3.2 * columns, 0.3 * (len(rows) + 3) * lines), layout="constrained")
+    panels = figure.subplots(lines, columns, sharey=True, squeeze=False)
+    names = [str(row["method"]) for row in rows]
+    colours = [f"C{i % 10}" for i in range(len(rows))]
+    for axes, (measure, title) in zip(panels.flat, measures.items(), strict=False):
+        values = [math.nan if row[measure] is None else float(row[measure]) for row in rows]
+        bars = axes.barh(names, np.nan_to_num(values), color=colours)
+        shown = ["" if math.isnan(value) else f" {value:.3g}" for value in values]
+        axes.bar_label(bars, shown, fontsize=8)
+        axes.set_title(title, fontsize=9)
+        axes.margins(x=0.25)
+        axes.tick_params(labelsize=8)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0][0].invert_yaxis()
+    for axes in panels.flat[len(measures) :]:
+        axes.set_visible(False)
     return figure

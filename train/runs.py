@@ -221,6 +221,10 @@ class Run:
         content = text.getvalue().encode()
         self._write(f"{name}.csv", lambda file: file.write(content))
 
+    def save_text(self, name: str, text: str) -> None:
+        """Writes a text file."""
+        self._write(name, lambda file: file.write(text.encode()))
+
     def finish(self, results: Mapping[str, Any]) -> dict[str, Any]:
         """Writes ``results.json``; returns what it holds."""
         results = {"method": self.method} | _plain(results)

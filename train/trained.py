@@ -319,19 +319,37 @@ class TrainedAIR(Trained):
         return (there * torch.cat(parts, dim=-1)).flatten(1)
 
     def parts(self) -> dict[str, Part]:
-        model, guide = self.objective.model, self.objective.guide
-        steps = self.settings.max_objects
-        codes = (self.blank(steps, 3), self.blank(steps, model.what_dim))
-
-        def draw(z_where: Tensor, z_what: Tensor, counts: Tensor) -> Tensor:
-            there = torch.arange(steps, device=counts.device) < counts.unsqueeze(1)
-            pictures = paste(model.decode(z_what), z_where, model.shape)
-            return (there[..., None, None] * pictures).sum(dim=1)
-
+        guide, steps = self.objective.guide, self.settings.max_objects
+        codes = (self.blank(steps, 3), self.blank(steps, self.settings.what_dim))
         return {
             "encoder": (lambda x: tuple(guide.detect(x)), (self.blank(*self.shape),)),
-            "decoder": (draw, (*codes, self.blank().long())),
+            "decoder": (self.draw, (*codes, self.blank().long())),
         }
+
+    def draw(self, z_where: Tensor, z_what: Tensor, counts: Tensor) -> Tensor:
+        r"""The first ``counts`` objects on canvases :math:`(M, H, W)`.
+
+        Args:
+            z_where: Places, of shape :math:`(M, N, 3)`.
+            z_what: Codes, of shape :math:`(M, N, D)`.
+            counts: Of shape :math:`(M)`.
+        """
+        model = self.objective.model
+        there = torch.arange(z_where.shape[1], device=counts.device) < counts.unsqueeze(1)
+        pictures = paste(model.decode(z_what), z_where, model.shape)
+        return (there[..., None, None] * pictures).sum(dim=1)
+
+    def decode(self, z: Tensor) -> Tensor:
+        r"""Canvases of what :meth:`encode` gives: :math:`(M, H, W)`.
+
+        Halfway between two codes an object is there that is in both.
+        """
+
+        def drawn(z: Tensor) -> Tensor:
+            there, z_where, z_what = z.split([1, 3, self.settings.what_dim], dim=-1)
+            return self.draw(z_where, z_what, (there.squeeze(-1) > 0.5).sum(1))
+
+        return self.each(drawn, z.to(self.device).unflatten(1, (self.settings.max_objects, -1)))
 
     def reconstruct(self, images: Array) -> Tensor:
         """The objects found, on a canvas of the images' shape."""

@@ -1,0 +1,113 @@
+"""Compares methods on the same held-out images: ``python -m train.compare RUN...``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+
+from train.settings import Count, Settings, Whole, command, flag
+
+METHODS = ("ae", "acai", "abc", "icvae", "air")
+
+
+@dataclass(frozen=True)
+class CompareSettings:
+    """Compare runs of any methods, beside raw pixels, PCA and an untrained encoder.
+
+    One table (Markdown and CSV) and one figure, of the same measures on the same held-out images.
+    AIR sees each image alone in the middle of an empty scene."""
+
+    runs: tyro.conf.Positional[tuple[Path, ...]] = ()
+    """Run folders; without any, each method is trained for --steps."""
+    data: str = "mnist5k"
+    """Labelled images to compare on; see --data of train.ae."""
+    data_dir: Path = Path("data")
+    """Where downloaded data sets are kept."""
+    evaluate_on: Literal["test", "validation"] = "test"
+    """What is held out; see --evaluate-on of train.ae."""
+    steps: Count = 500
+    """Steps of the runs that are made where none is given."""
+    seed: Whole = 0
+    """Seed of the probes, and of the runs that are made."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where to compute; auto takes a GPU if there is one."""
+    run_dir: Path | None = None
+    """Folder of the comparison; runs/compare-<time> if not given."""
+
+
+def reproduced(method: str, settings: Settings) -> str:
+    """The command that makes a run of these settings."""
+    words = [f"python -m train.{method}"]
+    for field in fields(settings):
+        value = getattr(settings, field.name)
+        if value == field.default or field.name in ("run_dir", "resume", "data_dir", "device"):
+            continue
+        if isinstance(value, bool):
+            words.append(flag(field.name if value else f"no_{field.name}"))
+        elif isinstance(value, tuple):
+            words.append(" ".join([flag(field.name), *map(str, value)]))
+        else:
+            words.append(f"{flag(field.name)} {value}")
+    return " ".join(words)
+
+
+def briefly(settings: CompareSettings, folder: Path) -> list[Path]:
+    """Trains each method with its defaults but for the number of steps."""
+    import importlib
+
+    from train.trained import METHODS as KINDS
+
+    made = []
+    for method in METHODS:
+        door = importlib.import_module(f"train.{method}")
+        given = {"seed": settings.seed, "device": settings.device, "steps": settings.steps}
+        given |= {key: getattr(settings, key) for key in ("data", "data_dir", "evaluate_on")}
+        door.main(KINDS[method].door[0](**given, run_dir=folder / "runs" / method))
+        made.append(folder / "runs" / method)
+    return made
+
+
+def main(settings: CompareSettings) -> dict[str, Any]:
+    """Data, runs, measures, table and figure."""
+    from train import figures, runtime, tables
+    from train.data import digits
+    from train.metrics import comparison
+    from train.runs import Run
+    from train.trained import load
+
+    shared = Settings(
+        data=settings.data,
+        data_dir=settings.data_dir,
+        evaluate_on=settings.evaluate_on,
+        seed=settings.seed,
+        device=settings.device,
+        run_dir=settings.run_dir,
+    )
+    device = runtime.setup(shared)
+    data = digits.load(settings.data, settings.data_dir, settings.evaluate_on)
+    loaded = [(path, load(path, device)) for path in settings.runs]
+    run = Run.create(shared, "compare")
+    if not loaded:
+        loaded = [(path, load(path, device)) for path in briefly(settings, run.directory)]
+
+    own = f"python -m train.compare --data {settings.data} --seed {settings.seed}"
+    codecs = comparison.references(data, own, settings.seed)
+    for path, trained in loaded:
+        made = reproduced(trained.learnt.method, trained.settings)
+        codecs.append(comparison.of_run(path, trained, made, data.held_out.shape))
+    rows = comparison.compare(codecs, data, settings.seed)
+
+    table = tables.markdown(rows, ["method", *comparison.MEASURES])
+    commands = "\n".join(f"- {row['method']}: `{row['command']}`" for row in rows)
+    run.save_text("comparison.md", f"{table}\n\nEach row is made by\n\n{commands}\n")
+    run.save_table("comparison", comparison.cells(rows))
+    run.save_figure("comparison", figures.comparison(rows, comparison.MEASURES))
+    print(table)
+    return run.finish({"rows": len(rows), "table": str(run.directory / "comparison.md")})
+
+
+if __name__ == "__main__":
+    command(CompareSettings, main)
