@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -40,18 +41,16 @@ class CompareSettings:
 
 def reproduced(method: str, settings: Settings) -> str:
     """The command that makes a run of these settings."""
-    words = [f"python -m train.{method}"]
+    words = ["python", "-m", f"train.{method}"]
     for field in fields(settings):
         value = getattr(settings, field.name)
         if value == field.default or field.name in ("run_dir", "resume", "data_dir", "device"):
             continue
         if isinstance(value, bool):
             words.append(flag(field.name if value else f"no_{field.name}"))
-        elif isinstance(value, tuple):
-            words.append(" ".join([flag(field.name), *map(str, value)]))
         else:
-            words.append(f"{flag(field.name)} {value}")
-    return " ".join(words)
+            words += [flag(field.name), *map(str, value if isinstance(value, tuple) else [value])]
+    return shlex.join(words)
 
 
 def briefly(settings: CompareSettings, folder: Path) -> list[Path]:

@@ -1,0 +1,145 @@
+"""All methods in one table: the same images, the same measures, and what makes each row."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shlex
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import tyro
+
+from tests.data.refusals import refused
+from train.abc import ABCSettings
+from train.acai import ACAISettings
+from train.ae import AESettings
+from train.ae import main as train_ae
+from train.air import AIRSettings
+from train.compare import CompareSettings, briefly, main, reproduced
+from train.data.digits import Images, Split, load
+from train.metrics.comparison import MEASURES, Codec, compare, nearest, pairs, references
+from train.trained import load as loaded
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        AIRSettings(),
+        AIRSettings(steps=7, window_scale=(2.0, 0.5), presence_prior_start=None),
+        ABCSettings(withheld=(), replacement=True, data="own images.npz"),
+        ACAISettings(critic=False, run_dir=Path("x"), hidden=(3, 4)),
+    ],
+)
+def test_a_command_makes_the_settings_it_is_of(settings):
+    words = shlex.split(reproduced("method", settings))
+    assert words[:3] == ["python", "-m", "train.method"]
+    again = tyro.cli(type(settings), args=words[3:])
+    assert again == replace(settings, run_dir=None)
+
+
+def small() -> Split:
+    data = load("mnist5k", Path("data"), "test")
+    return Split(*(part.select(torch.arange(0, len(part), 10)) for part in data))
+
+
+def test_measures_of_known_codecs():
+    data = small()
+    known = references(data, "command", seed=0, size=20)
+    label = Codec("label", "command", lambda images: one_hot(images, data), None, 3.0)
+    noise = Codec(
+        "noise",
+        "command",
+        lambda images: np.random.default_rng(0).normal(size=(len(images), 5)),
+        None,
+    )
+    rows = {row["method"]: row for row in compare([*known, label, noise], data)}
+    assert set(rows["pixels"]) == {"method", "command", *MEASURES}
+    # Pixels lose nothing; components lose what numpy says.
+    assert rows["pixels"]["reconstruction_mse"] < 1e-12
+    flat, others = (part.images.numpy().reshape(len(part), -1) / 255 for part in data)
+    mean = flat.mean(0)
+    basis = np.linalg.svd(flat - mean, full_matrices=False)[2][:20]
+    rest = ((others - mean) @ basis.T @ basis + mean).clip(0, 1) - others
+    assert rows["PCA"]["reconstruction_mse"] == pytest.approx((rest**2).mean(), rel=1e-3)
+    # A code that is the class tells all of it and, within classes, nothing of style.
+    assert rows["label"]["probe_accuracy"] == rows["label"]["leakage"] == 1
+    assert rows["label"]["cluster_accuracy"] > 0.85
+    assert abs(rows["label"]["slant_r2"]) < 0.01
+    assert rows["label"]["reconstruction_mse"] is None
+    assert rows["noise"]["leakage"] < 0.25
+    assert rows["label"]["seconds"] == 3.0
+
+
+def one_hot(images: torch.Tensor, data: Split) -> np.ndarray:
+    part = next(part for part in data if part.images is images)
+    return np.eye(10)[part.labels.numpy()]
+
+
+def test_pairs_are_of_one_class():
+    labels = torch.tensor([0, 1, 2, 0, 1, 0, 3])
+    one, other = pairs(labels)
+    assert sorted(zip(one.tolist(), other.tolist(), strict=True)) == [(0, 3), (1, 4), (3, 5)]
+    assert len(pairs(torch.zeros(900))[0]) == 500
+
+
+def test_nearest():
+    others = torch.eye(3).unsqueeze(1)
+    found = nearest(torch.tensor([[[2.0, 0, 0]], [[1.0, 1.0, 0]]]), others)
+    torch.testing.assert_close(found, torch.tensor([0.0, 1 - 0.5**0.5]))
+
+
+def test_runs_are_compared(tmp_path, capsys):
+    settings = AESettings(
+        steps=3, hidden=(8,), cluster_starts=1, device="cpu", run_dir=tmp_path / "my-ae"
+    )
+    train_ae(settings)
+    results = main(CompareSettings(runs=(settings.run_dir,), device="cpu", run_dir=tmp_path / "c"))
+    assert results["rows"] == 4
+    text = (tmp_path / "c" / "comparison.md").read_text()
+    assert "| my-ae | 10 |" in text
+    assert "- my-ae: `python -m train.ae --steps 3 --hidden 8 --cluster-starts 1`" in text
+    assert "| my-ae | 10 |" in capsys.readouterr().out
+    with (tmp_path / "c" / "comparison.csv").open(newline="") as file:
+        cells = {(row["method"], row["measure"]): row for row in csv.DictReader(file)}
+    assert len(cells) == 4 * len(MEASURES)
+    own = json.loads((settings.run_dir / "results.json").read_text())
+    found = float(cells["my-ae", "reconstruction_mse"]["value"])
+    assert found == pytest.approx(own["reconstruction_mse"], rel=1e-4)
+    assert (tmp_path / "c" / "figures" / "comparison.png").exists()
+
+
+def test_without_runs_each_method_is_trained(tmp_path, monkeypatch):
+    made = []
+    for method in ("ae", "acai", "abc", "icvae", "air"):
+        monkeypatch.setattr(f"train.{method}.main", made.append)
+    paths = briefly(CompareSettings(steps=7, seed=3, device="cpu"), tmp_path)
+    assert [path.name for path in paths] == ["ae", "acai", "abc", "icvae", "air"]
+    assert [settings.run_dir for settings in made] == paths
+    assert {(settings.steps, settings.seed) for settings in made} == {(7, 3)}
+
+
+def test_bad_input(tmp_path):
+    with refused("holds no run"):
+        main(CompareSettings(runs=(tmp_path,), device="cpu", run_dir=tmp_path / "c"))
+    assert not (tmp_path / "c").exists()
+    data = small()
+    unlabelled = Split(*(Images(part.images, None) for part in data))
+    with refused("need classes as labels"):
+        compare([], unlabelled)
+    settings = AESettings(
+        data=str(own(tmp_path)), steps=1, batch_size=8, cluster_starts=1, device="cpu"
+    )
+    train_ae(replace(settings, run_dir=tmp_path / "small"))
+    assert loaded(tmp_path / "small").shape == (16, 16)
+    with refused("this model takes (M, 16, 16)"):
+        main(CompareSettings(runs=(tmp_path / "small",), device="cpu", run_dir=tmp_path / "d"))
+
+
+def own(folder: Path) -> Path:
+    images = np.random.default_rng(0).integers(0, 256, (100, 16, 16), dtype=np.uint8)
+    np.savez(folder / "own.npz", images=images, labels=np.arange(100) % 4)
+    return folder / "own.npz"
