@@ -36,6 +36,7 @@ def main(benchmark: Benchmark) -> None:
     torch.set_flush_denormal(True)
     rows = []
     for name, kind in DEFAULTS.items():
+        torch._dynamo.reset()
         training = {}
         for way in ("as it is", "compiled"):
             torch.manual_seed(0)

@@ -442,6 +442,8 @@ def compile_networks(objective: nn.Module, device: torch.device) -> None:
         device.type != "cpu" or any(shutil.which(name) for name in compilers if name),
         "--compile needs a C++ compiler on the CPU: install one (g++, say), or leave --compile out",
     )
+    # Where two losses share a graph, one goes backward through it after the other.
+    torch._functorch.config.donated_buffer = False
     for module in objective.modules():
         if isinstance(module, nn.Sequential):
             module.compile()
