@@ -14,6 +14,8 @@ from guides.air import ResidualGuide
 from pyro_models.air import AIR
 from tests.estimators.exact import Projections, z_scores
 from tests.test_train_air import SMALL
+from train import acai
+from train.acai import ACAISettings
 from train.estimators import MarginalELBO, TraceGraphELBO
 from train.estimators.__main__ import BenchSettings
 from train.estimators.__main__ import main as bench
@@ -59,9 +61,23 @@ def test_an_own_estimator_joins_the_bench(tmp_path, monkeypatch):
         assert {row["estimator"] for row in csv.DictReader(file)} == set(rows)
 
 
+def test_trained_models_put_to_use(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    acai.main(
+        ACAISettings(
+            steps=2, depth=2, z_dim=16, cluster_starts=1, run_dir=tmp_path / "runs" / "my-acai"
+        )
+    )
+    names: dict = {}
+    exec(BLOCKS[2], names)
+    assert names["codes"].shape == (1_000, 16)
+    assert names["between"].shape == (5, 7, 28, 28)
+    assert names["scores"].mean() > 0.6
+
+
 def test_another_likelihood():
     names = {"AIR": AIR, "dist": dist, "pyro": pyro}
-    exec(BLOCKS[2], names)
+    exec(BLOCKS[3], names)
     model = names["BernoulliAIR"]((20, 20), window_size=8, presence_prior=0.5)
     guide = ResidualGuide(model, hidden=16)
     images = torch.rand(5, 20, 20).round()
