@@ -19,8 +19,8 @@ from repeat import results
 from train.runs import Run
 from train.tables import markdown
 
-# Of MNIST's 60,000 images a twelfth chooses the checkpoint; an epoch is the others. A patience of five
-# is, as Keras counts, that the fifth evaluation in a row without a lower error is the last: four may pass.
+# Of MNIST's 60,000 images a twelfth chooses the checkpoint; an epoch is the others. A patience of
+# five ends, as Keras counts, at the fifth evaluation in a row without a lower error: four may pass.
 EPOCH = 55_000 // 64
 TUTORIAL = (
     "--network conv --optimiser rmsprop --learning-rate 3e-4 --decay none --batch-size 64 "
