@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import csv
+import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pyro
 import pyro.distributions as dist
 import torch
+from torch import nn
 
 from guides.air import ResidualGuide
 from pyro_models.air import AIR
+from pyro_models.networks import Convolutions
 from tests.estimators.exact import Projections, z_scores
 from tests.test_train_air import SMALL
 from train import acai
@@ -73,6 +78,35 @@ def test_trained_models_put_to_use(tmp_path, monkeypatch):
     assert names["codes"].shape == (1_000, 16)
     assert names["between"].shape == (5, 7, 28, 28)
     assert names["scores"].mean() > 0.6
+
+
+def test_another_guide():
+    names = {"ResidualGuide": ResidualGuide, "Convolutions": Convolutions, "nn": nn}
+    exec(BLOCKS[4], names)
+    model = AIR((20, 20), window_size=8)
+    guide = names["ConvolutionalGuide"](model, hidden=16)
+    images = torch.rand(5, 20, 20)
+    MarginalELBO().differentiable_loss(model, guide, images).backward()
+    assert all(weight.grad.isfinite().all() for weight in guide.encoder.parameters())
+    assert guide.detect(images).z_what.shape == (5, 3, 20)
+
+
+def test_another_method(tmp_path):
+    """With a file of its own, and no line anywhere else; it can be killed and gone on with."""
+    path = tmp_path / "sparse.py"
+    path.write_text(BLOCKS[5])
+    assert len(BLOCKS[5].splitlines()) < 100
+    flags = ["--steps", "60", "--eval-every", "30", "--run-dir", str(tmp_path / "run")]
+    call = [sys.executable, str(path), *flags]
+    ended = subprocess.run(call, capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    assert ended.returncode == 0, ended.stderr
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["method"] == "sparse"
+    assert 0.1 < results["held_out_zeros"] < 0.9
+    assert results["held_out_mse"] < 0.09
+    ended = subprocess.run([*call, "--sparsity", "-1"], capture_output=True, text=True)
+    assert ended.returncode == 2
+    assert "--sparsity" in ended.stderr
 
 
 def test_another_likelihood():
