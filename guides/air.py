@@ -310,6 +310,12 @@ class ResidualGuide(RecurrentGuide):
         anchors: The side of the grid of places that compete, or 0 for none.
         baseline: See :class:`RecurrentGuide`.
 
+    Example:
+        >>> guide = ResidualGuide(AIR((50, 50), max_objects=3))
+        >>> found = guide.detect(torch.rand(4, 50, 50))
+        >>> found.boxes.shape, found.probabilities.shape
+        (torch.Size([4, 3, 4]), torch.Size([4, 4]))
+
     References:
         | The difference network of Attend, Infer, Repeat (Eslami et al., 2016)
         | https://arxiv.org/abs/1603.08575

@@ -106,6 +106,11 @@ class GaussianGuide(Encoder):
         network: See :class:`Encoder`.
         sees_c: See :class:`Encoder`.
 
+    Example:
+        >>> guide = GaussianGuide(ICVAE((28, 28), c_dim=10, z_dim=2))
+        >>> guide.draw(torch.rand(5, 28, 28), torch.eye(10)[:5]).shape
+        torch.Size([5, 2])
+
     References:
         | Invariant Representations without Adversarial Training (Moyer et al., 2018)
         | https://arxiv.org/abs/1805.09458

@@ -32,6 +32,10 @@ class Embedder(nn.Module):
 
     Raises:
         ValueError: If images are too small.
+
+    Example:
+        >>> Embedder(embed_dim=4)(torch.rand(2, 5, 28, 28)).shape
+        torch.Size([2, 5, 4])
     """
 
     def __init__(

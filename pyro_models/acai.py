@@ -182,6 +182,13 @@ def convolutional(
     Raises:
         ValueError: If the sides cannot be halved, or ``z_dim`` is no such multiple.
 
+    Example:
+        >>> import torch
+        >>> autoencoder, critic = convolutional((32, 32), z_dim=32)
+        >>> images = torch.rand(5, 32, 32)
+        >>> autoencoder.encode(images).shape, critic(images).shape
+        (torch.Size([5, 32]), torch.Size([5]))
+
     References:
         | Understanding and Improving Interpolation in Autoencoders via an Adversarial Regularizer
           (Berthelot et al., 2018)

@@ -90,6 +90,13 @@ def dense(shape: tuple[int, int], z_dim: int, hidden: tuple[int, ...] = (1000, 5
         shape: The images' height and width.
         z_dim: The size of a code.
         hidden: The widths of the encoder's hidden layers.
+
+    Example:
+        >>> import torch
+        >>> autoencoder = dense((28, 28), z_dim=10)
+        >>> z = autoencoder.encode(torch.rand(5, 28, 28))
+        >>> z.shape, autoencoder.decode(z).shape
+        (torch.Size([5, 10]), torch.Size([5, 28, 28]))
     """
     height, width = shape
     encoder = nn.Sequential(nn.Flatten(), MLP(height * width, z_dim, hidden))

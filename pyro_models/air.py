@@ -68,6 +68,11 @@ class AIR(PyroModule):
         where_scale: The prior standard deviations of :math:`(s, x, y)`; for :math:`s` to first
             order, :math:`\text{sd}(\log s) \, \text{median}(s)`.
 
+    Example:
+        >>> scenes = AIR((50, 50)).sample(4, count=2)
+        >>> scenes.images.shape, scenes.counts.tolist()
+        (torch.Size([4, 50, 50]), [2, 2, 2, 2])
+
     References:
         | Attend, Infer, Repeat: Fast Scene Understanding with Generative Models
           (Eslami et al., 2016)

@@ -36,6 +36,11 @@ class ICVAE(PyroModule):
         prior: Whether :math:`z` has the prior above. Without it the site is masked: for a guide
             that brings the exact rate to its own marginal, :class:`guides.icvae.EchoGuide`.
 
+    Example:
+        >>> model = ICVAE((28, 28), c_dim=10, z_dim=2)
+        >>> model.sample(torch.eye(10)).shape  # an image of each class
+        torch.Size([10, 28, 28])
+
     References:
         | Invariant Representations without Adversarial Training (Moyer et al., 2018)
         | https://arxiv.org/abs/1805.09458

@@ -103,6 +103,16 @@ def paste(windows: Tensor, z_where: Tensor, shape: tuple[int, int]) -> Tensor:
 
     Returns:
         Canvases of shape :math:`(*, H, W)`.
+
+    Example:
+        >>> import math
+        >>> window = torch.ones(2, 2)
+        >>> half_as_wide = torch.tensor([math.log(2), 0.0, 0.0])
+        >>> paste(window, half_as_wide, (4, 4))
+        tensor([[0., 0., 0., 0.],
+                [0., 1., 1., 0.],
+                [0., 1., 1., 0.],
+                [0., 0., 0., 0.]])
     """
     scale = torch.exp(z_where[..., 0])
     rows = interpolation(scale, z_where[..., 2], windows.shape[-2], shape[0])

@@ -44,8 +44,12 @@ class FixPresence(Messenger):
         names: The names of the sites met, in their order.
 
     Example:
+        >>> import pyro
+        >>> from pyro.distributions import Bernoulli
         >>> with FixPresence(all_present) as row:
-        ...     trace = poutine.trace(guide).get_trace(images)
+        ...     z = pyro.sample("z_pres_0", Bernoulli(0.1), infer={"presence": True})
+        >>> z, row.names
+        (tensor(1.), ['z_pres_0'])
     """
 
     def __init__(self, value: Callable[[int, dict[str, Any]], Tensor]) -> None:

@@ -383,10 +383,8 @@ def load(run_dir: str | Path, device: str | torch.device = "cpu") -> Any:
     Raises:
         InputError: If there is no run, or it is damaged, or has no weights yet.
 
-    Example:
-        >>> trained = load("runs/acai-20261121-120000")  # doctest: +SKIP
-        >>> trained.interpolate(images[:5], images[5:10], n=7).shape  # doctest: +SKIP
-        torch.Size([5, 7, 28, 28])
+    So ``load("runs/my-acai").interpolate(images[:5], images[5:10], n=7)`` are images of shape
+    (5, 7, 28, 28).
     """
     learnt = read_run(Path(run_dir))
     require(

@@ -51,7 +51,12 @@ class Transformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         trained_: The method, as :func:`train.trained.load` gives it.
 
     Raises:
-        InputError: A :class:`ValueError` here, if ``X`` or ``y`` cannot be used.
+        ValueError: If ``X`` or ``y`` cannot be used.
+
+    Example:
+        >>> images = np.random.default_rng(0).random((50, 12, 12))
+        >>> AETransformer(z_dim=3, steps=2).fit_transform(images).shape
+        (50, 3)
     """
 
     method: ClassVar[str]

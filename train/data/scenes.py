@@ -178,6 +178,7 @@ def make_scenes(
             than one scene in fifty tried keeps to the rule of overlap.
 
     Example:
+        >>> digits = torch.full((10, 28, 28), 255, dtype=torch.uint8)
         >>> scenes = make_scenes(digits, 1000, seed=0)
         >>> scenes.images.shape, scenes.counts.shape, scenes.boxes.shape
         (torch.Size([1000, 50, 50]), torch.Size([1000]), torch.Size([1000, 2, 4]))

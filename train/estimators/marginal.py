@@ -29,6 +29,14 @@ class MarginalELBO(DifferentiableELBO):
         analytic: Whether to take KL divergences in closed form where PyTorch has one, rather than
             at the draw.
         options: See :class:`~train.estimators.base.DifferentiableELBO`.
+
+    Example:
+        >>> from guides.air import ResidualGuide
+        >>> from pyro_models.air import AIR
+        >>> model = AIR((50, 50))
+        >>> elbo = MarginalELBO()(model, ResidualGuide(model))  # a module, as Pyro's are
+        >>> elbo(torch.rand(4, 50, 50)).shape  # the loss, summed over the batch
+        torch.Size([])
     """
 
     def __init__(self, num_particles: int = 1, *, analytic: bool = True, **options: Any) -> None:

@@ -66,6 +66,11 @@ def smoothness(angles: np.ndarray) -> np.ndarray:
 
     Returns:
         Of shape (P,); not a number where the angles begin as they end.
+
+    Example:
+        >>> even, jump = [0.0, 0.5, 1.0, 1.5], [0.0, 0.0, 1.5, 1.5]
+        >>> smoothness(np.array([even, jump])).round(3).tolist()
+        [0.0, 0.667]
     """
     angles = np.unwrap(angles, axis=1)
     whole = np.abs(angles[:, -1] - angles[:, 0])
