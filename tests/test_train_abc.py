@@ -123,6 +123,7 @@ def test_style_is_found(tmp_path):
         (["--withheld", "-1"], "--withheld is -1"),
         (["--withheld", *map(str, range(9))], "1 sets besides the withheld ones"),
         (["--temperature", "0"], "--temperature is 0"),
+        (["--normalise", "--embed-dim", "1"], "--normalise leaves --embed-dim 1"),
         (["--set-column", "1"], "--set-column 1"),
     ],
 )

@@ -56,6 +56,11 @@ class ABCSettings(Settings):
             f"--stack-size {min(self.sizes)}: a stack of one has nothing to be told from: give 2",
         )
 
+        require(
+            not self.normalise or self.embed_dim > 1,
+            "--normalise leaves --embed-dim 1 nothing but a sign: give 2 or more, or leave it out",
+        )
+
     @property
     def sizes(self) -> tuple[int, int]:
         """The sizes of the two stacks."""

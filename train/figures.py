@@ -325,7 +325,8 @@ def maps(panels: Sequence[tuple[str, np.ndarray, np.ndarray]]) -> Figure:
     for axis, (title, z, images) in zip(axes, panels, strict=False):
         places = plane(z)
         # A picture's size in units of the axes, so that a hundred side by side would be crowded.
-        half = 0.028 * max(np.ptp(places, axis=0).max(), 1e-6)
+        # Embeddings may have collapsed, and then the axes are no shorter than numbers can tell.
+        half = 0.028 * max(np.ptp(places, axis=0).max(), 1e-3 * np.abs(places).max(), 1e-6)
         for (x, y), image in zip(places, images, strict=True):
             # Black ink on nothing: neighbours show through where there is none.
             ink = np.zeros((*image.shape, 4))
