@@ -72,7 +72,7 @@ def test_versus_has_a_line_for_each_run_that_logged_it():
 @pytest.mark.parametrize("value", [0.0, 1.0, -1e6])
 def test_embeddings_that_have_collapsed_are_drawn(value):
     """All in one place, far from zero: a picture there has a size that numbers can tell."""
-    figure = figures.maps([("one", np.full((5, 2), value), np.ones((5, 4, 4)))])
+    figure = figures.maps([("one", np.full((5, 2), value, np.float32), np.ones((5, 4, 4)))])
     left, right, bottom, top = figure.axes[0].images[0].get_extent()
     assert left < value < right
     assert bottom < value < top
