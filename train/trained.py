@@ -25,7 +25,6 @@ from train.settings import InputError, Settings, first_line, require, restore
 Array = np.ndarray | Tensor
 """Images: of shape :math:`(M, H, W)`, bytes, or floats in [0, 1]."""
 
-
 Part = tuple[Callable[..., Any], tuple[Tensor, ...]]
 """A function of tensors, and examples of them."""
 
@@ -398,7 +397,9 @@ def load(run_dir: str | Path, device: str | torch.device = "cpu") -> Any:
     )
     kind = METHODS[learnt.method]
     try:
-        return kind(learnt, torch.device(device))
+        # Weights are drawn before they are replaced, and others' draws are not to change by that.
+        with torch.random.fork_rng(devices=[]):
+            return kind(learnt, torch.device(device))
     # What PyTorch, or Python, says of weights and inputs that do not fit the settings.
     except (RuntimeError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{run_dir} is damaged ({first_line(error)}): give another run") from error
