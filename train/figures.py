@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
-from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
 # Told apart by people who do not see red from green, and on black (Okabe and Ito, 2008).
 COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#CC79A7", "#D55E00", "#0072B2")
@@ -361,6 +361,7 @@ def comparison(rows: Sequence[Mapping[str, Any]], measures: Mapping[str, str]) -
         axes.bar_label(bars, shown, fontsize=8)
         axes.set_title(title, fontsize=9)
         axes.margins(x=0.25)
+        axes.xaxis.set_major_locator(MaxNLocator(4))
         axes.tick_params(labelsize=8)
         axes.spines[["top", "right"]].set_visible(False)
     panels[0][0].invert_yaxis()
