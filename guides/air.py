@@ -280,7 +280,11 @@ class RecurrentGuide(PyroModule):
         z_where = torch.stack([trace.nodes[f"z_where_{i}"]["value"] for i in steps], dim=1)
         z_what = torch.stack([trace.nodes[f"z_what_{i}"]["value"] for i in steps], dim=1)
         p = torch.stack([trace.nodes[name]["fn"].probs for name in row.names], dim=1)
-        more = torch.cat([torch.ones_like(p[:, :1]), p.cumprod(dim=1)], dim=1)
+        # One after the other, for ONNX has no cumprod.
+        reached = [torch.ones_like(p[:, 0])]
+        for i in steps:
+            reached.append(reached[-1] * p[:, i])
+        more = torch.stack(reached, dim=1)
         probabilities = more * torch.cat([1 - p, torch.ones_like(p[:, :1])], dim=1)
         counts = probabilities.argmax(dim=1)
         there = torch.arange(len(steps), device=images.device) < counts.unsqueeze(1)

@@ -216,7 +216,7 @@ def test_an_export_of_other_weights_is_noticed(runs):
         compare(program, other.parts()["decoder"], trained.device)
 
 
-@pytest.mark.parametrize("name", ["ae", "acai", "abc", "icvae"])
+@pytest.mark.parametrize("name", ["ae", "acai", "abc", "icvae", "air"])
 def test_onnx(runs, tmp_path, name):
     import onnxruntime
 
@@ -224,7 +224,7 @@ def test_onnx(runs, tmp_path, name):
     export(trained, tmp_path, onnx=True)
     for part, (function, examples) in trained.parts().items():
         session = onnxruntime.InferenceSession(str(tmp_path / f"{part}.onnx"))
-        inputs = [torch.rand(5, *each.shape[1:]) for each in examples]
+        inputs = [(3 * torch.rand(5, *each.shape[1:])).to(each.dtype) for each in examples]
         # Inputs of no columns are left out: a condition that the encoder does not look at.
         names = [given.name for given in session.get_inputs()]
         found = session.run(
