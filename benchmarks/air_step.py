@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
 from collections.abc import Callable
 
 import pyro
@@ -19,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from pyro import poutine
 from pyro.infer import SVI, TraceGraph_ELBO
+from timing import turns
 from torch import Tensor, nn
 
 from pyro_models.networks import MLP
@@ -124,14 +124,7 @@ def main() -> None:
         "tracegraph, baseline average": ours(x, estimator="tracegraph", baseline="average"),
         "tracegraph, baseline network": ours(x, estimator="tracegraph", baseline="network"),
     }
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    for turn in range(rounds + 1):
-        for name, step in steps.items():
-            start = time.perf_counter()
-            for i in range(15):
-                step(i)
-            if turn:
-                times[name].append((time.perf_counter() - start) / 15 * 1e3)
+    times = turns(steps, rounds, 15)
     base = times["Pyro's example (reference)"]
     print("| step of 64 scenes | ms, median | lowest | share of the reference, median |")
     print("| --- | --- | --- | --- |")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import singledispatch
 
 import torch
@@ -15,19 +16,13 @@ from train.ae import AESettings
 from train.air import AIRSettings
 from train.data.batches import Batches
 from train.data.conditions import Condition
-from train.data.stacks import Stacks
 from train.icvae import ICVAESettings
 from train.objective import Batch, Objective
 from train.settings import Settings
+from train.trained import METHODS
 
 CPU = torch.device("cpu")
-DEFAULTS = {
-    "air": AIRSettings,
-    "icvae": ICVAESettings,
-    "abc": ABCSettings,
-    "acai": ACAISettings,
-    "ae": AESettings,
-}
+DEFAULTS = {name: kind.door[0] for name, kind in METHODS.items()}
 Case = tuple[Objective, Callable[[int], Batch]]
 
 
@@ -62,8 +57,8 @@ def _(settings: ICVAESettings) -> Case:
 def _(settings: ABCSettings) -> Case:
     objective = abc.build(settings, (28, 28))
     sets = torch.arange(12_000) % 10
-    pairs = settings.batch_size
-    return objective, Stacks(images(12_000, 28), sets, settings.sizes, pairs=pairs)
+    everything = replace(settings, withheld=())
+    return objective, abc.stacks(everything, images(12_000, 28), sets, CPU)
 
 
 @case.register

@@ -287,8 +287,6 @@ class RecurrentGuide(PyroModule):
         more = torch.stack(reached, dim=1)
         probabilities = more * torch.cat([1 - p, torch.ones_like(p[:, :1])], dim=1)
         counts = probabilities.argmax(dim=1)
-        there = torch.arange(len(steps), device=images.device) < counts.unsqueeze(1)
-        pictures = self.model.paste(z_what, z_where)
         self.model.forget()
         return Detection(
             counts=counts,
@@ -296,7 +294,7 @@ class RecurrentGuide(PyroModule):
             boxes=boxes(z_where, self.model.shape),
             z_where=z_where,
             z_what=z_what,
-            reconstruction=(there[..., None, None] * pictures).sum(dim=1),
+            reconstruction=self.model.draw(z_where, z_what, counts),
         )
 
 

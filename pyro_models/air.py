@@ -135,6 +135,18 @@ class AIR(PyroModule):
         self._drawn.append((z_what, z_where, picture))
         return picture
 
+    def draw(self, z_where: Tensor, z_what: Tensor, counts: Tensor) -> Tensor:
+        r"""The first ``counts`` objects on canvases, of shape :math:`(M, H, W)`.
+
+        Args:
+            z_where: Places, of shape :math:`(M, N, 3)`.
+            z_what: Codes of appearances, of shape :math:`(M, N, D)`.
+            counts: The numbers of objects, of shape :math:`(M)`.
+        """
+        there = torch.arange(z_where.shape[1], device=counts.device) < counts.unsqueeze(1)
+        pictures = paste(self.decode(z_what), z_where, self.shape)
+        return (there[..., None, None] * pictures).sum(dim=1)
+
     def forget(self) -> None:
         """Drops the pictures kept."""
         self._drawn.clear()

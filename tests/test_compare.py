@@ -14,6 +14,7 @@ import torch
 import tyro
 
 from tests.data.refusals import refused
+from tests.kills import save_own
 from train.abc import ABCSettings
 from train.acai import ACAISettings
 from train.ae import AESettings
@@ -131,15 +132,9 @@ def test_bad_input(tmp_path):
     with refused("need classes as labels"):
         compare([], unlabelled)
     settings = AESettings(
-        data=str(own(tmp_path)), steps=1, batch_size=8, cluster_starts=1, device="cpu"
+        data=str(save_own(tmp_path)), steps=1, batch_size=8, cluster_starts=1, device="cpu"
     )
     train_ae(replace(settings, run_dir=tmp_path / "small"))
     assert loaded(tmp_path / "small").shape == (16, 16)
     with refused("this model takes (M, 16, 16)"):
         main(CompareSettings(runs=(tmp_path / "small",), device="cpu", run_dir=tmp_path / "d"))
-
-
-def own(folder: Path) -> Path:
-    images = np.random.default_rng(0).integers(0, 256, (100, 16, 16), dtype=np.uint8)
-    np.savez(folder / "own.npz", images=images, labels=np.arange(100) % 4)
-    return folder / "own.npz"

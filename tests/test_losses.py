@@ -297,8 +297,8 @@ class Largest(TorchDispatchMode):
 
 CODES = 60
 PAIRS = {
-    "pairwise": lambda u, v: mean_pairwise(u, v),
-    "kt": lambda u, v: kolchinsky_tracey(u, v),
+    "pairwise": mean_pairwise,
+    "kt": kolchinsky_tracey,
     "direct": lambda u, v: class_information(
         u + v, u, v, torch.eye(3).double().repeat(CODES // 3, 1)
     ),

@@ -8,6 +8,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from train.settings import Count, Positive, Settings, Whole, command, require
 
 if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from train.data.stacks import Stacks
     from train.objective import CorrespondenceObjective
 
 
@@ -55,7 +59,6 @@ class ABCSettings(Settings):
             min(self.sizes) > 1,
             f"--stack-size {min(self.sizes)}: a stack of one has nothing to be told from: give 2",
         )
-
         require(
             not self.normalise or self.embed_dim > 1,
             "--normalise leaves --embed-dim 1 nothing but a sign: give 2 or more, or leave it out",
@@ -65,6 +68,23 @@ class ABCSettings(Settings):
     def sizes(self) -> tuple[int, int]:
         """The sizes of the two stacks."""
         return self.stack_size, self.other_stack_size or self.stack_size
+
+
+def stacks(
+    settings: ABCSettings, images: Tensor, sets: Tensor, device: torch.device, **options: Any
+) -> Stacks:
+    """Pairs of stacks of the settings, but for options of :class:`~train.data.stacks.Stacks`."""
+    from train.data.stacks import Stacks
+
+    drawing = {
+        "pairs": settings.batch_size,
+        "withheld": settings.withheld,
+        "curated": settings.curated,
+        "replacement": settings.replacement,
+        "seed": settings.seed,
+        "device": device,
+    }
+    return Stacks(images, sets, settings.sizes, **drawing | options)
 
 
 def build(settings: ABCSettings, shape: tuple[int, int]) -> CorrespondenceObjective:
@@ -93,7 +113,7 @@ def main(settings: ABCSettings) -> dict[str, Any]:
     """Data, objective, loop, measures, figures."""
     from train import figures, runtime
     from train.data import digits
-    from train.data.stacks import Stacks, sets_of
+    from train.data.stacks import sets_of
     from train.loop import fit
     from train.metrics.embedding import Watch
     from train.runs import Run
@@ -101,28 +121,16 @@ def main(settings: ABCSettings) -> dict[str, Any]:
     device = runtime.setup(settings)
     train, held_out = digits.load(settings.data, settings.data_dir, settings.evaluate_on)
     sets = tuple(sets_of(images, settings.set_column) for images in (train, held_out))
-    drawing = {
-        "sizes": settings.sizes,
-        "withheld": settings.withheld,
-        "curated": settings.curated,
-        "device": device,
-    }
-    stacks = Stacks(
-        train.images,
-        sets[0],
-        pairs=settings.batch_size,
-        replacement=settings.replacement,
-        seed=settings.seed,
-        **drawing,
-    )
-    others = Stacks(held_out.images, sets[1], replacement=True, **drawing)
+    batches = stacks(settings, train.images, sets[0], device)
+    options = {"pairs": 1, "replacement": True, "seed": 0}
+    others = stacks(settings, held_out.images, sets[1], device, **options)
     objective = build(settings, train.shape).to(device)
     run = Run.create(settings, "abc", shape=train.shape)
 
     watch = Watch(
         objective, train, held_out, sets, others, withheld=settings.withheld, seed=settings.seed
     )
-    fitted = fit(objective, stacks, run, settings, device, evaluate=watch.evaluate)
+    fitted = fit(objective, batches, run, settings, device, evaluate=watch.evaluate)
 
     found = watch.measure()
     run.save_figure("maps", figures.maps(watch.maps()))

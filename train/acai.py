@@ -99,7 +99,7 @@ def main(settings: ACAISettings) -> dict[str, Any]:
     device = runtime.setup(settings)
     if settings.data == "lines":
         train = held_out = lines.held_out()
-        frame = (0, 0)
+        frame = digits.Frame()
         batches = lines.Lines(settings.batch_size, settings.seed, device)
     else:
         train, held_out = digits.load(settings.data, settings.data_dir, settings.evaluate_on)

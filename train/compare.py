@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import tyro
 
 from train.settings import Count, Settings, Whole, command, flag
-
-METHODS = ("ae", "acai", "abc", "icvae", "air")
 
 
 @dataclass(frozen=True)
@@ -38,8 +36,13 @@ class CompareSettings:
     run_dir: Path | None = None
     """Folder of the comparison; runs/compare-<time> if not given."""
 
+    def shared(self) -> dict[str, Any]:
+        """What runs and their comparison have in common, by the names of settings."""
+        names = ("data", "data_dir", "evaluate_on", "seed", "device")
+        return {name: getattr(self, name) for name in names}
 
-def reproduced(method: str, settings: Settings) -> str:
+
+def reproduced(method: str, settings: Settings | CompareSettings) -> str:
     """The command that makes a run of these settings."""
     words = ["python", "-m", f"train.{method}"]
     for field in fields(settings):
@@ -57,15 +60,14 @@ def briefly(settings: CompareSettings, folder: Path) -> list[Path]:
     """Trains each method with its defaults but for the number of steps."""
     import importlib
 
-    from train.trained import METHODS as KINDS
+    from train.trained import METHODS
 
     made = []
-    for method in METHODS:
+    for method, kind in METHODS.items():
         door = importlib.import_module(f"train.{method}")
-        given = {"seed": settings.seed, "device": settings.device, "steps": settings.steps}
-        given |= {key: getattr(settings, key) for key in ("data", "data_dir", "evaluate_on")}
-        door.main(KINDS[method].door[0](**given, run_dir=folder / "runs" / method))
         made.append(folder / "runs" / method)
+        given = settings.shared() | {"steps": settings.steps, "run_dir": made[-1]}
+        door.main(kind.door[0](**given))
     return made
 
 
@@ -77,14 +79,7 @@ def main(settings: CompareSettings) -> dict[str, Any]:
     from train.runs import Run
     from train.trained import load
 
-    shared = Settings(
-        data=settings.data,
-        data_dir=settings.data_dir,
-        evaluate_on=settings.evaluate_on,
-        seed=settings.seed,
-        device=settings.device,
-        run_dir=settings.run_dir,
-    )
+    shared = Settings(**settings.shared(), run_dir=settings.run_dir)
     device = runtime.setup(shared)
     data = digits.load(settings.data, settings.data_dir, settings.evaluate_on)
     loaded = [(path, load(path, device)) for path in settings.runs]
@@ -92,7 +87,7 @@ def main(settings: CompareSettings) -> dict[str, Any]:
     if not loaded:
         loaded = [(path, load(path, device)) for path in briefly(settings, run.directory)]
 
-    own = f"python -m train.compare --data {settings.data} --seed {settings.seed}"
+    own = reproduced("compare", replace(settings, runs=()))
     codecs = comparison.references(data, own, settings.seed)
     for path, trained in loaded:
         made = reproduced(trained.learnt.method, trained.settings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,13 +47,13 @@ def export(trained: Trained, folder: Path, *, onnx: bool = False) -> list[Path]:
         InputError: If they cannot be written, or ONNX is not installed.
         AssertionError: If an export does not give what its original does.
     """
-    import io
-
     import pyro
     import torch
 
     from train import disk
 
+    with disk.writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     files = []
     # Checks of values would wait for them, and there are none yet.
     with torch.no_grad(), pyro.validation_enabled(False):
@@ -65,11 +66,8 @@ def export(trained: Trained, folder: Path, *, onnx: bool = False) -> list[Path]:
             if onnx:
                 content[".onnx"] = _onnx(program)
             for kind, data in content.items():
-                path = folder / f"{name}{kind}"
-                with disk.writing(path):
-                    folder.mkdir(parents=True, exist_ok=True)
-                    disk.write_atomically(path, lambda file, data=data: file.write(data))
-                files.append(path)
+                files.append(folder / f"{name}{kind}")
+                disk.write_atomically(files[-1], lambda file, data=data: file.write(data))
     return files
 
 
@@ -109,8 +107,6 @@ def compare(program: Any, part: Part, device: Any) -> None:
 
 
 def _onnx(program: Any) -> bytes:
-    import io
-
     import torch
 
     try:

@@ -9,15 +9,14 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from guides.air import Detection
 from pyro_models.air import Scene
-from pyro_models.networks import paste
 from train import abc, acai, ae, air, icvae, losses
 from train.data.batches import as_input
 from train.data.conditions import Condition
-from train.metrics.interpolation import interpolate
+from train.data.digits import Frame
+from train.metrics.interpolation import interpolate, mixes
 from train.objective import Objective
 from train.runs import Learnt, read_run
 from train.settings import InputError, Settings, first_line, require, restore
@@ -151,37 +150,29 @@ class TrainedACAI(TrainedAutoencoder):
 
     def build(self, inputs: Mapping[str, Any]) -> Objective:
         objective = super().build(inputs)
-        rows, columns = inputs["frame"]
-        height, width = self.shape
-        self.frame = (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2)
-        self.shape = (height - rows, width - columns)
+        self.frame = Frame(*inputs["frame"])
+        self.shape = tuple(s - f for s, f in zip(self.shape, self.frame, strict=True))
         return objective
 
     def parts(self) -> dict[str, Part]:
         autoencoder = self.objective.autoencoder
         (_, images), (_, z) = super().parts().values()
         return {
-            "encoder": (lambda x: autoencoder.encode(pad(x, self.frame)), images),
-            "decoder": (lambda z: self.inside(autoencoder.decode(z)), z),
+            "encoder": (lambda x: autoencoder.encode(self.frame.around(x)), images),
+            "decoder": (lambda z: self.frame.inside(autoencoder.decode(z)), z),
         }
 
     def inputs(self, images: Array) -> Tensor:
-        return pad(super().inputs(images), self.frame)
+        return self.frame.around(super().inputs(images))
 
     def decode(self, z: Tensor) -> Tensor:
-        return self.inside(super().decode(z))
+        return self.frame.inside(super().decode(z))
 
     def reconstruct(self, images: Array) -> Tensor:
-        return self.inside(super().reconstruct(images))
+        return self.frame.inside(super().reconstruct(images))
 
     def interpolate(self, one: Array, other: Array, n: int = 11) -> Tensor:
-        return self.inside(super().interpolate(one, other, n))
-
-    def inside(self, images: Tensor) -> Tensor:
-        """Images without their frame."""
-        left, _, top, _ = self.frame
-        height, width = self.shape
-        return images[..., top : top + height, left : left + width]
+        return self.frame.inside(super().interpolate(one, other, n))
 
 
 class TrainedABC(Trained):
@@ -281,9 +272,7 @@ class TrainedICVAE(Trained):
         self, one: Array, other: Array, n: int = 11, labels: Array | None = None
     ) -> Tensor:
         r"""Images on the line from code to code, under one label a pair: :math:`(M, n, H, W)`."""
-        start, end = (self.encode(images, labels).unsqueeze(1) for images in (one, other))
-        share = torch.linspace(0, 1, n, device=self.device).unsqueeze(-1)
-        z = torch.lerp(start, end, share)
+        z = mixes(self.encode(one, labels), self.encode(other, labels), n)
         told = self.told(labels, len(z)).unsqueeze(1).expand(-1, n, -1)
         return self.each(
             self.objective.model.decode, z.flatten(0, 1), told.flatten(0, 1)
@@ -322,21 +311,8 @@ class TrainedAIR(Trained):
         codes = (self.blank(steps, 3), self.blank(steps, self.settings.what_dim))
         return {
             "encoder": (lambda x: tuple(guide.detect(x)), (self.blank(*self.shape),)),
-            "decoder": (self.draw, (*codes, self.blank().long())),
+            "decoder": (self.objective.model.draw, (*codes, self.blank().long())),
         }
-
-    def draw(self, z_where: Tensor, z_what: Tensor, counts: Tensor) -> Tensor:
-        r"""The first ``counts`` objects on canvases :math:`(M, H, W)`.
-
-        Args:
-            z_where: Places, of shape :math:`(M, N, 3)`.
-            z_what: Codes, of shape :math:`(M, N, D)`.
-            counts: Of shape :math:`(M)`.
-        """
-        model = self.objective.model
-        there = torch.arange(z_where.shape[1], device=counts.device) < counts.unsqueeze(1)
-        pictures = paste(model.decode(z_what), z_where, model.shape)
-        return (there[..., None, None] * pictures).sum(dim=1)
 
     def decode(self, z: Tensor) -> Tensor:
         r"""Canvases of what :meth:`encode` gives: :math:`(M, H, W)`.
@@ -346,7 +322,8 @@ class TrainedAIR(Trained):
 
         def drawn(z: Tensor) -> Tensor:
             there, z_where, z_what = z.split([1, 3, self.settings.what_dim], dim=-1)
-            return self.draw(z_where, z_what, (there.squeeze(-1) > 0.5).sum(1))
+            counts = (there.squeeze(-1) > 0.5).sum(1)
+            return self.objective.model.draw(z_where, z_what, counts)
 
         return self.each(drawn, z.to(self.device).unflatten(1, (self.settings.max_objects, -1)))
 

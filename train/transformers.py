@@ -18,12 +18,12 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
 from pyro_models.acai import halvings
-from train import runtime
+from train import abc, icvae, runtime
 from train.data import digits
 from train.data.batches import Batches
 from train.data.conditions import Condition
 from train.data.digits import Images
-from train.data.stacks import Stacks, sets_of
+from train.data.stacks import sets_of
 from train.loop import fit
 from train.objective import Batch, Objective
 from train.runs import Run
@@ -211,20 +211,9 @@ class ABCTransformer(Transformer):
     def _prepare(
         self, settings: Any, images: Tensor, y: Any, device: torch.device
     ) -> tuple[Objective, Callable[[int], Batch], dict[str, Any]]:
-        _, build = METHODS[self.method].door
         sets = sets_of(Images(images, torch.from_numpy(labels_of(y, images))))
-        stacks = Stacks(
-            images,
-            sets,
-            settings.sizes,
-            pairs=settings.batch_size,
-            withheld=settings.withheld,
-            curated=settings.curated,
-            replacement=settings.replacement,
-            seed=settings.seed,
-            device=device,
-        )
-        return build(settings, tuple(images.shape[1:])), stacks, {}
+        batches = abc.stacks(settings, images, sets, device)
+        return abc.build(settings, tuple(images.shape[1:])), batches, {}
 
 
 class ICVAETransformer(Transformer):
@@ -236,12 +225,11 @@ class ICVAETransformer(Transformer):
         self, settings: Any, images: Tensor, y: Any, device: torch.device
     ) -> tuple[Objective, Callable[[int], Batch], dict[str, Any]]:
         require(not settings.encoder_sees_labels, "encoder_sees_labels: transform has no labels")
-        _, build = METHODS[self.method].door
         known = Images(images, torch.from_numpy(labels_of(y, images)))
         condition = Condition.of(known, known)
         told = condition.told(known, settings.condition == "labels")
         batches = Batches((images, told), settings.batch_size, settings.seed, device)
-        objective = build(settings, tuple(images.shape[1:]), condition)
+        objective = icvae.build(settings, tuple(images.shape[1:]), condition)
         return objective, batches, {"condition": condition.state()}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -88,3 +88,22 @@ class Batches:
 def as_input(tensor: Tensor) -> Tensor:
     """What networks take: grey levels 0 to 255 as numbers from 0 to 1, all else as it is."""
     return tensor.float().div_(255) if tensor.dtype == torch.uint8 else tensor
+
+
+@torch.no_grad()
+def codes_of(
+    encode: Callable[[Tensor], Tensor], images: Tensor, device: torch.device, batch: int = 1_000
+) -> np.ndarray:
+    r"""Codes of images, some at a time.
+
+    Args:
+        encode: From images :math:`(B, H, W)` in [0, 1] to codes :math:`(B, D)`.
+        images: Of shape :math:`(M, H, W)`, uint8.
+        device: Where to encode them.
+        batch: How many at a time.
+
+    Returns:
+        Of shape (M, D).
+    """
+    parts = (as_input(part.to(device)) for part in images.split(batch))
+    return torch.cat([encode(part).cpu() for part in parts]).numpy()

@@ -56,6 +56,30 @@ class Split(NamedTuple):
     held_out: Images
 
 
+class Frame(NamedTuple):
+    """What is around images so that networks can take them: rows and columns of nothing.
+
+    Attributes:
+        rows: How many, above and below together.
+        columns: How many, on both sides together.
+    """
+
+    rows: int = 0
+    columns: int = 0
+
+    def around(self, images: Tensor) -> Tensor:
+        r"""Images :math:`(*, H, W)` with the frame."""
+        rows, columns = self
+        before = (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2)
+        return torch.nn.functional.pad(images, before)
+
+    def inside(self, images: Tensor) -> Tensor:
+        """Images without it."""
+        top, left = self.rows // 2, self.columns // 2
+        height, width = images.shape[-2:]
+        return images[..., top : top + height - self.rows, left : left + width - self.columns]
+
+
 def load(data: str, data_dir: Path, evaluate_on: Literal["test", "validation"]) -> Split:
     """Loads a data set, always split in the same way.
 
@@ -107,7 +131,7 @@ def part(data: Images, one_in: int = 5) -> Split:
     return Split(data.select(torch.from_numpy(kept)), data.select(torch.from_numpy(held_out)))
 
 
-def pad(data: Images, multiple: int) -> tuple[Images, tuple[int, int]]:
+def pad(data: Images, multiple: int) -> tuple[Images, Frame]:
     r"""Images with a frame of nothing, so that both sides are multiples of a number.
 
     Args:
@@ -115,13 +139,10 @@ def pad(data: Images, multiple: int) -> tuple[Images, tuple[int, int]]:
         multiple: What the sides are to be multiples of.
 
     Returns:
-        The images, and how many rows and columns were added.
+        The images, and what was added.
     """
-    height, width = data.shape
-    rows, columns = (-side % multiple for side in (height, width))
-    frame = (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2)
-    padded = torch.nn.functional.pad(data.images, frame)
-    return Images(padded, data.labels), (rows, columns)
+    frame = Frame(*(-side % multiple for side in data.shape))
+    return Images(frame.around(data.images), data.labels), frame
 
 
 def require_contrast(data: Images) -> None:

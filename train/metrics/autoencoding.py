@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from pyro_models.ae import Autoencoder
-from train.data.batches import as_input
-from train.data.digits import Images
+from train.data.batches import as_input, codes_of
+from train.data.digits import Frame, Images
 from train.metrics.clusters import cluster_accuracy
 from train.metrics.interpolation import interpolate
 from train.metrics.probes import probe_accuracy
@@ -37,8 +37,7 @@ class Watch:
         autoencoder: The autoencoder.
         train: Training images.
         held_out: Held-out images.
-        frame: How many pixels around an image, as (rows, columns) on both sides together, are only
-            there to be halved, and do not count.
+        frame: What is around images only so that they can be halved, and does not count.
         starts: How often k-means starts when it counts.
         seed: Seed of k-means.
     """
@@ -62,7 +61,7 @@ class Watch:
         train: Images,
         held_out: Images,
         *,
-        frame: tuple[int, int] = (0, 0),
+        frame: Frame = Frame(),  # noqa: B008
         starts: int = 50,
         seed: int = 0,
     ) -> None:
@@ -78,17 +77,9 @@ class Watch:
         """Where the autoencoder is."""
         return next(self.autoencoder.parameters()).device
 
-    def inside(self, images: Tensor) -> Tensor:
-        """Images without their frame."""
-        (top, left), (height, width) = (each // 2 for each in self.frame), images.shape[-2:]
-        rows, columns = self.frame
-        return images[..., top : top + height - rows, left : left + width - columns]
-
-    @torch.no_grad()
-    def encode(self, images: Tensor, batch: int = 1_000) -> np.ndarray:
+    def encode(self, images: Tensor) -> np.ndarray:
         """Codes of uint8 images (M, H, W), of shape (M, D)."""
-        parts = (as_input(part.to(self.device)) for part in images.split(batch))
-        return torch.cat([self.autoencoder.encode(part).cpu() for part in parts]).numpy()
+        return codes_of(self.autoencoder.encode, images, self.device)
 
     @torch.no_grad()
     def error(self, images: Tensor, batch: int = 1_000) -> float:
@@ -96,7 +87,7 @@ class Watch:
         total = torch.zeros((), dtype=torch.float64)
         for part in images.split(batch):
             part = as_input(part.to(self.device))
-            difference = self.inside(self.autoencoder(part) - part)
+            difference = self.frame.inside(self.autoencoder(part) - part)
             total += difference.square().mean((1, 2)).double().sum().cpu()
         return float(total) / len(images)
 
@@ -165,4 +156,4 @@ class Watch:
 
     def shown(self, images: Tensor) -> np.ndarray:
         """Images for a figure."""
-        return self.inside(images).cpu().numpy()
+        return self.frame.inside(images).cpu().numpy()

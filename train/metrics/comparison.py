@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from sklearn.decomposition import PCA
 from torch import Tensor
-from torch.nn.functional import normalize, pad
+from torch.nn.functional import normalize
 
 from train import acai
-from train.data.digits import Split
+from train.data.batches import codes_of
+from train.data.digits import Frame, Split
 from train.metrics.clusters import cluster_accuracy
 from train.metrics.probes import leakage, probe_accuracy
 from train.metrics.style import STYLES, morphometrics, style_r2
@@ -67,9 +68,8 @@ def references(data: Split, command: str, seed: int, size: int = 32) -> list[Cod
     settings = acai.ACAISettings(network="dense", z_dim=size)
     untrained = acai.build(settings, data.train.shape).eval().autoencoder
 
-    @torch.no_grad()
     def encode(images: Tensor) -> np.ndarray:
-        return torch.cat([untrained.encode(part / 255) for part in images.split(1_000)]).numpy()
+        return codes_of(untrained.encode, images, torch.device("cpu"))
 
     return [
         Codec("pixels", command, flat, lambda z, _: drawn(z)),
@@ -118,14 +118,13 @@ def _alone(
         f"{path}: its scenes are {trained.shape[0]}x{trained.shape[1]}: too small for images of "
         f"{shape[0]}x{shape[1]}",
     )
-    frame = (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2)
+    frame = Frame(rows, columns)
 
     def encode(images: Tensor) -> np.ndarray:
-        return trained.encode(pad(images, frame)).cpu().numpy()
+        return trained.encode(frame.around(images)).cpu().numpy()
 
     def decode(z: np.ndarray, _: Tensor) -> Tensor:
-        drawn = trained.decode(torch.from_numpy(z)).clamp(0, 1).cpu()
-        return drawn[:, frame[2] :, frame[0] :][:, : shape[0], : shape[1]]
+        return frame.inside(trained.decode(torch.from_numpy(z)).clamp(0, 1).cpu())
 
     return Codec(path.name, command, encode, decode, seconds)
 

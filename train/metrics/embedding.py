@@ -12,31 +12,13 @@ from sklearn.decomposition import PCA
 from torch import Tensor
 from tqdm import tqdm
 
-from pyro_models.abc import Embedder
-from train.data.batches import as_input
+from train.data.batches import codes_of
 from train.data.digits import Images
 from train.data.stacks import Stacks
 from train.losses import collapse
 from train.metrics.probes import class_accuracy
 from train.metrics.style import morphometrics, style_r2
 from train.objective import CorrespondenceObjective
-
-
-@torch.no_grad()
-def embed(embedder: Embedder, images: Tensor, batch: int = 1_000) -> np.ndarray:
-    r"""Embeddings of images.
-
-    Args:
-        embedder: The embedder.
-        images: Of shape :math:`(M, H, W)`, uint8.
-        batch: How many at a time.
-
-    Returns:
-        Of shape (M, D).
-    """
-    device = next(embedder.parameters()).device
-    found = [embedder(as_input(part.to(device))).cpu() for part in images.split(batch)]
-    return torch.cat(found).numpy()
 
 
 class Retrieval(NamedTuple):
@@ -136,7 +118,10 @@ class Watch:
 
     def embed(self) -> tuple[np.ndarray, np.ndarray]:
         """Embeddings of the training images and of the held-out ones."""
-        train, held_out = (embed(self.objective.embedder, images) for images in self.images)
+        device = next(self.objective.parameters()).device
+        train, held_out = (
+            codes_of(self.objective.embedder, images, device) for images in self.images
+        )
         return train, held_out
 
     def evaluate(self, step: int) -> dict[str, float]:

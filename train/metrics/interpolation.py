@@ -25,9 +25,23 @@ def interpolate(autoencoder: Autoencoder, one: Tensor, other: Tensor, steps: int
     Returns:
         Images, of shape :math:`(B, n, H, W)`.
     """
-    ends = (autoencoder.encode(each).unsqueeze(1) for each in (one, other))
+    ends = (autoencoder.encode(each) for each in (one, other))
+    return autoencoder.decode(mixes(*ends, steps))
+
+
+def mixes(one: Tensor, other: Tensor, steps: int) -> Tensor:
+    r"""Points on the straight line between codes.
+
+    Args:
+        one: Where to begin, of shape :math:`(B, D)`.
+        other: Where to end, of the same shape.
+        steps: How many points :math:`n`, both ends among them.
+
+    Returns:
+        Of shape :math:`(B, n, D)`.
+    """
     share = torch.linspace(0, 1, steps, device=one.device).unsqueeze(-1)
-    return autoencoder.decode(torch.lerp(*ends, share))
+    return torch.lerp(one.unsqueeze(1), other.unsqueeze(1), share)
 
 
 def nearest_lines(images: Tensor, resolution: int = 10_000) -> tuple[np.ndarray, np.ndarray]:
