@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from train.acai import ACAISettings, build
-from train.loop import Stepper
+from train.steps import Stepper
 
 
 def encoder(depth: int, latent: int) -> nn.Sequential:

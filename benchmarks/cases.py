@@ -32,42 +32,42 @@ def images(n: int, side: int) -> Tensor:
 
 
 @singledispatch
-def case(settings: Settings) -> Case:
-    """The objective of a method's settings, and data for it."""
+def case(settings: Settings, device: torch.device = CPU) -> Case:
+    """The objective of a method's settings on a device, and data for it."""
     raise TypeError(type(settings))
 
 
 @case.register
-def _(settings: AIRSettings) -> Case:
+def _(settings: AIRSettings, device: torch.device = CPU) -> Case:
     side = settings.canvas_size
     objective = air.build(settings, (side, side))
     scenes = images(max(1_000, settings.batch_size), side)
-    return objective, Batches((scenes,), settings.batch_size, 0, CPU)
+    return objective.to(device), Batches((scenes,), settings.batch_size, 0, device)
 
 
 @case.register
-def _(settings: ICVAESettings) -> Case:
+def _(settings: ICVAESettings, device: torch.device = CPU) -> Case:
     condition = Condition(10, torch.zeros(0), torch.zeros(0))
     told = condition(torch.arange(5_000) % 10)
     objective = icvae.build(settings, (28, 28), condition)
-    return objective, Batches((images(5_000, 28), told), settings.batch_size, 0, CPU)
+    return objective.to(device), Batches((images(5_000, 28), told), settings.batch_size, 0, device)
 
 
 @case.register
-def _(settings: ABCSettings) -> Case:
+def _(settings: ABCSettings, device: torch.device = CPU) -> Case:
     objective = abc.build(settings, (28, 28))
     sets = torch.arange(12_000) % 10
     everything = replace(settings, withheld=())
-    return objective, abc.stacks(everything, images(12_000, 28), sets, CPU)
+    return objective.to(device), abc.stacks(everything, images(12_000, 28), sets, device)
 
 
 @case.register
-def _(settings: ACAISettings) -> Case:
+def _(settings: ACAISettings, device: torch.device = CPU) -> Case:
     objective = acai.build(settings, (32, 32))
-    return objective, Batches((images(5_000, 32),), settings.batch_size, 0, CPU)
+    return objective.to(device), Batches((images(5_000, 32),), settings.batch_size, 0, device)
 
 
 @case.register
-def _(settings: AESettings) -> Case:
+def _(settings: AESettings, device: torch.device = CPU) -> Case:
     objective = ae.build(settings, (28, 28))
-    return objective, Batches((images(5_000, 28),), settings.batch_size, 0, CPU)
+    return objective.to(device), Batches((images(5_000, 28),), settings.batch_size, 0, device)

@@ -24,7 +24,7 @@ from pyro_models.networks import MLP
 from train.data.batches import Batches
 from train.data.conditions import Condition
 from train.icvae import ICVAESettings, build
-from train.loop import Stepper
+from train.steps import Stepper
 
 
 class Digits(Dataset):

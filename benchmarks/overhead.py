@@ -2,7 +2,8 @@
 
     python benchmarks/overhead.py
 
-The whole step is the loop's own, from the data to the optimiser. The bare one is the forward and
+The whole step is the loop's own, from the data to the optimiser, as it is and with --compile on.
+The bare one is the forward and
 backward pass of the same networks and losses in plain PyTorch, on a batch that is at hand. Before
 anything is timed, both must have the same loss. Settings are the defaults.
 """
@@ -12,7 +13,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyro
@@ -153,6 +154,8 @@ def steps(name: str) -> dict[str, Step]:
         torch.manual_seed(0)
         torch.testing.assert_close(loss(batch), expected)
     training = Training(objective, settings, CPU, None)
+    compiled = Training(objective, replace(settings, compile="on"), CPU, None)
+    compiled.begin(data)
     parameters = training.stepper.parameters
 
     def arithmetic(losses: Callable[[], dict[str, Tensor]]) -> Step:
@@ -178,6 +181,7 @@ def steps(name: str) -> dict[str, Step]:
         "with Pyro": arithmetic(objective_alone),
         "optimiser": update,
         "whole": lambda _: training.take(data),
+        "compiled": lambda _: compiled.take(data),
     }
 
 
@@ -188,10 +192,12 @@ def main(benchmark: Benchmark) -> None:
     for name in DEFAULTS:
         torch.manual_seed(0)
         times = turns(steps(name), benchmark.rounds, benchmark.each)
-        pairs = zip(times["bare"], times["whole"], strict=True)
-        added = statistics.median(whole / bare for bare, whole in pairs) - 1
         row = {f"{key}, ms": round(statistics.median(each), 1) for key, each in times.items()}
-        rows.append({"step of": name, **row, "added": f"{added:.0%}"})
+        for way in ("whole", "compiled"):
+            pairs = zip(times["bare"], times[way], strict=True)
+            added = statistics.median(whole / bare for bare, whole in pairs) - 1
+            row[f"{way}, added"] = f"{added:.0%}"
+        rows.append({"step of": name, **row})
         print(rows[-1], flush=True)
     print(markdown(rows, list(rows[0])))
 

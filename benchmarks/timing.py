@@ -6,6 +6,8 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 
+import torch
+
 
 def turns(
     steps: Mapping[str, Callable[[int], object]], rounds: int, each: int
@@ -23,6 +25,8 @@ def turns(
             start = time.perf_counter()
             for i in range(each):
                 step(i)
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
             if turn:
                 times[name].append((time.perf_counter() - start) / each * 1e3)
     return times

@@ -47,7 +47,7 @@ CASES = {
     "air rws": ("air", *SCENES, "--estimator", "rws", "--particles", "2"),
 }
 """Every method and estimator, and what of a run has a state of its own."""
-TIMES = ("train_seconds", "examples_per_second")
+TIMES = ("warm_up_seconds", "train_seconds", "examples_per_second")
 
 
 def save_own(folder: Path) -> Path:

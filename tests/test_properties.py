@@ -278,7 +278,7 @@ def test_configs_of_anything(tmp_path_factory, finished, method, values):
     shutil.rmtree(folder.parent)
 
 
-PARTS = ("module", "optimisers", "step", "best", "own", "train_seconds")
+PARTS = ("module", "optimisers", "step", "best", "own", "warm_up_seconds", "train_seconds")
 
 
 @tries(250)

@@ -25,7 +25,15 @@ SMALL = {
     "decay": "none",
     "withheld": (2,),
 }
-PLAIN = {"method", "steps", "train_seconds", "examples_per_second", "device", "class_probes"}
+PLAIN = {
+    "method",
+    "steps",
+    "warm_up_seconds",
+    "train_seconds",
+    "examples_per_second",
+    "device",
+    "class_probes",
+}
 EACH = {
     "class_accuracy",
     "class_accuracy_untrained",

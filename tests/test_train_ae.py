@@ -23,7 +23,7 @@ SMALL = {
     "device": "cpu",
     "cluster_starts": 2,
 }
-PLAIN = {"method", "steps", "train_seconds", "examples_per_second", "device"}
+PLAIN = {"method", "steps", "warm_up_seconds", "train_seconds", "examples_per_second", "device"}
 MEASURES = {"reconstruction_mse", "probe_accuracy", "cluster_accuracy"}
 
 

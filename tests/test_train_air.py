@@ -33,6 +33,7 @@ SMALL = {
 KEYS = {
     "method",
     "steps",
+    "warm_up_seconds",
     "train_seconds",
     "examples_per_second",
     "device",
@@ -125,7 +126,7 @@ def test_a_resumed_run_ends_as_one_that_never_stopped(tmp_path):
     finally:
         Run.save_checkpoint = save
     resumed = main(replace(halted, resume=True))
-    timed = {"train_seconds", "examples_per_second"}
+    timed = {"warm_up_seconds", "train_seconds", "examples_per_second"}
     assert {k: v for k, v in whole.items() if k not in timed} == {
         k: v for k, v in resumed.items() if k not in timed
     }

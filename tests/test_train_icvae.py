@@ -25,6 +25,7 @@ SMALL = {
 KEYS = {
     "method",
     "steps",
+    "warm_up_seconds",
     "train_seconds",
     "examples_per_second",
     "device",
@@ -81,7 +82,7 @@ def test_a_resumed_run_is_the_same(tmp_path, own):
     main(small(tmp_path, own, run_dir=tmp_path / "parts", steps=3, decay="none"))
     straight = main(small(tmp_path, own, run_dir=tmp_path / "straight", decay="none"))
     resumed = small(tmp_path, own, run_dir=tmp_path / "parts", decay="none", resume=True)
-    timed = ("train_seconds", "examples_per_second")
+    timed = ("warm_up_seconds", "train_seconds", "examples_per_second")
     found = main(resumed)
     assert {k: v for k, v in found.items() if k not in timed} == {
         k: v for k, v in straight.items() if k not in timed

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import shutil
 import signal
 import sys
 import threading
@@ -21,8 +19,9 @@ from tqdm import tqdm
 from train import parallel
 from train.objective import Batch, Objective
 from train.runs import Run
-from train.runtime import precision, random_state, set_random_state
-from train.settings import LARGEST, InputError, Interrupted, Settings, require
+from train.runtime import random_state, set_random_state
+from train.settings import LARGEST, InputError, Interrupted, Settings
+from train.steps import Stepper
 
 
 class Fitted(NamedTuple):
@@ -30,12 +29,15 @@ class Fitted(NamedTuple):
 
     Attributes:
         steps: Optimiser steps, those before a resume included.
+        warm_up_seconds: Seconds before the first of them: checks of it, and compiling it. Those
+            before a resume count too.
         train_seconds: Seconds spent in them; evaluations and checkpoints do not count.
         examples_per_second: Training examples a second of these.
         device: Where they were done.
     """
 
     steps: int
+    warm_up_seconds: float
     train_seconds: float
     examples_per_second: float
     device: str
@@ -118,8 +120,6 @@ def fit(
         Interrupted: If Ctrl-C was pressed.
         SystemExit: When all is done, in each process but the first.
     """
-    if settings.compile:
-        compile_networks(objective, device)
     parallel.start(device)
     training = Training(objective, settings, device, best)
     if settings.resume:
@@ -138,6 +138,9 @@ def fit(
         disable=not (run.writes and sys.stderr.isatty()),
     )
     with bar, interrupts() as interrupted:
+        bar.set_postfix_str("warming up")
+        if training.step < settings.steps:
+            training.begin(batch)
         while training.step < settings.steps and not (best is not None and best.over):
             with training.clock:
                 training.take(batch)
@@ -176,7 +179,7 @@ def fit(
     objective.eval()
     seconds = training.clock.seconds
     rate = settings.batch_size * training.step / max(seconds, 1e-9)
-    return Fitted(training.step, seconds, rate, str(device))
+    return Fitted(training.step, training.warm_up.seconds, seconds, rate, str(device))
 
 
 class Training:
@@ -191,7 +194,8 @@ class Training:
     Attributes:
         step: The steps done.
         meter: Losses and metrics since they were last read.
-        clock: How long it took.
+        warm_up: How long it took to begin.
+        clock: How long the steps took.
     """
 
     def __init__(
@@ -203,6 +207,7 @@ class Training:
         self.best = best
         self.stepper = Stepper(objective, settings, device)
         self.meter = Meter()
+        self.warm_up = Stopwatch()
         self.clock = Stopwatch()
         self.step = 0
         # What each process has of its own: draws, buffers, and losses of its share of the data.
@@ -210,10 +215,18 @@ class Training:
 
     def take(self, batch: Callable[[int], Batch]) -> None:
         """Takes a step on this process' share of the next batch."""
-        share = tuple(parallel.mine(part) for part in batch(self.step))
-        losses, metrics = self.stepper(share, self.step)
+        losses, metrics = self.stepper(self.share_of(batch), self.step)
         self.step += 1
         self.meter.add(self.step, losses, metrics)
+
+    def begin(self, batch: Callable[[int], Batch]) -> None:
+        """Makes ready for the first step; takes none."""
+        with self.warm_up:
+            self.stepper.begin(self.share_of(batch), self.step)
+
+    def share_of(self, batch: Callable[[int], Batch]) -> Batch:
+        """This process' part of the next batch."""
+        return tuple(parallel.mine(part) for part in batch(self.step))
 
     def state(self) -> dict[str, Any]:
         """Everything, as tensors and plain values; every process has to ask for it."""
@@ -224,6 +237,7 @@ class Training:
         }
         return {
             "step": self.step,
+            "warm_up_seconds": self.warm_up.seconds,
             "train_seconds": self.clock.seconds,
             "module": self.objective.state_dict(),
             "optimisers": {
@@ -236,11 +250,12 @@ class Training:
     def load(self, state: Mapping[str, Any]) -> None:
         """Takes back a :meth:`state`, which another number of processes may have left."""
         self.objective.load_state_dict(state["module"])
-        for name, optimiser in self.stepper.optimisers.items():
-            optimiser.load_state_dict(state["optimisers"][name])
+        self.stepper.load(state["optimisers"])
         if self.best is not None:
             self.best.load(state["best"])
-        self.step, self.clock.seconds = int(state["step"]), float(state["train_seconds"])
+        self.step = int(state["step"])
+        self.warm_up.seconds = float(state["warm_up_seconds"])
+        self.clock.seconds = float(state["train_seconds"])
         self.own = list(state["own"])[parallel.rank() :][:1]
         for own in self.own:
             self.meter.load(own["meter"])
@@ -254,86 +269,6 @@ class Training:
         if parallel.rank() and not self.own:
             seed = self.settings.seed + 1_000_003 * parallel.rank() + self.step
             pyro.set_rng_seed(seed % LARGEST)
-
-
-class Stepper:
-    """One step of every optimiser of an objective.
-
-    Args:
-        objective: What is trained.
-        settings: The learning rate and its decay, the precision and the gradient's largest norm.
-        device: Where to train.
-
-    Attributes:
-        optimisers: One for each loss, by its name.
-    """
-
-    def __init__(self, objective: Objective, settings: Settings, device: torch.device) -> None:
-        self.objective = objective
-        self.settings = settings
-        self.device = device
-        groups = objective.parameter_groups(settings.learning_rate)
-        self.optimisers = {
-            name: optimiser(parameters, settings, device) for name, parameters in groups.items()
-        }
-        self.parameters = {
-            name: [weight for group in parameters for weight in group["params"]]
-            for name, parameters in groups.items()
-        }
-        self.rates = {
-            name: [group["lr"] for group in optimiser.param_groups]
-            for name, optimiser in self.optimisers.items()
-        }
-        self.checked = False
-
-    def __call__(self, batch: Batch, done: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Takes the step after ``done`` others; returns losses and metrics, detached."""
-        step = torch.full((), done, device=self.device)
-        # Pyro's checks of shapes and supports wait for the device; once is enough.
-        with pyro.validation_enabled(not self.checked), precision(self.settings, self.device):
-            losses, metrics = self.objective(batch, step)
-        self.checked = True
-        factor = decay(done, self.settings)
-        for i, (name, optimiser) in enumerate(self.optimisers.items(), start=1):
-            # A loss moves its own parameters only, whatever else it depends on.
-            optimiser.zero_grad()
-            losses[name].backward(
-                inputs=self.parameters[name], retain_graph=i < len(self.optimisers)
-            )
-            if parallel.size() > 1:
-                parallel.average(gradients(self.parameters[name]))
-            if self.settings.clip_norm is not None:
-                nn.utils.clip_grad_norm_(self.parameters[name], self.settings.clip_norm)
-            for group, rate in zip(optimiser.param_groups, self.rates[name], strict=True):
-                group["lr"] = rate * factor
-        for optimiser in self.optimisers.values():
-            optimiser.step()
-        return {name: loss.detach() for name, loss in losses.items()}, metrics
-
-
-def optimiser(
-    parameters: list[dict[str, Any]], settings: Settings, device: torch.device
-) -> torch.optim.Optimizer:
-    """The optimiser of the settings, for groups of parameters with their learning rates."""
-    if settings.optimiser == "rmsprop":
-        # With Keras' forgetting and not PyTorch's: published rates come from there.
-        return torch.optim.RMSprop(parameters, alpha=0.9, eps=1e-7, foreach=True)
-    return torch.optim.Adam(parameters, fused=device.type in ("cpu", "cuda"))
-
-
-def gradients(parameters: list[nn.Parameter]) -> list[Tensor]:
-    """The gradients of weights, zeros where there are none, as other processes may have some."""
-    for weight in parameters:
-        if weight.grad is None:
-            weight.grad = torch.zeros_like(weight)
-    return [weight.grad for weight in parameters]
-
-
-def decay(done: int, settings: Settings) -> float:
-    """The factor on the learning rates after ``done`` steps: 1, or half a cosine down to 0."""
-    if settings.decay == "none":
-        return 1.0
-    return 0.5 * (1 + math.cos(math.pi * done / settings.steps))
 
 
 class Meter:
@@ -429,24 +364,6 @@ def interrupts() -> Iterator[Callable[[], bool]]:
         yield lambda: pressed
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def compile_networks(objective: nn.Module, device: torch.device) -> None:
-    """Compiles the networks of an objective in place.
-
-    Raises:
-        InputError: If there is no compiler for the CPU.
-    """
-    compilers = [os.environ.get("CXX", ""), "g++", "clang++", "cl"]
-    require(
-        device.type != "cpu" or any(shutil.which(name) for name in compilers if name),
-        "--compile needs a C++ compiler on the CPU: install one (g++, say), or leave --compile out",
-    )
-    # Where two losses share a graph, one goes backward through it after the other.
-    torch._functorch.config.donated_buffer = False
-    for module in objective.modules():
-        if isinstance(module, nn.Sequential):
-            module.compile()
 
 
 def _aside(

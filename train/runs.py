@@ -26,7 +26,10 @@ from train.checkpoints import Checkpoints
 from train.settings import InputError, Settings, first_line, flag, require
 
 # What a resumed run may change: where it is, how long it goes, what is shown.
-FREE = ("data_dir", "device", "keep_checkpoints", "resume", "run_dir", "steps", "tensorboard")
+FREE = (
+    *("compile", "data_dir", "device", "keep_checkpoints", "resume", "run_dir", "steps"),
+    "tensorboard",
+)
 FILES = ("config.json", "metrics.jsonl", "model.safetensors", "checkpoints", "results.json")
 
 

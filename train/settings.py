@@ -122,8 +122,9 @@ class Settings:
     """Number format of the networks; log-probabilities are fp32 in any case."""
     deterministic: bool = False
     """Let CUDA use only algorithms that give the same numbers each time; the CPU's do anyway."""
-    compile: bool = False
-    """Compile the networks with torch.compile; needs a C++ compiler on the CPU."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """Whether a step is traced once and compiled, and on CUDA replayed as one graph; auto is on for
+    CUDA only. Needs a C++ compiler, and half a minute or so before the first step."""
     steps: Count = 3_000
     """Optimiser steps."""
     batch_size: Count = 64

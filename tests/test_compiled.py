@@ -1,0 +1,398 @@
+"""Steps that are traced, recorded and played again do what steps do, random numbers included."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import singledispatch
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from tests.data.refusals import refused
+from train import abc, acai, ae, air, compiled, icvae, steps
+from train.abc import ABCSettings
+from train.acai import ACAISettings
+from train.ae import AESettings
+from train.air import AIRSettings
+from train.data.conditions import Condition
+from train.icvae import ICVAESettings
+from train.loop import fit
+from train.objective import Batch, Objective
+from train.runs import Run
+from train.settings import Interrupted, Settings
+from train.steps import Stepper
+
+CPU, META = torch.device("cpu"), torch.device("meta")
+AIR = AIRSettings(
+    batch_size=4, max_objects=2, window_size=6, what_dim=2, what_hidden=4, guide_hidden=4, anchors=2
+)
+ICVAE = ICVAESettings(batch_size=6, hidden=(8, 8), memory=9)
+ABC = ABCSettings(stack_size=5, channels=2, hidden=8, withheld=())
+ACAI = ACAISettings(batch_size=4, depth=2, z_dim=16)
+AE = AESettings(batch_size=4, hidden=(8,), z_dim=3)
+SCORE = {"estimator": "tracegraph"}
+CASES: dict[str, Settings] = {
+    "air": AIR,
+    "icvae": ICVAE,
+    "abc": ABC,
+    "acai": ACAI,
+    "ae": AE,
+    "air recurrent": replace(AIR, guide="recurrent", anchors=0),
+    "air tracegraph": replace(AIR, **SCORE),
+    "air average": replace(AIR, **SCORE, baseline="average"),
+    "air network": replace(AIR, **SCORE, baseline="network", guide="recurrent"),
+    "air enum": replace(AIR, estimator="enum"),
+    "air iw": replace(AIR, estimator="iw", particles=3),
+    "air concrete": replace(AIR, estimator="concrete", temperature_start=2.0),
+    "air rws": replace(AIR, estimator="rws", particles=3),
+    "air clipped": replace(AIR, clip_norm=0.1, count_prior="geometric"),
+    "icvae pairwise": replace(ICVAE, invariance="pairwise", weight_start=1.0, beta_start=1.0),
+    "icvae kt": replace(ICVAE, invariance="kt", memory=0),
+    "icvae echo": replace(ICVAE, invariance="echo", memory=0, echo_terms=3),
+    "icvae bernoulli": replace(ICVAE, likelihood="bernoulli", network="conv"),
+    "abc linf": replace(ABC, similarity="linf", views=1),
+    "abc deep": replace(ABC, network="deep", normalise=True),
+    "acai alone": replace(ACAI, critic=False, network="dense", hidden=(8,)),
+    "ae noise": replace(AE, noise=0.3, network="conv"),
+}
+
+
+@singledispatch
+def build(settings: Settings) -> Objective:
+    """The objective of a method's settings, for images of 16 by 16."""
+    raise TypeError(type(settings))
+
+
+build.register(AIRSettings, lambda settings: air.build(settings, (16, 16)))
+build.register(ABCSettings, lambda settings: abc.build(settings, (16, 16)))
+build.register(ACAISettings, lambda settings: acai.build(settings, (16, 16)))
+build.register(AESettings, lambda settings: ae.build(settings, (16, 16)))
+
+
+@build.register
+def _(settings: ICVAESettings) -> Objective:
+    return icvae.build(settings, (16, 16), Condition(3, torch.zeros(0), torch.zeros(0)))
+
+
+def batches(settings: Settings) -> Callable[[int], Batch]:
+    """Batches of a method, of numbers of the default type."""
+
+    def batch(step: int) -> Batch:
+        generator = torch.Generator().manual_seed(step)
+        stack = (settings.stack_size,) if isinstance(settings, ABCSettings) else ()
+        images = torch.rand(settings.batch_size, *stack, 16, 16, generator=generator)
+        if isinstance(settings, ABCSettings):
+            return images, images.flip(1)
+        if isinstance(settings, ICVAESettings):
+            return images, torch.eye(3)[torch.arange(len(images)) % 3]
+        return (images,)
+
+    return batch
+
+
+class NothingSent(TorchDispatchMode):
+    """Fails where an operation has tensors both of the host and of the device."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        found = func(*args, **(kwargs or {}))
+        tensors = [x for x in tree_leaves((args, kwargs, found)) if isinstance(x, Tensor)]
+        assert len({tensor.device for tensor in tensors}) <= 1, func
+        return found
+
+
+def step_without_numbers(objective: Objective, settings: Settings, batch: Batch) -> None:
+    """Losses and gradients on a device that has shapes, and no numbers for the host to read."""
+    stepper = Stepper(objective.to(META), settings, META)
+    batch = tuple(part.to(META) for part in batch)
+    step = torch.empty((), dtype=torch.long, device=META)
+    with NothingSent():
+        stepper.gradients(batch, step)
+
+
+WAITS = ("air enum",)
+"""Pyro's enumeration asks whether a mask is true everywhere."""
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name not in WAITS])
+def test_nothing_in_a_step_waits_for_the_device(name):
+    settings = CASES[name]
+    objective = build(settings)
+    step_without_numbers(objective, settings, batches(settings)(0))
+
+
+class Mutant(Objective):
+    """A step that does what it is told beside."""
+
+    def __init__(self, beside: Callable[[Mutant, Tensor], Any]) -> None:
+        super().__init__()
+        self.linear = nn.Linear(16, 1)
+        self.register_buffer("held", torch.zeros(()))
+        self.beside = beside
+        self.calls = 0
+
+    def forward(self, batch, step):
+        self.calls += 1
+        extra = self.beside(self, step)
+        error = (self.linear(batch[0]) - torch.rand(()).to(batch[0]) - extra).square().mean()
+        return {"all": error}, {}
+
+    def parameter_groups(self, learning_rate):
+        return {"all": [{"params": list(self.parameters()), "lr": learning_rate}]}
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        lambda self, step: 1.0 if self.linear.weight.sum() > 0 else 0.0,
+        lambda self, step: self.linear.bias.mean().item(),
+        lambda self, step: torch.tensor(1.0).to(step.device),
+        lambda self, step: self.linear.weight[self.linear.weight > 0].sum(),
+    ],
+)
+def test_a_step_that_waits_is_found(beside):
+    """Mutations: a branch on a number, a number read, one sent, and a shape that depends on one."""
+    objective = Mutant(beside)
+    with pytest.raises((AssertionError, RuntimeError, NotImplementedError)):
+        step_without_numbers(objective, AE, batches(AE)(0))
+
+
+class Tape(TorchDispatchMode):
+    """What a CUDA graph does, on the CPU: the operations, once more, on the same memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations: list[tuple[Any, ...]] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        assert func is not torch.ops.aten._local_scalar_dense.default
+        found = func(*args, **(kwargs or {}))
+        self.operations.append((func, args, kwargs or {}, found))
+        return found
+
+    @torch.no_grad()
+    def play(self) -> None:
+        for func, args, kwargs, before in self.operations:
+            for old, new in zip(
+                tree_leaves(before), tree_leaves(func(*args, **kwargs)), strict=True
+            ):
+                if isinstance(old, Tensor) and old.data_ptr() != new.data_ptr():
+                    old.copy_(new)
+
+
+def record(function: Callable[[], Any], rehearsal: Callable[[], Any]) -> tuple[Any, Any]:
+    """As :func:`train.compiled.record`; recording takes a step, so that is taken back too."""
+    with rehearsal():
+        function()
+    tape = Tape()
+    with rehearsal(), tape:
+        values = function()
+    return tape.play, values
+
+
+@contextmanager
+def played(monkeypatch: pytest.MonkeyPatch, traced: bool) -> Iterator[None]:
+    """Has steps recorded, as on CUDA; if they are traced, by what was traced as it is."""
+    with monkeypatch.context() as patch:
+        patch.setattr(compiled, "record", record)
+        patch.setattr(steps, "replays", lambda device: True)
+        patch.setattr(torch, "compile", lambda graph, **_: graph)
+        if not traced:
+            patch.setattr(steps, "compiled", lambda function, *_: function)
+        yield
+
+
+def train(objective: Objective, settings: Settings, count: int) -> dict[str, Tensor]:
+    """Losses, metrics and the state after steps from one seed."""
+    batch = batches(settings)
+    torch.manual_seed(1)
+    np.random.seed(1)  # noqa: NPY002
+    stepper = Stepper(objective, settings, CPU)
+    values = []
+    for i in range(count):
+        losses, metrics = stepper(batch(i), i)
+        values.append(torch.stack([*losses.values(), *metrics.values()]))
+    return {"values": torch.stack(values), "next": torch.rand(3)} | objective.state_dict()
+
+
+def assert_same(make: Callable[[], Objective], settings: Settings, count: int, again: Any) -> None:
+    """Compares steps with those that are taken in another way."""
+    torch.manual_seed(0)
+    expected = train(make(), replace(settings, compile="off"), count)
+    with again:
+        torch.manual_seed(0)
+        found = train(make(), replace(settings, compile="on"), count)
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-9, atol=1e-9, msg=name)
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name not in WAITS])
+@pytest.mark.parametrize("traced", [True, False], ids=["traced", "recorded"])
+def test_a_hundred_steps_played_are_a_hundred_steps(double, monkeypatch, name, traced):
+    """In double precision and at a small rate: rounding is not to grow into something else."""
+    count = 100 if name in ("air", "icvae", "abc", "acai", "ae") else 15
+    settings = replace(CASES[name], learning_rate=1e-5, steps=120)
+    assert_same(lambda: build(settings), settings, count, played(monkeypatch, traced))
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        lambda self, step: self.calls,
+        lambda self, step: np.random.rand(),  # noqa: NPY002
+        lambda self, step: setattr(self, "held", self.held + 1) or self.held,
+    ],
+    ids=["a count", "NumPy's numbers", "a buffer replaced"],
+)
+def test_what_is_not_in_tensors_is_not_played_again(double, monkeypatch, beside):
+    """Mutations: what tells played steps from others."""
+    settings = replace(AE, learning_rate=0.1)
+    with pytest.raises(AssertionError):
+        assert_same(lambda: Mutant(beside), settings, 5, played(monkeypatch, traced=False))
+
+
+def test_a_rate_that_is_no_tensor_is_not_played_again(double, monkeypatch):
+    """The mutation: what falls over the steps has to be in memory."""
+    settings = replace(AE, learning_rate=0.1, decay="cosine", steps=10)
+    monkeypatch.setattr(Tensor, "fill_", lambda tensor, value: tensor)
+    with pytest.raises(AssertionError):
+        assert_same(lambda: build(settings), settings, 5, played(monkeypatch, traced=False))
+
+
+needs_compiler = pytest.mark.skipif(
+    not any(shutil.which(name) for name in compiled.COMPILERS if name),
+    reason="there is no C++ compiler here",
+)
+
+
+@needs_compiler
+@pytest.mark.parametrize("name", ["ae noise", "icvae"])
+def test_compiled_steps_are_steps(double, name):
+    settings = replace(CASES[name], learning_rate=1e-5)
+    assert_same(lambda: build(settings), settings, 30, played_not())
+
+
+@contextmanager
+def played_not() -> Iterator[None]:
+    yield
+
+
+@needs_compiler
+def test_a_compiled_run_goes_on_as_if_it_never_stopped(tmp_path):
+    """The mutation: a first step that is not compiled rounds in another way."""
+    settings = replace(
+        AE,
+        run_dir=tmp_path / "whole",
+        compile="on",
+        steps=20,
+        log_every=5,
+        checkpoint_every=50,
+        device="cpu",
+    )
+
+    def run(settings: Settings, stop_at: int = 0) -> dict[str, Tensor]:
+        def monitor(step: int) -> dict[str, float]:
+            if step == stop_at:
+                signal.raise_signal(signal.SIGINT)
+            return {}
+
+        torch.manual_seed(0)
+        objective = build(settings)
+        fit(objective, batches(settings), Run.create(settings, "ae"), settings, CPU, monitor)
+        return objective.state_dict()
+
+    whole = run(settings)
+    stopped = replace(settings, run_dir=tmp_path / "stopped")
+    with pytest.raises(Interrupted):
+        run(stopped, stop_at=10)
+    resumed = run(replace(stopped, resume=True))
+    for name, value in whole.items():
+        assert torch.equal(resumed[name], value)
+
+
+@pytest.mark.parametrize(
+    ("beside", "word"),
+    [
+        (lambda self, step: 1.0 if self.linear.weight.sum() > 0 else 0.0, "cannot be compiled"),
+        (lambda self, step: setattr(self, "held", self.held + 1) or self.held, "buffer"),
+    ],
+)
+def test_a_step_that_cannot_be_compiled_is_refused(beside, word):
+    objective = Mutant(beside)
+    with refused("--compile", word):
+        Stepper(objective, replace(AE, compile="on"), CPU).begin(batches(AE)(0), 0)
+
+
+def test_a_step_that_waits_is_compiled_only_where_asked_for(monkeypatch, capsys):
+    """Beside CUDA's default, which goes on without."""
+    settings = CASES["air enum"]
+    with refused("--compile", "cannot be compiled"):
+        Stepper(build(settings), replace(settings, compile="on"), CPU).begin(
+            batches(settings)(0), 0
+        )
+    monkeypatch.setattr(steps, "wanted", lambda *_: True)
+    stepper = Stepper(build(settings), settings, CPU)
+    stepper(batches(settings)(0), 0)
+    assert "cannot be compiled" in capsys.readouterr().err
+    assert stepper.take == stepper.move
+
+
+def test_where_steps_are_compiled(monkeypatch):
+    cuda = torch.device("cuda")
+
+    def wanted(how: str, device: torch.device) -> bool:
+        return compiled.wanted(replace(AE, compile=how), device)
+
+    monkeypatch.setattr(shutil, "which", lambda name: "/usr/bin/g++")
+    assert [wanted(how, CPU) for how in ("auto", "on", "off")] == [False, True, False]
+    assert [wanted(how, cuda) for how in ("auto", "on", "off")] == [True, True, False]
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    assert [wanted(how, cuda) for how in ("auto", "off")] == [False, False]
+    with refused("--compile on", "C++ compiler", "g++"):
+        wanted("on", CPU)
+
+
+def test_beginning_changes_nothing(double):
+    """Weights, buffers, what optimisers remember, and random numbers, before and after steps."""
+    torch.manual_seed(0)
+    settings = CASES["air average"]
+    stepper = Stepper(build(settings), settings, CPU)
+    batch = batches(settings)
+    for done in (0, 3):
+        before = {name: each.clone() for name, each in stepper.objective.state_dict().items()}
+        moments = [each.clone() for each in stepper.moments()]
+        random = torch.get_rng_state()
+        with stepper.rehearsal():
+            stepper.move(batch(done), torch.tensor(done))
+        assert torch.equal(torch.get_rng_state(), random)
+        for name, each in stepper.objective.state_dict().items():
+            assert torch.equal(each, before[name])
+        found = stepper.moments()
+        if done:
+            assert all(torch.equal(a, b) for a, b in zip(found, moments, strict=True))
+        else:
+            assert found
+            assert not any(each.any() for each in found)
+        for step in range(3):
+            stepper(batch(step), step)
+
+
+def test_a_rate_from_another_device_is_not_taken_over():
+    """What is saved on CUDA has rates in tensors; how to move is the settings' to say."""
+    one, other = (Stepper(build(AE), AE, CPU) for _ in range(2))
+    one(batches(AE)(0), 0)
+    states = {name: optimiser.state_dict() for name, optimiser in one.optimisers.items()}
+    for group in states["autoencoder"]["param_groups"]:
+        group |= {"lr": torch.tensor(7.0), "capturable": True}
+    other.load(states)
+    (group,) = other.optimisers["autoencoder"].param_groups
+    assert (group["lr"], group["capturable"]) == (AE.learning_rate, False)
+    assert all(torch.equal(a, b) for a, b in zip(one.moments(), other.moments(), strict=True))
