@@ -94,11 +94,11 @@ class Reference(nn.Module):
                 latents = torch.cat([where, what], dim=1)
 
 
-def reference(x: Tensor) -> Callable[[int], object]:
-    """A step of the reference, as SVI takes it."""
-    air = Reference()
+def reference(device: torch.device | str = "cpu") -> Callable[[Tensor], object]:
+    """A step of the reference on scenes, as SVI takes it."""
+    air = Reference().to(device)
     svi = SVI(air.model, air.guide, pyro.optim.Adam({"lr": 1e-4}), loss=TraceGraph_ELBO())
-    return lambda step: svi.step(x)
+    return svi.step
 
 
 def ours(x: Tensor, **settings: str) -> Callable[[int], object]:
@@ -116,8 +116,9 @@ def main() -> None:
     rounds = parser.parse_args().rounds
     torch.manual_seed(0)
     x = torch.rand(64, SIZE, SIZE)
+    example = reference()
     steps = {
-        "Pyro's example (reference)": reference(x),
+        "Pyro's example (reference)": lambda _: example(x),
         "marginal": ours(x),
         "marginal, recurrent guide": ours(x, guide="recurrent"),
         "tracegraph": ours(x, estimator="tracegraph"),

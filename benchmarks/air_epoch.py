@@ -1,0 +1,102 @@
+"""Seconds of an epoch of AIR: a pass over 60,000 scenes in batches of 64, and steps of Pyro's.
+
+    python benchmarks/air_epoch.py
+    python benchmarks/air_epoch.py --device cuda
+
+All have the sizes of Pyro's example. The reference is that example; the other one in Pyro's way is
+this project's model and recurrent guide with TraceGraph_ELBO and a network as its baseline. Before
+anything is timed, each way takes its first steps.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+import tyro
+from air_step import N, SIZE, WHAT, WINDOW, reference
+from cases import case, images
+
+from train.air import AIRSettings
+from train.data.batches import Batches
+from train.loop import Training
+from train.tables import markdown
+
+SIZES = AIRSettings(
+    canvas_size=SIZE,
+    max_objects=N,
+    window_size=WINDOW,
+    what_dim=WHAT,
+    what_hidden=200,
+    guide_hidden=256,
+)
+PYRO = {"estimator": "tracegraph", "baseline": "network", "guide": "recurrent", "anchors": 0}
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """Times an epoch of each way."""
+
+    scenes: int = 60_000
+    """Scenes of an epoch."""
+    device: str = "cpu"
+    """Where to compute."""
+
+
+def example(batches: Batches, device: torch.device) -> tuple[Callable[[int], object], float]:
+    """A step of Pyro's example, and the seconds before the first."""
+    step = reference(device)
+    return lambda i: step(batches(i)[0]), 0.0
+
+
+def ours(
+    batches: Batches, device: torch.device, **changes: object
+) -> tuple[Callable[[int], object], float]:
+    """A step of ``python -m train.air`` with these settings, and the seconds before the first."""
+    settings = replace(SIZES, **changes)
+    training = Training(case(settings, device)[0], settings, device, None)
+    training.begin(batches)
+    return lambda _: training.take(batches), training.warm_up.seconds
+
+
+def main(benchmark: Benchmark) -> None:
+    """A row for each way."""
+    torch.set_flush_denormal(True)
+    device = torch.device(benchmark.device)
+    batches = Batches((images(benchmark.scenes, SIZE),), 64, 0, device)
+    ways = {
+        "Pyro's example": lambda: example(batches, device),
+        "Pyro's way, our networks": lambda: ours(batches, device, **PYRO, compile="off"),
+        "default": lambda: ours(batches, device, compile="off"),
+        "default, compiled": lambda: ours(batches, device, compile="on"),
+        "default, compiled, bf16": lambda: ours(batches, device, compile="on", precision="bf16"),
+    }
+    rows = []
+    for name, way in ways.items():
+        torch.manual_seed(0)
+        step, warm_up = way()
+        for i in range(5):
+            step(i)
+        wait(device)
+        start = time.perf_counter()
+        for i in range(batches.steps_per_epoch):
+            step(i)
+        wait(device)
+        seconds = time.perf_counter() - start
+        rows.append({"way": name, "seconds": seconds, "warm-up, s": warm_up})
+        print(rows[-1], flush=True)
+    base = rows[0]["seconds"]
+    rows = [row | {"times as fast": base / row["seconds"]} for row in rows]
+    print(markdown(rows, list(rows[0])))
+
+
+def wait(device: torch.device) -> None:
+    """Until all that was asked of a GPU is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Benchmark))
