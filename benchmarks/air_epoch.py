@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 
 import torch
 import tyro
-from air_step import N, SIZE, WHAT, WINDOW, reference
+from air_step import SIZE, WHAT, WINDOW, N, reference
 from cases import case, images
 
 from train.air import AIRSettings

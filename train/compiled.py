@@ -136,6 +136,9 @@ def record(
     Returns:
         What launches them, and the tensors that they then write.
 
+    Raises:
+        InputError: If something in it waits for the device.
+
     References:
         | https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs
     """
@@ -146,6 +149,11 @@ def record(
             function()
     torch.cuda.current_stream().wait_stream(aside)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        values = function()
+    try:
+        with torch.cuda.graph(graph):
+            values = function()
+    except RuntimeError as error:
+        raise InputError(
+            f"--compile: this step cannot be recorded ({first_line(error)}): give --compile off"
+        ) from error
     return graph.replay, values

@@ -89,25 +89,23 @@ class Stepper:
         try:
             with self.rehearsal():
                 self.differentiate = compiled(self.gradients, self.objective, batch, step)
+            if replays(self.device):
+                for optimiser in self.optimisers.values():
+                    for group in optimiser.param_groups:
+                        group["lr"] = torch.tensor(group["lr"], device=self.device)
+                self.take = Replay(self.move, batch, step, self.rehearsal)
         except InputError as error:
             if self.settings.compile == "on":
                 raise
-            print(f"{error}; for now it is off", file=sys.stderr)
-            return
-        if replays(self.device):
-            for optimiser in self.optimisers.values():
-                for group in optimiser.param_groups:
-                    group["lr"] = torch.tensor(group["lr"], device=self.device)
-            self.take = Replay(self.move, batch, step, self.rehearsal)
+            print(f"{error}; it goes on without", file=sys.stderr)
 
     @contextmanager
     def rehearsal(self) -> Iterator[None]:
         """Takes everything back, at the end, to what it was: weights, moments, random numbers."""
-        modules = list(self.objective.modules())
         buffers = [
-            (each, name, held)
-            for each in modules
-            for name, held in each.named_buffers(recurse=False)
+            (module, name, held)
+            for module in self.objective.modules()
+            for name, held in module.named_buffers(recurse=False)
         ]
         changed = [*self.objective.parameters(), *(held for _, _, held in buffers), *self.moments()]
         kept = [tensor.detach().clone() for tensor in changed]
