@@ -28,7 +28,7 @@ from train.icvae import ICVAESettings
 from train.loop import fit
 from train.objective import Batch, Objective
 from train.runs import Run
-from train.settings import Interrupted, Settings
+from train.settings import InputError, Interrupted, Settings
 from train.steps import Stepper
 
 CPU, META = torch.device("cpu"), torch.device("meta")
@@ -343,6 +343,24 @@ def test_a_step_that_waits_is_compiled_only_where_asked_for(monkeypatch, capsys)
     stepper(batches(settings)(0), 0)
     assert "cannot be compiled" in capsys.readouterr().err
     assert stepper.take == stepper.move
+
+
+def test_a_step_that_cannot_be_recorded_is_compiled(monkeypatch, capsys):
+    """As said by CUDA's default; who asked for it is refused."""
+
+    def broken(*_: Any) -> Any:
+        raise InputError("--compile: this step cannot be recorded")
+
+    with played(monkeypatch, traced=True):
+        monkeypatch.setattr(compiled, "record", broken)
+        monkeypatch.setattr(steps, "wanted", lambda *_: True)
+        stepper = Stepper(build(AE), AE, CPU)
+        stepper(batches(AE)(0), 0)
+        assert "cannot be recorded" in capsys.readouterr().err
+        assert stepper.take == stepper.move
+        assert stepper.differentiate != stepper.gradients
+        with refused("cannot be recorded"):
+            Stepper(build(AE), replace(AE, compile="on"), CPU).begin(batches(AE)(0), 0)
 
 
 def test_where_steps_are_compiled(monkeypatch):
