@@ -199,10 +199,12 @@ def record(function: Callable[[], Any], rehearsal: Callable[[], Any]) -> tuple[A
 
 
 @contextmanager
-def played(monkeypatch: pytest.MonkeyPatch, traced: bool) -> Iterator[None]:
+def played(
+    monkeypatch: pytest.MonkeyPatch, traced: bool, recorder: Callable[..., Any] = record
+) -> Iterator[None]:
     """Has steps recorded, as on CUDA; if they are traced, by what was traced as it is."""
     with monkeypatch.context() as patch:
-        patch.setattr(compiled, "record", record)
+        patch.setattr(compiled, "record", recorder)
         patch.setattr(steps, "replays", lambda device: True)
         patch.setattr(torch, "compile", lambda graph, **_: graph)
         if not traced:
@@ -351,9 +353,8 @@ def test_a_step_that_cannot_be_recorded_is_compiled(monkeypatch, capsys):
     def broken(*_: Any) -> Any:
         raise InputError("--compile: this step cannot be recorded")
 
-    with played(monkeypatch, traced=True):
-        monkeypatch.setattr(compiled, "record", broken)
-        monkeypatch.setattr(steps, "wanted", lambda *_: True)
+    monkeypatch.setattr(steps, "wanted", lambda *_: True)
+    with played(monkeypatch, traced=True, recorder=broken):
         stepper = Stepper(build(AE), AE, CPU)
         stepper(batches(AE)(0), 0)
         assert "cannot be recorded" in capsys.readouterr().err
