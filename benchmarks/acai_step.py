@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from train.acai import ACAISettings, build
+from train.runtime import tune_cpu
 from train.steps import Stepper
 
 
@@ -100,7 +101,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=8, help="rounds of 10 steps of each")
     rounds = parser.parse_args().rounds
     torch.manual_seed(0)
-    torch.set_flush_denormal(True)
+    tune_cpu()
     images = torch.randint(0, 256, (10_000, 32, 32), dtype=torch.uint8)
     settings = ACAISettings()
     steps = {

@@ -22,6 +22,7 @@ from cases import case, images
 from train.air import AIRSettings
 from train.data.batches import Batches
 from train.loop import Training
+from train.runtime import tune_cpu
 from train.tables import markdown
 
 SIZES = AIRSettings(
@@ -63,7 +64,7 @@ def ours(
 
 def main(benchmark: Benchmark) -> None:
     """A row for each way."""
-    torch.set_flush_denormal(True)
+    tune_cpu()
     device = torch.device(benchmark.device)
     batches = Batches((images(benchmark.scenes, SIZE),), 64, 0, device)
     ways = {

@@ -20,6 +20,7 @@ from cases import DEFAULTS, case
 from timing import turns
 
 from train.loop import Training
+from train.runtime import tune_cpu
 from train.settings import Settings
 from train.tables import markdown
 
@@ -58,7 +59,7 @@ def losses(training: Training, data: Any, steps: int) -> torch.Tensor:
 
 def main(benchmark: Benchmark) -> None:
     """A row for each method."""
-    torch.set_flush_denormal(True)
+    tune_cpu()
     device = torch.device(benchmark.device)
     rows = []
     for name, kind in DEFAULTS.items():

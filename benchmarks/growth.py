@@ -25,6 +25,7 @@ from cases import CPU, DEFAULTS, case
 from matplotlib.figure import Figure
 
 from train.loop import Training
+from train.runtime import tune_cpu
 from train.tables import markdown
 
 BATCHES = (16, 64, 256, 1024, 4096)
@@ -53,7 +54,7 @@ class Benchmark:
 
 def point(method: str, settings: dict[str, Any], steps: int) -> tuple[float, float]:
     """Milliseconds and megabytes of a step."""
-    torch.set_flush_denormal(True)
+    tune_cpu()
     torch.manual_seed(0)
     chosen = DEFAULTS[method](**settings)
     objective, batch = case(chosen)

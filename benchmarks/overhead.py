@@ -32,6 +32,7 @@ from pyro_models.networks import crop, paste
 from train.loop import Training
 from train.losses import class_information
 from train.objective import Batch
+from train.runtime import tune_cpu
 from train.tables import markdown
 
 Step = Callable[[int], Any]
@@ -187,7 +188,7 @@ def steps(name: str) -> dict[str, Step]:
 
 def main(benchmark: Benchmark) -> None:
     """A row for each method."""
-    torch.set_flush_denormal(True)
+    tune_cpu()
     rows = []
     for name in DEFAULTS:
         torch.manual_seed(0)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import random
+import sys
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -13,6 +15,9 @@ import torch
 
 from train import parallel
 from train.settings import Settings, require
+
+# From glibc's malloc.h.
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 
 
 def setup(settings: Settings) -> torch.device:
@@ -52,9 +57,19 @@ def setup(settings: Settings) -> torch.device:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(settings.deterministic)
     pyro.set_rng_seed(settings.seed)
+    tune_cpu()
+    return torch.device(name)
+
+
+def tune_cpu() -> None:
+    """Sets what makes steps on a CPU faster, and changes no result that matters."""
     # A CPU takes many times as long over numbers next to zero, of which a trained model has many.
     torch.set_flush_denormal(True)
-    return torch.device(name)
+    # What a step frees the next one wants again: where glibc gives it back to the system between
+    # them, as it does in some processes and not in others, a quarter of a step goes into that.
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        libc.mallopt(M_TRIM_THRESHOLD, 256 * 2**20)
+        libc.mallopt(M_MMAP_THRESHOLD, 32 * 2**20)
 
 
 def precision(settings: Settings, device: torch.device) -> AbstractContextManager[Any]:
