@@ -276,7 +276,7 @@ needs_compiler = pytest.mark.skipif(
 
 
 @needs_compiler
-@pytest.mark.parametrize("name", ["ae noise", "icvae"])
+@pytest.mark.parametrize("name", ["ae", "icvae"])
 def test_compiled_steps_are_steps(double, name):
     settings = replace(CASES[name], learning_rate=1e-5)
     assert_same(lambda: build(settings), settings, 30, played_not())
