@@ -18,6 +18,7 @@ import torch
 import tyro
 from air_step import SIZE, WHAT, WINDOW, N, reference
 from cases import case, images
+from timing import wait
 
 from train.air import AIRSettings
 from train.data.batches import Batches
@@ -80,23 +81,17 @@ def main(benchmark: Benchmark) -> None:
         step, warm_up = way()
         for i in range(5):
             step(i)
-        wait(device)
+        wait()
         start = time.perf_counter()
         for i in range(batches.steps_per_epoch):
             step(i)
-        wait(device)
+        wait()
         seconds = time.perf_counter() - start
         rows.append({"way": name, "seconds": seconds, "warm-up, s": warm_up})
         print(rows[-1], flush=True)
     base = rows[0]["seconds"]
     rows = [row | {"times as fast": base / row["seconds"]} for row in rows]
     print(markdown(rows, list(rows[0])))
-
-
-def wait(device: torch.device) -> None:
-    """Until all that was asked of a GPU is done."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 if __name__ == "__main__":

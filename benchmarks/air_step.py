@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from pyro import poutine
 from pyro.infer import SVI, TraceGraph_ELBO
-from timing import turns
+from timing import ratio, turns
 from torch import Tensor, nn
 
 from pyro_models.networks import MLP
@@ -130,8 +130,7 @@ def main() -> None:
     print("| step of 64 scenes | ms, median | lowest | share of the reference, median |")
     print("| --- | --- | --- | --- |")
     for name, taken in times.items():
-        # Pair by pair: the machine's speed drifts.
-        share = statistics.median(a / b for a, b in zip(taken, base, strict=True))
+        share = ratio(taken, base)
         print(f"| {name} | {statistics.median(taken):.1f} | {min(taken):.1f} | {share:.2f} |")
 
 

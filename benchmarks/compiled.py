@@ -17,7 +17,7 @@ from typing import Any
 import torch
 import tyro
 from cases import DEFAULTS, case
-from timing import turns
+from timing import ratio, turns
 
 from train.loop import Training
 from train.runtime import tune_cpu
@@ -78,11 +78,9 @@ def main(benchmark: Benchmark) -> None:
             "compiled": lambda _, run=compiled: run[0].take(run[1]),
         }
         times = turns(steps, benchmark.rounds, benchmark.each)
-        pairs = zip(times["as it is"], times["compiled"], strict=True)
-        ratio = statistics.median(plain / compiled for plain, compiled in pairs)
         row: dict[str, object] = {"step of": name}
         row |= {f"{way}, ms": round(statistics.median(each), 1) for way, each in times.items()}
-        row |= {"times as fast": f"{ratio:.2f}"}
+        row |= {"times as fast": f"{ratio(times['as it is'], times['compiled']):.2f}"}
         row |= {"warm-up, s": round(first[0].warm_up.seconds)}
         row |= {"again, s": round(compiled[0].warm_up.seconds)}
         rows.append(row | {"losses differ by": f"{differs:.1e}"})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
@@ -25,11 +25,21 @@ def turns(
             start = time.perf_counter()
             for i in range(each):
                 step(i)
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
+            wait()
             if turn:
                 times[name].append((time.perf_counter() - start) / each * 1e3)
     return times
+
+
+def wait() -> None:
+    """Until all that was asked of a GPU is done."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def ratio(above: Sequence[float], below: Sequence[float]) -> float:
+    """The median of the ratios of two columns of :func:`turns`, pair by pair: speed drifts."""
+    return statistics.median(a / b for a, b in zip(above, below, strict=True))
 
 
 def race(steps: Mapping[str, Callable[[int], object]], what: str, rounds: int, each: int) -> None:
@@ -46,6 +56,4 @@ def race(steps: Mapping[str, Callable[[int], object]], what: str, rounds: int, e
     print(f"| step of {what} | ms, median | images a second beside the first |")
     print("| --- | --- | --- |")
     for name, taken in times.items():
-        # Pair by pair: the machine's speed drifts.
-        ratio = statistics.median(b / a for a, b in zip(taken, base, strict=True))
-        print(f"| {name} | {statistics.median(taken):.1f} | {ratio:.2f} times |")
+        print(f"| {name} | {statistics.median(taken):.1f} | {ratio(base, taken):.2f} times |")

@@ -47,7 +47,9 @@ CASES = {
     "air rws": ("air", *SCENES, "--estimator", "rws", "--particles", "2"),
 }
 """Every method and estimator, and what of a run has a state of its own."""
-TIMES = ("warm_up_seconds", "train_seconds", "examples_per_second")
+TIMES = {"warm_up_seconds", "train_seconds", "examples_per_second"}
+PLAIN = {"method", "steps", *TIMES, "device"}
+"""What results say of every run."""
 
 
 def save_own(folder: Path) -> Path:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import shutil
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from functools import singledispatch
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from tests.data.refusals import refused
-from train import abc, acai, ae, air, compiled, icvae, steps
+from train import compiled, steps
 from train.abc import ABCSettings
 from train.acai import ACAISettings
 from train.ae import AESettings
@@ -30,6 +29,7 @@ from train.objective import Batch, Objective
 from train.runs import Run
 from train.settings import InputError, Interrupted, Settings
 from train.steps import Stepper
+from train.trained import METHODS
 
 CPU, META = torch.device("cpu"), torch.device("meta")
 AIR = AIRSettings(
@@ -66,21 +66,14 @@ CASES: dict[str, Settings] = {
 }
 
 
-@singledispatch
+BUILDS = dict(kind.door for kind in METHODS.values())
+
+
 def build(settings: Settings) -> Objective:
     """The objective of a method's settings, for images of 16 by 16."""
-    raise TypeError(type(settings))
-
-
-build.register(AIRSettings, lambda settings: air.build(settings, (16, 16)))
-build.register(ABCSettings, lambda settings: abc.build(settings, (16, 16)))
-build.register(ACAISettings, lambda settings: acai.build(settings, (16, 16)))
-build.register(AESettings, lambda settings: ae.build(settings, (16, 16)))
-
-
-@build.register
-def _(settings: ICVAESettings) -> Objective:
-    return icvae.build(settings, (16, 16), Condition(3, torch.zeros(0), torch.zeros(0)))
+    condition = Condition(3, torch.zeros(0), torch.zeros(0))
+    more = [condition] if isinstance(settings, ICVAESettings) else []
+    return BUILDS[type(settings)](settings, (16, 16), *more)
 
 
 def batches(settings: Settings) -> Callable[[int], Batch]:
@@ -118,11 +111,11 @@ def step_without_numbers(objective: Objective, settings: Settings, batch: Batch)
         stepper.gradients(batch, step)
 
 
-WAITS = ("air enum",)
-"""Pyro's enumeration asks whether a mask is true everywhere."""
+# But for Pyro's enumeration, which asks whether a mask is true everywhere.
+NEVER_WAIT = [name for name in CASES if name != "air enum"]
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if name not in WAITS])
+@pytest.mark.parametrize("name", NEVER_WAIT)
 def test_nothing_in_a_step_waits_for_the_device(name):
     settings = CASES[name]
     objective = build(settings)
@@ -236,7 +229,7 @@ def assert_same(make: Callable[[], Objective], settings: Settings, count: int, a
         torch.testing.assert_close(found[name], value, rtol=1e-9, atol=1e-9, msg=name)
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if name not in WAITS])
+@pytest.mark.parametrize("name", NEVER_WAIT)
 @pytest.mark.parametrize("traced", [True, False], ids=["traced", "recorded"])
 def test_a_hundred_steps_played_are_a_hundred_steps(double, monkeypatch, name, traced):
     """In double precision and at a small rate: rounding is not to grow into something else."""
@@ -270,8 +263,7 @@ def test_a_rate_that_is_no_tensor_is_not_played_again(double, monkeypatch):
 
 
 needs_compiler = pytest.mark.skipif(
-    not any(shutil.which(name) for name in compiled.COMPILERS if name),
-    reason="there is no C++ compiler here",
+    not compiled.has_compiler(), reason="there is no C++ compiler here"
 )
 
 
@@ -279,12 +271,7 @@ needs_compiler = pytest.mark.skipif(
 @pytest.mark.parametrize("name", ["ae", "icvae"])
 def test_compiled_steps_are_steps(double, name):
     settings = replace(CASES[name], learning_rate=1e-5)
-    assert_same(lambda: build(settings), settings, 30, played_not())
-
-
-@contextmanager
-def played_not() -> Iterator[None]:
-    yield
+    assert_same(lambda: build(settings), settings, 30, nullcontext())
 
 
 @needs_compiler

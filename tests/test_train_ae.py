@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.kills import PLAIN
 from train import acai, ae
 from train.acai import ACAISettings
 from train.ae import AESettings
@@ -23,7 +24,6 @@ SMALL = {
     "device": "cpu",
     "cluster_starts": 2,
 }
-PLAIN = {"method", "steps", "warm_up_seconds", "train_seconds", "examples_per_second", "device"}
 MEASURES = {"reconstruction_mse", "probe_accuracy", "cluster_accuracy"}
 
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from tests.data.refusals import refused
+from tests.kills import PLAIN, TIMES
 from train.air import AIRSettings, build, main
 from train.settings import command
 
@@ -31,12 +32,7 @@ SMALL = {
     "device": "cpu",
 }
 KEYS = {
-    "method",
-    "steps",
-    "warm_up_seconds",
-    "train_seconds",
-    "examples_per_second",
-    "device",
+    *PLAIN,
     "count_accuracy",
     "count_accuracy_map",
     "elbo",
@@ -126,9 +122,8 @@ def test_a_resumed_run_ends_as_one_that_never_stopped(tmp_path):
     finally:
         Run.save_checkpoint = save
     resumed = main(replace(halted, resume=True))
-    timed = {"warm_up_seconds", "train_seconds", "examples_per_second"}
-    assert {k: v for k, v in whole.items() if k not in timed} == {
-        k: v for k, v in resumed.items() if k not in timed
+    assert {k: v for k, v in whole.items() if k not in TIMES} == {
+        k: v for k, v in resumed.items() if k not in TIMES
     }
     weights = [
         torch.load(max((folder / "checkpoints").iterdir()), weights_only=True)["module"]

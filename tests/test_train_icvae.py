@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.kills import PLAIN, TIMES
 from train.icvae import ICVAESettings, main
 from train.settings import command
 
@@ -23,12 +24,7 @@ SMALL = {
     "device": "cpu",
 }
 KEYS = {
-    "method",
-    "steps",
-    "warm_up_seconds",
-    "train_seconds",
-    "examples_per_second",
-    "device",
+    *PLAIN,
     "reconstruction_mse",
     "elbo",
     "leakage",
@@ -82,10 +78,9 @@ def test_a_resumed_run_is_the_same(tmp_path, own):
     main(small(tmp_path, own, run_dir=tmp_path / "parts", steps=3, decay="none"))
     straight = main(small(tmp_path, own, run_dir=tmp_path / "straight", decay="none"))
     resumed = small(tmp_path, own, run_dir=tmp_path / "parts", decay="none", resume=True)
-    timed = ("warm_up_seconds", "train_seconds", "examples_per_second")
     found = main(resumed)
-    assert {k: v for k, v in found.items() if k not in timed} == {
-        k: v for k, v in straight.items() if k not in timed
+    assert {k: v for k, v in found.items() if k not in TIMES} == {
+        k: v for k, v in straight.items() if k not in TIMES
     }
     assert whole["elbo"] != straight["elbo"]
 

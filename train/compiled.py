@@ -33,13 +33,18 @@ Take = Callable[[Batch, Tensor], Values]
 COMPILERS = (os.environ.get("CXX", ""), "g++", "clang++", "cl")
 
 
+def has_compiler() -> bool:
+    """Whether there is a C++ compiler."""
+    return any(shutil.which(name) for name in COMPILERS if name)
+
+
 def wanted(settings: Settings, device: torch.device) -> bool:
     """Whether steps are to be compiled: where asked for, and by default on CUDA.
 
     Raises:
         InputError: If it was asked for and there is no compiler.
     """
-    there = any(shutil.which(name) for name in COMPILERS if name)
+    there = has_compiler()
     require(
         there or settings.compile != "on",
         "--compile on needs a C++ compiler: install one (g++, say), or leave --compile out",
