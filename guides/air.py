@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from pyro_models.air import AIR
 from pyro_models.networks import MLP, boxes, crop
+from pyro_models.objective import annealed
 from pyro_models.presence import FixPresence, all_present, presence_logits
 
 
@@ -196,10 +197,7 @@ class RecurrentGuide(PyroModule):
         sizes = [1, 3, 3, len(self.anchors), hidden.shape[-1]]
         latents = projected.new_zeros(batch, 3 + model.what_dim)
         z_pres = canvas = None
-        with (
-            pyro.plate("scenes", batch, device=images.device),
-            poutine.scale(scale=beta),
-        ):
+        with annealed(beta), pyro.plate("scenes", batch, device=images.device):
             for i in range(model.max_objects):
                 seen, features = self.look(images, projected, canvas)
                 # Draws side by side in an outer plate begin at the first latents.

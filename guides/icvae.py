@@ -8,13 +8,13 @@ from typing import Any, ClassVar, Literal
 import pyro
 import pyro.distributions as dist
 import torch
-from pyro import poutine
 from pyro.distributions import TorchDistribution
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from pyro_models.icvae import ICVAE
 from pyro_models.networks import MLP, Convolutions
+from pyro_models.objective import annealed, penalty
 
 Invariance = Callable[..., Tensor]
 """From z, mu, the log-variance and c of a batch, and past mu, log-variances and c if the guide has
@@ -154,9 +154,10 @@ class GaussianGuide(Encoder):
             The codes, of shape :math:`(B, D)`.
         """
         mu, log_variance = self.encode(images, c)
-        with pyro.plate("images", len(images), device=images.device):
-            with poutine.scale(scale=beta):
-                z = pyro.sample("z", dist.Normal(mu, (0.5 * log_variance).exp()).to_event(1))
+        plate = pyro.plate("images", len(images), device=images.device)
+        with annealed(beta), plate:
+            z = pyro.sample("z", dist.Normal(mu, (0.5 * log_variance).exp()).to_event(1))
+        with plate:
             if self.invariance is not None:
                 known = (mu, log_variance, c)
                 if self.memory is not None and self.training:
@@ -165,7 +166,7 @@ class GaussianGuide(Encoder):
                 else:
                     term = self.invariance(z, *known)
                 # Not as a scale, which Pyro wants above zero: a weight may start there.
-                pyro.factor("invariance", invariance * term, has_rsample=True)
+                penalty("invariance", invariance * term)
         return z
 
     def encode(self, images: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
@@ -276,10 +277,7 @@ class EchoGuide(Encoder):
     ) -> Tensor:
         """Draws the codes; see :meth:`GaussianGuide.forward`."""
         f, s = self.encode(images, c)
-        with (
-            pyro.plate("images", len(images), device=images.device),
-            poutine.scale(scale=beta + invariance),
-        ):
+        with annealed(beta + invariance), pyro.plate("images", len(images), device=images.device):
             return pyro.sample("z", Echo(f, s, self.noise(f, s)).to_event(1))
 
     def encode(self, images: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pyro_models.likelihoods import NormalImage
 from pyro_models.networks import MLP, boxes, paste
+from pyro_models.objective import annealed
 from pyro_models.presence import FixPresence, presence_logits
 
 
@@ -193,28 +194,29 @@ class AIR(PyroModule):
         zero, where_loc, where_scale = self.zero, self.where_loc, self.where_scale
         z_pres: Tensor | None = None
         presences, wheres, whats = [], [], []
-        with pyro.plate("scenes", n if images is None else len(images), device=zero.device):
-            with poutine.scale(scale=beta):
-                for i in range(self.max_objects):
-                    before = True if z_pres is None else z_pres > 0
-                    with poutine.mask(mask=before):
-                        z_pres = pyro.sample(
-                            f"z_pres_{i}",
-                            dist.Bernoulli(logits=presence_logits(z_pres, logits[i])),
-                            infer={"presence": True},
-                        )
-                    with poutine.mask(mask=z_pres > 0):
-                        z_where = pyro.sample(
-                            f"z_where_{i}",
-                            dist.Normal(where_loc, where_scale).to_event(1),
-                        )
-                        z_what = pyro.sample(
-                            f"z_what_{i}",
-                            dist.Normal(zero, 1.0).expand([self.what_dim]).to_event(1),
-                        )
-                    presences.append(z_pres)
-                    wheres.append(z_where)
-                    whats.append(z_what)
+        plate = pyro.plate("scenes", n if images is None else len(images), device=zero.device)
+        with annealed(beta), plate:
+            for i in range(self.max_objects):
+                before = True if z_pres is None else z_pres > 0
+                with poutine.mask(mask=before):
+                    z_pres = pyro.sample(
+                        f"z_pres_{i}",
+                        dist.Bernoulli(logits=presence_logits(z_pres, logits[i])),
+                        infer={"presence": True},
+                    )
+                with poutine.mask(mask=z_pres > 0):
+                    z_where = pyro.sample(
+                        f"z_where_{i}",
+                        dist.Normal(where_loc, where_scale).to_event(1),
+                    )
+                    z_what = pyro.sample(
+                        f"z_what_{i}",
+                        dist.Normal(zero, 1.0).expand([self.what_dim]).to_event(1),
+                    )
+                presences.append(z_pres)
+                wheres.append(z_where)
+                whats.append(z_what)
+        with plate:
             # Stacked and summed, never written into a buffer: that would lose the provenance by
             # which TraceGraph_ELBO finds what depends on each presence.
             objects = torch.stack([self.paste(*z) for z in zip(whats, wheres, strict=True)])

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from pyro_models.likelihoods import NormalImage
 from pyro_models.networks import MLP, Deconvolutions
+from pyro_models.objective import annealed
 
 
 class ICVAE(PyroModule):
@@ -92,12 +93,12 @@ class ICVAE(PyroModule):
         Returns:
             The images, of shape :math:`(B, H, W)`.
         """
-        with pyro.plate("images", len(c), device=c.device):
-            with poutine.scale(scale=beta), poutine.mask(mask=self.prior):
-                prior = dist.Normal(self.zero, 1.0).expand([self.z_dim]).to_event(1)
-                z = pyro.sample("z", prior)
-            with poutine.scale(scale=reconstruction):
-                return pyro.sample("x", self.pixels(z, c), obs=images)
+        plate = pyro.plate("images", len(c), device=c.device)
+        with annealed(beta), plate, poutine.mask(mask=self.prior):
+            prior = dist.Normal(self.zero, 1.0).expand([self.z_dim]).to_event(1)
+            z = pyro.sample("z", prior)
+        with annealed(reconstruction), plate:
+            return pyro.sample("x", self.pixels(z, c), obs=images)
 
     def pixels(self, z: Tensor, c: Tensor) -> dist.Distribution:
         """The likelihood; override it for another one."""

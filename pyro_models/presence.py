@@ -36,12 +36,14 @@ def presence_logits(z_pres: Tensor | None, logits: Tensor) -> Tensor:
 class FixPresence(Messenger):
     r"""A Pyro handler that gives presence sites values instead of drawing them.
 
+    A presence that is conditioned on keeps its value, and is not counted.
+
     Args:
         value: Called with a step's place in the row, 0 for the first, and its site's message;
             returns the presence, of a shape that broadcasts with the site's.
 
     Attributes:
-        names: The names of the sites met, in their order.
+        names: The names of the sites that were given a value, in their order.
 
     Example:
         >>> import pyro
@@ -62,7 +64,7 @@ class FixPresence(Messenger):
         return super().__enter__()
 
     def _pyro_sample(self, message: dict[str, Any]) -> None:
-        if message["infer"].get("presence"):
+        if message["infer"].get("presence") and not message["is_observed"]:
             message["value"] = self.value(len(self.names), message)
             message["done"] = True
             self.names.append(message["name"])

@@ -17,10 +17,11 @@ from train.estimators.base import DifferentiableELBO
 from train.estimators.concrete import ConcreteELBO
 from train.estimators.counts import Counts, count_out
 from train.estimators.enumerated import EnumELBO
-from train.estimators.marginal import ImportanceWeightedELBO, MarginalELBO, importance_weighted
+from train.estimators.marginal import ImportanceWeightedELBO, MarginalELBO
 from train.estimators.meanfield import MeanFieldELBO
 from train.estimators.tracegraph import TraceGraphELBO
 from train.estimators.wake_sleep import ReweightedWakeSleepELBO
+from train.estimators.weights import importance_weighted
 from train.settings import InputError
 
 __all__ = [

@@ -2,53 +2,62 @@
 
 from __future__ import annotations
 
-import re
+import math
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
 
 import torch
-from pyro.distributions.util import scale_and_mask
 from pyro.infer import ELBO
 from pyro.infer.util import torch_item
 from pyro.poutine import Trace
 from torch import Tensor
 
-Program = Callable[..., Any]
+from train.estimators.contract import Contract, Program, examine
 
 
 class DifferentiableELBO(ELBO):
     """An estimator that is one differentiable loss: subclasses write :meth:`estimate`.
 
+    Before the first estimate of a pair the estimator runs it a few times, to learn how many plates
+    it has and to check what the estimator relies on. These runs leave random numbers and buffers
+    as they were; the first one waits for the device, estimates do not.
+
     Args:
         num_particles: The number of draws from the guide for each datum.
-        max_plate_nesting: The number of plates of model and guide, one inside another.
+        max_plate_nesting: The number of plates of model and guide, one inside another; found out
+            if not given, as Pyro does.
         vectorize_particles: Whether the draws are made side by side, in an outermost plate, rather
             than one after another.
         options: Passed to :class:`pyro.infer.ELBO`.
 
     Attributes:
         terms: What the last estimate was made of, by name: detached sums over the batch in nats.
+            ``elbo`` is the ELBO with all that Pyro's handlers say of it (scales, masks,
+            subsampling, factors), without the weights and penalties of
+            :mod:`pyro_models.objective`.
     """
 
     terms: Mapping[str, Tensor] = {}
+    by_count: ClassVar[bool] = False
+    """Whether the number of objects is summed out."""
 
     def __init__(
         self,
         num_particles: int = 1,
         *,
-        max_plate_nesting: int = 1,
+        max_plate_nesting: int | float = math.inf,
         vectorize_particles: bool = False,
         **options: Any,
     ) -> None:
-        # Pyro's default runs model and guide once to count plates, which would draw random numbers
-        # at the first step of a run and again at the first after it was resumed.
         super().__init__(
             num_particles=num_particles,
             max_plate_nesting=max_plate_nesting,
             vectorize_particles=vectorize_particles,
             **options,
         )
+        self._pair: tuple[Program, Program, Contract] | None = None
+        self._nesting_given = math.isfinite(max_plate_nesting)
 
     @abstractmethod
     def estimate(
@@ -66,7 +75,13 @@ class DifferentiableELBO(ELBO):
     def differentiable_loss(
         self, model: Program, guide: Program, *args: Any, **kwargs: Any
     ) -> Tensor:
-        """The negative ELBO, summed over the batch, of shape ()."""
+        """The negative ELBO, summed over the batch, of shape ().
+
+        Raises:
+            ValueError: If the pair breaks what the estimator relies on; the message names the site
+                and says what to do.
+        """
+        self.prepare(model, guide, args, kwargs)
         loss, self.terms = self.estimate(model, guide, args, kwargs)
         return loss
 
@@ -78,8 +93,43 @@ class DifferentiableELBO(ELBO):
     def loss_and_grads(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
         """The negative ELBO as a number; adds its gradients to the parameters'."""
         loss = self.differentiable_loss(model, guide, *args, **kwargs)
-        loss.backward(retain_graph=self.retain_graph)
+        if loss.requires_grad:
+            loss.backward(retain_graph=self.retain_graph)
         return torch_item(loss)
+
+    def prepare(
+        self, model: Program, guide: Program, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> Contract:
+        """Examines a pair, unless it is the one that was examined last.
+
+        Raises:
+            ValueError: See :meth:`differentiable_loss`.
+        """
+        if self._pair is not None and self._pair[0] == model and self._pair[1] == guide:
+            return self._pair[2]
+        return self._examine(model, guide, args, kwargs)
+
+    def _examine(
+        self, model: Program, guide: Program, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> Contract:
+        kwargs = self.program_kwargs(kwargs)
+        contract = examine(model, guide, args, kwargs, by_count=self.by_count)
+        extra = int(self.vectorize_particles and self.num_particles > 1)
+        if self._nesting_given:
+            nesting = int(self.max_plate_nesting) - extra
+            if contract.nesting > nesting:
+                raise ValueError(
+                    f"max_plate_nesting is {nesting}, and there are {contract.nesting} plates, one "
+                    f"inside another: give max_plate_nesting={contract.nesting}, or leave it out"
+                )
+            contract = contract._replace(nesting=nesting)
+        self.max_plate_nesting = contract.nesting + extra
+        self._pair = model, guide, contract
+        return contract
+
+    def program_kwargs(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """The keyword arguments of an estimate that are model's and guide's."""
+        return dict(kwargs)
 
     def particles(self, model: Program, guide: Program) -> Iterator[tuple[Program, Program]]:
         """Model and guide for each time that they are run: once if draws are vectorised.
@@ -100,45 +150,3 @@ class DifferentiableELBO(ELBO):
 
     def _get_trace(self, *args: Any) -> tuple[Trace, Trace]:
         raise NotImplementedError(f"{type(self).__name__} is made of its own runs: see estimate")
-
-
-def at_the_draw(
-    model_trace: Trace, guide_trace: Trace, weights: Tensor | float = 1.0
-) -> dict[str, Tensor]:
-    """The parts of an ELBO, of two traces whose log-probabilities have been computed.
-
-    Args:
-        model_trace: The model's, replayed on the guide's.
-        guide_trace: The guide's.
-        weights: With which log-probabilities are summed.
-    """
-    log_likelihood: Tensor | float = 0.0
-    kl = {}
-    for name, site in model_trace.nodes.items():
-        if site["type"] != "sample":
-            continue
-        log_p = unscaled(site)
-        if site["is_observed"]:
-            log_likelihood = log_likelihood + (weights * log_p).sum()
-        else:
-            kl[name] = (weights * (unscaled(guide_trace.nodes[name]) - log_p)).sum()
-    return summarise(log_likelihood, kl)
-
-
-def unscaled(site: Mapping[str, Any]) -> Tensor:
-    """A site's log-probability, zero where it is masked, without ``poutine.scale``'s weight."""
-    return scale_and_mask(site["unscaled_log_prob"], mask=site["mask"])
-
-
-def summarise(log_likelihood: Tensor, kl: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Names the parts of an ELBO, detached, with the ELBO itself at beta 1.
-
-    The steps of a site are added up: ``z_where_0`` and ``z_where_1`` count under ``kl_z_where``.
-    """
-    terms = {"log_likelihood": log_likelihood.detach()}
-    elbo = terms["log_likelihood"]
-    for site, value in kl.items():
-        name = "kl_" + re.sub(r"_\d+$", "", site)
-        terms[name] = terms.get(name, 0.0) + value.detach()
-        elbo = elbo - value.detach()
-    return {**terms, "elbo": elbo}

@@ -2,17 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
-from pyro import poutine
 from pyro.distributions import RelaxedBernoulli
+from pyro.distributions.util import scale_and_mask
 from torch import Tensor
-from torch.distributions import kl_divergence
 
-from pyro_models.presence import FixPresence, all_present
-from train.estimators.base import DifferentiableELBO, Program, summarise
-from train.estimators.counts import divergence
+from train.estimators.base import DifferentiableELBO, Program
+from train.estimators.contract import (
+    ELSE,
+    Contract,
+    Pattern,
+    every_object,
+    run_guide,
+    run_model,
+    samples,
+    with_values,
+)
+from train.estimators.costs import (
+    Cost,
+    Site,
+    Weight,
+    difference,
+    guide_alone,
+    latent,
+    observed,
+    score_terms,
+    terms,
+    total,
+)
 
 
 class ConcreteELBO(DifferentiableELBO):
@@ -24,7 +45,8 @@ class ConcreteELBO(DifferentiableELBO):
             \text{KL}(\text{Bern}(p_i) \, \| \, \text{Bern}(\pi_i)) - \sum_i \tilde z_i \, \kappa_i
 
     with :math:`p_i, \pi_i` the guide's and the prior's presence probabilities where all earlier
-    objects are present, and :math:`\kappa_i` the divergences of object :math:`i`'s other latents.
+    objects are present, and :math:`\kappa_i` the divergences of the latents that are masked by
+    presence :math:`i`. What no presence masks has the weight 1, wherever it is drawn.
     The model must take a presence as a weight; half an object is half as bright. As the
     temperature :math:`\tau` goes to 0 the value becomes an estimate of the ELBO, and the variance
     of its gradient grows without bound. At any other it is an estimate of neither the ELBO nor a
@@ -44,66 +66,139 @@ class ConcreteELBO(DifferentiableELBO):
         | https://arxiv.org/abs/1611.00712
     """
 
+    by_count = True
+
     def __init__(self, num_particles: int = 1, *, temperature: float = 0.5, **options: Any) -> None:
         super().__init__(num_particles, **options)
         if not temperature > 0:
             raise ValueError(f"temperature is {temperature}: it must be above 0")
         self.temperature = temperature
 
+    def program_kwargs(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in kwargs.items() if name != "temperature"}
+
     def estimate(
         self, model: Program, guide: Program, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        kwargs = dict(kwargs)
-        temperature = torch.as_tensor(kwargs.pop("temperature", self.temperature))
-        log_likelihood: Tensor | float = 0.0
-        kl: dict[str, Tensor] = {}
-        scales: dict[str, Tensor | float] = {}
+        contract = self.prepare(model, guide, args, kwargs)
+        require_relaxable(contract)
+        temperature = torch.as_tensor(kwargs.get("temperature", self.temperature))
+        loss: Tensor | float = 0.0
+        every = []
         for pair in self.particles(model, guide):
-            log_p, costs, scales = self._relaxed(*pair, args, kwargs, temperature)
-            log_likelihood = log_likelihood + log_p / self.num_particles
-            for name, cost in costs.items():
-                kl[name] = kl.get(name, 0.0) + cost / self.num_particles
-        loss = sum(scales[name] * value for name, value in kl.items()) - log_likelihood
-        return loss, summarise(log_likelihood, kl)
+            run = Relaxed(*pair, args, self.program_kwargs(kwargs), contract, temperature)
+            costs = run.costs()
+            loss = loss - total(costs) - score_terms(run.scored(), costs)
+            every += costs
+        return loss / self.num_particles, terms(every, self.num_particles)
 
-    def _relaxed(
+
+def require_relaxable(contract: Contract) -> None:
+    """Raises :class:`ValueError` if presences that are neither 0 nor 1 have no meaning."""
+    for name, pattern in contract.model.items():
+        if pattern is None:
+            raise ValueError(
+                f"site {name} of the model is masked by something else than the presence of "
+                f"objects before it, which has no relaxed form: use MarginalELBO, or {ELSE}"
+            )
+    for name in contract.absent:
+        raise ValueError(
+            f"site {name} of the model is not absent for certain after an absent object: draw it "
+            "with pyro_models.presence.presence_logits, or use MarginalELBO"
+        )
+
+
+class Relaxed:
+    """A run of guide and model with relaxed presences.
+
+    Args:
+        model: The model.
+        guide: Its guide.
+        args: Passed to both.
+        kwargs: Passed to both.
+        contract: What holds of the two.
+        temperature: Of the presences, of shape ().
+    """
+
+    def __init__(
         self,
         model: Program,
         guide: Program,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
+        contract: Contract,
         temperature: Tensor,
-    ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor | float]]:
-        """Log-likelihood and the costs of the sites at a draw, summed over the batch; weights."""
-        with FixPresence(all_present) as row:
-            guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
-        presences = []
-        there: Tensor | float = 1.0
-        for name in row.names:
-            relaxed = RelaxedBernoulli(temperature, logits=guide_trace.nodes[name]["fn"].logits)
-            there = there * relaxed.rsample()
-            presences.append(there)
-        with FixPresence(lambda step, _: presences[step]):
-            model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(
-                *args, **kwargs
-            )
+    ) -> None:
+        self.contract = contract
+        guide_trace, _ = run_guide(guide, args, kwargs, every_object if contract.row else None)
+        self.guide = samples(guide_trace)
+        # What there is of the objects up to each step: of none before the first.
+        self.there: list[Weight] = [1.0]
+        for name in contract.row:
+            logits = self.guide[name]["fn"].logits
+            relaxed = RelaxedBernoulli(temperature, logits=logits).rsample()
+            self.there.append(self.there[-1] * relaxed)
+        presences = dict(zip(contract.row, self.there[1:], strict=True))
+        self.model = samples(run_model(model, with_values(guide_trace, presences), args, kwargs))
 
-        log_likelihood: Tensor | float = 0.0
-        costs: dict[str, Tensor] = {}
-        scales: dict[str, Tensor | float] = {}
-        # The latents of an object come after its presence, and weigh as much as it is there.
-        weight: Tensor | float = 1.0
-        for name, site in poutine.util.prune_subsample_sites(model_trace).nodes.items():
-            if site["type"] != "sample":
-                continue
-            scales[name] = site["scale"]
+    def weight(self, pattern: Pattern) -> Weight:
+        """How much there is of the objects that a mask asks for."""
+        if all(pattern):
+            return 1.0
+        first = pattern.index(True) if any(pattern) else len(pattern)
+        if any(pattern) and all(pattern[first:]):
+            return self.there[first]
+        after = [*self.there[1:], 0.0]
+        parts = [a - b for a, b, wanted in zip(self.there, after, pattern, strict=True) if wanted]
+        return sum(parts, start=0.0)
+
+    def under(self, pattern: Pattern, site: Site, value: Tensor) -> Tensor:
+        """A value under a mask, relaxed."""
+        value, weight = scale_and_mask(value, mask=site["mask"]), self.weight(pattern)
+        return value if isinstance(weight, float) and weight == 1 else weight * value
+
+    def under_model(self, site: Site, value: Tensor) -> Tensor:
+        return self.under(self.contract.model[site["name"]], site, value)
+
+    def under_guide(self, site: Site, value: Tensor) -> Tensor:
+        return self.under(self.contract.guide[site["name"]], site, value)
+
+    def costs(self) -> list[Cost]:
+        """What each site adds to the relaxed ELBO."""
+        found = []
+        row = self.contract.row
+        for name, site in self.model.items():
             if site["is_observed"]:
-                log_likelihood = log_likelihood + site["fn"].log_prob(site["value"]).sum()
-                continue
-            guide_site = guide_trace.nodes[name]
-            if name in row.names:
-                costs[name] = (weight * kl_divergence(guide_site["fn"], site["fn"])).sum()
-                weight = presences[row.names.index(name)]
-            else:
-                costs[name] = (weight * divergence(guide_site, site, analytic=True)).sum()
-        return log_likelihood, costs, scales
+                found.append(observed(site, partial(self.under_model, site)))
+            elif name not in row:
+                guide_site = self.guide[name]
+                means = partial(self.under_guide, guide_site), partial(self.under_model, site)
+                closed = name in self.contract.ordered
+                found.append(latent(guide_site, site, *means, analytic=closed))
+        for name, site in self.guide.items():
+            alone = name not in self.model or self.model[name]["is_observed"]
+            if alone and name not in row:
+                found.append(guide_alone(site, partial(self.under_guide, site)))
+        for i, name in enumerate(row):
+            guide_site, site = self.guide[name], self.model.get(name)
+            chosen = guide_site["fn"].probs
+
+            def mean(under: Site, of: Site, i: int = i, chosen: Tensor = chosen) -> Tensor:
+                """The mean log-probability of a presence that is drawn as the guide draws it."""
+                present = of["fn"].log_prob(torch.ones_like(chosen))
+                absent = of["fn"].log_prob(torch.zeros_like(chosen))
+                value = chosen * present + (1 - chosen) * absent
+                return self.there[i] * scale_and_mask(value, mask=under["mask"])
+
+            q = mean(guide_site, guide_site)
+            p = None if site is None or site["is_observed"] else mean(site, site)
+            found.append(difference(guide_site, site, q, p))
+        return found
+
+    def scored(self) -> list[Site]:
+        """The guide's draws that are not relaxed."""
+        return [
+            site
+            for name, site in self.guide.items()
+            if name not in self.contract.row and not site["is_observed"]
+        ]

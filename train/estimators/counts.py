@@ -2,59 +2,191 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import Any
 
 import torch
-from pyro import poutine
 from pyro.distributions.util import scale_and_mask
-from pyro.poutine.util import prune_subsample_sites
+from pyro.poutine import Trace
 from torch import Tensor
-from torch.distributions import kl_divergence
 
-from pyro_models.presence import FixPresence, all_present
-from train.estimators.base import Program
+from train.estimators.contract import (
+    Contract,
+    Pattern,
+    Program,
+    by_count,
+    every_object,
+    examine,
+    run_guide,
+    run_model,
+    samples,
+    with_values,
+)
+from train.estimators.costs import (
+    PARTICLES,
+    Cost,
+    Site,
+    difference,
+    guide_alone,
+    latent,
+    log_prob,
+    observed,
+)
 
 
-class Counts(NamedTuple):
+class Counts:
     r"""A guide and model on the path on which every object is present, for each count at once.
 
-    Tensors have the shape :math:`(N + 1, B)`, with draws side by side :math:`(N + 1, K, B)`: row
-    :math:`n` is what holds if the first :math:`n` objects are there and no more. None is scaled.
+    Values by count have :math:`N + 1` rows, in a dimension left of all plates: row :math:`n` is
+    what holds if the first :math:`n` objects are present and no more. A program without presences,
+    or whose presences are draws like others, has no such dimension.
+
+    Args:
+        guide_trace: The guide's, every object present.
+        model_trace: The model's, given every number of objects.
+        contract: What holds of the two.
+        dim: Which dimension, from the right, has the counts.
 
     Attributes:
-        log_q: :math:`\log q(n | z, x)`, the guide's.
-        log_likelihood: :math:`\log p(x | z_{1:n}, n)`.
-        kl: By site, what its latent costs: the KL divergence from the prior, or its value at the
-            draw, :math:`\log q - \log p`; zero if the object is absent. The presences' is under
-            the name of the first: :math:`\log q(n | z, x) - \log p(n)`.
-        scales: By site, its weight from :func:`pyro.poutine.scale`.
-        presence: The name of the first presence.
+        log_q: :math:`\log q(n | z, x)` as the guide draws counts: not scaled, not masked; of shape
+            :math:`(N + 1, *)`, with the presences' plates. ``None`` without presences.
+        stack: The plates of the presences.
     """
 
-    log_q: Tensor
-    log_likelihood: Tensor
-    kl: dict[str, Tensor]
-    scales: dict[str, Tensor | float]
-    presence: str
+    def __init__(
+        self, guide_trace: Trace, model_trace: Trace, contract: Contract, dim: int
+    ) -> None:
+        self.guide = samples(guide_trace)
+        self.model = samples(model_trace)
+        self.contract = contract
+        self.dim = dim
+        self.log_q: Tensor | None = None
+        self.stack: tuple[Any, ...] = ()
+        self._reach: dict[Pattern, Tensor] = {}
+        if contract.row:
+            row = [self.guide[name] for name in contract.row]
+            first = self.model.get(contract.row[0], row[0])
+            self.stack = first["cond_indep_stack"]
+            self.steps = by_count(len(row), dim, log_prob(row[0]))
+            # After the first absent object nothing further is drawn.
+            self.chosen = [
+                self._until(i, site["fn"].log_prob(self.steps[i])) for i, site in enumerate(row)
+            ]
+            self.log_q = sum(self.chosen[1:], start=self.chosen[0])
+            self.q = self.log_q.exp()
 
-    def log_joint(self, *, scaled: bool = False) -> Tensor:
-        r""":math:`\log p(x, z_{1:n}, n) - \log q(z_{1:n})`, of shape :math:`(N + 1, B)`.
+    def _until(self, step: int, value: Tensor) -> Tensor:
+        """A value by count, zero where an object before the step's is absent."""
+        if step == 0:
+            return value
+        return torch.where(self.steps[step - 1] > 0, value, value.new_zeros(()))
 
-        Only with the divergences at the draw (``analytic=False``).
+    def counted(self, value: Tensor) -> bool:
+        """Whether a value depends on the count."""
+        return self.log_q is not None and value.ndim >= self.dim and value.shape[-self.dim] > 1
+
+    def mean(self, value: Tensor) -> Tensor:
+        """The mean over the count of a value by count."""
+        return (self.q * value).sum(-self.dim) if self.counted(value) else value
+
+    def holds(self, pattern: Pattern) -> Tensor:
+        """Whether a mask of the guide's is true, by count."""
+        first = pattern.index(True) if any(pattern) else len(pattern)
+        if 0 < first and all(pattern[first:]) and any(pattern):
+            # All counts from one on, as is usual.
+            return self.steps[first - 1] > 0
+        counts = sum(self.steps[1:], start=self.steps[0])
+        chosen = [counts == n for n, there in enumerate(pattern) if there]
+        return sum(chosen, start=torch.zeros_like(counts)) > 0
+
+    def reach(self, pattern: Pattern) -> Tensor:
+        """The probability that a mask of the guide's is true."""
+        if pattern not in self._reach:
+            self._reach[pattern] = self.mean(self.holds(pattern).to(self.q.dtype))
+        return self._reach[pattern]
+
+    def under_model(self, site: Site, value: Tensor) -> Tensor:
+        """The mean of a value over the count, under a mask of the model's."""
+        return self.mean(scale_and_mask(value, mask=site["mask"]))
+
+    def under_guide(self, site: Site, value: Tensor) -> Tensor:
+        """The mean of a value over the count, under a mask of the guide's."""
+        value = scale_and_mask(value, mask=site["mask"])
+        pattern = self.contract.guide[site["name"]]
+        return value if all(pattern) else self.reach(pattern) * value
+
+    def by_count_under_guide(self, site: Site, value: Tensor) -> Tensor:
+        """A value by count, under a mask of the guide's."""
+        value = scale_and_mask(value, mask=site["mask"])
+        pattern = self.contract.guide[site["name"]]
+        if all(pattern):
+            return value
+        return torch.where(self.holds(pattern), value, value.new_zeros(()))
+
+    def costs(self, *, analytic: bool) -> list[Cost]:
+        """What each site adds to the ELBO, in the mean over the count.
 
         Args:
-            scaled: Whether the latents' log-probabilities have their weights.
+            analytic: Whether to take KL divergences in closed form where there is one.
         """
-        scales = self.scales if scaled else dict.fromkeys(self.kl, 1.0)
-        cost = sum(scales[name] * value for name, value in self.kl.items())
-        return self.log_likelihood + scales[self.presence] * self.log_q - cost
+        closed = self.contract.ordered if analytic else frozenset()
+        return self._costs(self.under_model, self.under_guide, self.mean, closed)
 
-    def means(self) -> tuple[Tensor, dict[str, Tensor]]:
-        """Log-likelihood and divergences in the mean over the count, summed over the batch."""
-        q = self.log_q.exp()
-        kl = {name: (q * value).sum() for name, value in self.kl.items()}
-        return (q * self.log_likelihood).sum(), kl
+    def joint(self) -> list[Cost]:
+        """What each site adds to the ELBO by count, divergences at the draw."""
+
+        def under_model(site: Site, value: Tensor) -> Tensor:
+            return scale_and_mask(value, mask=site["mask"])
+
+        return self._costs(under_model, self.by_count_under_guide, lambda value: value, frozenset())
+
+    def averaged(self, costs: Iterable[Cost]) -> list[Cost]:
+        """Costs by count in the mean over the count."""
+        return [
+            cost._replace(
+                pieces=tuple(piece._replace(value=self.mean(piece.value)) for piece in cost.pieces)
+            )
+            for cost in costs
+        ]
+
+    def _costs(
+        self,
+        under_model: Callable[[Site, Tensor], Tensor],
+        under_guide: Callable[[Site, Tensor], Tensor],
+        mean: Callable[[Tensor], Tensor],
+        closed: frozenset[str],
+    ) -> list[Cost]:
+        found = []
+        for name, site in self.model.items():
+            if site["is_observed"]:
+                found.append(observed(site, partial(under_model, site)))
+            elif name not in self.contract.row:
+                guide_site = self.guide[name]
+                means = partial(under_guide, guide_site), partial(under_model, site)
+                found.append(latent(guide_site, site, *means, analytic=name in closed))
+        for name, site in self.guide.items():
+            alone = name not in self.model or self.model[name]["is_observed"]
+            if alone and name not in self.contract.row:
+                found.append(guide_alone(site, partial(under_guide, site)))
+        for name, chosen in zip(
+            self.contract.row, self.chosen if self.contract.row else (), strict=True
+        ):
+            guide_site, site = self.guide[name], self.model.get(name)
+            q = mean(scale_and_mask(chosen, mask=guide_site["mask"]))
+            p = None
+            if site is not None and not site["is_observed"]:
+                p = mean(scale_and_mask(log_prob(site), mask=site["mask"]))
+            found.append(difference(guide_site, site, q, p))
+        return found
+
+    def scored(self) -> list[Site]:
+        """The guide's draws that are not summed out."""
+        return [
+            site
+            for name, site in self.guide.items()
+            if name not in self.contract.row and not site["is_observed"]
+        ]
 
 
 def count_out(
@@ -62,8 +194,9 @@ def count_out(
     guide: Program,
     args: tuple[Any, ...] = (),
     kwargs: Mapping[str, Any] | None = None,
+    contract: Contract | None = None,
     *,
-    analytic: bool = True,
+    nesting: int | None = None,
 ) -> Counts:
     r"""Runs guide and model once and evaluates every count.
 
@@ -76,57 +209,23 @@ def count_out(
         guide: Its guide, whose other latents depend on its presences by masks only.
         args: Passed to both.
         kwargs: Passed to both.
-        analytic: Whether to take KL divergences in closed form where PyTorch has one.
+        contract: What :func:`~train.estimators.contract.examine` found; it is called if not given.
+        nesting: The number of plates, with one that has been put around both programs for draws
+            side by side; the contract's if not given.
 
     Raises:
-        ValueError: If the guide marks no site as a presence.
+        ValueError: If the guide marks no site as a presence, or depends on presences otherwise
+            than by masks, or the model fails given every count at once.
     """
     kwargs = kwargs or {}
-    with FixPresence(all_present) as row:
-        guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
-    if not row.names:
-        raise ValueError('no site of the guide is marked with infer={"presence": True}')
-    presences = [guide_trace.nodes[name]["fn"] for name in row.names]
-    like = presences[0].logits
-    counts = torch.arange(len(presences) + 1, device=like.device)
-    counts = counts.reshape(-1, *(1 for _ in like.shape))
-    steps = [(counts > i).to(like.dtype) for i in range(len(presences))]
-
-    with FixPresence(lambda step, _: steps[step]):
-        model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(
-            *args, **kwargs
-        )
-
-    zero = like.new_zeros(())
-    log_q = sum(
-        torch.where(counts >= i, fn.log_prob(steps[i]), zero) for i, fn in enumerate(presences)
-    )
-    log_likelihood, log_p = zero, zero
-    kl: dict[str, Tensor] = {}
-    scales: dict[str, Tensor | float] = {}
-    for name, site in prune_subsample_sites(model_trace).nodes.items():
-        if site["type"] != "sample":
-            continue
-        if site["is_observed"]:
-            log_prob = site["fn"].log_prob(site["value"])
-            log_likelihood = log_likelihood + scale_and_mask(log_prob, mask=site["mask"])
-        elif name in row.names:
-            log_prob = site["fn"].log_prob(site["value"])
-            log_p = log_p + scale_and_mask(log_prob, mask=site["mask"])
-        else:
-            cost = divergence(guide_trace.nodes[name], site, analytic=analytic)
-            kl[name] = scale_and_mask(cost, mask=site["mask"]).expand_as(log_q)
-        scales[name] = site["scale"]
-    kl[row.names[0]] = log_q - log_p
-    return Counts(log_q, log_likelihood.expand_as(log_q), kl, scales, row.names[0])
-
-
-def divergence(guide_site: dict[str, Any], model_site: dict[str, Any], *, analytic: bool) -> Tensor:
-    """The KL divergence at a site, in closed form if asked and known, else at the draw."""
-    if analytic:
-        try:
-            return kl_divergence(guide_site["fn"], model_site["fn"])
-        except NotImplementedError:
-            pass
-    value = guide_site["value"]
-    return guide_site["fn"].log_prob(value) - model_site["fn"].log_prob(value)
+    if contract is None:
+        contract = examine(model, guide, args, kwargs, by_count=True)
+    dim = (contract.nesting if nesting is None else nesting) + 1
+    guide_trace, row = run_guide(guide, args, kwargs, every_object if contract.row else None)
+    if contract.row:
+        first = guide_trace.nodes[row[0]]
+        steps = by_count(len(row), dim, first["fn"].logits)
+        replayed = with_values(guide_trace, dict(zip(row, steps, strict=True)))
+    else:
+        replayed = guide_trace
+    return Counts(guide_trace, run_model(model, replayed, args, kwargs), contract, dim)

@@ -2,27 +2,57 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from train.estimators.base import DifferentiableELBO, Program, summarise
+from train.estimators.base import DifferentiableELBO, Program
+from train.estimators.costs import (
+    PARTICLES,
+    Cost,
+    common,
+    score,
+    score_terms,
+    summed,
+    terms,
+    total,
+)
 from train.estimators.counts import Counts, count_out
+from train.estimators.weights import Weighted, importance_weighted
 
 
-class MarginalELBO(DifferentiableELBO):
+class PathELBO(DifferentiableELBO):
+    """An estimator that runs guide and model on the path on which every object is present."""
+
+    by_count = True
+
+    def runs(
+        self, model: Program, guide: Program, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> list[Counts]:
+        """Each run of guide and model."""
+        contract = self.prepare(model, guide, args, kwargs)
+        found = []
+        for pair in self.particles(model, guide):
+            run = count_out(*pair, args, kwargs, contract, nesting=self.max_plate_nesting)
+            if run.guide.keys() != contract.guide.keys():
+                # The programs have other sites than when they were examined.
+                contract = self._examine(model, guide, args, kwargs)
+                return self.runs(model, guide, args, kwargs)
+            found.append(run)
+        return found
+
+
+class MarginalELBO(PathELBO):
     r"""The ELBO with the number of objects summed out exactly.
 
     .. math:: \sum_{n = 0}^{N} q(n | z, x) \Big[ \log p(x | z_{1:n}, n)
         - \sum_{i \le n} \text{KL}_i - \log \frac{q(n | z, x)}{p(n)} \Big]
 
     Guide and model run once, on the path on which every object is present; see :func:`count_out`.
-    The other latents are reparameterised, so the estimate's own gradient is an unbiased one: no
-    score function and no baseline. It is :class:`~pyro.infer.TraceEnum_ELBO`'s value, without
-    running anything :math:`2^N` times.
+    Other latents that are reparameterised need no score function, and no baseline. Others than
+    presences that are not, a user's own, get one: the cost of all that is in their plates. It is
+    :class:`~pyro.infer.TraceEnum_ELBO`'s value, without running anything :math:`2^N` times.
 
     Args:
         num_particles: The number of draws that are averaged.
@@ -46,16 +76,29 @@ class MarginalELBO(DifferentiableELBO):
     def estimate(
         self, model: Program, guide: Program, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        runs = [
-            count_out(*pair, args, kwargs, analytic=self.analytic)
-            for pair in self.particles(model, guide)
-        ]
-        log_likelihood, kl = averaged(runs, self.num_particles)
-        loss = sum(runs[0].scales[name] * value for name, value in kl.items()) - log_likelihood
-        return loss, summarise(log_likelihood, kl)
+        loss: Tensor | float = 0.0
+        every = []
+        for run in self.runs(model, guide, args, kwargs):
+            costs = run.costs(analytic=self.analytic)
+            loss = loss - total(costs) - score_terms(run.scored(), costs)
+            every += costs
+        return loss / self.num_particles, terms(every, self.num_particles)
+
+    @torch.no_grad()
+    def elbo(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
+        r"""The ELBO of each datum in nats, of the shape :math:`(B)` of the plates of all sites."""
+        result: Tensor | float = 0.0
+        for run in self.runs(model, guide, args, kwargs):
+            stacks = [
+                site["cond_indep_stack"] for site in (*run.model.values(), *run.guide.values())
+            ]
+            plates = [frame for frame in common(stacks) if frame.name != PARTICLES]
+            costs = run.costs(analytic=self.analytic)
+            result = result + summed([(cost.value, cost.stack) for cost in costs], plates)
+        return result / self.num_particles
 
 
-class ImportanceWeightedELBO(DifferentiableELBO):
+class ImportanceWeightedELBO(PathELBO):
     r"""The importance-weighted bound of :math:`K` draws, the number of objects summed out in each.
 
     .. math:: \mathcal{L}_K = \log \frac{1}{K} \sum_{k = 1}^K W_k, \qquad
@@ -76,8 +119,12 @@ class ImportanceWeightedELBO(DifferentiableELBO):
     with :math:`\mathcal{L}^k` the draw's :class:`MarginalELBO`. Both parts are bounds, and for one
     draw they are the same.
 
-    With a weight :math:`\beta` on the latents' log-probabilities, the bound is
-    :math:`\beta` times that of the likelihood to the power of :math:`1 / \beta`.
+    A draw has one weight for each datum of the plates that all sites share. Where a site is outside
+    a plate, the weight is that of all of the plate together.
+
+    With a scale :math:`\beta` of all of the guide's draws, by annealing, subsampling or
+    ``poutine.scale``, the bound is :math:`\beta` times that of the other terms to the power of
+    :math:`1 / \beta`.
 
     Args:
         num_particles: The number :math:`K` of draws.
@@ -86,7 +133,11 @@ class ImportanceWeightedELBO(DifferentiableELBO):
         options: See :class:`~train.estimators.base.DifferentiableELBO`.
 
     Attributes:
-        terms: As elsewhere, for the ELBO; and ``iw_bound``, :math:`\mathcal{L}_K` at beta 1.
+        terms: As elsewhere, for the ELBO; and ``iw_bound``, :math:`\mathcal{L}_K` without annealed
+            weights.
+
+    Raises:
+        ValueError: If the guide's draws have different scales: a weight is of one.
 
     References:
         | Importance Weighted Autoencoders (Burda et al., 2016)
@@ -110,48 +161,41 @@ class ImportanceWeightedELBO(DifferentiableELBO):
     def estimate(
         self, model: Program, guide: Program, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        runs = self._runs(model, guide, args, kwargs)
-        beta = runs[0].scales[runs[0].presence]
-        log_joint = self.by_particle([run.log_joint(scaled=True) for run in runs], dim=1) / beta
-        log_q = self.by_particle([run.log_q for run in runs], dim=1)
-        bound = beta * importance_weighted(log_joint).sum()
-        divergence = (log_q.exp() * (log_q - log_joint.log_softmax(0))).sum()
-        elbo = (log_q.exp() * (log_joint - log_q)).sum()
-        scale = beta / self.num_particles
-        learnt = self.tight * (bound - scale * divergence) + (1 - self.tight) * scale * elbo
-        terms = summarise(*averaged(runs, self.num_particles))
-        terms["iw_bound"] = importance_weighted(self._log_joint(runs)).sum().detach()
-        return (learnt - bound).detach() - learnt, terms
+        runs = self.runs(model, guide, args, kwargs)
+        self.prepare(model, guide, args, kwargs).require_one_scale("ImportanceWeightedELBO")
+        joints = [run.joint() for run in runs]
+        weighted = [Weighted(run, costs) for run, costs in zip(runs, joints, strict=True)]
+        scale, datum = weighted[0].scale, weighted[0].data
+
+        def mean(values: list[Tensor]) -> Tensor:
+            return datum(self.by_particle(values).mean(0))
+
+        log_weights = self.by_particle([each.log_weights() for each in weighted])
+        bound = scale * datum(importance_weighted(log_weights))
+        divergence = mean([each.divergence() for each in weighted])
+        elbo = mean([each.elbo() for each in weighted])
+        learnt = self.tight * (bound - scale * divergence) + (1 - self.tight) * elbo
+        surrogate = learnt.sum()
+        for run, each in zip(runs, weighted, strict=True):
+            for site in run.scored():
+                if (value := score(site)) is not None:
+                    value = each.by_datum(value, site) * learnt.detach()
+                    surrogate = surrogate + value.sum()
+        pairs = list(zip(runs, joints, strict=True))
+        costs = [cost for run, joint in pairs for cost in run.averaged(joint)]
+        named = terms(costs, self.num_particles)
+        with torch.no_grad():
+            named["iw_bound"] = self._plain_bound(pairs).sum()
+        return (surrogate - bound.sum()).detach() - surrogate, named
 
     @torch.no_grad()
     def bound(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
         r"""The bound :math:`\mathcal{L}_K` of each datum, in nats, of shape :math:`(B)`."""
-        return importance_weighted(self._log_joint(self._runs(model, guide, args, kwargs)))
+        runs = self.runs(model, guide, args, kwargs)
+        self.prepare(model, guide, args, kwargs).require_one_scale("ImportanceWeightedELBO")
+        return self._plain_bound([(run, run.joint()) for run in runs])
 
-    def _runs(
-        self, model: Program, guide: Program, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> list[Counts]:
-        pairs = self.particles(model, guide)
-        return [count_out(*pair, args, kwargs, analytic=False) for pair in pairs]
-
-    def _log_joint(self, runs: list[Counts]) -> Tensor:
-        return self.by_particle([run.log_joint() for run in runs], dim=1)
-
-
-def importance_weighted(log_joint: Tensor) -> Tensor:
-    r"""The bound :math:`\log \frac{1}{K} \sum_k \sum_n \exp(\ell_{n k})`.
-
-    Args:
-        log_joint: :math:`\ell`, of shape :math:`(N + 1, K, B)`: see :meth:`Counts.log_joint`.
-
-    Returns:
-        Nats, of shape :math:`(B)`.
-    """
-    return log_joint.logsumexp((0, 1)) - math.log(log_joint.shape[1])
-
-
-def averaged(runs: Sequence[Counts], particles: int) -> tuple[Tensor, dict[str, Tensor]]:
-    """Log-likelihood and divergences, in the mean over counts and draws, summed over the batch."""
-    log_likelihoods, kls = zip(*(run.means() for run in runs), strict=True)
-    kl = {name: sum(each[name] for each in kls) / particles for name in kls[0]}
-    return sum(log_likelihoods) / particles, kl
+    def _plain_bound(self, pairs: list[tuple[Counts, list[Cost]]]) -> Tensor:
+        weighted = [Weighted(run, costs, plain=True) for run, costs in pairs]
+        log_weights = self.by_particle([each.log_weights() for each in weighted])
+        return weighted[0].scale * weighted[0].data(importance_weighted(log_weights))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -12,10 +12,12 @@ from pyro.ops.provenance import detach_provenance, get_provenance
 from pyro.poutine import Trace
 from torch import Tensor
 
-from train.estimators.base import Program, at_the_draw
+from train.estimators.contract import Program, require_match, samples
+from train.estimators.costs import Site, summed, terms
+from train.estimators.traces import PyrosELBO, costs_at_the_draw
 
 
-class TraceGraphELBO(TraceGraph_ELBO):
+class TraceGraphELBO(PyrosELBO, TraceGraph_ELBO):
     r"""Pyro's :class:`~pyro.infer.TraceGraph_ELBO`, also as a module and with stateful baselines.
 
     Presences are drawn; their gradient is the score function's, with the cost that follows each
@@ -24,13 +26,17 @@ class TraceGraphELBO(TraceGraph_ELBO):
     .. math:: \nabla_\phi \, \mathbb{E}_q[-\text{ELBO}] = \mathbb{E}_q \Big[ \nabla_\phi C
         + \sum_i (C_i - b_i) \, \nabla_\phi \log q(z^\text{pres}_i) \Big]
 
-    A guide gives a baseline as ``infer={"baseline": {"baseline_value": b}}`` at a presence. Beside
-    it, ``"observe_cost"`` may hold a function that is handed the costs :math:`-C_i`, of the
-    presence's shape, after each estimate with gradients: a baseline that keeps a state learns from
-    them.
+    A guide gives a baseline as ``infer={"baseline": {"baseline_value": b}}`` at a presence; a value
+    without the dimension of draws side by side is taken for each draw. Beside it,
+    ``"observe_cost"`` may hold a function that is handed the costs :math:`-C_i`, of the presence's
+    shape, after each estimate with gradients: a baseline that keeps a state learns from them.
 
     Attributes:
         terms: What the last estimate was made of, by name: detached sums over the batch in nats.
+
+    Raises:
+        ValueError: If the guide lacks a latent of the model, or has a factor without
+            ``has_rsample=True``; the message names the site.
 
     References:
         | Gradient Estimation Using Stochastic Computation Graphs (Schulman et al., 2015)
@@ -51,6 +57,13 @@ class TraceGraphELBO(TraceGraph_ELBO):
         with torch.no_grad():
             return -torch_item(self._loss_and_surrogate_loss(model, guide, args, kwargs)[0])
 
+    def _get_trace(self, *args: Any) -> tuple[Trace, Trace]:
+        model_trace, guide_trace = super()._get_trace(*args)
+        require_match(model_trace, guide_trace)
+        for site in samples(guide_trace).values():
+            give_every_draw_its_baseline(site)
+        return model_trace, guide_trace
+
     def _loss_and_surrogate_loss(
         self,
         model: Program,
@@ -65,25 +78,52 @@ class TraceGraphELBO(TraceGraph_ELBO):
         self, model_trace: Trace, guide_trace: Trace
     ) -> tuple[Tensor, Tensor]:
         estimate = super()._loss_and_surrogate_loss_particle(model_trace, guide_trace)
-        terms = at_the_draw(model_trace, guide_trace)
+        found = terms(costs_at_the_draw(model_trace, guide_trace), self.num_particles)
         self.terms = {
-            name: self.terms.get(name, 0.0) + detach_provenance(value) / self.num_particles
-            for name, value in terms.items()
+            name: self.terms.get(name, 0.0) + detach_provenance(value)
+            for name, value in found.items()
         }
         if torch.is_grad_enabled():
             observe_costs(model_trace, guide_trace)
         return estimate
 
 
+def give_every_draw_its_baseline(site: Site) -> None:
+    """Expands a baseline to the shape of its site: Pyro wants one for each draw."""
+    options = site["infer"].get("baseline", {})
+    shape = site["log_prob"].shape
+    # As Pyro's costs lose them.
+    while shape and shape[0] == 1:
+        shape = shape[1:]
+
+    def expanded(value: Tensor) -> Tensor:
+        if value.shape == shape or value.numel() > shape.numel():
+            return value
+        while value.ndim > len(shape) and value.shape[0] == 1:
+            value = value.squeeze(0)
+        return value.expand(shape)
+
+    changed: dict[str, Any] = {}
+    if options.get("baseline_value") is not None:
+        changed["baseline_value"] = expanded(options["baseline_value"])
+    if options.get("nn_baseline") is not None:
+        network: Callable[..., Tensor] = options["nn_baseline"]
+        changed["nn_baseline"] = lambda given: expanded(network(given))
+    if changed:
+        # Not in place: the program may use its options again.
+        site["infer"] = {**site["infer"], "baseline": {**options, **changed}}
+
+
 def observe_costs(model_trace: Trace, guide_trace: Trace) -> None:
     """Hands each presence's downstream cost to the baseline that wants it."""
-    for name, guide_site in guide_trace.nodes.items():
-        observe = guide_site["type"] == "sample" and guide_site["infer"].get("observe_cost")
+    for name, guide_site in samples(guide_trace).items():
+        observe = guide_site["infer"].get("observe_cost")
         if observe:
             costs = [
-                sign * site["log_prob"]
+                (sign * site["log_prob"], site["cond_indep_stack"])
                 for sign, trace in ((1, model_trace), (-1, guide_trace))
-                for site in trace.nodes.values()
-                if site["type"] == "sample" and name in get_provenance(site["log_prob"])
+                for site in samples(trace).values()
+                if name in get_provenance(site["log_prob"])
             ]
-            observe(detach_provenance(sum(costs).detach()))
+            cost = torch.as_tensor(summed(costs, guide_site["cond_indep_stack"]))
+            observe(detach_provenance(cost.detach()))

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from pyro import poutine
+from pyro.distributions.util import scale_and_mask
 from pyro.poutine.messenger import Messenger
-from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor, nn
 
-from train.estimators.base import DifferentiableELBO, Program, at_the_draw, unscaled
+from train.estimators.base import DifferentiableELBO, Program
+from train.estimators.contract import run_model
+from train.estimators.costs import (
+    Cost,
+    Piece,
+    annealed_at,
+    guide_alone,
+    log_prob,
+    scaled,
+    terms,
+)
+from train.estimators.counts import Counts
+from train.estimators.weights import Weighted, importance_weighted
 
 
 class ReweightedWakeSleepELBO(DifferentiableELBO):
@@ -25,7 +37,9 @@ class ReweightedWakeSleepELBO(DifferentiableELBO):
     the model climbs :math:`\log \frac{1}{K} \sum_k w_k` (wake-theta) and the guide
     :math:`\sum_k \bar w_k \log q(z^k | x)` with the draws and their weights held fixed (wake-phi).
     Both are consistent as :math:`K` grows, not unbiased, and wake-phi is another objective than the
-    ELBO's: :math:`\text{KL}(p \| q)`, not :math:`\text{KL}(q \| p)`. The value is the bound.
+    ELBO's: :math:`\text{KL}(p \| q)`, not :math:`\text{KL}(q \| p)`. The value is the bound. For
+    weights where sites are outside a plate, and under a scale :math:`\beta` of all of the guide's
+    draws, see :class:`~train.estimators.ImportanceWeightedELBO`.
 
     :class:`pyro.infer.ReweightedWakeSleep` is not used for two reasons: it has one weight for a
     whole batch, which one draw then takes all of, and where a guide's distributions depend on
@@ -37,7 +51,8 @@ class ReweightedWakeSleepELBO(DifferentiableELBO):
         options: See :class:`~train.estimators.base.DifferentiableELBO`.
 
     Raises:
-        ValueError: If there are fewer than 2 draws: a single one's weight is 1, whatever it is.
+        ValueError: If there are fewer than 2 draws: a single one's weight is 1, whatever it is; or
+            if the guide's draws have different scales.
 
     References:
         | Revisiting Reweighted Wake-Sleep for Models with Stochastic Control Flow (Le et al., 2019)
@@ -54,41 +69,60 @@ class ReweightedWakeSleepELBO(DifferentiableELBO):
     def estimate(
         self, model: Program, guide: Program, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        log_joints, log_qs, wakes, terms = [], [], [], []
+        contract = self.prepare(model, guide, args, kwargs)
+        contract.require_one_scale("ReweightedWakeSleepELBO")
+        log_weights, wakes, every = [], [], []
         for particle_model, particle_guide in self.particles(model, guide):
             # A guide may draw with the model's own decoder; wake-phi is not to change it.
             with frozen(model), HeldDraws():
                 guide_trace = poutine.trace(particle_guide).get_trace(*args, **kwargs)
-            # New tensors of the same values: a model that keeps what the guide drew with it, under
-            # the draws as keys, would take that for its own, and its frozen weights with it.
             guide_trace.detach_()
-            model_trace = poutine.trace(
-                poutine.replay(particle_model, trace=guide_trace)
-            ).get_trace(*args, **kwargs)
-            guide_trace, model_trace = map(prune_subsample_sites, (guide_trace, model_trace))
-            for trace in (guide_trace, model_trace):
-                trace.compute_log_prob()
-            model_sites, guide_sites = (
-                [site for site in trace.nodes.values() if site["type"] == "sample"]
-                for trace in (model_trace, guide_trace)
+            run = Counts(
+                guide_trace,
+                run_model(particle_model, guide_trace, args, kwargs),
+                contract,
+                self.max_plate_nesting + 1,
             )
-            log_joints.append(sum(site["log_prob"] for site in model_sites))
-            log_qs.append(sum(site["log_prob"] for site in guide_sites).detach())
-            wakes.append(sum(unscaled(site) for site in guide_sites))
-            terms.append(at_the_draw(model_trace, guide_trace))
-        log_joint, log_q, wake = map(self.by_particle, (log_joints, log_qs, wakes))
-        log_weights = log_joint - log_q
-        bound = (log_weights.logsumexp(0) - math.log(self.num_particles)).sum()
-        phi = (log_weights.detach().softmax(0) * wake).sum()
-        mean = {name: sum(t[name] for t in terms) / self.num_particles for name in terms[0]}
-        return -bound - (phi - phi.detach()), mean
+            costs = [*held(run)]
+            weighted = Weighted(run, costs)
+            log_weights.append(weighted.log_weights())
+            wakes.append(weighted.to_plates(log_probs(run)))
+            every += costs
+        log_weights, wake = map(self.by_particle, (log_weights, wakes))
+        bound = weighted.scale * importance_weighted(log_weights).sum()
+        phi = weighted.scale * (log_weights.detach().softmax(0) * wake).sum()
+        return -bound - (phi - phi.detach()), terms(every, self.num_particles)
+
+
+def held(run: Counts) -> Iterator[Cost]:
+    """What each site adds to the ELBO, the guide's draws without a gradient of their density."""
+    for name, site in run.model.items():
+        value = scaled(scale_and_mask(log_prob(site), mask=site["mask"]), site["scale"])
+        kind = "log_likelihood" if site["is_observed"] else "kl"
+        yield Cost(name, kind, (Piece(value, annealed_at(site)),), site["cond_indep_stack"])
+    for site in run.guide.values():
+        taken = guide_alone(site, partial(scale_and_mask, mask=site["mask"]))
+        if not site["is_observed"]:
+            pieces = (piece._replace(value=piece.value.detach()) for piece in taken.pieces)
+            taken = taken._replace(pieces=tuple(pieces))
+        yield taken
+
+
+def log_probs(run: Counts) -> list[tuple[Tensor, Any]]:
+    """The log-probabilities of the guide's draws, with their plates: what wake-phi raises."""
+    return [
+        (scale_and_mask(log_prob(site), mask=site["mask"]), site["cond_indep_stack"])
+        for site in run.guide.values()
+        if not site["is_observed"]
+    ]
 
 
 class HeldDraws(Messenger):
     """A Pyro handler that draws latents without a gradient through the draw."""
 
     def _pyro_sample(self, message: dict[str, Any]) -> None:
-        if not message["done"] and not message["is_observed"]:
+        # A value that is there already is that of a subsample.
+        if not message["done"] and not message["is_observed"] and message["value"] is None:
             message["value"] = message["fn"].sample()
             message["done"] = True
 

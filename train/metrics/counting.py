@@ -15,7 +15,7 @@ from guides.air import RecurrentGuide
 from pyro_models.air import AIR
 from train.data.batches import Batches, as_input
 from train.data.scenes import Scenes, ScenesSplit
-from train.estimators import ImportanceWeightedELBO, count_out
+from train.estimators import ImportanceWeightedELBO, MarginalELBO
 from train.runs import Run
 
 
@@ -60,10 +60,18 @@ def draw_counts(guide: RecurrentGuide, images: Tensor) -> Tensor:
 
 @torch.no_grad()
 @pyro.get_param_store().scope()
-def elbo(model: AIR, guide: RecurrentGuide, images: Tensor) -> Tensor:
-    """The ELBO of each scene in nats at beta 1, the count summed out, of shape :math:`(B)`."""
-    counts = count_out(model, guide, (images,))
-    return (counts.log_q.exp() * (counts.log_likelihood - sum(counts.kl.values()))).sum(0)
+def elbo(
+    model: AIR, guide: RecurrentGuide, images: Tensor, estimator: MarginalELBO | None = None
+) -> Tensor:
+    """The ELBO of each scene in nats at beta 1, the count summed out, of shape :math:`(B)`.
+
+    Args:
+        model: The model.
+        guide: Its guide.
+        images: Scenes, of shape :math:`(B, H, W)`.
+        estimator: One that has seen the pair before need not examine it again.
+    """
+    return (estimator or MarginalELBO()).elbo(model, guide, images)
 
 
 @torch.no_grad()
@@ -108,11 +116,12 @@ def measure(
         batch: How many scenes at a time.
     """
     device = model.zero.device
+    estimator = MarginalELBO()
     elbos, drawn, found, boxes = [], [], [], []
     for images in scenes.images.split(batch):
         images = as_input(images.to(device))
         detection = guide.detect(images)
-        elbos.append(elbo(model, guide, images).cpu())
+        elbos.append(elbo(model, guide, images, estimator).cpu())
         drawn.append(draw_counts(guide, images).cpu())
         found.append(detection.counts.cpu())
         boxes.append(detection.boxes.cpu())
@@ -210,6 +219,7 @@ class Watch:
         self.data = data
         self.batches = batches
         self.run = run
+        self.estimator = MarginalELBO()
         self.few = data.held_out.select(slice(1_000))
         order = torch.arange(8) if self.few.counts is None else self.few.counts[:8].argsort()
         self.examples = as_input(self.few.images[:8][order[: len(self.few)]])
@@ -233,7 +243,8 @@ class Watch:
             counts=found.counts.cpu().numpy(),
         )
         images = as_input(self.few.images.to(self.model.zero.device))
-        seen = {"held_out_elbo": elbo(self.model, self.guide, images).mean().item()}
+        values = elbo(self.model, self.guide, images, self.estimator)
+        seen = {"held_out_elbo": values.mean().item()}
         if self.few.counts is not None:
             right = draw_counts(self.guide, images).cpu() == self.few.counts
             seen["held_out_count_accuracy"] = right.double().mean().item()

@@ -1,0 +1,76 @@
+"""What is shared by estimators that are Pyro's own, with a few things added."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from pyro.infer import ELBO
+from pyro.poutine import Trace
+from torch import Tensor
+
+from train.estimators.contract import (
+    Program,
+    nesting_of,
+    run_guide,
+    run_model,
+    samples,
+    undisturbed,
+)
+from train.estimators.costs import (
+    Cost,
+    Site,
+    difference,
+    guide_alone,
+    log_prob,
+    observed,
+)
+
+
+class PyrosELBO(ELBO):
+    """An ELBO of Pyro's: its plates are counted without drawing random numbers or a line of log."""
+
+    def _guess_max_plate_nesting(
+        self, model: Program, guide: Program, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        with undisturbed(model, guide):
+            guide_trace, _ = run_guide(guide, args, kwargs)
+            nesting = nesting_of(guide_trace, run_model(model, guide_trace, args, kwargs))
+        extra = int(self.vectorize_particles and self.num_particles > 1)
+        self.max_plate_nesting = nesting + extra
+
+
+def costs_at_the_draw(
+    model_trace: Trace, guide_trace: Trace, weights: Mapping[str, Tensor | float] | None = None
+) -> list[Cost]:
+    """What each site adds to the ELBO, of two traces.
+
+    Args:
+        model_trace: The model's, replayed on the guide's.
+        guide_trace: The guide's.
+        weights: What log-probabilities are multiplied by, for each site.
+
+    """
+    model, guide = samples(model_trace), samples(guide_trace)
+
+    def mean(site: Site, value: Tensor) -> Tensor:
+        mask = site["mask"]
+        if mask is not None and mask is not True:
+            zero = value.new_zeros(())
+            value = torch.where(torch.as_tensor(mask, device=value.device), value, zero)
+        return value if weights is None else weights[site["name"]] * value
+
+    found = []
+    for name, site in model.items():
+        p = mean(site, log_prob(site))
+        if site["is_observed"]:
+            found.append(observed(site, lambda value, p=p: p))
+        elif name in guide:
+            q = mean(guide[name], log_prob(guide[name]))
+            found.append(difference(guide[name], site, q, p))
+    for name, site in guide.items():
+        if name not in model or model[name]["is_observed"]:
+            q = mean(site, log_prob(site))
+            found.append(guide_alone(site, lambda value, q=q: q))
+    return found
