@@ -1,8 +1,8 @@
 """What an objective adds to the ELBO on purpose: annealed weights and penalties.
 
 Estimators report the ELBO itself beside the loss. They tell from these two marks what to leave out
-of it. Everything else that Pyro's handlers do, :func:`pyro.poutine.scale` among it, is a part of the
-ELBO.
+of it. Everything else that Pyro's handlers do, :func:`pyro.poutine.scale` among it, is a part of
+the ELBO.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pyro.poutine.scale_messenger import ScaleMessenger
 from torch import Tensor
 
 
-class annealed(ScaleMessenger):  # noqa: N801
+class annealed(ScaleMessenger):
     r"""Scales log-probabilities as :func:`pyro.poutine.scale` does, in the objective alone.
 
     Use it for the weight :math:`\beta` of a :math:`\beta`-VAE and for weights that change over the

@@ -62,9 +62,9 @@ class Contract(NamedTuple):
             first = next(iter(self.scales))
             if not torch.allclose(*torch.broadcast_tensors(scale, self.scales[first])):
                 raise ValueError(
-                    f"sites {first} and {name} of the guide have different scales, by poutine.scale "
-                    f"or a subsampled plate: a weight of {estimator} needs one; use MarginalELBO or "
-                    "TraceGraphELBO"
+                    f"sites {first} and {name} of the guide have different scales, by "
+                    f"poutine.scale or a subsampled plate: a weight of {estimator} needs one; use "
+                    "MarginalELBO or TraceGraphELBO"
                 )
 
 
@@ -114,17 +114,20 @@ def with_values(trace: Trace, values: Mapping[str, Tensor]) -> Trace:
 
 
 def every_object(step: int, site: Site) -> Tensor:
-    """For :class:`~pyro_models.presence.FixPresence`: the path on which every object is present.
+    """For :class:`~pyro_models.presence.FixPresence`: the path on which every object is present."""
+    fn = site["fn"]
+    return torch.ones_like(fn.logits) if isinstance(fn, Bernoulli) else torch.ones(fn.shape())
 
-    Raises:
-        ValueError: If a presence is no Bernoulli.
-    """
-    if not isinstance(site["fn"], Bernoulli):
-        raise ValueError(
-            f"site {site['name']} is marked as a presence and is a {type(site['fn']).__name__}: "
-            "draw it from a Bernoulli, and mask it with poutine.mask"
-        )
-    return torch.ones_like(site["fn"].logits)
+
+def require_bernoulli(trace: Trace, row: tuple[str, ...]) -> None:
+    """Raises :class:`ValueError` if a presence is drawn from another distribution."""
+    for name in row:
+        fn = trace.nodes[name]["fn"]
+        if not isinstance(fn, Bernoulli):
+            raise ValueError(
+                f"site {name} is marked as a presence and is a {type(fn).__name__}: draw it from a "
+                "Bernoulli, and mask it with poutine.mask"
+            )
 
 
 def require_match(model_trace: Trace, guide_trace: Trace, *, enumerates: bool = False) -> None:
@@ -168,8 +171,10 @@ def undisturbed(*programs: Program) -> Iterator[Callable[[], None]]:
     Yields:
         A function that starts the random numbers anew, the same each time.
     """
-    modules = [program for program in programs if isinstance(program, nn.Module)]
-    buffers = [held for module in modules for held in module.buffers()]
+    # A handler around a module is a function of its own, and so is a module's method.
+    bare = [poutine.unwrap(program) for program in programs]
+    modules = [each for part in bare for each in (part, getattr(part, "__self__", None))]
+    buffers = [held for each in modules if isinstance(each, nn.Module) for held in each.buffers()]
     kept = [(held, held._version, held.clone()) for held in buffers]
     devices = sorted({held.device.index for held in buffers if held.device.type == "cuda"})
     with torch.random.fork_rng(devices=devices), torch.no_grad(), poutine.block():
@@ -213,6 +218,7 @@ def examine(
                 'no site of the guide is marked with infer={"presence": True}: mark the presences, '
                 f"or {ELSE}"
             )
+        require_bernoulli(path, row)
         model_path = run_model(model, path, args, kwargs)
         require_match(model_path, path)
         if is_validation_enabled():
@@ -289,7 +295,7 @@ class Examination:
                     f"{self.row[0]}: {ELSE}"
                 )
 
-    def guide_at(self, values: Trace, count: int) -> Trace:
+    def guide_at(self, values: Trace, count: int | Tensor) -> Trace:
         """The guide with its first ``count`` objects present, and all else as in a trace."""
         others = values.copy()
         for name in self.row:
@@ -299,7 +305,7 @@ class Examination:
             poutine.replay(self.guide, trace=others),
             self.args,
             self.kwargs,
-            lambda step, site: torch.full_like(every_object(step, site), float(step < count)),
+            lambda step, site: torch.as_tensor(step < count) * every_object(step, site),
         )
         return trace
 
@@ -331,7 +337,8 @@ class Examination:
         }
         for n, trace in enumerate(guides):
             self.check_laws(n, trace, sites, models[n], patterns)
-        self.check_side_by_side(models)
+        together = self.check_side_by_side(models)
+        self.check_rows(sites[-1], together, patterns)
         for name, pattern in patterns.items():
             self.check_plates(name, sites[-1][name], self.plates, not all(pattern))
         return self.known._replace(
@@ -356,7 +363,7 @@ class Examination:
                     )
 
     def pattern(self, runs: list[Site]) -> Pattern | None:
-        """At which numbers of objects a mask is true; ``None`` if that is not all there is to it."""
+        """At which numbers of objects a mask is true; ``None`` if something else is in it."""
         *_, full = (mask_of(site) for site in runs)
         found = []
         for mask in map(mask_of, runs):
@@ -415,8 +422,12 @@ class Examination:
                         f"is absent, and the guide draws it in another way there: {ELSE}"
                     )
 
-    def check_side_by_side(self, models: list[dict[str, Site]]) -> None:
-        """Given every number of objects at once, the model does for each what it does for one."""
+    def check_side_by_side(self, models: list[dict[str, Site]]) -> dict[str, Tensor]:
+        """Given every number of objects at once, the model does for each what it does for one.
+
+        Returns:
+            The log-probability of each site, masked and not scaled, by count if it depends on it.
+        """
         broadcast = "it must broadcast over a dimension left of its plates"
         dim = self.known.nesting + 1
         steps = by_count(len(self.row), dim, log_prob(self.path.nodes[self.row[0]]))
@@ -430,20 +441,71 @@ class Examination:
                 f"the model fails given presences of shape {tuple(steps[0].shape)}, a row for each "
                 f"number of objects ({str(error).splitlines()[0]}): {broadcast}, or {ELSE}"
             ) from error
+        own = plates(together[self.row[0]]) if self.row[0] in together else self.plates
         for name, value in values.items():
-            counted = value.ndim >= dim and value.shape[-dim] > 1
             for n, run in enumerate(models):
-                one = value.select(-dim, n) if counted else value
-                if name not in run or not alike(one, seen(run[name])):
+                if name not in run or not alike(self.at(value, n), seen(run[name])):
                     raise ValueError(
                         f"site {name} of the model has another log-probability given all numbers "
                         f"of objects at once than given {n}: {broadcast}, or {ELSE}"
                     )
-            site = together[name]
             # Rows of a table are filled with one number of objects each: a site that sees several
             # rows at a time would see no other combination.
-            own = plates(together[self.row[0]]) if self.row[0] in together else self.plates
-            self.check_plates(name, site, own, counted and bool(value.any()))
+            depends = self.counted(value) and bool(value.any())
+            self.check_plates(name, together[name], own, depends)
+        return values
+
+    def counted(self, value: Tensor) -> bool:
+        """Whether a value depends on the number of objects."""
+        dim = self.known.nesting + 1
+        return value.ndim >= dim and value.shape[-dim] > 1
+
+    def at(self, value: Tensor, count: int) -> Tensor:
+        """A value by count at one number of objects."""
+        return value.select(-self.known.nesting - 1, count) if self.counted(value) else value
+
+    def check_rows(
+        self, full: dict[str, Site], together: dict[str, Tensor], patterns: Mapping[str, Pattern]
+    ) -> None:
+        """Members of the presences' plate depend on their own number of objects alone."""
+        first = log_prob(full[self.row[0]])
+        members = torch.arange(first.numel(), device=first.device).reshape(first.shape)
+        # Two orders, lest one be the same from either end.
+        for order in (members, members // 2):
+            self.check_mixed(order % (len(self.row) + 1), full, together, patterns)
+
+    def check_mixed(
+        self,
+        counts: Tensor,
+        full: dict[str, Site],
+        together: dict[str, Tensor],
+        patterns: Mapping[str, Pattern],
+    ) -> None:
+        """Given numbers of objects that differ, each member has the value of its own."""
+        trace = self.guide_at(self.path, counts)
+        zero = log_prob(full[self.row[0]]).new_zeros(())
+        pairs = {}
+        for name, site in samples(trace).items():
+            wanted = seen(full[name])
+            if not all(patterns[name]):
+                holds = torch.tensor(patterns[name], device=counts.device)
+                wanted = torch.where(holds[counts], wanted, zero)
+            if name not in self.row:
+                pairs["guide", name] = wanted, seen(site)
+        for name, site in self.model_at(trace).items():
+            wanted = together[name]
+            if self.counted(wanted):
+                wanted = sum(
+                    torch.where(counts == n, self.at(wanted, n), zero)
+                    for n in range(len(self.row) + 1)
+                )
+            pairs["model", name] = wanted, seen(site)
+        for (kind, name), (wanted, value) in pairs.items():
+            if not alike(wanted, value):
+                raise ValueError(
+                    f"site {name} of the {kind} depends on presences of other members of its "
+                    f"plate: {ELSE}"
+                )
 
     def check_plates(self, name: str, site: Site, own: frozenset[Any], depends: bool) -> None:
         """What depends on a presence is inside the presence's plates."""

@@ -120,10 +120,9 @@ def closed_form(guide_site: Site, model_site: Site) -> tuple[Tensor, Tensor | No
         return None
     try:
         divergence = kl_divergence(*fns)
-        masked = any(
-            not (site["mask"] is None or site["mask"] is True) for site in (guide_site, model_site)
-        )
-        entropy = fns[0].entropy() if masked or not same_scale(guide_site, model_site) else None
+        sites = guide_site, model_site
+        masked = not all(site["mask"] is None or site["mask"] is True for site in sites)
+        entropy = fns[0].entropy() if masked or not same_scale(*sites) else None
     except NotImplementedError:
         return None
     return divergence, entropy
@@ -140,8 +139,8 @@ def latent(
     r"""What a latent adds: :math:`\mathbb{E} [w_p \log p(z) - w_q \log q(z)]`.
 
     The weights are scale times mask. In closed form it is
-    :math:`- w_p \, \text{KL}(q \| p) + (w_q - w_p) \, \text{H}(q)`, whose second part is zero where
-    model and guide have the same masks and scales.
+    :math:`- w_p \, (\text{KL}(q \| p) + \text{H}(q)) + w_q \, \text{H}(q)`, the first of which is
+    the divergence where model and guide have the same masks and scales.
 
     Args:
         guide_site: The guide's.
@@ -155,12 +154,11 @@ def latent(
         q, p = under_guide(entropic(guide_site)), under_model(log_prob(model_site))
     else:
         divergence, entropy = forms
-        p, q = -under_model(divergence), None
-        if entropy is not None and same_scale(guide_site, model_site):
-            # Kept apart from the divergence, whose digits it would cost.
-            q = under_model(entropy) - under_guide(entropy)
-        elif entropy is not None:
-            p, q = p - under_model(entropy), -under_guide(entropy)
+        if entropy is None:
+            q, p = None, -under_model(divergence)
+        else:
+            # Means of log q and log p: the entropy and the cross-entropy.
+            q, p = -under_guide(entropy), -under_model(divergence + entropy)
     return difference(guide_site, model_site, q, p)
 
 

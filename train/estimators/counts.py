@@ -24,7 +24,6 @@ from train.estimators.contract import (
     with_values,
 )
 from train.estimators.costs import (
-    PARTICLES,
     Cost,
     Site,
     difference,
@@ -93,7 +92,7 @@ class Counts:
     def holds(self, pattern: Pattern) -> Tensor:
         """Whether a mask of the guide's is true, by count."""
         first = pattern.index(True) if any(pattern) else len(pattern)
-        if 0 < first and all(pattern[first:]) and any(pattern):
+        if 0 < first < len(pattern) and all(pattern[first:]):
             # All counts from one on, as is usual.
             return self.steps[first - 1] > 0
         counts = sum(self.steps[1:], start=self.steps[0])
@@ -169,11 +168,9 @@ class Counts:
             alone = name not in self.model or self.model[name]["is_observed"]
             if alone and name not in self.contract.row:
                 found.append(guide_alone(site, partial(under_guide, site)))
-        for name, chosen in zip(
-            self.contract.row, self.chosen if self.contract.row else (), strict=True
-        ):
+        for i, name in enumerate(self.contract.row):
             guide_site, site = self.guide[name], self.model.get(name)
-            q = mean(scale_and_mask(chosen, mask=guide_site["mask"]))
+            q = mean(scale_and_mask(self.chosen[i], mask=guide_site["mask"]))
             p = None
             if site is not None and not site["is_observed"]:
                 p = mean(scale_and_mask(log_prob(site), mask=site["mask"]))

@@ -51,6 +51,19 @@ class EnumELBO(PyrosELBO, TraceEnum_ELBO):
                 self.terms = {**self.terms, name: self.terms.get(name, 0.0) + value}
             yield model_trace, guide_trace
 
+    def _get_trace(self, *args: Any) -> tuple[Trace, Trace]:
+        try:
+            return super()._get_trace(*args)
+        except ValueError as error:
+            if "packing tensors" not in str(error):
+                raise
+            # An observed site, say, whose mask has a dimension that its log-probability lacks.
+            site = str(error).split("'")[1]
+            raise ValueError(
+                f"site {site} has a shape or a mask that Pyro's enumeration does not take: use "
+                "MarginalELBO or TraceGraphELBO"
+            ) from error
+
     def _terms(self, model_trace: Trace, guide_trace: Trace) -> dict[str, Tensor]:
         guide, model = samples(guide_trace), samples(model_trace)
         if any(name not in guide and not site["is_observed"] for name, site in model.items()):

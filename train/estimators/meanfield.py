@@ -21,11 +21,17 @@ class MeanFieldELBO(DifferentiableELBO):
 
     Args:
         num_particles: The number of draws that are averaged.
+        analytic: Whether to take KL divergences in closed form where PyTorch has one, rather than
+            at the draw.
         options: See :class:`~train.estimators.base.DifferentiableELBO`.
 
     References:
         | https://docs.pyro.ai/en/stable/inference_algos.html
     """
+
+    def __init__(self, num_particles: int = 1, *, analytic: bool = True, **options: Any) -> None:
+        super().__init__(num_particles, **options)
+        self.analytic = analytic
 
     def estimate(
         self, model: Program, guide: Program, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -35,7 +41,7 @@ class MeanFieldELBO(DifferentiableELBO):
         every = []
         for pair in self.particles(model, guide):
             run = count_out(*pair, args, kwargs, contract, nesting=self.max_plate_nesting)
-            costs = run.costs(analytic=True)
+            costs = run.costs(analytic=self.analytic)
             loss = loss - total(costs) - score_terms(run.scored(), costs)
             every += costs
         return loss / self.num_particles, terms(every, self.num_particles)

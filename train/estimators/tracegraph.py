@@ -91,7 +91,7 @@ class TraceGraphELBO(PyrosELBO, TraceGraph_ELBO):
 def give_every_draw_its_baseline(site: Site) -> None:
     """Expands a baseline to the shape of its site: Pyro wants one for each draw."""
     options = site["infer"].get("baseline", {})
-    shape = site["log_prob"].shape
+    shape = torch.Size(site["log_prob"].shape)
     # As Pyro's costs lose them.
     while shape and shape[0] == 1:
         shape = shape[1:]
