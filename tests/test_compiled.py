@@ -104,6 +104,8 @@ class NothingSent(TorchDispatchMode):
 
 def step_without_numbers(objective: Objective, settings: Settings, batch: Batch) -> None:
     """Losses and gradients on a device that has shapes, and no numbers for the host to read."""
+    # An estimator looks at its pair before the first step, on the host.
+    objective(batch, torch.zeros((), dtype=torch.long))
     stepper = Stepper(objective.to(META), settings, META)
     batch = tuple(part.to(META) for part in batch)
     step = torch.empty((), dtype=torch.long, device=META)

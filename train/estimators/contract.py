@@ -174,9 +174,11 @@ def undisturbed(*programs: Program) -> Iterator[Callable[[], None]]:
     # A handler around a module is a function of its own, and so is a module's method.
     bare = [poutine.unwrap(program) for program in programs]
     modules = [each for part in bare for each in (part, getattr(part, "__self__", None))]
-    buffers = [held for each in modules if isinstance(each, nn.Module) for held in each.buffers()]
-    kept = [(held, held._version, held.clone()) for held in buffers]
-    devices = sorted({held.device.index for held in buffers if held.device.type == "cuda"})
+    modules = [each for each in modules if isinstance(each, nn.Module)]
+    buffers = [held for each in modules for held in each.buffers()]
+    held = [*buffers, *(weight for each in modules for weight in each.parameters())]
+    kept = [(each, each._version, each.clone()) for each in buffers]
+    devices = sorted({each.device.index for each in held if each.device.type == "cuda"})
     with torch.random.fork_rng(devices=devices), torch.no_grad(), poutine.block():
         # Other numbers than those that come next, so that a parameter that is made meanwhile is
         # not made of the numbers of the first draws.
@@ -184,10 +186,10 @@ def undisturbed(*programs: Program) -> Iterator[Callable[[], None]]:
         try:
             yield lambda: torch.manual_seed(seed)
         finally:
-            for held, version, before in kept:
+            for each, version, before in kept:
                 # Only what was written to: a graph made before may need the others as they are.
-                if held._version != version:
-                    held.copy_(before)
+                if each._version != version:
+                    each.copy_(before)
 
 
 def examine(
