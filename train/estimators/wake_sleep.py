@@ -76,7 +76,6 @@ class ReweightedWakeSleepELBO(DifferentiableELBO):
             # A guide may draw with the model's own decoder; wake-phi is not to change it.
             with frozen(model), HeldDraws():
                 guide_trace = poutine.trace(particle_guide).get_trace(*args, **kwargs)
-            guide_trace.detach_()
             run = Counts(
                 guide_trace,
                 run_model(particle_model, guide_trace, args, kwargs),
