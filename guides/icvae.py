@@ -10,18 +10,18 @@ import pyro.distributions as dist
 import torch
 from pyro import poutine
 from pyro.distributions import TorchDistribution
-from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from pyro_models.icvae import ICVAE
 from pyro_models.networks import MLP, Convolutions
+from pyro_models.store import GuardedModule
 
 Invariance = Callable[..., Tensor]
 """From z, mu, the log-variance and c of a batch, and past mu, log-variances and c if the guide has
 a memory, to what z says too much, in nats for each datum."""
 
 
-class Encoder(PyroModule):
+class Encoder(GuardedModule):
     r"""A network from images, and :math:`c` if it is to see it, to two heads.
 
     Args:

@@ -59,9 +59,6 @@ class ReweightedWakeSleepELBO(DifferentiableELBO):
             # A guide may draw with the model's own decoder; wake-phi is not to change it.
             with frozen(model), HeldDraws():
                 guide_trace = poutine.trace(particle_guide).get_trace(*args, **kwargs)
-            # New tensors of the same values: a model that keeps what the guide drew with it, under
-            # the draws as keys, would take that for its own, and its frozen weights with it.
-            guide_trace.detach_()
             model_trace = poutine.trace(
                 poutine.replay(particle_model, trace=guide_trace)
             ).get_trace(*args, **kwargs)
