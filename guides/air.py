@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from pyro_models.air import AIR
 from pyro_models.networks import MLP, crop, found_boxes
 from pyro_models.presence import FixPresence, all_present, presence_logits
-from pyro_models.store import GuardedModule
+from pyro_models.store import GuardedModule, in_own_store
 
 
 class Detection(NamedTuple):
@@ -322,7 +322,7 @@ class RecurrentGuide(GuardedModule):
         return infer
 
     @torch.no_grad()
-    @pyro.get_param_store().scope()
+    @in_own_store
     def detect(self, images: Tensor) -> Detection:
         """Finds the objects in images.
 

@@ -16,7 +16,7 @@ from pyro_models.likelihoods import NormalImage
 from pyro_models.networks import MLP, found_boxes, paste
 from pyro_models.presence import FixPresence, presence_logits
 from pyro_models.sharing import shared
-from pyro_models.store import GuardedModule
+from pyro_models.store import GuardedModule, in_own_store
 
 
 class Scene(NamedTuple):
@@ -236,7 +236,7 @@ class AIR(GuardedModule):
         return pyro.sample("x", likelihood, obs=images)
 
     @torch.no_grad()
-    @pyro.get_param_store().scope()
+    @in_own_store
     def sample(self, n: int, count: int | None = None) -> Scene:
         """Draws scenes from the prior.
 

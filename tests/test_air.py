@@ -77,22 +77,31 @@ def test_samples_follow_the_prior(small_air, count_prior):
     assert not scene.canvas[scene.counts == 0].any()
     assert scene.canvas[scene.counts > 0].flatten(1).any(1).float().mean() > 0.9
 
-    # Boxes of places: a median inverse scale of 2, centres with the prior's spread.
-    width = scene.boxes[..., 2] - scene.boxes[..., 0]
-    log_scale = (11 / width).log().flatten()
+    # Places: a median inverse scale of 2.
+    nodes = poutine.trace(model).get_trace(n=n).nodes
+    log_scale = torch.cat([nodes[f"z_where_{i}"]["value"][:, 0] for i in range(3)])
     sd, size = 0.4 / 2, len(log_scale)
     assert (log_scale.mean() - math.log(2)).abs() < 5 * sd / size**0.5
     assert (log_scale.std() - sd).abs() < 5 * sd / (2 * size) ** 0.5
 
 
+def assert_in_the_convention_of_the_data(boxes: Tensor, counts: Tensor) -> None:
+    """Boxes inside an image of 10 by 11, zeros where there is no object."""
+    there = torch.arange(boxes.shape[1]) < counts[:, None]
+    assert (boxes[~there] == 0).all()
+    assert ((boxes >= 0) & (boxes <= torch.tensor([11.0, 10.0, 11.0, 10.0]))).all()
+    assert (boxes[..., 2:] >= boxes[..., :2]).all()
+
+
 def test_shapes_of_a_scene(small_air):
-    model = small_air().model
-    for n in (1, 4):
+    model = small_air(presence_prior=0.6).model
+    for n in (1, 50):
         scene = model.sample(n)
         assert scene.images.shape == scene.canvas.shape == (n, 10, 11)
         assert scene.counts.shape == (n,)
         assert scene.counts.dtype == torch.int64
         assert scene.boxes.shape == (n, 3, 4)
+        assert_in_the_convention_of_the_data(scene.boxes, scene.counts)
         assert not any(part.requires_grad for part in scene)
 
 
@@ -274,7 +283,9 @@ def test_anchors_are_a_grid_over_the_canvas(small_air, guide_class, anchors):
     for i in range(anchors**2):
         bias = guide.step[-1].bias.data
         bias[7 + i] = 0
-        left, top, right, bottom = guide.detect(images).boxes[0, 0].tolist()
+        # Not those found, which are cut off at the canvas' edge.
+        where = guide.detect(images).z_where[0, 0]
+        left, top, right, bottom = boxes(where, (10, 11)).tolist()
         bias[7 + i] = -1_000
         assert (right - left, bottom - top) == pytest.approx((11 / 2, 10 / 2))
         centres.add((round((left + right) / 11 - 1, 9), round((top + bottom) / 10 - 1, 9)))
@@ -392,7 +403,14 @@ def test_detect(small_air, guide_class):
     torch.testing.assert_close(found.probabilities.sum(1), one)
     assert torch.equal(found.counts, found.probabilities.max(1).indices)
 
-    assert torch.equal(found.boxes, boxes(found.z_where, (10, 11)))
+    assert_in_the_convention_of_the_data(found.boxes, found.counts)
+    windows = boxes(found.z_where, (10, 11))
+    inside = (windows >= 0) & (windows <= torch.tensor([11.0, 10.0, 11.0, 10.0]))
+    there = (torch.arange(3) < found.counts[:, None]).unsqueeze(-1)
+    assert not (inside | ~there).all()
+    kept = inside & there
+    assert kept.any(-1).sum() > 20
+    assert torch.equal(found.boxes[kept], windows[kept])
     canvas = torch.zeros_like(images)
     for b, count in enumerate(found.counts.tolist()):
         for i in range(count):
