@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
+from weakref import WeakValueDictionary
 
 import pyro
 from pyro.nn import PyroModule
@@ -14,6 +15,9 @@ from pyro.poutine.trace_messenger import TraceMessenger
 from torch import Tensor
 
 Method = TypeVar("Method", bound=Callable[..., Any])
+
+# Weights of modules that have run, by identity. What was loaded into the store is none of them.
+_USED: WeakValueDictionary[int, Tensor] = WeakValueDictionary()
 
 
 class ParameterStoreError(Exception):
@@ -38,7 +42,7 @@ class GuardedModule(PyroModule):
     - where weights are collected to be trained, as :class:`~pyro.infer.SVI` does with
       ``poutine.trace(param_only=True)``. Elsewhere a module computes with its own weights whatever
       the store holds, so that models of one name are used side by side;
-    - if the tensor was loaded into the store and nothing has read it yet;
+    - if the tensor is no weight that was ever used, so that it was loaded into the store;
     - if the weight is a :class:`~pyro.nn.PyroParam`, which Pyro replaces by the store's.
 
     Raises:
@@ -58,9 +62,8 @@ class GuardedModule(PyroModule):
         collected = any(
             isinstance(handler, TraceMessenger) and handler.param_only for handler in _PYRO_STACK
         )
-        if not tensors and not collected:
-            return
         for name, weight, is_pyro_param in named_weights(self):
+            _USED[id(weight)] = weight
             if collected and not weight.is_contiguous():
                 raise ParameterStoreError(
                     f"the weight {name!r} of {type(self).__name__} is not contiguous in memory: "
@@ -69,8 +72,8 @@ class GuardedModule(PyroModule):
             other = tensors.get(name)
             if other is None or other is weight:
                 continue
-            # Pyro marks what it hands out of the store; what load() put there has no mark yet.
-            loaded = not hasattr(other, "unconstrained")
+            # Of other modules' weights Pyro's mark tells that they were handed out of the store.
+            loaded = _USED.get(id(other)) is not other and not hasattr(other, "unconstrained")
             if collected or loaded or is_pyro_param:
                 raise ParameterStoreError(
                     f"Pyro's parameter store holds another tensor as {name!r} than this "
