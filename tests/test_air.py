@@ -7,13 +7,20 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
-from torch import Tensor
+from pyro.infer import TraceGraph_ELBO
+from torch import Tensor, nn
 
-from guides.air import BaselineNetwork, DecayingAverage, RecurrentGuide, ResidualGuide
+from guides.air import (
+    BaselineNetwork,
+    DecayingAverage,
+    LearnsFromCosts,
+    RecurrentGuide,
+    ResidualGuide,
+)
 from pyro_models.air import AIR
 from pyro_models.networks import boxes
 from pyro_models.presence import FixPresence, all_present, presence_logits
-from train.estimators import MarginalELBO
+from train.estimators import MarginalELBO, TraceGraphELBO
 
 GUIDES = pytest.mark.parametrize("guide_class", [ResidualGuide, RecurrentGuide])
 PRIORS = pytest.mark.parametrize("count_prior", ["steps", "geometric"])
@@ -463,6 +470,57 @@ def test_a_baseline_is_that_of_a_presence_that_can_be(small_air):
     )
     assert found[:-1] == (None,) * len(inputs)
     assert found[-1].any()
+
+
+class BrightnessBaseline(nn.Module):
+    """A user's own: it foretells from the images alone, and learns from the costs it is handed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.costs: list[tuple[int, Tensor, Tensor]] = []
+
+    def forward(self, step: int, images: Tensor, hidden: Tensor) -> Tensor:
+        return images.mean((-2, -1))
+
+    def update(self, step: int, costs: Tensor, weights: Tensor) -> None:
+        self.costs.append((step, costs, weights))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda: DecayingAverage(3), lambda: BaselineNetwork(110, 8, hidden=8), BrightnessBaseline],
+    ids=["average", "network", "own"],
+)
+@pytest.mark.parametrize("images", [6, 1])
+@pytest.mark.parametrize("particles", [1, 4])
+def test_a_baseline_has_the_shape_of_its_presence(small_air, make, images, particles):
+    """Also with draws side by side, as Pyro's estimator wants it."""
+    baseline = make()
+    air = small_air(baseline=baseline, images=images)
+    options = {"num_particles": particles, "vectorize_particles": True, "max_plate_nesting": 1}
+    for elbo in (TraceGraph_ELBO(**options), TraceGraphELBO(**options)):
+        assert math.isfinite(elbo.loss_and_grads(*air))
+    with pyro.plate("draws", particles, dim=-3):
+        nodes = poutine.trace(air.guide).get_trace(air.images).nodes
+    for i in range(3):
+        site = nodes[f"z_pres_{i}"]
+        # Pyro's costs have no leading dimensions of one.
+        shape = [particles, 1, images] if particles > 1 else [images] if images > 1 else []
+        value = site["infer"]["baseline"]["baseline_value"]
+        assert list(value.shape) == shape
+        assert i or value.any()
+        assert ("observe_cost" in site["infer"]) == hasattr(baseline, "update")
+
+
+def test_an_own_baseline_is_handed_the_costs(small_air):
+    baseline = BrightnessBaseline()
+    air = small_air(baseline=baseline)
+    loss = TraceGraphELBO().differentiable_loss(*air)
+    assert isinstance(baseline, LearnsFromCosts)
+    assert sorted(step for step, _, _ in baseline.costs) == [0, 1, 2]
+    (costs,) = (costs for step, costs, _ in baseline.costs if step == 0)
+    torch.testing.assert_close(costs.sum(), -loss.detach())
+    assert all(costs.shape == weights.shape == (6,) for _, costs, weights in baseline.costs)
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])
