@@ -512,6 +512,14 @@ def test_a_baseline_has_the_shape_of_its_presence(small_air, make, images, parti
         assert ("observe_cost" in site["infer"]) == hasattr(baseline, "update")
 
 
+@pytest.mark.parametrize("make", [DecayingAverage, lambda n: BaselineNetwork(110, 8, hidden=n)])
+def test_baselines_take_states_of_draws_side_by_side(double, make):
+    baseline, images, hidden = make(3), torch.rand(6, 10, 11), torch.rand(4, 6, 8)
+    values = baseline(1, images, hidden)
+    assert values.shape == (4, 6)
+    torch.testing.assert_close(values, torch.stack([baseline(1, images, h) for h in hidden]))
+
+
 def test_an_own_baseline_is_handed_the_costs(small_air):
     baseline = BrightnessBaseline()
     air = small_air(baseline=baseline)

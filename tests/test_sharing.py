@@ -15,7 +15,7 @@ from pyro import poutine
 from torch import Tensor, nn
 
 from guides.air import RecurrentGuide, ResidualGuide
-from pyro_models.sharing import one_estimate
+from pyro_models.sharing import one_estimate, shared
 from tests.conftest import SmallAIR
 from train.estimators import (
     ConcreteELBO,
@@ -121,6 +121,36 @@ def test_what_is_shared_is_of_one_model_and_one_estimate(small_air):
             first.decoder[0].weight.mul_(2)
         assert not torch.equal(first.paste(z_what, z_where), later)
     assert first.paste(z_what, z_where) is not picture
+
+
+class Signed(nn.Module):
+    """A module without weights, and with two methods."""
+
+    def __init__(self, sign: float) -> None:
+        super().__init__()
+        self.sign = sign
+
+    def times(self, x: Tensor) -> Tensor:
+        return self.sign * x
+
+    def plus(self, x: Tensor) -> Tensor:
+        return self.sign + x
+
+
+def test_a_result_is_of_one_module_one_method_and_one_tensor():
+    modules = [Signed(1.0), Signed(-1.0)]
+    with one_estimate():
+        # Each tensor is gone before the next one is made, which would be at its place.
+        for i in range(20):
+            for module in modules:
+                assert shared(module.times, torch.tensor(float(i))) == module.sign * i
+        x = torch.tensor(2.0)
+        for module in modules:
+            assert shared(module.times, x) == 2 * module.sign
+            assert shared(module.plus, x) == 2 + module.sign
+    with torch.inference_mode(), one_estimate():
+        x = torch.tensor(2.0)
+        assert shared(modules[0].plus, x) is shared(modules[0].plus, x)
 
 
 def test_nothing_is_kept_after_an_estimate_that_broke(small_air):

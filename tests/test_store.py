@@ -12,7 +12,7 @@ import torch
 from pyro import poutine
 from pyro.distributions import constraints
 from pyro.infer import SVI, Trace_ELBO
-from pyro.nn import PyroParam
+from pyro.nn import PyroModule, PyroParam
 from pyro.optim import Adam
 from torch import Tensor, nn
 
@@ -150,6 +150,11 @@ def test_weights_that_were_moved_or_frozen_are_their_own():
     assert step(trained, pair)
     pair[0].requires_grad_(False).eval()
     trained.step(*data(pair))
+    # Pyro leaves frozen weights out, so those of another are in nobody's way.
+    frozen = air()[0].requires_grad_(False).eval()
+    with poutine.trace(param_only=True) as captured:
+        frozen()
+    assert not captured.trace.nodes
 
 
 def test_weights_in_the_stores_own_file_are_refused(tmp_path):
@@ -193,6 +198,19 @@ def test_pairs_that_are_not_trained_by_the_store_go_side_by_side(estimator):
     assert all(gradient.any() for gradient in losses[0][1][:4])
     poutine.trace(second[0]).get_trace(images)
     svi(second).evaluate_loss(images)
+
+
+def test_a_module_of_someone_elses_stands_in_no_way_where_nothing_is_trained():
+    other = PyroModule()
+    other.decoder = nn.Linear(2, 2)
+    other.decoder.add_module("0", nn.Linear(2, 2))
+    other.forward = lambda: other.decoder
+    other()
+    model = air()[0]
+    model()
+    model.sample(2)
+    with poutine.trace(param_only=True):
+        refused(model, "'decoder$$$0.weight'")
 
 
 def test_a_pyro_param_is_not_replaced_by_anothers():
