@@ -141,8 +141,8 @@ def boxes(z_where: Tensor, shape: tuple[int, int]) -> Tensor:
 def found_boxes(z_where: Tensor, shape: tuple[int, int], counts: Tensor) -> Tensor:
     r"""The boxes of objects that are there, cut off at the canvas' edge.
 
-    It is the convention of :class:`train.data.scenes.Scenes`. A window that lies beside the canvas
-    has a box without area, on the edge.
+    It is the convention of scenes whose boxes are known. A window that lies beside the canvas has a
+    box without area, on the edge.
 
     Args:
         z_where: Places :math:`(\log s, x, y)`, of shape :math:`(*, N, 3)`, as in :func:`paste`.

@@ -25,13 +25,14 @@ def one_estimate() -> Iterator[None]:
     shares nothing with it.
 
     Example:
-        >>> from guides.air import ResidualGuide
         >>> from pyro_models.air import AIR
-        >>> from train.estimators import MarginalELBO
         >>> model = AIR((20, 20), window_size=8)
-        >>> guide = ResidualGuide(model)
-        >>> with one_estimate():  # three windows are decoded, without the context five
-        ...     loss = MarginalELBO().differentiable_loss(model, guide, torch.rand(4, 20, 20))
+        >>> z_what, z_where = torch.randn(4, 20), torch.zeros(4, 3)
+        >>> with one_estimate():
+        ...     model.paste(z_what, z_where) is model.paste(z_what, z_where)
+        True
+        >>> model.paste(z_what, z_where) is model.paste(z_what, z_where)
+        False
     """
     token = _KEPT.set({})
     try:

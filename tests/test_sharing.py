@@ -12,6 +12,8 @@ import pyro
 import pytest
 import torch
 from pyro import poutine
+from pyro.infer import SVI
+from pyro.optim import Adam
 from torch import Tensor, nn
 
 from guides.air import RecurrentGuide, ResidualGuide
@@ -67,6 +69,22 @@ def test_a_step_of_an_objective_decodes_each_object_once(small_air, estimator, r
         losses, _ = objective((air.images,), torch.tensor(0))
         losses["elbo"].backward()
         assert len(calls) == wanted
+
+
+def test_steps_of_svi_in_one_estimate_each_are_those_without(small_air):
+    found = []
+    for context, wanted in ((one_estimate, 3), (nullcontext, 5)):
+        air = small_air()
+        calls = calls_of_the_decoder(air)
+        pyro.set_rng_seed(1)
+        pyro.clear_param_store()
+        svi = SVI(air.model, air.guide, Adam({"lr": 0.01}), MarginalELBO())
+        for _ in range(3):
+            with context():
+                svi.step(air.images)
+        assert len(calls) == 3 * wanted
+        found.append(list(air.model.parameters()))
+    torch.testing.assert_close(*found)
 
 
 @pytest.mark.parametrize("estimator", [MarginalELBO(), TraceGraphELBO()])
