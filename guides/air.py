@@ -7,21 +7,22 @@ and a presence only masks. That is what lets an estimator run the steps once and
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import pyro
 import pyro.distributions as dist
 import torch
 from pyro import poutine
-from pyro.nn import PyroModule
 from pyro.poutine.messenger import Messenger
+from pyro.poutine.runtime import get_plates
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pyro_models.air import AIR
-from pyro_models.networks import MLP, boxes, crop
+from pyro_models.networks import MLP, crop, found_boxes
 from pyro_models.objective import annealed
 from pyro_models.presence import FixPresence, all_present, presence_logits
+from pyro_models.store import GuardedModule, in_own_store
 
 
 class Detection(NamedTuple):
@@ -30,10 +31,10 @@ class Detection(NamedTuple):
     Attributes:
         counts: The most probable numbers of objects, of shape :math:`(B)`.
         probabilities: The probability of each count, of shape :math:`(B, N + 1)`.
-        boxes: The objects' boxes :math:`(x_0, y_0, x_1, y_1)` in pixels, of shape
-            :math:`(B, N, 4)`; the first ``counts`` of them were found.
-        z_where: Places, of shape :math:`(B, N, 3)`.
-        z_what: Codes of the appearances, of shape :math:`(B, N, D)`.
+        boxes: The objects' boxes :math:`(x_0, y_0, x_1, y_1)` in pixels, inside the image, of shape
+            :math:`(B, N, 4)`; zeros beyond the first ``counts``.
+        z_where: Places, of shape :math:`(B, N, 3)`, of all steps, also of those beyond ``counts``.
+        z_what: Codes of the appearances, of shape :math:`(B, N, D)`, of all steps too.
         reconstruction: The canvas of the objects found, of shape :math:`(B, H, W)`.
     """
 
@@ -43,6 +44,24 @@ class Detection(NamedTuple):
     z_where: Tensor
     z_what: Tensor
     reconstruction: Tensor
+
+
+@runtime_checkable
+class LearnsFromCosts(Protocol):
+    """A baseline that learns from the costs themselves, and not by a gradient.
+
+    A baseline of a :class:`RecurrentGuide` with a method of this name is handed the costs after
+    each estimate with gradients by estimators with a score function.
+    """
+
+    def update(self, step: int, costs: Tensor, weights: Tensor) -> None:
+        r"""Takes in the costs after the presences of a step, in nats.
+
+        Args:
+            step: The step, from 0.
+            costs: Of the shape of the presence, :math:`(*, B)`.
+            weights: One if there was a choice to make, zero after the last object; of that shape.
+        """
 
 
 class DecayingAverage(nn.Module):
@@ -62,13 +81,22 @@ class DecayingAverage(nn.Module):
         self.register_buffer("weight", torch.zeros(steps))
 
     def forward(self, step: int, images: Tensor, hidden: Tensor) -> Tensor:
-        """The mean so far in nats, of shape :math:`(B)`; zero before the first :meth:`update`."""
+        r"""The mean so far in nats; zero before the first :meth:`update`.
+
+        Args:
+            step: The step, from 0.
+            images: Scenes, of shape :math:`(B, H, W)`.
+            hidden: The guide's state, of shape :math:`(*, B, S)`.
+
+        Returns:
+            Of shape :math:`(*, B)`.
+        """
         mean = self.total[step] / self.weight[step].clamp(min=1e-12)
-        return mean.expand(len(images))
+        return mean.expand(hidden.shape[:-1])
 
     @torch.no_grad()
     def update(self, step: int, costs: Tensor, weights: Tensor) -> None:
-        """Takes in the costs of a batch, of shape :math:`(B)`, each with its weight."""
+        """Takes in costs, each with its weight; see :class:`LearnsFromCosts`."""
         for state, now in ((self.total, costs * weights), (self.weight, weights)):
             state[step] = self.decay * state[step] + now.sum()
 
@@ -95,12 +123,21 @@ class BaselineNetwork(nn.Module):
         self.head = MLP(hidden, 1, (hidden,))
 
     def forward(self, step: int, images: Tensor, hidden: Tensor) -> Tensor:
-        """The cost foretold in nats, of shape :math:`(B)`."""
+        r"""The cost foretold in nats.
+
+        Args:
+            step: The step, from 0.
+            images: Scenes, of shape :math:`(B, H, W)`.
+            hidden: The guide's state, of shape :math:`(*, B, S)`.
+
+        Returns:
+            Of shape :math:`(*, B)`.
+        """
         features = self.image(images.flatten(-2)) + self.state(hidden.detach())
         return self.unit * self.head(features.relu()).squeeze(-1).to(images.dtype)
 
 
-class RecurrentGuide(PyroModule):
+class RecurrentGuide(GuardedModule):
     r"""The paper's guide: each step sees the whole image.
 
     .. math::
@@ -129,7 +166,9 @@ class RecurrentGuide(PyroModule):
         encoder_hidden: The width of the window encoder's hidden layer.
         anchors: The side of the grid of places that compete, or 0 for none.
         baseline: What estimators with a score function subtract from the cost of a presence:
-            :class:`DecayingAverage`, :class:`BaselineNetwork` or a module like them.
+            :class:`DecayingAverage`, :class:`BaselineNetwork` or a module like them, called with
+            step, images and state. One with an ``update`` is handed the costs: see
+            :class:`LearnsFromCosts`.
 
     References:
         | Attend, Infer, Repeat: Fast Scene Understanding with Generative Models
@@ -186,7 +225,6 @@ class RecurrentGuide(PyroModule):
             presence_prior: The model's; a guide has no use for it.
         """
         model = self.model
-        model.forget()
         # Looked up once: a PyroModule announces all of a network's weights at each look-up.
         recurrence, step, encoder = self.recurrence, self.step, self.encoder
         where_loc, where_scale = model.where_loc, model.where_scale
@@ -250,22 +288,39 @@ class RecurrentGuide(PyroModule):
     def foretell(
         self, step: int, images: Tensor, hidden: Tensor, z_pres: Tensor | None
     ) -> dict[str, Any]:
-        """What the presence's site tells a score function about the baseline, if there is one."""
+        r"""What the presence's site tells a score function about the baseline, if there is one.
+
+        Args:
+            step: The step, from 0.
+            images: Scenes, of shape :math:`(B, H, W)`.
+            hidden: The state before the step, of shape :math:`(*, B, S)`.
+            z_pres: The presence before, of shape :math:`(*, B)`; ``None`` at the first step.
+
+        Returns:
+            What goes into the site's ``infer``. The value has the shape of the site, with the
+            dimensions of the plates around the guide: of draws that are made side by side.
+        """
         if self.baseline is None:
             return {}
-        value = self.baseline(step, images, hidden)
+        # The first step's state has no dimension of draws yet, and its presence will.
+        plates = [plate for plate in get_plates() if plate.vectorized]
+        shape = torch.broadcast_shapes(
+            hidden.shape[:-1], *((plate.size,) + (1,) * (-plate.dim - 1) for plate in plates)
+        )
+        value = self.baseline(step, images, hidden.expand(*shape, -1)).expand(shape)
         # After the last object there is no choice, so no cost to foretell or to learn from.
         there = torch.ones_like(value) if z_pres is None else z_pres
         value = there.detach() * value
-        # Pyro's costs lose the dimension of a batch of one, and a baseline must have their shape.
-        value = value.squeeze(0) if len(images) == 1 else value
+        # Pyro's costs lose leading dimensions of one, and a baseline must have their shape.
+        while value.shape and value.shape[0] == 1:
+            value = value.squeeze(0)
         infer: dict[str, Any] = {"baseline": {"baseline_value": value}}
-        if isinstance(self.baseline, DecayingAverage):
+        if isinstance(self.baseline, LearnsFromCosts):
             infer["observe_cost"] = lambda costs: self.baseline.update(step, costs, there)
         return infer
 
     @torch.no_grad()
-    @pyro.get_param_store().scope()
+    @in_own_store
     def detect(self, images: Tensor) -> Detection:
         """Finds the objects in images.
 
@@ -285,11 +340,10 @@ class RecurrentGuide(PyroModule):
         more = torch.stack(reached, dim=1)
         probabilities = more * torch.cat([1 - p, torch.ones_like(p[:, :1])], dim=1)
         counts = probabilities.argmax(dim=1)
-        self.model.forget()
         return Detection(
             counts=counts,
             probabilities=probabilities,
-            boxes=boxes(z_where, self.model.shape),
+            boxes=found_boxes(z_where, self.model.shape, counts),
             z_where=z_where,
             z_what=z_what,
             reconstruction=self.model.draw(z_where, z_what, counts),

@@ -9,19 +9,19 @@ import pyro
 import pyro.distributions as dist
 import torch
 from pyro.distributions import TorchDistribution
-from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from pyro_models.icvae import ICVAE
 from pyro_models.networks import MLP, Convolutions
 from pyro_models.objective import annealed, penalty
+from pyro_models.store import GuardedModule
 
 Invariance = Callable[..., Tensor]
 """From z, mu, the log-variance and c of a batch, and past mu, log-variances and c if the guide has
 a memory, to what z says too much, in nats for each datum."""
 
 
-class Encoder(PyroModule):
+class Encoder(GuardedModule):
     r"""A network from images, and :math:`c` if it is to see it, to two heads.
 
     Args:
@@ -187,8 +187,10 @@ class GaussianGuide(Encoder):
 class Echo(TorchDistribution):
     r"""The distribution of codes with Echo noise, known by one draw and its information.
 
-    Its log-probability is the log-ratio to the codes' own marginal, in the mean over the data
-    :math:`- \log S`: so an ELBO without a prior has the exact rate as its divergence.
+    In place of a log-probability it has :math:`- \log S`, whatever the value. In the mean over the
+    data that is the log-ratio of a code's probability to that of the codes' own marginal, so an
+    ELBO without a prior has the rate to that marginal as its divergence. For a single code it is
+    neither the ratio nor a log-probability. See :class:`EchoGuide` for when it is exact.
 
     Args:
         f: Signals.
@@ -224,7 +226,7 @@ class Echo(TorchDistribution):
 
 
 class EchoGuide(Encoder):
-    r"""An encoder with Echo noise, the information of whose codes is known exactly.
+    r"""An encoder with Echo noise, the information of whose codes is known.
 
     .. math:: z = f(x) + S(x) \, \varepsilon, \qquad
         \varepsilon = \sum_{m = 1}^{M} \Big( \prod_{k < m} S(x_k) \Big) f(x_m), \qquad
@@ -233,8 +235,14 @@ class EchoGuide(Encoder):
     with :math:`x_1, \dots, x_M` other images of the batch, without replacement;
     :math:`f = \tanh`, :math:`S = r \, \text{sigmoid}` diagonal. It needs a model without a prior:
     the rate to the codes' own marginal takes its place, with the weight
-    :math:`\beta + \lambda`. The sum is cut after :math:`M` terms, so that what is left,
-    :math:`r^M`, is under float32's resolution at :math:`r = 0.8373` and :math:`M = 100`.
+    :math:`\beta + \lambda`.
+
+    The information is exact for independent :math:`x_m` and an endless sum. It is cut after
+    :math:`M` terms, so that what is left, :math:`r^M`, is under float32's resolution at
+    :math:`r = 0.8373` and :math:`M = 100`. With few terms codes say more than
+    :math:`- \mathbb{E} \log S`: at :math:`S = 0.8373` everywhere, and one dimension of
+    :math:`f = \tanh(x), x \sim \mathcal{N}(0, 1)`, 0.257 nats for 0.178 with 3 terms, and 0.182
+    with 10.
 
     Args:
         model: The model whose codes are inferred, made with ``prior=False``.

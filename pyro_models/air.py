@@ -10,13 +10,14 @@ import pyro
 import pyro.distributions as dist
 import torch
 from pyro import poutine
-from pyro.nn import PyroModule
 from torch import Tensor
 
 from pyro_models.likelihoods import NormalImage
-from pyro_models.networks import MLP, boxes, paste
+from pyro_models.networks import MLP, found_boxes, paste
 from pyro_models.objective import annealed
 from pyro_models.presence import FixPresence, presence_logits
+from pyro_models.sharing import shared
+from pyro_models.store import GuardedModule, in_own_store
 
 
 class Scene(NamedTuple):
@@ -26,8 +27,8 @@ class Scene(NamedTuple):
         images: Scenes with the likelihood's noise, of shape :math:`(n, H, W)`.
         canvas: The same without noise, of shape :math:`(n, H, W)`.
         counts: The numbers of objects, of shape :math:`(n)`.
-        boxes: The objects' boxes in pixels, of shape :math:`(n, N, 4)`; the first ``counts`` are
-            on the canvas.
+        boxes: The objects' boxes in pixels, inside the canvas, of shape :math:`(n, N, 4)`; zeros
+            beyond the first ``counts``.
     """
 
     images: Tensor
@@ -36,7 +37,7 @@ class Scene(NamedTuple):
     boxes: Tensor
 
 
-class AIR(PyroModule):
+class AIR(GuardedModule):
     r"""The generative model of Attend, Infer, Repeat.
 
     .. math::
@@ -105,7 +106,6 @@ class AIR(PyroModule):
         self.count_prior = count_prior
         self.decoder_bias = decoder_bias
         self.likelihood_scale = likelihood_scale
-        self._drawn: list[tuple[Tensor, Tensor, Tensor]] = []
         self.decoder = MLP(what_dim, window_size**2, (hidden,))
         s, x, y = where_loc
         s_scale, x_scale, y_scale = where_scale
@@ -124,17 +124,22 @@ class AIR(PyroModule):
         return logits.sigmoid().unflatten(-1, (self.window_size, self.window_size))
 
     def paste(self, z_what: Tensor, z_where: Tensor) -> Tensor:
-        r"""Draws objects in their places, each on a canvas of its own, :math:`(*, H, W)`.
+        r"""Draws objects in their places, each on a canvas of its own.
 
-        A guide that looks at what it found draws the very tensors that the model is then replayed
-        with. So pictures are kept until the model has run: each object is drawn once a step.
+        Within :func:`~pyro_models.sharing.one_estimate` an object is drawn once, for a guide that
+        looks at what it found and for the model.
+
+        Args:
+            z_what: Codes of appearances, of shape :math:`(*, D)`.
+            z_where: Places, of shape :math:`(*, 3)`.
+
+        Returns:
+            Canvases of shape :math:`(*, H, W)`.
         """
-        for what, where, picture in self._drawn:
-            if what is z_what and where is z_where:
-                return picture
-        picture = paste(self.decode(z_what), z_where, self.shape)
-        self._drawn.append((z_what, z_where, picture))
-        return picture
+        return shared(self._paste, z_what, z_where)
+
+    def _paste(self, z_what: Tensor, z_where: Tensor) -> Tensor:
+        return paste(self.decode(z_what), z_where, self.shape)
 
     def draw(self, z_where: Tensor, z_what: Tensor, counts: Tensor) -> Tensor:
         r"""The first ``counts`` objects on canvases, of shape :math:`(M, H, W)`.
@@ -145,12 +150,8 @@ class AIR(PyroModule):
             counts: The numbers of objects, of shape :math:`(M)`.
         """
         there = torch.arange(z_where.shape[1], device=counts.device) < counts.unsqueeze(1)
-        pictures = paste(self.decode(z_what), z_where, self.shape)
+        pictures = self._paste(z_what, z_where)
         return (there[..., None, None] * pictures).sum(dim=1)
-
-    def forget(self) -> None:
-        """Drops the pictures kept."""
-        self._drawn.clear()
 
     def step_logits(self, presence_prior: Tensor | float | None = None) -> Tensor:
         r"""The prior logits of one more object at each step.
@@ -220,7 +221,6 @@ class AIR(PyroModule):
             # Stacked and summed, never written into a buffer: that would lose the provenance by
             # which TraceGraph_ELBO finds what depends on each presence.
             objects = torch.stack([self.paste(*z) for z in zip(whats, wheres, strict=True)])
-            self.forget()
             there = torch.stack(torch.broadcast_tensors(*presences))
             canvas = torch.einsum("i...b,i...bhw->...bhw", there, objects)
             return self.observe(canvas, images)
@@ -238,7 +238,7 @@ class AIR(PyroModule):
         return pyro.sample("x", likelihood, obs=images)
 
     @torch.no_grad()
-    @pyro.get_param_store().scope()
+    @in_own_store
     def sample(self, n: int, count: int | None = None) -> Scene:
         """Draws scenes from the prior.
 
@@ -256,4 +256,4 @@ class AIR(PyroModule):
         counts = torch.stack([trace.nodes[f"z_pres_{i}"]["value"] for i in steps]).sum(0).long()
         wheres = torch.stack([trace.nodes[f"z_where_{i}"]["value"] for i in steps], dim=1)
         x = trace.nodes["x"]
-        return Scene(x["value"], x["fn"].mean, counts, boxes(wheres, self.shape))
+        return Scene(x["value"], x["fn"].mean, counts, found_boxes(wheres, self.shape, counts))

@@ -9,15 +9,15 @@ import pyro
 import pyro.distributions as dist
 import torch
 from pyro import poutine
-from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from pyro_models.likelihoods import NormalImage
 from pyro_models.networks import MLP, Deconvolutions
 from pyro_models.objective import annealed
+from pyro_models.store import GuardedModule
 
 
-class ICVAE(PyroModule):
+class ICVAE(GuardedModule):
     r"""The generative model of ICVAE, a CVAE's.
 
     .. math:: z \sim \mathcal{N}(0, I), \qquad x \sim p(x | f(z, c))

@@ -138,6 +138,29 @@ def boxes(z_where: Tensor, shape: tuple[int, int]) -> Tensor:
     return (corners + 1) / 2 * corners.new_tensor([width, height, width, height])
 
 
+def found_boxes(z_where: Tensor, shape: tuple[int, int], counts: Tensor) -> Tensor:
+    r"""The boxes of objects that are there, cut off at the canvas' edge.
+
+    It is the convention of scenes whose boxes are known. A window that lies beside the canvas has a
+    box without area, on the edge.
+
+    Args:
+        z_where: Places :math:`(\log s, x, y)`, of shape :math:`(*, N, 3)`, as in :func:`paste`.
+        shape: The canvas' height and width :math:`(H, W)` in pixels.
+        counts: The numbers of objects, of shape :math:`(*)`.
+
+    Returns:
+        Boxes :math:`(x_0, y_0, x_1, y_1)` in pixels, :math:`0 \le x_0 \le x_1 \le W` and
+        :math:`0 \le y_0 \le y_1 \le H`, of shape :math:`(*, N, 4)`; zeros beyond the first
+        ``counts``.
+    """
+    height, width = shape
+    corners = boxes(z_where, shape).clamp(min=0)
+    corners = corners.minimum(corners.new_tensor([width, height, width, height]))
+    there = torch.arange(z_where.shape[-2], device=counts.device) < counts.unsqueeze(-1)
+    return torch.where(there.unsqueeze(-1), corners, 0.0)
+
+
 class Convolutions(nn.Sequential):
     r"""Two strided convolutions and dense layers, from images to features.
 

@@ -7,13 +7,20 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
-from torch import Tensor
+from pyro.infer import TraceGraph_ELBO
+from torch import Tensor, nn
 
-from guides.air import BaselineNetwork, DecayingAverage, RecurrentGuide, ResidualGuide
+from guides.air import (
+    BaselineNetwork,
+    DecayingAverage,
+    LearnsFromCosts,
+    RecurrentGuide,
+    ResidualGuide,
+)
 from pyro_models.air import AIR
 from pyro_models.networks import boxes
 from pyro_models.presence import FixPresence, all_present, presence_logits
-from train.estimators import MarginalELBO
+from train.estimators import MarginalELBO, TraceGraphELBO
 
 GUIDES = pytest.mark.parametrize("guide_class", [ResidualGuide, RecurrentGuide])
 PRIORS = pytest.mark.parametrize("count_prior", ["steps", "geometric"])
@@ -77,22 +84,31 @@ def test_samples_follow_the_prior(small_air, count_prior):
     assert not scene.canvas[scene.counts == 0].any()
     assert scene.canvas[scene.counts > 0].flatten(1).any(1).float().mean() > 0.9
 
-    # Boxes of places: a median inverse scale of 2, centres with the prior's spread.
-    width = scene.boxes[..., 2] - scene.boxes[..., 0]
-    log_scale = (11 / width).log().flatten()
+    # Places: a median inverse scale of 2.
+    nodes = poutine.trace(model).get_trace(n=n).nodes
+    log_scale = torch.cat([nodes[f"z_where_{i}"]["value"][:, 0] for i in range(3)])
     sd, size = 0.4 / 2, len(log_scale)
     assert (log_scale.mean() - math.log(2)).abs() < 5 * sd / size**0.5
     assert (log_scale.std() - sd).abs() < 5 * sd / (2 * size) ** 0.5
 
 
+def assert_in_the_convention_of_the_data(boxes: Tensor, counts: Tensor) -> None:
+    """Boxes inside an image of 10 by 11, zeros where there is no object."""
+    there = torch.arange(boxes.shape[1]) < counts[:, None]
+    assert (boxes[~there] == 0).all()
+    assert ((boxes >= 0) & (boxes <= torch.tensor([11.0, 10.0, 11.0, 10.0]))).all()
+    assert (boxes[..., 2:] >= boxes[..., :2]).all()
+
+
 def test_shapes_of_a_scene(small_air):
-    model = small_air().model
-    for n in (1, 4):
+    model = small_air(presence_prior=0.6).model
+    for n in (1, 50):
         scene = model.sample(n)
         assert scene.images.shape == scene.canvas.shape == (n, 10, 11)
         assert scene.counts.shape == (n,)
         assert scene.counts.dtype == torch.int64
         assert scene.boxes.shape == (n, 3, 4)
+        assert_in_the_convention_of_the_data(scene.boxes, scene.counts)
         assert not any(part.requires_grad for part in scene)
 
 
@@ -274,7 +290,9 @@ def test_anchors_are_a_grid_over_the_canvas(small_air, guide_class, anchors):
     for i in range(anchors**2):
         bias = guide.step[-1].bias.data
         bias[7 + i] = 0
-        left, top, right, bottom = guide.detect(images).boxes[0, 0].tolist()
+        # Not those found, which are cut off at the canvas' edge.
+        where = guide.detect(images).z_where[0, 0]
+        left, top, right, bottom = boxes(where, (10, 11)).tolist()
         bias[7 + i] = -1_000
         assert (right - left, bottom - top) == pytest.approx((11 / 2, 10 / 2))
         centres.add((round((left + right) / 11 - 1, 9), round((top + bottom) / 10 - 1, 9)))
@@ -392,7 +410,14 @@ def test_detect(small_air, guide_class):
     torch.testing.assert_close(found.probabilities.sum(1), one)
     assert torch.equal(found.counts, found.probabilities.max(1).indices)
 
-    assert torch.equal(found.boxes, boxes(found.z_where, (10, 11)))
+    assert_in_the_convention_of_the_data(found.boxes, found.counts)
+    windows = boxes(found.z_where, (10, 11))
+    inside = (windows >= 0) & (windows <= torch.tensor([11.0, 10.0, 11.0, 10.0]))
+    there = (torch.arange(3) < found.counts[:, None]).unsqueeze(-1)
+    assert not (inside | ~there).all()
+    kept = inside & there
+    assert kept.any(-1).sum() > 20
+    assert torch.equal(found.boxes[kept], windows[kept])
     canvas = torch.zeros_like(images)
     for b, count in enumerate(found.counts.tolist()):
         for i in range(count):
@@ -445,6 +470,65 @@ def test_a_baseline_is_that_of_a_presence_that_can_be(small_air):
     )
     assert found[:-1] == (None,) * len(inputs)
     assert found[-1].any()
+
+
+class BrightnessBaseline(nn.Module):
+    """A user's own: it foretells from the images alone, and learns from the costs it is handed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.costs: list[tuple[int, Tensor, Tensor]] = []
+
+    def forward(self, step: int, images: Tensor, hidden: Tensor) -> Tensor:
+        return images.mean((-2, -1))
+
+    def update(self, step: int, costs: Tensor, weights: Tensor) -> None:
+        self.costs.append((step, costs, weights))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda: DecayingAverage(3), lambda: BaselineNetwork(110, 8, hidden=8), BrightnessBaseline],
+    ids=["average", "network", "own"],
+)
+@pytest.mark.parametrize("images", [6, 1])
+@pytest.mark.parametrize("particles", [1, 4])
+def test_a_baseline_has_the_shape_of_its_presence(small_air, make, images, particles):
+    """Also with draws side by side, as Pyro's estimator wants it."""
+    baseline = make()
+    air = small_air(baseline=baseline, images=images)
+    options = {"num_particles": particles, "vectorize_particles": True, "max_plate_nesting": 1}
+    for elbo in (TraceGraph_ELBO(**options), TraceGraphELBO(**options)):
+        assert math.isfinite(elbo.loss_and_grads(*air))
+    with pyro.plate("draws", particles, dim=-3):
+        nodes = poutine.trace(air.guide).get_trace(air.images).nodes
+    for i in range(3):
+        site = nodes[f"z_pres_{i}"]
+        # Pyro's costs have no leading dimensions of one.
+        shape = [particles, 1, images] if particles > 1 else [images] if images > 1 else []
+        value = site["infer"]["baseline"]["baseline_value"]
+        assert list(value.shape) == shape
+        assert i or value.any()
+        assert ("observe_cost" in site["infer"]) == hasattr(baseline, "update")
+
+
+@pytest.mark.parametrize("make", [DecayingAverage, lambda n: BaselineNetwork(110, 8, hidden=n)])
+def test_baselines_take_states_of_draws_side_by_side(double, make):
+    baseline, images, hidden = make(3), torch.rand(6, 10, 11), torch.rand(4, 6, 8)
+    values = baseline(1, images, hidden)
+    assert values.shape == (4, 6)
+    torch.testing.assert_close(values, torch.stack([baseline(1, images, h) for h in hidden]))
+
+
+def test_an_own_baseline_is_handed_the_costs(small_air):
+    baseline = BrightnessBaseline()
+    air = small_air(baseline=baseline)
+    loss = TraceGraphELBO().differentiable_loss(*air)
+    assert isinstance(baseline, LearnsFromCosts)
+    assert sorted(step for step, _, _ in baseline.costs) == [0, 1, 2]
+    (costs,) = (costs for step, costs, _ in baseline.costs if step == 0)
+    torch.testing.assert_close(costs.sum(), -loss.detach())
+    assert all(costs.shape == weights.shape == (6,) for _, costs, weights in baseline.costs)
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])

@@ -196,6 +196,34 @@ def test_a_batch_alone_sees_information_where_there_is_none():
     assert among.mean() < 0.3 * alone.mean()
 
 
+def test_class_information_is_too_high_the_more_the_fewer_codes_there_are():
+    """As its docstring has it: two classes at -0.6 and 0.6, codes of unit variance within them."""
+    torch.manual_seed(0)
+    spread, shift = 0.1, torch.tensor([0.6, 0.0])
+
+    def codes(n: int) -> tuple[Tensor, Tensor, Tensor]:
+        c = torch.randint(2, (n,))
+        mu = (2 * c - 1).unsqueeze(1) * shift + math.sqrt(1 - spread**2) * torch.randn(n, 2)
+        return mu, torch.full_like(mu, 2 * math.log(spread)), torch.eye(2)[c]
+
+    def estimate(memory: int) -> Tensor:
+        mu, log_variance, c = codes(256)
+        z = mu + spread * torch.randn_like(mu)
+        return class_information(z, mu, log_variance, c, codes(memory)).mean()
+
+    # Along the line through both: of one class's density, its log-ratio to the mean of the two.
+    x = torch.linspace(-8, 8, 4_001)
+    log_p = torch.stack([Normal(mean, 1.0).log_prob(x) for mean in (-0.6, 0.6)])
+    ratio = log_p[0] - log_p.logsumexp(0) + math.log(2)
+    truth = torch.trapezoid(log_p[0].exp() * ratio, x)
+    assert truth.item() == pytest.approx(0.153, abs=1e-3)
+    few, many = (torch.stack([estimate(memory) for _ in range(20)]) for memory in (512, 4_096))
+    error = (few.var() / 20 + many.var() / 20).sqrt()
+    assert few.mean() - many.mean() > 5 * error
+    assert abs(few.mean() - 0.252) < 5 * error
+    assert many.mean() > truth
+
+
 # Approximate bijective correspondence
 
 

@@ -11,12 +11,14 @@ from pathlib import Path
 
 import pyro
 import pyro.distributions as dist
+import pytest
 import torch
 from torch import nn
 
 from guides.air import ResidualGuide
 from pyro_models.air import AIR
 from pyro_models.networks import Convolutions
+from pyro_models.store import ParameterStoreError
 from tests.estimators.exact import Projections, z_scores
 from tests.test_train_air import SMALL
 from train import acai
@@ -36,6 +38,24 @@ def test_what_air_finds_in_images():
     assert names["found"].boxes.shape == (64, 3, 4)
     assert names["scenes"].canvas.shape == (16, 50, 50)
     assert names["loss"] > 0
+
+
+def test_what_air_finds_twice_in_a_process():
+    """Each pair is trained; without the line for it the second one is refused, and not the first.
+
+    The mutation: a second pair in the store of the first.
+    """
+    small = BLOCKS[0].replace("50, 50", "12, 12").replace("64, ", "4, ")
+    small = small.replace("max_objects=3", "max_objects=1, window_size=4, hidden=4")
+    for _ in range(2):
+        names: dict = {}
+        begun = small.replace("svi = ", "started = model.decoder[0].bias.clone()\nsvi = ")
+        exec(begun, names)
+        assert not torch.equal(names["model"].decoder[0].bias, names["started"])
+    careless = small.replace("pyro.clear_param_store()", "")
+    assert careless != small
+    with pytest.raises(ParameterStoreError, match="clear_param_store"):
+        exec(careless, {})
 
 
 def test_an_own_estimator_has_no_bias(small_air):

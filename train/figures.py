@@ -62,7 +62,7 @@ def scenes(images: np.ndarray, stages: Sequence[tuple[int, Mapping[str, np.ndarr
         for axis, image, box, count in zip(row, *columns, strict=True):
             picture(axis, image.clip(0, 1))
             draw_boxes(axis, box[:count])
-            # A box may reach over the edge; the scene stays as large as it is.
+            # Half the line of a box at the edge is beyond it; the scene stays as large as it is.
             axis.set(xlim=(-0.5, image.shape[1] - 0.5), ylim=(image.shape[0] - 0.5, -0.5))
     for row, title in zip(axes, titles, strict=True):
         row[0].set_ylabel(title, fontsize=9)

@@ -174,8 +174,23 @@ def class_information(
     code that lies apart from all others is taken to say all of its class, and nothing pulls it
     back. A code of :math:`R` nats has a share of :math:`e^{-R}` of the others near it, so a batch
     is enough for the 2 or 3 nats of a code in two dimensions only. Past codes make up for that.
-    With them all :math:`q_j` are constants, and the gradient is that of the samples: in the mean
-    nothing is missed, for :math:`\mathbb{E}_q \, \partial \log q(z) = 0`.
+
+    **The estimate is too high**, as a sample's own :math:`q_i` counts for more among the codes of
+    its class than among all: the less, the more codes there are, and the more, the more classes.
+    For codes of two dimensions and unit variance within a class, each :math:`q_j` of standard
+    deviation 0.1, and a batch of 256, it is in nats (standard errors of 0.004 to 0.008):
+
+    ======================  =====  =========  ===========  ===========  ============
+    classes                 truth  512 codes  2,048 codes  8,192 codes  32,768 codes
+    ======================  =====  =========  ===========  ===========  ============
+    2, at :math:`\pm 0.6`   0.153  0.252      0.193        0.167        0.149
+    10, around a circle     0.165  0.844      0.494        0.300        0.213
+    ======================  =====  =========  ===========  ===========  ============
+
+    So compare estimates with the same number of past codes only. With past codes all :math:`q_j`
+    are constants, and the gradient is that of the samples. Of the information itself it would miss
+    nothing in the mean, for :math:`\mathbb{E}_q \, \partial \log q(z) = 0`; of finitely many codes
+    it has the estimate's bias.
 
     Args:
         z: A sample of each :math:`q_i`, of shape :math:`(B, D)`.

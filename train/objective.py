@@ -13,6 +13,7 @@ from pyro.infer import ELBO
 from torch import Tensor, nn
 
 from pyro_models.ae import Autoencoder
+from pyro_models.sharing import one_estimate
 from train import losses
 
 Batch = tuple[Tensor, ...]
@@ -115,7 +116,8 @@ class ELBOObjective(Objective):
     @pyro.get_param_store().scope()
     def forward(self, batch: Batch, step: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         annealed = {name: value(step) for name, value in self.annealed.items()}
-        loss = self.estimator.differentiable_loss(self.model, self.guide, *batch, **annealed)
+        with one_estimate():
+            loss = self.estimator.differentiable_loss(self.model, self.guide, *batch, **annealed)
         terms = getattr(self.estimator, "terms", {})
         size = len(batch[0])
         return {"elbo": loss / size}, {name: value / size for name, value in terms.items()}

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from guides.air import RecurrentGuide
 from pyro_models.air import AIR
+from pyro_models.sharing import one_estimate
 from train.data.batches import Batches, as_input
 from train.data.scenes import Scenes, ScenesSplit
 from train.estimators import ImportanceWeightedELBO, MarginalELBO
@@ -60,6 +61,7 @@ def draw_counts(guide: RecurrentGuide, images: Tensor) -> Tensor:
 
 @torch.no_grad()
 @pyro.get_param_store().scope()
+@one_estimate()
 def elbo(
     model: AIR, guide: RecurrentGuide, images: Tensor, estimator: MarginalELBO | None = None
 ) -> Tensor:
@@ -92,8 +94,12 @@ def iw_bound(
         The bound, of shape :math:`(B)`.
     """
     estimator = ImportanceWeightedELBO(particles)
-    parts = images.split(max(rows // particles, 1))
-    return torch.cat([estimator.bound(model, guide, part) for part in parts])
+
+    @one_estimate()
+    def bound(part: Tensor) -> Tensor:
+        return estimator.bound(model, guide, part)
+
+    return torch.cat([bound(part) for part in images.split(max(rows // particles, 1))])
 
 
 @torch.no_grad()
