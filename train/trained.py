@@ -269,7 +269,7 @@ class TrainedICVAE(Trained):
         seen = label if self.settings.encoder_sees_labels else {}
 
         def told(rows: Tensor, given: tuple[Tensor, ...]) -> Tensor:
-            return given[0] if given else rows.new_zeros(len(rows), 0)
+            return given[0] if given else rows.new_zeros(rows.shape[0], 0)
 
         echo = self.settings.invariance == "echo"
         return {
