@@ -27,6 +27,8 @@ from train import disk, parallel
 from train.checkpoints import Checkpoints
 from train.settings import LARGEST, InputError, Settings, brief, first_line, flag, require
 
+MOST_BYTES = 8
+"""Bytes of a number of the widest type that weights may have."""
 FILES = ("config.json", "metrics.jsonl", "model.safetensors", "checkpoints", "results.json")
 
 
@@ -356,7 +358,8 @@ def read_weights(directory: Path, like: Mapping[str, Tensor]) -> tuple[dict[str,
 
     Args:
         directory: The run folder.
-        like: Tensors of the network's names and shapes, on any device. Nothing larger is read.
+        like: Tensors of the network's names and shapes, on any device; no file that is larger is
+            read.
 
     Returns:
         The weights by name, and the step that they are of.
@@ -366,7 +369,8 @@ def read_weights(directory: Path, like: Mapping[str, Tensor]) -> tuple[dict[str,
     """
     path = directory / "model.safetensors"
     require(path.exists(), f"{directory} has no checkpoint yet ({path.name}): give another run")
-    disk.require_regular(path)
+    most = disk.LONGEST_JSON + MOST_BYTES * sum(tensor.numel() for tensor in like.values())
+    disk.require_regular(path, most)
     wanted = {name: tuple(tensor.shape) for name, tensor in like.items()}
     try:
         with safetensors.safe_open(path, framework="pt") as file:
