@@ -68,9 +68,9 @@ def settings(tmp_path):
     )
 
 
-def train(settings: Settings, **options) -> tuple[Twins, Run]:
+def train(settings: Settings, kind: type[Twins] = Twins, **options) -> tuple[Twins, Run]:
     torch.manual_seed(settings.seed)
-    objective = Twins()
+    objective = kind()
     run = Run.create(settings, "twins")
     fit(objective, batch, run, settings, CPU, **options)
     return objective, run
@@ -93,6 +93,14 @@ def test_a_loss_moves_its_own_parameters_only(settings):
     assert not torch.equal(objective.one.weight, start.one.weight)
 
 
+class Drawn(Twins):
+    """Twins of which the first moves as random numbers will have it."""
+
+    def forward(self, batch, step):
+        losses, metrics = super().forward(batch, step)
+        return losses | {"first": losses["second"]}, metrics
+
+
 @pytest.mark.parametrize("name", ["log_every", "eval_every", "checkpoint_every"])
 def test_what_is_shown_and_kept_changes_no_weight(settings, tmp_path, name):
     """So a resumed run may change it, but for evaluations that choose among weights."""
@@ -100,9 +108,9 @@ def test_what_is_shown_and_kept_changes_no_weight(settings, tmp_path, name):
     def look(step: int) -> dict[str, float]:
         return {"seen": torch.rand(3).sum().item()}
 
-    one, _ = train(settings, monitor=look, evaluate=look)
-    other, _ = train(
-        replace(settings, run_dir=tmp_path / "other", **{name: 3}), monitor=look, evaluate=look
+    changed = replace(settings, run_dir=tmp_path / "other", **{name: 3})
+    one, other = (
+        train(each, Drawn, monitor=look, evaluate=look)[0] for each in (settings, changed)
     )
     for weights in zip(one.parameters(), other.parameters(), strict=True):
         assert torch.equal(*weights)
