@@ -20,10 +20,13 @@ from train.acai import ACAISettings
 from train.ae import AESettings
 from train.ae import main as train_ae
 from train.air import AIRSettings
-from train.compare import CompareSettings, briefly, main, reproduced
+from train.air import main as train_air
+from train.compare import CompareSettings, briefly, codecs_of, main, reproduced
 from train.data.digits import Images, Split, load
+from train.icvae import ICVAESettings
+from train.icvae import main as train_icvae
+from train.metrics import comparison
 from train.metrics.comparison import MEASURES, Codec, compare, nearest, pairs, references
-from train.trained import load as loaded
 
 
 @pytest.mark.parametrize(
@@ -50,7 +53,7 @@ def small() -> Split:
 def test_measures_of_known_codecs():
     data = small()
     known = references(data, "command", seed=0, size=20)
-    label = Codec("label", "command", lambda images: one_hot(images, data), None, 3.0)
+    label = Codec("label", "command", lambda images: np.eye(10)[images.labels.numpy()], None, 3.0)
     noise = Codec(
         "noise",
         "command",
@@ -73,11 +76,6 @@ def test_measures_of_known_codecs():
     assert rows["label"]["reconstruction_mse"] is None
     assert rows["noise"]["leakage"] < 0.25
     assert rows["label"]["seconds"] == 3.0
-
-
-def one_hot(images: torch.Tensor, data: Split) -> np.ndarray:
-    part = next(part for part in data if part.images is images)
-    return np.eye(10)[part.labels.numpy()]
 
 
 def test_pairs_are_of_one_class():
@@ -123,18 +121,56 @@ def test_without_runs_each_method_is_trained(tmp_path, monkeypatch):
     assert {(settings.steps, settings.seed) for settings in made} == {(7, 3)}
 
 
-def test_bad_input(tmp_path):
-    with refused("holds no run"):
-        main(CompareSettings(runs=(tmp_path,), device="cpu", run_dir=tmp_path / "c"))
-    assert not (tmp_path / "c").exists()
+def test_bad_input():
     data = small()
     unlabelled = Split(*(Images(part.images, None) for part in data))
     with refused("need classes as labels"):
         compare([], unlabelled)
-    settings = AESettings(
-        data=str(save_own(tmp_path)), steps=1, batch_size=8, cluster_starts=1, device="cpu"
+
+
+def test_every_run_that_cannot_be_compared_is_named_before_anything_is_computed(
+    tmp_path, monkeypatch
+):
+    own = {"data": str(save_own(tmp_path)), "steps": 1, "batch_size": 8, "device": "cpu"}
+    small, labels = tmp_path / "small", tmp_path / "sees-labels"
+    train_ae(AESettings(**own, cluster_starts=1, hidden=(4,), run_dir=small))
+    icvae = {"invariance": "none", "hidden": (4,), "encoder_sees_labels": True}
+    train_icvae(ICVAESettings(**own, **icvae, run_dir=labels))
+    wider = tmp_path / "wider.npz"
+    images = np.random.default_rng(0).integers(0, 256, (60, 20, 20), dtype=np.uint8)
+    np.savez(wider, images=images, labels=np.arange(60) % 4)
+    air = AIRSettings(
+        **own,
+        **{"what_hidden": 4, "guide_hidden": 4, "anchors": 0, "iw_scenes": 1, "window_size": 4},
+        run_dir=tmp_path / "air",
     )
-    train_ae(replace(settings, run_dir=tmp_path / "small"))
-    assert loaded(tmp_path / "small").shape == (16, 16)
-    with refused("this model takes (M, 16, 16)"):
-        main(CompareSettings(runs=(tmp_path / "small",), device="cpu", run_dir=tmp_path / "d"))
+    train_air(air)
+    monkeypatch.setattr(comparison, "compare", None)
+    monkeypatch.setattr(comparison, "references", None)
+    runs = (tmp_path / "nowhere", small, labels, air.run_dir)
+    settings = CompareSettings(runs=runs, data=str(wider), device="cpu", run_dir=tmp_path / "c")
+    with refused(
+        f"{runs[0]} holds no run",
+        f"{small}: images are of shape",
+        f"{labels}: images are of shape",
+        f"{air.run_dir}: its scenes are 16x16: too small for images of 20x20",
+    ):
+        main(settings)
+    more = tmp_path / "more.npz"
+    np.savez(more, images=images[:, :16, :16], labels=np.arange(60) % 5)
+    with refused(str(labels)) as refusal:
+        main(replace(settings, runs=(small, labels), data=str(more)))
+    assert str(small) not in str(refusal.value)
+    assert not (tmp_path / "c").exists()
+
+
+def test_an_encoder_that_sees_labels_is_given_them(tmp_path):
+    own = {"data": str(save_own(tmp_path)), "steps": 1, "batch_size": 8, "device": "cpu"}
+    icvae = {"invariance": "none", "hidden": (4,), "encoder_sees_labels": True}
+    train_icvae(ICVAESettings(**own, **icvae, run_dir=tmp_path / "run"))
+    data = load(own["data"], Path("data"), "test")
+    (codec,) = codecs_of([tmp_path / "run"], data, torch.device("cpu"))
+    codes = codec.encode(data.held_out)
+    others = codec.encode(Images(data.held_out.images, (data.held_out.labels + 1) % 4))
+    assert codes.shape == (len(data.held_out), 2)
+    assert not np.allclose(codes, others)

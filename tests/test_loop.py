@@ -6,7 +6,7 @@ import gc
 import json
 import os
 import signal
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 import torch
@@ -15,11 +15,13 @@ from torch import nn
 
 from tests.data.refusals import refused
 from tests.doors import memory_of
+from train.ae import AESettings
 from train.loop import Best, Meter, fit
 from train.objective import Anneal, Objective
 from train.runs import Run
 from train.settings import Interrupted, Settings
 from train.steps import Stepper, decay
+from train.trained import METHODS
 
 CPU = torch.device("cpu")
 
@@ -66,9 +68,9 @@ def settings(tmp_path):
     )
 
 
-def train(settings: Settings, **options) -> tuple[Twins, Run]:
+def train(settings: Settings, kind: type[Twins] = Twins, **options) -> tuple[Twins, Run]:
     torch.manual_seed(settings.seed)
-    objective = Twins()
+    objective = kind()
     run = Run.create(settings, "twins")
     fit(objective, batch, run, settings, CPU, **options)
     return objective, run
@@ -89,6 +91,36 @@ def test_a_loss_moves_its_own_parameters_only(settings):
     # The second optimiser's rate is zero: the first loss depends on its weights, and leaves them.
     assert torch.equal(objective.two.weight, start.two.weight)
     assert not torch.equal(objective.one.weight, start.one.weight)
+
+
+class Drawn(Twins):
+    """Twins of which the first moves as random numbers will have it."""
+
+    def forward(self, batch, step):
+        losses, metrics = super().forward(batch, step)
+        return losses | {"first": losses["second"]}, metrics
+
+
+@pytest.mark.parametrize("name", ["log_every", "eval_every", "checkpoint_every"])
+def test_what_is_shown_and_kept_changes_no_weight(settings, tmp_path, name):
+    """So a resumed run may change it, but for evaluations that choose among weights."""
+
+    def look(step: int) -> dict[str, float]:
+        return {"seen": torch.rand(3).sum().item()}
+
+    changed = replace(settings, run_dir=tmp_path / "other", **{name: 3})
+    one, other = (
+        train(each, Drawn, monitor=look, evaluate=look)[0] for each in (settings, changed)
+    )
+    for weights in zip(one.parameters(), other.parameters(), strict=True):
+        assert torch.equal(*weights)
+
+
+@pytest.mark.parametrize("kind", [kind.door[0] for kind in METHODS.values()])
+def test_what_a_resumed_run_may_change(kind):
+    assert Settings.FREE <= kind.FREE <= {field.name for field in fields(kind)}
+    # The autoencoder keeps the weights that did best in an evaluation.
+    assert ("eval_every" in kind.FREE) == (kind is not AESettings)
 
 
 def test_metrics_are_means_over_the_steps_between_lines(settings):

@@ -257,7 +257,8 @@ def test_damaged_runs(tmp_path_factory, finished, data):
     path = data.draw(st.sampled_from(sorted(each for each in folder.rglob("*") if each.is_file())))
     path.write_bytes(data.draw(damaged(path.read_bytes())))
     used_or_refused(lambda: resume(folder), folder)
-    used_or_refused(lambda: restore(AIRSettings, runs.read_run(folder, "air").settings), folder)
+    used_or_refused(lambda: restore(AIRSettings, runs.read_config(folder).settings), folder)
+    used_or_refused(lambda: runs.read_weights(folder, Wide().state_dict()), folder)
     used_or_refused(lambda: runs.Run(folder, "air").history(), folder)
     shutil.rmtree(folder.parent)
 
@@ -274,7 +275,7 @@ def test_configs_of_anything(tmp_path_factory, finished, method, values):
     ):
         (folder / "config.json").write_text(json.dumps(config))
         used_or_refused(lambda: resume(folder), folder)
-        used_or_refused(lambda: restore(AIRSettings, runs.read_run(folder, "air").settings), folder)
+        used_or_refused(lambda: restore(AIRSettings, runs.read_config(folder).settings), folder)
     shutil.rmtree(folder.parent)
 
 

@@ -7,17 +7,25 @@ import random
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from tests.data.refusals import refused
 from train import disk
+from train.data import digits
+from train.data.digits import Images
+from train.data.fingerprint import fingerprint
+from train.data.scenes import Scenes
+from train.export import ExportSettings
+from train.export import main as export
 from train.runs import Run
 from train.runtime import random_state, set_random_state, setup
-from train.settings import InputError, Settings
+from train.settings import InputError, Settings, command
 
 CPU = torch.device("cpu")
 
@@ -131,6 +139,7 @@ class TestResume:
             ({"batch_size": 32}, ("--batch-size", "32", "64")),
             ({"seed": 1}, ("--seed", "1", "0")),
             ({"clip_norm": 3.0}, ("--clip-norm", "3.0", "None")),
+            ({"eval_every": 7}, ("--eval-every", "7", "500")),
         ],
     )
     def test_other_settings_are_refused(self, run, settings, changes, words):
@@ -139,8 +148,9 @@ class TestResume:
             Run.create(replace(settings, resume=True, **changes), "air")
         assert contents(settings.run_dir) == before
 
-    def test_a_run_may_be_prolonged(self, run, settings):
-        Run.create(replace(settings, resume=True, steps=50_000), "air")
+    def test_a_run_may_be_prolonged_and_shown_in_other_ways(self, run, settings):
+        others = {"steps": 50_000, "log_every": 7, "checkpoint_every": 9, "tensorboard": True}
+        Run.create(replace(settings, resume=True, **others), "air")
 
     def test_another_method_is_refused(self, run, settings):
         with refused("of air", "icvae"):
@@ -203,6 +213,14 @@ class TestResume:
             file.write(line + b'\n{"step": 20, "loss": 1.0}\n')
         assert run.history()["loss"][0].tolist() == [5, 10, 15]
 
+    def test_foreign_stages_are_left_alone(self, run, settings):
+        """The mutation: a name that is no number ends the run when its figures are drawn."""
+        for name in ("notes.npz", "-1.npz", "1e3.npz"):
+            (settings.run_dir / "stages" / name).write_text("somebody's")
+        load(run)
+        assert [step for step, _ in run.stages()] == [5, 10]
+        assert (settings.run_dir / "stages" / "notes.npz").read_text() == "somebody's"
+
     def test_weights_are_shared_as_safetensors(self, run, settings):
         from safetensors.torch import load_file
 
@@ -219,6 +237,82 @@ class TestResume:
         with refused("00000020.pt", "No space left on device"):
             save(run, 20)
         assert contents(settings.run_dir) == before
+
+
+class TestData:
+    """A run goes on with the data that it began with, wherever they are."""
+
+    ARRAYS: ClassVar = {
+        "images": np.random.default_rng(0).integers(0, 256, (20, 4, 4), dtype=np.uint8),
+        "labels": np.arange(20) % 2,
+    }
+
+    def begin(self, data: Path | str, run: Path, resume: bool = False) -> Run:
+        settings = Settings(data=str(data), run_dir=run, resume=resume, device="cpu")
+        split = digits.load(settings.data, settings.data_dir, settings.evaluate_on)
+        return Run.create(settings, "ae", shape=(4, 4), data_hash=fingerprint(*split))
+
+    @pytest.fixture
+    def own(self, tmp_path):
+        path = tmp_path / "own.npz"
+        np.savez(path, **self.ARRAYS)
+        self.begin(path, tmp_path / "run")
+        return path
+
+    def test_the_same_data_under_another_path(self, own, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("HOME", str(tmp_path))
+        shutil.copy(own, tmp_path / "moved.npz")
+        for path in ("own.npz", "./own.npz", "~/own.npz", f"{tmp_path}//own.npz", "moved.npz"):
+            self.begin(path, tmp_path / "run", resume=True)
+
+    def test_a_folder_with_a_slash_at_its_end(self, tmp_path):
+        (tmp_path / "images").mkdir()
+        for i, image in enumerate(self.ARRAYS["images"]):
+            Image.fromarray(image).save(tmp_path / "images" / f"{i:02d}.png")
+        self.begin(tmp_path / "images", tmp_path / "run")
+        self.begin(f"{tmp_path}/images/", tmp_path / "run", resume=True)
+        (tmp_path / "images" / "07.png").unlink()
+        with refused("--data", f"{tmp_path}/images", "other data"):
+            self.begin(f"{tmp_path}/images/", tmp_path / "run", resume=True)
+
+    @pytest.mark.parametrize("name", ["images", "labels"])
+    def test_other_data_under_the_same_path(self, own, tmp_path, name):
+        arrays = {key: array.copy() for key, array in self.ARRAYS.items()}
+        arrays[name].reshape(-1)[7] ^= 1
+        np.savez(own, **arrays)
+        before = contents(tmp_path / "run")
+        with refused(f"--data {own}", "other data", str(tmp_path / "run"), "start a run anew"):
+            self.begin(own, tmp_path / "run", resume=True)
+        assert contents(tmp_path / "run") == before
+
+    def test_a_run_of_an_earlier_version_has_no_hash(self, own, tmp_path):
+        """Then the path has to be the one that it was."""
+        path = tmp_path / "run" / "config.json"
+        config = json.loads(path.read_text())
+        del config["inputs"]["data_hash"]
+        path.write_text(json.dumps(config))
+        self.begin(own, tmp_path / "run", resume=True)
+        path.write_text(json.dumps(config))
+        shutil.copy(own, tmp_path / "moved.npz")
+        with refused("--data", "resumed as it was started"):
+            self.begin(tmp_path / "moved.npz", tmp_path / "run", resume=True)
+
+
+def test_a_fingerprint_is_of_what_is_in_the_data():
+    images, labels = (torch.from_numpy(array) for array in TestData.ARRAYS.values())
+    whole = Images(images, labels)
+    others = [
+        Images(images, None),
+        Images(images, labels.float()),
+        Images(images.reshape(20, 2, 8), labels),
+        whole.select(torch.arange(19, -1, -1)),
+        Scenes(images, labels, None),
+    ]
+    prints = [fingerprint(part) for part in (whole, *others)]
+    assert len(set(prints)) == len(prints)
+    assert fingerprint(whole) == fingerprint(Images(images.clone(), labels.clone()))
+    assert fingerprint(whole, others[0]) != fingerprint(others[0], whole)
 
 
 def test_numbers_that_are_none_become_null(settings):
@@ -293,6 +387,29 @@ def test_the_seed_makes_the_draws(settings):
 def test_settings_out_of_range(settings, words):
     with refused(*words):
         Settings(**settings)
+
+
+def test_the_traceback_flag(capsys, tmp_path):
+    """It is a flag of every command, and no setting; the line stays the last one."""
+
+    def main(settings: Settings) -> dict[str, float]:
+        assert not hasattr(settings, "traceback")
+        try:
+            raise KeyError("the fault beneath")
+        except KeyError as error:
+            raise InputError("what a person reads") from error
+
+    for flags in ([], ["--traceback"]):
+        with pytest.raises(SystemExit) as stop:
+            command(Settings, main, flags)
+        assert stop.value.code == 2
+        *above, line = capsys.readouterr().err.splitlines()
+        assert line == "error: what a person reads"
+        assert bool(above) == bool(flags)
+    assert any("KeyError: 'the fault beneath'" in line for line in above)
+    with pytest.raises(SystemExit):
+        command(ExportSettings, export, [str(tmp_path), "--traceback"])
+    assert "Traceback" in capsys.readouterr().err
 
 
 def test_an_input_error_is_no_value_error():

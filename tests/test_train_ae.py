@@ -8,11 +8,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from pyro_models.ae import dense
 from tests.kills import PLAIN
 from train import acai, ae
 from train.acai import ACAISettings
 from train.ae import AESettings
+from train.data import digits
+from train.metrics import autoencoding
 from train.settings import command
 
 SMALL = {
@@ -198,3 +202,13 @@ def test_bad_images(tmp_path, shape, words, capsys):
     assert stop.value.code == 2
     assert words in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_a_look_keeps_a_measure_that_is_exactly_zero(monkeypatch):
+    data = digits.Images(torch.zeros(6, 4, 4, dtype=torch.uint8), torch.arange(6) % 2)
+    watch = autoencoding.Watch(dense((4, 4), 2, (3,)), data, data)
+    monkeypatch.setattr(autoencoding, "probe_accuracy", lambda *_: 0.0)
+    monkeypatch.setattr(autoencoding, "cluster_accuracy", lambda *_, **__: None)
+    seen = watch.look(0)
+    assert seen.keys() == {"held_out_mse", "probe_accuracy"}
+    assert seen["probe_accuracy"] == 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from train.settings import Count, Positive, Settings, Whole, command, require
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class ABCSettings(Settings):
     """Train ABC: embeddings of what varies inside sets, by correspondence between them."""
+
+    FREE: ClassVar = Settings.FREE | {"eval_every"}
 
     steps: Count = 1_000
     learning_rate: Positive = 1e-3
@@ -113,6 +115,7 @@ def main(settings: ABCSettings) -> dict[str, Any]:
     """Data, objective, loop, measures, figures."""
     from train import figures, runtime
     from train.data import digits
+    from train.data.fingerprint import fingerprint
     from train.data.stacks import sets_of
     from train.loop import fit
     from train.metrics.embedding import Watch
@@ -125,7 +128,7 @@ def main(settings: ABCSettings) -> dict[str, Any]:
     options = {"pairs": 1, "replacement": True, "seed": 0}
     others = stacks(settings, held_out.images, sets[1], device, **options)
     objective = build(settings, train.shape).to(device)
-    run = Run.create(settings, "abc", shape=train.shape)
+    run = Run.create(settings, "abc", shape=train.shape, data_hash=fingerprint(train, held_out))
 
     watch = Watch(
         objective, train, held_out, sets, others, withheld=settings.withheld, seed=settings.seed

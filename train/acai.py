@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from train.settings import (
     Count,
@@ -25,6 +25,8 @@ class ACAISettings(Settings):
     """Train ACAI: an autoencoder, and a critic that finds mixes of codes by what they decode to.
 
     --data lines is the benchmark of interpolation: lines at any angle, made as they are needed."""
+
+    FREE: ClassVar = Settings.FREE | {"cluster_starts", "eval_every"}
 
     steps: Count = 1_500
     learning_rate: Positive = 5e-4
@@ -91,6 +93,7 @@ def main(settings: ACAISettings) -> dict[str, Any]:
     from train import figures, runtime
     from train.data import digits, lines
     from train.data.batches import Batches, as_input
+    from train.data.fingerprint import fingerprint
     from train.loop import fit
     from train.metrics import interpolation
     from train.metrics.autoencoding import Watch
@@ -110,7 +113,8 @@ def main(settings: ACAISettings) -> dict[str, Any]:
         batches = Batches((train.images,), settings.batch_size, settings.seed, device)
     objective = build(settings, train.shape).to(device)
     autoencoder = objective.autoencoder
-    run = Run.create(settings, "acai", shape=train.shape, frame=frame)
+    inputs = {"shape": train.shape, "frame": frame}
+    run = Run.create(settings, "acai", **inputs, data_hash=fingerprint(train, held_out))
 
     options = {"frame": frame, "starts": settings.cluster_starts, "seed": settings.seed}
     watch = Watch(autoencoder, train, held_out, **options)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from train.settings import Count, NonNegative, Positive, Settings, Whole, command
 
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class AESettings(Settings):
     """Train an autoencoder: codes that are small and decode back."""
+
+    FREE: ClassVar = Settings.FREE | {"cluster_starts"}
 
     steps: Count = 5_000
     batch_size: Count = 128
@@ -51,6 +53,7 @@ def main(settings: AESettings) -> dict[str, Any]:
     from train import figures, runtime
     from train.data import digits
     from train.data.batches import Batches
+    from train.data.fingerprint import fingerprint
     from train.loop import Best, fit
     from train.metrics.autoencoding import Watch
     from train.runs import Run
@@ -62,7 +65,8 @@ def main(settings: AESettings) -> dict[str, Any]:
     train, validation = digits.part(train, one_in=12)
     batches = Batches((train.images,), settings.batch_size, settings.seed, device)
     objective = build(settings, train.shape).to(device)
-    run = Run.create(settings, "ae", shape=train.shape)
+    data = fingerprint(train, validation, held_out)
+    run = Run.create(settings, "ae", shape=train.shape, data_hash=data)
 
     watch = Watch(
         objective.autoencoder, train, held_out, starts=settings.cluster_starts, seed=settings.seed

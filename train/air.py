@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from train.settings import (
     Count,
@@ -16,12 +16,16 @@ from train.settings import (
 )
 
 if TYPE_CHECKING:
+    from pyro.infer import ELBO
+
     from train.objective import ELBOObjective
 
 
 @dataclass(frozen=True)
 class AIRSettings(EstimatorSettings, SceneSettings):
     """Train Attend, Infer, Repeat: scenes of several objects, counted and found unsupervised."""
+
+    FREE: ClassVar = EstimatorSettings.FREE | {"eval_every", "iw_particles", "iw_scenes"}
 
     learning_rate: Positive = 1e-3
     """Adam's step size."""
@@ -59,8 +63,16 @@ class AIRSettings(EstimatorSettings, SceneSettings):
     """Held-out scenes on which that bound is measured, from the first."""
 
 
-def build(settings: AIRSettings, shape: tuple[int, int]) -> ELBOObjective:
-    """Model, guide and estimator of the settings, for scenes of a height and width in pixels."""
+def build(
+    settings: AIRSettings, shape: tuple[int, int], estimator: ELBO | None = None
+) -> ELBOObjective:
+    """Model, guide and estimator of the settings, for scenes of a height and width in pixels.
+
+    Args:
+        settings: The settings.
+        shape: Height and width.
+        estimator: The estimator; the one that the settings name, which is imported, if not given.
+    """
     from guides.air import BaselineNetwork, DecayingAverage, RecurrentGuide, ResidualGuide
     from pyro_models.air import AIR
     from train.estimators import make
@@ -91,7 +103,7 @@ def build(settings: AIRSettings, shape: tuple[int, int]) -> ELBOObjective:
     return ELBOObjective(
         model,
         guide,
-        make(settings.estimator, settings.particles),
+        make(settings.estimator, settings.particles) if estimator is None else estimator,
         annealed=schedule(settings, "beta", "presence_prior", *relaxed),
         rates=[(baseline, settings.baseline_learning_rate)] if baseline else [],
     )
@@ -102,6 +114,7 @@ def main(settings: AIRSettings) -> dict[str, Any]:
     # Here and not above: --help and a wrong flag are answered before PyTorch is there.
     from train import figures, runtime
     from train.data.batches import Batches
+    from train.data.fingerprint import fingerprint
     from train.data.scenes import load_scenes
     from train.loop import fit
     from train.metrics.counting import Watch, measure
@@ -113,7 +126,7 @@ def main(settings: AIRSettings) -> dict[str, Any]:
     batches = Batches((data.train.images,), settings.batch_size, settings.seed, device)
     objective = build(settings, data.train.shape).to(device)
     model, guide = objective.model, objective.guide
-    run = Run.create(settings, "air", shape=data.train.shape)
+    run = Run.create(settings, "air", shape=data.train.shape, data_hash=fingerprint(*data))
 
     watch = Watch(model, guide, data, batches, run)
     fitted = fit(objective, batches, run, settings, device, watch.monitor, watch.evaluate)

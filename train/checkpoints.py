@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from train.disk import write_inside
+from train.disk import require_regular, write_inside
 from train.settings import InputError, first_line, require
 
 
@@ -61,13 +61,17 @@ class Checkpoints:
             InputError: If it is damaged; the message says which one is before it.
         """
         *before, path = self.paths()
+        require_regular(path)
         try:
             with zipfile.ZipFile(path) as archive:
+                # What is stored as it is takes no more memory than the file has bytes.
+                stored = all(each.compress_type == zipfile.ZIP_STORED for each in archive.filelist)
+                require(stored, "it is compressed")
                 require(archive.testzip() is None, "a checksum is wrong")
             state = torch.load(path, map_location=device, weights_only=True)
             require(isinstance(state, dict), "it holds no state")
             return state
-        # Whatever a damaged or a crafted file makes zipfile or PyTorch raise.
+        # A damaged or a crafted file makes zipfile and PyTorch raise errors of any type.
         except Exception as error:
             remedy = "start the run anew"
             if before:

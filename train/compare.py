@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
-from train.settings import Count, Settings, Whole, command, flag
+from train.settings import Count, InputError, Settings, Whole, command, flag, require
+
+if TYPE_CHECKING:
+    import torch
+
+    from train.data.digits import Split
+    from train.metrics import comparison
 
 
 @dataclass(frozen=True)
@@ -71,27 +78,54 @@ def briefly(settings: CompareSettings, folder: Path) -> list[Path]:
     return made
 
 
+def codecs_of(paths: Sequence[Path], data: Split, device: torch.device) -> list[comparison.Codec]:
+    """The codecs of runs, each tried out on a few images.
+
+    Args:
+        paths: Run folders.
+        data: The images that they are to be compared on.
+        device: Where to put them.
+
+    Raises:
+        InputError: If runs cannot be loaded, or cannot be compared on these data; the message names
+            each of them.
+    """
+    from train.metrics import comparison
+    from train.trained import load
+
+    codecs, problems = [], []
+    for path in paths:
+        try:
+            trained = load(path, device)
+            made = reproduced(trained.learnt.method, trained.settings)
+            codec = comparison.of_run(path, trained, made, data.held_out.shape)
+            comparison.try_out(codec, data)
+            codecs.append(codec)
+        except (InputError, ValueError) as error:
+            problem = str(error)
+            problems.append(problem if str(path) in problem else f"{path}: {problem}")
+    require(not problems, "; ".join(problems))
+    return codecs
+
+
 def main(settings: CompareSettings) -> dict[str, Any]:
     """Data, runs, measures, table and figure."""
     from train import figures, runtime, tables
     from train.data import digits
     from train.metrics import comparison
     from train.runs import Run
-    from train.trained import load
 
-    shared = Settings(**settings.shared(), run_dir=settings.run_dir)
+    shared = Settings(**settings.shared(), steps=settings.steps, run_dir=settings.run_dir)
     device = runtime.setup(shared)
     data = digits.load(settings.data, settings.data_dir, settings.evaluate_on)
-    loaded = [(path, load(path, device)) for path in settings.runs]
-    run = Run.create(shared, "compare")
-    if not loaded:
-        loaded = [(path, load(path, device)) for path in briefly(settings, run.directory)]
+    comparison.require_classes(data)
+    codecs = codecs_of(settings.runs, data, device)
+    run = Run.create(shared, "compare", runs=settings.runs)
+    if not settings.runs:
+        codecs = codecs_of(briefly(settings, run.directory), data, device)
 
     own = reproduced("compare", replace(settings, runs=()))
-    codecs = comparison.references(data, own, settings.seed)
-    for path, trained in loaded:
-        made = reproduced(trained.learnt.method, trained.settings)
-        codecs.append(comparison.of_run(path, trained, made, data.held_out.shape))
+    codecs = [*comparison.references(data, own, settings.seed), *codecs]
     rows = comparison.compare(codecs, data, settings.seed)
 
     table = tables.markdown(rows, ["method", *comparison.MEASURES])

@@ -1,17 +1,31 @@
-"""Files that are complete or not there, and one clear line when the disk does not want them."""
+"""Files that are complete or not there, and one clear line when the disk does not want them.
+
+What others have written is looked at before it is read: a file may be a pipe, a folder, or larger
+than memory, and what is in it may be anything.
+"""
 
 from __future__ import annotations
 
+import json
+import math
 import os
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from train.settings import InputError
+from train.settings import InputError, first_line, require
 
 SUFFIX = ".part"
 """What a hidden file ends in while it is written; a process that was killed leaves it behind."""
+
+
+LONGEST_JSON = 2**24
+"""The most bytes of a JSON file that is read."""
+
+MALFORMED = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+"""What Python and PyTorch raise when a file holds values of another kind than expected."""
 
 
 @contextmanager
@@ -108,3 +122,55 @@ def sweep(folder: Path) -> None:
     """Takes away what killed processes left half written in a folder, if it is there."""
     for path in folder.glob(f".*.[0-9]*{SUFFIX}"):
         path.unlink(missing_ok=True)
+
+
+def require_regular(path: Path, most: int | None = None) -> None:
+    """Raises :class:`InputError` unless a path is a file that can be read without waiting.
+
+    Args:
+        path: What is about to be read; a link to a file is one.
+        most: The most bytes that it may have, if there is a limit.
+    """
+    try:
+        status = path.stat()
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{path} cannot be read ({first_line(error)}): give another run folder"
+        ) from error
+    require(
+        stat.S_ISREG(status.st_mode),
+        f"{path} is not a file but a folder, a pipe or a device: give another run folder",
+    )
+    require(
+        most is None or status.st_size <= most,
+        f"{path} has {status.st_size:,} bytes, more than the {most or 0:,} that it can need: give "
+        "another run folder",
+    )
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """What a JSON file holds.
+
+    Args:
+        path: A file of one JSON object, which is looked at before it is read.
+
+    Raises:
+        InputError: If it cannot be read, is too large, or is not one JSON object of finite numbers.
+    """
+    require_regular(path, LONGEST_JSON)
+
+    def finite(text: str) -> float:
+        if not math.isfinite(value := float(text)):
+            raise ValueError(f"{text} is not a finite number")
+        return value
+
+    try:
+        content = json.loads(path.read_bytes(), parse_float=finite, parse_constant=finite)
+        if not isinstance(content, dict):
+            raise ValueError("it is not an object with names")
+    # A RecursionError, of brackets in brackets, is a RuntimeError.
+    except (OSError, RuntimeError, ValueError) as error:
+        raise InputError(
+            f"{path} is damaged ({first_line(error)}): give another run folder"
+        ) from error
+    return content

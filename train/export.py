@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
+from inspect import Parameter, Signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,8 @@ SIZES = (1, 2, 7, 64)
 class ExportSettings:
     """Write encoder and decoder of a run as PyTorch programs, and compare them with the original.
 
-    They take float images in [0, 1], of any number, and are read with torch.export.load."""
+    They take float images in [0, 1], of any number, and are read with torch.export.load. The README
+    has the names of what they take and give."""
 
     run: tyro.conf.Positional[Path]
     """Run folder."""
@@ -64,7 +66,7 @@ def export(trained: Trained, folder: Path, *, onnx: bool = False) -> list[Path]:
             torch.export.save(program, buffer)
             content = {".pt2": buffer.getvalue()}
             if onnx:
-                content[".onnx"] = _onnx(program)
+                content[".onnx"] = _onnx(program, part)
             for kind, data in content.items():
                 files.append(folder / f"{name}{kind}")
                 disk.write_atomically(files[-1], lambda file, data=data: file.write(data))
@@ -72,11 +74,11 @@ def export(trained: Trained, folder: Path, *, onnx: bool = False) -> list[Path]:
 
 
 def exported(trained: Trained, part: Part) -> Any:
-    """A part as a program of any batch size."""
+    """A part as a program of any batch size, whose inputs have the part's names."""
     import torch
     from torch import nn
 
-    function, examples = part
+    function, examples, _ = part
 
     class Module(nn.Module):
         """The part; its weights are the objective's."""
@@ -88,25 +90,28 @@ def exported(trained: Trained, part: Part) -> Any:
         def forward(self, *inputs: torch.Tensor) -> Any:
             return function(*inputs)
 
+    # An export names inputs as the signature does.
+    names = [Parameter(name, Parameter.POSITIONAL_OR_KEYWORD) for name in ("self", *examples)]
+    Module.forward.__signature__ = Signature(names)
     batch = torch.export.Dim("batch", min=1)
-    shapes = (tuple({0: batch} for _ in examples),)
-    return torch.export.export(Module(), examples, dynamic_shapes=shapes, strict=False)
+    shapes = {name: {0: batch} for name in examples}
+    inputs = tuple(examples.values())
+    return torch.export.export(Module(), inputs, dynamic_shapes=shapes, strict=False)
 
 
 def compare(program: Any, part: Part, device: Any) -> None:
     """Raises :class:`AssertionError` unless a program gives what its part does."""
     import torch
 
-    function, examples = part
     for size in SIZES:
         inputs = []
-        for example in examples:
+        for example in part.inputs.values():
             like = torch.rand(size, *example.shape[1:], device=device)
             inputs.append(like if example.is_floating_point() else (3 * like).to(example.dtype))
-        torch.testing.assert_close(program(*inputs), function(*inputs))
+        torch.testing.assert_close(program(*inputs), part.function(*inputs))
 
 
-def _onnx(program: Any) -> bytes:
+def _onnx(program: Any, part: Part) -> bytes:
     import torch
 
     try:
@@ -116,7 +121,8 @@ def _onnx(program: Any) -> bytes:
             "--onnx needs ONNX: pip install 'structured-latents[onnx]', or leave --onnx out"
         ) from None
     buffer = io.BytesIO()
-    torch.onnx.export(program, dynamo=True, verbose=False).save(buffer)
+    names = {"input_names": list(part.inputs), "output_names": list(part.outputs)}
+    torch.onnx.export(program, dynamo=True, verbose=False, **names).save(buffer)
     return buffer.getvalue()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from train.settings import Count, ELBOSettings, NonNegative, Positive, Whole, command, require
 
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class ICVAESettings(ELBOSettings):
     """Train ICVAE: a conditional autoencoder whose codes say nothing about the condition."""
+
+    FREE: ClassVar = ELBOSettings.FREE | {"eval_every"}
 
     steps: Count = 2_500
     batch_size: Count = 256
@@ -104,6 +106,7 @@ def main(settings: ICVAESettings) -> dict[str, Any]:
     from train.data import digits
     from train.data.batches import Batches
     from train.data.conditions import Condition
+    from train.data.fingerprint import fingerprint
     from train.loop import fit
     from train.metrics.coding import Watch, measure
     from train.runs import Run
@@ -124,7 +127,8 @@ def main(settings: ICVAESettings) -> dict[str, Any]:
     told = condition.told(data.train, settings.condition == "labels")
     objective = build(settings, data.train.shape, condition).to(device)
     batches = Batches((data.train.images, told), settings.batch_size, settings.seed, device)
-    run = Run.create(settings, "icvae", shape=data.train.shape, condition=condition.state())
+    inputs = {"shape": data.train.shape, "condition": condition.state()}
+    run = Run.create(settings, "icvae", **inputs, data_hash=fingerprint(*data))
 
     model, guide = objective.model, objective.guide
     watch = Watch(model, guide, data.held_out, condition, settings.condition == "labels")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import math
@@ -19,17 +20,15 @@ import numpy as np
 import safetensors.torch
 import torch
 from matplotlib.figure import Figure
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from train import disk, parallel
 from train.checkpoints import Checkpoints
-from train.settings import InputError, Settings, first_line, flag, require
+from train.settings import LARGEST, InputError, Settings, brief, first_line, flag, require
 
-# What a resumed run may change: where it is, how long it goes, what is shown.
-FREE = (
-    *("compile", "data_dir", "device", "keep_checkpoints", "resume", "run_dir", "steps"),
-    "tensorboard",
-)
+MOST_BYTES = 8
+"""Bytes of a number of the widest type that weights may have."""
 FILES = ("config.json", "metrics.jsonl", "model.safetensors", "checkpoints", "results.json")
 
 
@@ -64,11 +63,14 @@ class Run:
         Args:
             settings: ``run_dir``, ``resume``, and all that goes into ``config.json``.
             method: The method's name.
-            inputs: What the model must know of its data to be made again, as plain values.
+            inputs: What the model must know of its data to be made again, as plain values; and
+                ``data_hash``, the :func:`~train.data.fingerprint.fingerprint` of that data, so that
+                a run goes on with the data that it began with.
 
         Raises:
-            InputError: If the folder holds another run, or not the one to be resumed, or cannot be
-                written to; nothing in it has changed then.
+            InputError: If the folder holds another run, or not the one to be resumed, or the data
+                are others than that run's, or it cannot be written to; nothing in it has changed
+                then.
         """
         directory = settings.run_dir or _fresh(method)
         run = cls(directory, method, settings.keep_checkpoints, writes=parallel.rank() == 0)
@@ -82,7 +84,7 @@ class Run:
         config = {"method": method, "settings": _plain(asdict(settings)), "inputs": _plain(inputs)}
         run.config = config | {"versions": _versions(), "git_commit": _commit()}
         if settings.resume:
-            run._check(config)
+            run._check(config, settings.FREE)
             # Nothing is written before the checkpoint is found to be sound.
             return run
         held = [name for name in FILES if (directory / name).exists()]
@@ -146,7 +148,8 @@ class Run:
         """
         weights = {name: each.cpu().contiguous() for name, each in module.state_dict().items()}
         # One entry: several would be in any order, and the same weights not the same bytes.
-        share = safetensors.torch.save(weights, {"step": str(step)})
+        record = {"run": json.dumps({"step": step, "sha256": _checksum(weights, step)})}
+        share = safetensors.torch.save(weights, record)
         self._write("model.safetensors", lambda file: file.write(share))
 
     def load_checkpoint(
@@ -169,8 +172,7 @@ class Run:
             try:
                 step = int(state["step"])
                 load(state)
-            # Whatever a foreign file makes PyTorch raise.
-            except Exception as error:
+            except disk.MALFORMED as error:
                 raise InputError(
                     f"{paths[-1]} is of another network ({first_line(error)}): start the run anew "
                     "in another folder"
@@ -193,8 +195,8 @@ class Run:
         # Somebody may be following the file, so it is the same one if nothing has to go.
         if path.exists() and path.read_bytes() != content:
             self._write(path.name, lambda file: file.write(content))
-        for stage in (self.directory / "stages").glob("*.npz"):
-            if stage.stem.isdecimal() and int(stage.stem) > step:
+        for stage in self._stage_paths():
+            if int(stage.stem) > step:
                 stage.unlink(missing_ok=True)
 
     def save_stage(self, step: int, **arrays: np.ndarray) -> None:
@@ -206,10 +208,15 @@ class Run:
     def stages(self) -> list[tuple[int, dict[str, np.ndarray]]]:
         """The stages kept, with their steps, in order."""
         stages = []
-        for path in sorted((self.directory / "stages").glob("*.npz")):
+        for path in self._stage_paths():
             with np.load(path, allow_pickle=False) as arrays:
                 stages.append((int(path.stem), dict(arrays)))
         return stages
+
+    def _stage_paths(self) -> list[Path]:
+        """The files of stages, in order of their steps; others' files are left alone."""
+        paths = (self.directory / "stages").glob("*.npz")
+        return sorted((path for path in paths if path.stem.isdecimal()), key=lambda p: int(p.stem))
 
     def save_figure(self, name: str, figure: Figure) -> None:
         """Writes ``figures/NAME.png``."""
@@ -236,23 +243,32 @@ class Run:
             self.board.close()
         return results
 
-    def _check(self, config: Mapping[str, Any]) -> None:
-        """Raises :class:`InputError` unless the folder holds a run of these settings."""
+    def _check(self, config: Mapping[str, Any], free: frozenset[str]) -> None:
+        """Raises :class:`InputError` unless the folder holds a run of these settings and data."""
         path = self.directory / "config.json"
         require(path.exists(), f"--resume: there is no run in {self.directory}; leave --resume out")
-        method, settings, _ = _read_config(path)
+        before = read_config(self.directory)
         require(
-            method == self.method,
-            f"--run-dir {self.directory} holds a run of {method}, not of {self.method}: "
-            f"use train.{method}, or give another folder",
+            before.method == self.method,
+            f"--run-dir {self.directory} holds a run of {before.method}, not of {self.method}: "
+            f"use train.{before.method}, or give another folder",
         )
+        hashes = [inputs.get("data_hash") for inputs in (before.inputs, config["inputs"])]
+        # What was read is what counts, wherever it is and however its path is spelt.
+        known = {"data"} if None not in hashes else set()
         for name, value in config["settings"].items():
-            before = settings.get(name)
+            then = before.settings.get(name)
             require(
-                name in FREE or before == value,
-                f"{flag(name)} is {value}, but the run in {self.directory} has {before}: "
-                f"a run is resumed as it was started",
+                name in free | known or then == value,
+                f"{flag(name)} is {brief(value)}, but the run in {self.directory} has "
+                f"{brief(then)}: a run is resumed as it was started",
             )
+        require(
+            not known or hashes[0] == hashes[1],
+            f"--data {config['settings']['data']} holds other data than the run in "
+            f"{self.directory} was started with ({brief(before.settings.get('data'))}): bring "
+            "those back, or start a run anew in another folder",
+        )
         require(
             bool(self.checkpoints.paths()) or not (self.directory / "results.json").exists(),
             f"{self.directory} has results but no checkpoint: start the run anew in another folder",
@@ -262,6 +278,7 @@ class Run:
         path = self.directory / "metrics.jsonl"
         if not path.exists():
             return []
+        disk.require_regular(path)
         lines = []
         for text in path.read_bytes().splitlines():
             try:
@@ -283,13 +300,27 @@ class Run:
             disk.write_inside(self.directory, name, write)
 
 
+class Config(NamedTuple):
+    """What ``config.json`` says of a run.
+
+    Attributes:
+        method: The method's name.
+        settings: Its settings, as JSON has them.
+        inputs: What the model must know of its data; empty in runs of earlier versions.
+    """
+
+    method: str
+    settings: dict[str, Any]
+    inputs: dict[str, Any]
+
+
 class Learnt(NamedTuple):
     """What a run has learnt.
 
     Attributes:
-        method: The method's name.
-        settings: Its settings, as ``config.json`` has them.
-        inputs: What the model must know of its data; empty in runs of earlier versions.
+        method: See :class:`Config`.
+        settings: See :class:`Config`.
+        inputs: See :class:`Config`.
         weights: By name.
         step: The step that they are of.
     """
@@ -301,42 +332,86 @@ class Learnt(NamedTuple):
     step: int
 
 
-def read_run(directory: Path, method: str | None = None) -> Learnt:
-    """Reads what a run has learnt, from ``config.json`` and ``model.safetensors``.
+def read_config(directory: Path) -> Config:
+    """Reads ``config.json``.
 
     Args:
         directory: The run folder.
-        method: The method that it must be of, if it is not to be any.
 
     Raises:
-        InputError: If it is not there or damaged, of another method, or has no weights yet.
+        InputError: If it is not there or damaged.
     """
     path = directory / "config.json"
     require(path.exists(), f"{directory} holds no run (there is no {path.name}): give a run folder")
-    held, settings, inputs = _read_config(path)
+    config = disk.read_json(path)
+    method, settings = config.get("method"), config.get("settings")
+    inputs = config.get("inputs", {})
     require(
-        method in (None, held),
-        f"{directory} holds a run of {held}, not of {method}: give another one",
+        isinstance(method, str) and isinstance(settings, dict) and isinstance(inputs, dict),
+        f"{path} is damaged (it lacks method, settings or inputs): give another run folder",
     )
+    return Config(method, settings, inputs)
+
+
+def read_weights(directory: Path, like: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], int]:
+    """Reads ``model.safetensors``, if it holds the weights that a network has.
+
+    Args:
+        directory: The run folder.
+        like: Tensors of the network's names and shapes, on any device; no file that is larger is
+            read.
+
+    Returns:
+        The weights by name, and the step that they are of.
+
+    Raises:
+        InputError: If it is not there or damaged, or of another network.
+    """
     path = directory / "model.safetensors"
     require(path.exists(), f"{directory} has no checkpoint yet ({path.name}): give another run")
+    most = disk.LONGEST_JSON + MOST_BYTES * sum(tensor.numel() for tensor in like.values())
+    disk.require_regular(path, most)
+    wanted = {name: tuple(tensor.shape) for name, tensor in like.items()}
     try:
-        weights = safetensors.torch.load_file(path)
         with safetensors.safe_open(path, framework="pt") as file:
-            step = int(file.metadata()["step"])
-    # Whatever a damaged file makes safetensors raise.
-    except Exception as error:
-        raise InputError(f"{path} is damaged ({error}): give another run folder") from error
-    return Learnt(held, settings, inputs, weights, step)
+            held = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+            for name in sorted(held.keys() | wanted.keys()):
+                if held.get(name) != wanted.get(name):
+                    raise ValueError(
+                        f"{brief(name)} is of shape {held.get(name)}, but config.json's settings "
+                        f"make it {wanted.get(name)}"
+                    )
+            weights = {name: file.get_tensor(name) for name in held}
+            metadata = file.metadata()
+        # Runs of earlier versions have the step alone, and no checksum.
+        record = json.loads(metadata["run"]) if "run" in metadata else metadata
+        step = int(record["step"])
+        if not 0 <= step < LARGEST:
+            raise ValueError(f"its step is {step}")
+        if record is not metadata and record["sha256"] != _checksum(weights, step):
+            raise ValueError("its checksum is not that of its weights")
+    except (OSError, SafetensorError, *disk.MALFORMED) as error:
+        reason = first_line(error)
+        raise InputError(f"{path} is damaged ({reason}): give another run folder") from error
+    return weights, step
 
 
-def _read_config(path: Path) -> tuple[str, dict[str, Any], dict[str, Any]]:
-    """The method, settings and inputs that ``config.json`` names."""
-    try:
-        config = json.loads(path.read_text())
-        return str(config["method"]), dict(config["settings"]), dict(config.get("inputs", {}))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} is damaged: use another run folder") from error
+def read_results(directory: Path) -> dict[str, Any]:
+    """What ``results.json`` holds.
+
+    Raises:
+        InputError: If it is not there or damaged.
+    """
+    return disk.read_json(directory / "results.json")
+
+
+def _checksum(weights: Mapping[str, Tensor], step: int) -> str:
+    """A hash of a step's weights on the CPU: their names, types, shapes and bytes."""
+    checksum = hashlib.sha256(str(step).encode())
+    for name, tensor in sorted(weights.items()):
+        checksum.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        checksum.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+    return checksum.hexdigest()
 
 
 def _fresh(method: str) -> Path:

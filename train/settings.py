@@ -6,16 +6,19 @@ Nothing here imports torch, so that ``python -m train.METHOD --help`` answers at
 from __future__ import annotations
 
 import math
+import reprlib
 import struct
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, make_dataclass
 from pathlib import Path
 from types import UnionType
 from typing import (
     Annotated,
     Any,
+    ClassVar,
     Literal,
     NamedTuple,
     TypeVar,
@@ -36,13 +39,18 @@ class InputError(Exception):
     """
 
     def __init__(self, message: str) -> None:
-        # Names of files and arrays may have ends of lines in them.
-        super().__init__(message.replace("\r", "\\r").replace("\n", "\\n"))
+        # Names of files and arrays may have ends of lines in them, and what a terminal obeys.
+        super().__init__("".join(c if c.isprintable() else _escaped(c) for c in message))
 
 
 def first_line(error: Exception) -> str:
     """What another library's error says, short enough for a line of ours."""
     return str(error).strip().split("\n")[0][:120]
+
+
+def brief(value: Any) -> str:
+    """A value as a message shows it, however long or deeply nested it is."""
+    return reprlib.repr(value)
 
 
 class Interrupted(Exception):
@@ -92,6 +100,9 @@ LARGEST = 2**31
 NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "calculation overflow")
 """What PyTorch says when there is too little memory."""
 
+LONGEST = 1_000
+"""The most values of a setting that takes several."""
+
 Count = Annotated[int, Range(1)]
 Whole = Annotated[int, Range(0)]
 Positive = Annotated[float, Range(0, open=True)]
@@ -102,6 +113,16 @@ Probability = Annotated[float, Range(0, 1, open=True)]
 @dataclass(frozen=True)
 class Settings:
     """What every method's command line has in common."""
+
+    FREE: ClassVar[frozenset[str]] = frozenset(
+        {
+            *("checkpoint_every", "compile", "data_dir", "device", "keep_checkpoints"),
+            *("log_every", "resume", "run_dir", "steps", "tensorboard"),
+        }
+    )
+    """Settings that a resumed run may change: where it is, how long it goes, what is shown and
+    measured. No other one may, as weights depend on it; so they may on ``eval_every``, where a
+    method keeps the weights that did best in an evaluation."""
 
     data: str = "mnist5k"
     """mnist5k (5,000 digits, nothing to download), mnist, fashion-mnist, kmnist, or the path of
@@ -154,7 +175,7 @@ class Settings:
             value, hint = getattr(self, field.name), hints[field.name]
             require(
                 _fits(value, hint),
-                f"{flag(field.name)} is {repr(value)[:60]}: --help says what it may be",
+                f"{flag(field.name)} is {brief(value)}: --help says what it may be",
             )
             _check(field.name, value, hint)
         require(
@@ -231,6 +252,11 @@ class EstimatorSettings(ELBOSettings):
         )
 
 
+def _escaped(character: str) -> str:
+    """A character that cannot be printed, as Python writes it."""
+    return character.encode("unicode_escape").decode()
+
+
 def _fits(value: Any, hint: Any) -> bool:
     """Whether a value is of a type: a command line sees to that, a file does not."""
     origin, parts = get_origin(hint), get_args(hint)
@@ -253,10 +279,14 @@ def _fits(value: Any, hint: Any) -> bool:
 def _check(name: str, value: Any, hint: Any) -> None:
     """Raises :class:`InputError` if a setting is outside the :class:`Range` of its type."""
     if isinstance(value, int):
-        require(value < LARGEST, f"{flag(name)} is {value}: give less than {LARGEST:,}")
+        require(value < LARGEST, f"{flag(name)} is {brief(value)}: give less than {LARGEST:,}")
     if isinstance(hint, Range):
-        require(hint.holds(value), f"{flag(name)} is {value}: give a number that is {hint}")
+        require(hint.holds(value), f"{flag(name)} is {brief(value)}: give a number that is {hint}")
     elif isinstance(value, tuple) and get_origin(hint) is tuple:
+        require(
+            len(value) <= LONGEST,
+            f"{flag(name)} has {len(value):,} values: give {LONGEST:,} or fewer",
+        )
         hints = get_args(hint)
         hints = hints[:1] * len(value) if hints[-1] is Ellipsis else hints
         for part, part_hint in zip(value, hints, strict=True):
@@ -278,6 +308,8 @@ def restore(settings: type[S], values: Mapping[str, Any]) -> S:
 
     Raises:
         InputError: If a name is not known, or a value cannot be.
+
+    Nothing is imported, whatever the values name.
     """
     hints = get_type_hints(settings)
     known = {field.name for field in fields(settings)}
@@ -285,14 +317,17 @@ def restore(settings: type[S], values: Mapping[str, Any]) -> S:
     for name, value in values.items():
         require(
             name in known,
-            f"config.json: {name} is no setting of this version's {settings.__name__}",
+            f"config.json: {brief(name)} is no setting of this version's {settings.__name__}",
         )
         if isinstance(value, list):
             value = tuple(value)
         elif isinstance(value, str) and Path in (hints[name], *get_args(hints[name])):
             value = Path(value)
         plain[name] = value
-    return settings(**plain)
+    try:
+        return settings(**plain)
+    except InputError as error:
+        raise InputError(f"config.json: {error}") from error
 
 
 def flag(name: str) -> str:
@@ -305,6 +340,9 @@ def command(
 ) -> None:
     """Runs ``main`` with settings read from the command line.
 
+    Every command has the flag ``--traceback`` too, which is none of its settings: before the line
+    of an error it shows where in the code the error came from.
+
     Args:
         settings: The dataclass whose fields are the flags.
         main: What to run; it returns the results, which are printed in a line.
@@ -316,19 +354,36 @@ def command(
     """
     from train import parallel
 
+    args = sys.argv[1:] if args is None else args
     # Which process of several, so that a person sees where to look.
     who = f"process {parallel.rank()}: " if parallel.rank() else ""
     try:
         with _memory_named():
-            results = main(tyro.cli(settings, args=args))
+            results = main(_parsed(settings, args))
     except Interrupted as stop:
         print(f"{who}{stop}", file=sys.stderr)
         raise SystemExit(130) from None
     except InputError as error:
+        # Settings that are refused are no object that could be asked.
+        if "--traceback" in args:
+            traceback.print_exc()
         print(f"{who}error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     shown = (f"{k}={v:.5g}" if isinstance(v, float) else f"{k}={v}" for k, v in results.items())
     print(" ".join(shown))
+
+
+def _parsed(settings: type[S], args: list[str]) -> S:
+    """Settings of a command line that may also have the flag ``--traceback``."""
+    shown = tyro.conf.arg(help="Show where in the code an error came from.")
+    line = make_dataclass(
+        "CommandLine",
+        [
+            ("settings", tyro.conf.OmitArgPrefixes[settings]),
+            ("traceback", Annotated[tyro.conf.FlagCreatePairsOff[bool], shown], False),
+        ],
+    )
+    return tyro.cli(line, args=args, description="").settings
 
 
 @contextmanager

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from train import figures, parallel
-from train.runs import Run
+from train.runs import Run, read_results
 
 if TYPE_CHECKING:
     from train.icvae import ICVAESettings
@@ -58,4 +57,4 @@ def once(directory: Path, make: Callable[[Path], Any]) -> dict[str, Any]:
     """The results of a run, which is made only if it is not there."""
     if not (directory / "results.json").exists():
         make(directory)
-    return json.loads((directory / "results.json").read_text())
+    return read_results(directory)

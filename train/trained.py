@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -12,20 +13,36 @@ from torch import Tensor
 
 from guides.air import Detection
 from pyro_models.air import Scene
-from train import abc, acai, ae, air, icvae, losses
+from train import abc, acai, ae, air, disk, icvae, losses
 from train.data.batches import as_input
 from train.data.conditions import Condition
 from train.data.digits import Frame
+from train.estimators import restored
 from train.metrics.interpolation import interpolate, mixes
 from train.objective import Objective
-from train.runs import Learnt, read_run
-from train.settings import InputError, Settings, first_line, require, restore
+from train.outline import weightless
+from train.runs import Learnt, read_config, read_weights
+from train.settings import LARGEST, InputError, Settings, brief, first_line, require, restore
 
 Array = np.ndarray | Tensor
 """Images: of shape :math:`(M, H, W)`, bytes, or floats in [0, 1]."""
 
-Part = tuple[Callable[..., Any], tuple[Tensor, ...]]
-"""A function of tensors, and examples of them."""
+LARGEST_SIDE = 2**16
+"""Images of a run have fewer pixels on each side."""
+
+
+class Part(NamedTuple):
+    """A function of tensors that can be exported.
+
+    Attributes:
+        function: The function.
+        inputs: Examples of what it takes, by name, in order.
+        outputs: The names of what it gives, in order.
+    """
+
+    function: Callable[..., Any]
+    inputs: dict[str, Tensor]
+    outputs: tuple[str, ...]
 
 
 class Trained:
@@ -51,9 +68,11 @@ class Trained:
     def __init__(self, learnt: Learnt, device: torch.device) -> None:
         self.learnt = learnt._replace(weights={})
         self.settings: Any = restore(self.door[0], learnt.settings)
-        self.shape = tuple(learnt.inputs["shape"])
+        self.shape = _sides("shape", learnt.inputs["shape"], least=1)
         self.objective: Any = self.build(learnt.inputs)
-        self.objective.load_state_dict(learnt.weights)
+        # There are none where a network's shapes are all that is wanted.
+        if learnt.weights:
+            self.objective.load_state_dict(learnt.weights)
         self.objective.to(device).eval()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -119,9 +138,10 @@ class TrainedAutoencoder(Trained):
 
     def parts(self) -> dict[str, Part]:
         autoencoder = self.objective.autoencoder
+        images, z = self.blank(*self.shape), self.blank(self.settings.z_dim)
         return {
-            "encoder": (autoencoder.encode, (self.blank(*self.shape),)),
-            "decoder": (autoencoder.decode, (self.blank(self.settings.z_dim),)),
+            "encoder": Part(autoencoder.encode, {"image": images}, ("z",)),
+            "decoder": Part(autoencoder.decode, {"z": z}, ("reconstruction",)),
         }
 
     def decode(self, z: Tensor) -> Tensor:
@@ -150,16 +170,18 @@ class TrainedACAI(TrainedAutoencoder):
 
     def build(self, inputs: Mapping[str, Any]) -> Objective:
         objective = super().build(inputs)
-        self.frame = Frame(*inputs["frame"])
+        self.frame = Frame(*_sides("frame", inputs["frame"], least=0))
+        if any(s <= f for s, f in zip(self.shape, self.frame, strict=True)):
+            raise ValueError(f"'frame' leaves nothing of images of {self.shape}")
         self.shape = tuple(s - f for s, f in zip(self.shape, self.frame, strict=True))
         return objective
 
     def parts(self) -> dict[str, Part]:
-        autoencoder = self.objective.autoencoder
-        (_, images), (_, z) = super().parts().values()
+        encoder, decoder = super().parts().values()
+        encode, decode = encoder.function, decoder.function
         return {
-            "encoder": (lambda x: autoencoder.encode(self.frame.around(x)), images),
-            "decoder": (lambda z: self.frame.inside(autoencoder.decode(z)), z),
+            "encoder": encoder._replace(function=lambda x: encode(self.frame.around(x))),
+            "decoder": decoder._replace(function=lambda z: self.frame.inside(decode(z))),
         }
 
     def inputs(self, images: Array) -> Tensor:
@@ -184,7 +206,8 @@ class TrainedABC(Trained):
         return self.each(self.objective.embedder, self.inputs(images))
 
     def parts(self) -> dict[str, Part]:
-        return {"encoder": (self.objective.embedder, (self.blank(*self.shape),))}
+        images = {"image": self.blank(*self.shape)}
+        return {"encoder": Part(self.objective.embedder, images, ("z",))}
 
     def retrieve(self, query: Array, gallery: Array, k: int = 1) -> Tensor:
         r"""The images of a gallery that are most alike in style, the nearest first.
@@ -217,7 +240,7 @@ class TrainedICVAE(Trained):
     door = (icvae.ICVAESettings, icvae.build)
 
     def build(self, inputs: Mapping[str, Any]) -> Objective:
-        self.condition = Condition.restored(inputs["condition"])
+        self.condition = Condition.restored(_sound(inputs["condition"]))
         return self.door[1](self.settings, self.shape, self.condition)
 
     def told(self, labels: Array | None, n: int) -> Tensor:
@@ -242,11 +265,24 @@ class TrainedICVAE(Trained):
 
     def parts(self) -> dict[str, Part]:
         model, guide = self.objective.model, self.objective.guide
-        z, c = self.blank(self.settings.z_dim), self.blank(model.c_dim)
+        label = {"label": self.blank(model.c_dim)} if model.c_dim else {}
+        seen = label if self.settings.encoder_sees_labels else {}
+
+        def told(rows: Tensor, given: tuple[Tensor, ...]) -> Tensor:
+            return given[0] if given else rows.new_zeros(rows.shape[0], 0)
+
+        echo = self.settings.invariance == "echo"
         return {
-            # What the encoder says of an image: mean and log-variance, or Echo's signal and gain.
-            "encoder": (guide.encode, (self.blank(*self.shape), c)),
-            "decoder": (model.decode, (z, c)),
+            "encoder": Part(
+                lambda x, *c: guide.encode(x, told(x, c)),
+                {"image": self.blank(*self.shape)} | seen,
+                ("signal", "gain") if echo else ("mean", "log_variance"),
+            ),
+            "decoder": Part(
+                lambda z, *c: model.decode(z, told(z, c)),
+                {"z": self.blank(self.settings.z_dim)} | label,
+                ("reconstruction",),
+            ),
         }
 
     def encode(self, images: Array, labels: Array | None = None) -> Tensor:
@@ -284,9 +320,17 @@ class TrainedICVAE(Trained):
 
 
 class TrainedAIR(Trained):
-    """AIR: ``train.air``."""
+    """AIR: ``train.air``.
+
+    An estimator of the run's own (``module:Class``) is not imported, as a file is not to run code.
+    It is needed for a loss alone: import it, and set ``objective.estimator``.
+    """
 
     door = (air.AIRSettings, air.build)
+
+    def build(self, inputs: Mapping[str, Any]) -> Objective:
+        estimator = restored(self.settings.estimator, self.settings.particles)
+        return self.door[1](self.settings, self.shape, estimator)
 
     def detect(self, images: Array) -> Detection:
         """Counts, probabilities, boxes, places and codes of the objects in scenes."""
@@ -308,10 +352,15 @@ class TrainedAIR(Trained):
 
     def parts(self) -> dict[str, Part]:
         guide, steps = self.objective.guide, self.settings.max_objects
-        codes = (self.blank(steps, 3), self.blank(steps, self.settings.what_dim))
+        codes = {
+            "z_where": self.blank(steps, 3),
+            "z_what": self.blank(steps, self.settings.what_dim),
+            "counts": self.blank().long(),
+        }
+        images = {"image": self.blank(*self.shape)}
         return {
-            "encoder": (lambda x: tuple(guide.detect(x)), (self.blank(*self.shape),)),
-            "decoder": (self.objective.model.draw, (*codes, self.blank().long())),
+            "encoder": Part(lambda x: tuple(guide.detect(x)), images, Detection._fields),
+            "decoder": Part(self.objective.model.draw, codes, ("reconstruction",)),
         }
 
     def decode(self, z: Tensor) -> Tensor:
@@ -349,6 +398,8 @@ METHODS: dict[str, type[Trained]] = {
 def load(run_dir: str | Path, device: str | torch.device = "cpu") -> Any:
     """What a run has learnt, ready to be used: from its safetensors and ``config.json`` alone.
 
+    Nothing in the folder is run, and nothing that it names is imported.
+
     Args:
         run_dir: The run folder.
         device: Where to put it.
@@ -362,21 +413,64 @@ def load(run_dir: str | Path, device: str | torch.device = "cpu") -> Any:
     So ``load("runs/my-acai").interpolate(images[:5], images[5:10], n=7)`` are images of shape
     (5, 7, 28, 28).
     """
-    learnt = read_run(Path(run_dir))
+    directory, device = Path(run_dir), torch.device(device)
+    config = read_config(directory)
     require(
-        learnt.method in METHODS,
-        f"{run_dir} holds a run of {learnt.method}, which cannot be loaded: give one of "
+        config.method in METHODS,
+        f"{run_dir} holds a run of {brief(config.method)}, which cannot be loaded: give one of "
         f"{', '.join(METHODS)}",
     )
     require(
-        "shape" in learnt.inputs,
+        "shape" in config.inputs,
         f"{run_dir}: its config.json, of an earlier version, has no inputs: train it anew",
     )
-    kind = METHODS[learnt.method]
+    kind = METHODS[config.method]
+    # Settings may ask for any amount of memory: the file of weights says whether it is needed.
+    with _damage(directory), weightless():
+        outline = kind(Learnt(*config, weights={}, step=0), torch.device("meta"))
+    weights, step = read_weights(directory, outline.objective.state_dict())
+    # Weights are drawn before they are replaced, and others' draws are not to change by that.
+    with _damage(directory), torch.random.fork_rng(devices=[]):
+        return kind(Learnt(*config, weights=weights, step=step), device)
+
+
+@contextmanager
+def _damage(directory: Path) -> Iterator[None]:
+    """Names the run whose settings and inputs cannot be those of a run."""
     try:
-        # Weights are drawn before they are replaced, and others' draws are not to change by that.
-        with torch.random.fork_rng(devices=[]):
-            return kind(learnt, torch.device(device))
-    # What PyTorch, or Python, says of weights and inputs that do not fit the settings.
-    except (RuntimeError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{run_dir} is damaged ({first_line(error)}): give another run") from error
+        yield
+    except InputError as error:
+        raise InputError(f"{directory}: {error}") from error
+    except disk.MALFORMED as error:
+        raise InputError(
+            f"{directory}: config.json is damaged ({first_line(error)}): give another run"
+        ) from error
+
+
+def _sides(name: str, values: Any, least: int) -> tuple[int, int]:
+    """Height and width in pixels, of an input that ``config.json`` has under a name."""
+    if (
+        not isinstance(values, list | tuple)
+        or len(values) != 2
+        or not all(type(value) is int and least <= value < LARGEST_SIDE for value in values)
+    ):
+        raise ValueError(
+            f"'{name}' is {brief(values)}, not two whole numbers from {least} to {LARGEST_SIDE:,}"
+        )
+    return tuple(values)
+
+
+def _sound(condition: Any) -> Mapping[str, Any]:
+    """The state of a :class:`~train.data.conditions.Condition`, if that is what it is."""
+    classes, loc, scale = (condition[name] for name in ("classes", "loc", "scale"))
+    if (
+        type(classes) is not int
+        or not 0 <= classes < LARGEST
+        or not all(isinstance(values, list) for values in (loc, scale))
+        or not all(type(value) in (int, float) for value in (*loc, *scale))
+        or len(loc) != len(scale)
+        or min(scale, default=1) <= 0
+        or not (classes or loc)
+    ):
+        raise ValueError(f"'condition' is {brief(condition)}, neither classes nor quantities")
+    return condition

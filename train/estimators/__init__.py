@@ -12,6 +12,7 @@ import inspect
 from typing import Any
 
 from pyro.infer import ELBO
+from torch import Tensor
 
 from train.estimators.base import DifferentiableELBO
 from train.estimators.concrete import ConcreteELBO
@@ -22,7 +23,7 @@ from train.estimators.meanfield import MeanFieldELBO
 from train.estimators.tracegraph import TraceGraphELBO
 from train.estimators.wake_sleep import ReweightedWakeSleepELBO
 from train.estimators.weights import importance_weighted
-from train.settings import InputError
+from train.settings import InputError, brief
 
 __all__ = [
     "ESTIMATORS",
@@ -33,11 +34,13 @@ __all__ = [
     "ImportanceWeightedELBO",
     "MarginalELBO",
     "MeanFieldELBO",
+    "NotImportedELBO",
     "ReweightedWakeSleepELBO",
     "TraceGraphELBO",
     "count_out",
     "importance_weighted",
     "make",
+    "restored",
 ]
 
 ESTIMATORS: dict[str, type[ELBO]] = {
@@ -54,6 +57,8 @@ ESTIMATORS: dict[str, type[ELBO]] = {
 def make(name: str, num_particles: int | None = None) -> ELBO:
     """An estimator by its name in :data:`ESTIMATORS`, or a user's own as ``module:Class``.
 
+    The module is imported, so the name must be a person's own words: see :func:`restored`.
+
     Args:
         name: The name.
         num_particles: The number of draws for each datum; the class's own default if not given.
@@ -67,6 +72,45 @@ def make(name: str, num_particles: int | None = None) -> ELBO:
         return _find(name)(**options)
     except (TypeError, ValueError) as error:
         raise InputError(f"--estimator {name} cannot be made ({error})") from error
+
+
+def restored(name: str, num_particles: int | None = None) -> ELBO:
+    """An estimator that a file names: nothing is imported, as a file is not to run code.
+
+    Args:
+        name: See :func:`make`.
+        num_particles: See :func:`make`.
+
+    Returns:
+        One of :data:`ESTIMATORS`; for ``module:Class`` a :class:`NotImportedELBO`.
+
+    Raises:
+        InputError: If it is neither, or refuses that number of draws.
+    """
+    return NotImportedELBO(name) if ":" in name else make(name, num_particles)
+
+
+class NotImportedELBO(ELBO):
+    """Stands for an estimator that only a file names; encoding and decoding need none.
+
+    Args:
+        name: Its name, ``module:Class``.
+
+    Raises:
+        InputError: When it is asked for a loss.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+
+    def differentiable_loss(self, *_: Any, **__: Any) -> Tensor:
+        raise InputError(
+            f"this run was trained with the estimator {brief(self.name)}, which is not imported "
+            "because a file names it: import it yourself and set objective.estimator"
+        )
+
+    loss = loss_and_grads = _get_trace = differentiable_loss
 
 
 def _find(name: str) -> type[ELBO]:

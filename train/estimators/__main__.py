@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import tyro
 
 from train.air import AIRSettings
-from train.settings import Count, Whole, command, require, restore
+from train.settings import Count, Whole, command, require
 
 if TYPE_CHECKING:
     from train.objective import ELBOObjective
@@ -74,16 +74,20 @@ def row_settings(settings: AIRSettings, row: str) -> AIRSettings:
 
 def air_settings(settings: BenchSettings) -> tuple[AIRSettings, dict[str, Any], int]:
     """Settings, weights and step of the model that is measured."""
-    from train.runs import read_run
+    from train.trained import TrainedAIR, load
 
     if settings.checkpoint is None:
         names = [field.name for field in fields(AIRSettings)]
         return AIRSettings(**{name: getattr(settings, name) for name in names}), {}, 0
-    learnt = read_run(settings.checkpoint, "air")
-    chosen = restore(AIRSettings, learnt.settings)
+    trained = load(settings.checkpoint)
+    require(
+        isinstance(trained, TrainedAIR),
+        f"--checkpoint {settings.checkpoint} holds a run of {trained.learnt.method}, not of air: "
+        "give another one",
+    )
     kept = ("data_dir", "device", "seed", "particles", "temperature", "temperature_start")
-    chosen = replace(chosen, **{name: getattr(settings, name) for name in kept})
-    return chosen, learnt.weights, learnt.step
+    chosen = replace(trained.settings, **{name: getattr(settings, name) for name in kept})
+    return chosen, trained.objective.state_dict(), trained.learnt.step
 
 
 def assembled(

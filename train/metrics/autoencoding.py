@@ -98,7 +98,8 @@ class Watch:
     def look(self, step: int) -> dict[str, float]:
         """That, and probes of the codes: of fewer training images, with fewer starts."""
         read = self.read(self.train.select(torch.arange(min(self.FEW, len(self.train)))), starts=20)
-        return self.evaluate(step) | {name: value for name, value in read.items() if value}
+        known = {name: value for name, value in read.items() if value is not None}
+        return self.evaluate(step) | known
 
     def read(self, train: Images, starts: int) -> dict[str, float | None]:
         """Probe and clusters, learnt from training images' codes."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,10 +14,11 @@ from torch.nn.functional import normalize
 
 from train import acai
 from train.data.batches import codes_of
-from train.data.digits import Frame, Split
+from train.data.digits import Frame, Images, Split
 from train.metrics.clusters import cluster_accuracy
 from train.metrics.probes import leakage, probe_accuracy
 from train.metrics.style import STYLES, morphometrics, style_r2
+from train.runs import read_results
 from train.settings import require
 from train.trained import Trained, TrainedAIR, TrainedAutoencoder, TrainedICVAE
 
@@ -41,14 +41,14 @@ class Codec(NamedTuple):
     Attributes:
         name: What a table calls it.
         command: What makes it.
-        encode: From uint8 images (M, H, W) to codes (M, D).
+        encode: From images, and their labels if it was trained with them, to codes (M, D).
         decode: From codes and the images' labels to images in [0, 1]; ``None`` if there is none.
         seconds: Seconds of training, if any.
     """
 
     name: str
     command: str
-    encode: Callable[[Tensor], np.ndarray]
+    encode: Callable[[Images], np.ndarray]
     decode: Callable[[np.ndarray, Tensor], Tensor] | None
     seconds: float | None = None
 
@@ -68,15 +68,15 @@ def references(data: Split, command: str, seed: int, size: int = 32) -> list[Cod
     settings = acai.ACAISettings(network="dense", z_dim=size)
     untrained = acai.build(settings, data.train.shape).eval().autoencoder
 
-    def encode(images: Tensor) -> np.ndarray:
-        return codes_of(untrained.encode, images, torch.device("cpu"))
+    def encode(images: Images) -> np.ndarray:
+        return codes_of(untrained.encode, images.images, torch.device("cpu"))
 
     return [
-        Codec("pixels", command, flat, lambda z, _: drawn(z)),
+        Codec("pixels", command, lambda images: flat(images.images), lambda z, _: drawn(z)),
         Codec(
             "PCA",
             command,
-            lambda images: pca.transform(flat(images)),
+            lambda images: pca.transform(flat(images.images)),
             lambda z, _: drawn(pca.inverse_transform(z)),
         ),
         Codec("untrained encoder", command, encode, None),
@@ -91,17 +91,22 @@ def of_run(path: Path, trained: Trained, command: str, shape: tuple[int, int]) -
         trained: What is loaded from it.
         command: What makes such a run.
         shape: The images' height and width; AIR's scenes may be larger.
-    """
-    results = path / "results.json"
-    seconds = json.loads(results.read_text())["train_seconds"] if results.exists() else None
 
-    def encode(images: Tensor) -> np.ndarray:
-        return trained.encode(images).cpu().numpy()
+    Raises:
+        InputError: If AIR's scenes are smaller than the images, or the run's results are damaged.
+    """
+    seconds = None
+    if (path / "results.json").exists():
+        seconds = read_results(path).get("train_seconds")
+
+    def encode(images: Images) -> np.ndarray:
+        return trained.encode(images.images).cpu().numpy()
 
     decode: Callable[[np.ndarray, Tensor], Tensor] | None = None
     if isinstance(trained, TrainedAutoencoder):
         decode = lambda z, _: trained.decode(torch.from_numpy(z)).cpu()  # noqa: E731
     elif isinstance(trained, TrainedICVAE):
+        encode = lambda x: trained.encode(x.images, x.labels).cpu().numpy()  # noqa: E731
         decode = lambda z, c: trained.decode(torch.from_numpy(z), c).cpu()  # noqa: E731
     elif isinstance(trained, TrainedAIR):
         return _alone(path, trained, command, shape, seconds)
@@ -115,18 +120,45 @@ def _alone(
     rows, columns = (whole - part for whole, part in zip(trained.shape, shape, strict=True))
     require(
         min(rows, columns) >= 0,
-        f"{path}: its scenes are {trained.shape[0]}x{trained.shape[1]}: too small for images of "
+        f"its scenes are {trained.shape[0]}x{trained.shape[1]}: too small for images of "
         f"{shape[0]}x{shape[1]}",
     )
     frame = Frame(rows, columns)
 
-    def encode(images: Tensor) -> np.ndarray:
-        return trained.encode(frame.around(images)).cpu().numpy()
+    def encode(images: Images) -> np.ndarray:
+        return trained.encode(frame.around(images.images)).cpu().numpy()
 
     def decode(z: np.ndarray, _: Tensor) -> Tensor:
         return frame.inside(trained.decode(torch.from_numpy(z)).clamp(0, 1).cpu())
 
     return Codec(path.name, command, encode, decode, seconds)
+
+
+def require_classes(data: Split) -> None:
+    """Raises :class:`InputError` unless every image has a class."""
+    for images in data:
+        labels = images.labels
+        require(
+            labels is not None and not labels.is_floating_point() and labels.ndim == 1,
+            "--data: to compare methods images need classes as labels: whole numbers, one each",
+        )
+
+
+def try_out(codec: Codec, data: Split) -> None:
+    """Encodes and decodes some images of each split, one or more of every class.
+
+    Raises:
+        InputError: If the codec does not take such images, or does not know a class.
+        ValueError: If there are too few images for it.
+    """
+    for images in data:
+        _, first = np.unique(images.labels.numpy(), return_index=True)
+        # As many as are encoded together: Echo's noise is made of the others among them.
+        others = np.arange(min(len(images), max(Trained.batch - len(first), 0)))
+        few = images.select(torch.from_numpy(np.union1d(first, others)))
+        codes = codec.encode(few).astype(np.float32)
+        if codec.decode is not None:
+            codec.decode(codes, few.labels)
 
 
 def compare(codecs: Sequence[Codec], data: Split, seed: int = 0) -> list[dict[str, Any]]:
@@ -142,18 +174,13 @@ def compare(codecs: Sequence[Codec], data: Split, seed: int = 0) -> list[dict[st
         decoder. ``interpolation`` is :math:`1 - \\cos` from the image halfway between the codes of
         two held-out images of a class to the nearest training image, in the mean.
     """
+    require_classes(data)
     train, held_out = data
-    for images in data:
-        labels = images.labels
-        require(
-            labels is not None and not labels.is_floating_point() and labels.ndim == 1,
-            "--data: to compare methods images need classes as labels: whole numbers, one each",
-        )
     styles = [morphometrics(images.images.numpy()) for images in data]
     one, other = pairs(held_out.labels)
     rows = []
     for codec in codecs:
-        codes = [codec.encode(images.images).astype(np.float32) for images in data]
+        codes = [codec.encode(images).astype(np.float32) for images in data]
         known = [(z, images.labels.numpy()) for z, images in zip(codes, data, strict=True)]
         r2 = style_r2(
             *((z, style, labels) for (z, labels), style in zip(known, styles, strict=True))

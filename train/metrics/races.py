@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from train import air
-from train.runs import Run
+from train.runs import Run, read_results
 from train.settings import InputError
 
 
@@ -38,7 +37,7 @@ def race(run: Run, runs: Sequence[tuple[str, air.AIRSettings]], seeds: int) -> l
             try:
                 if not (directory / "results.json").exists():
                     air.main(replace(settings, seed=seed, run_dir=directory))
-                results = json.loads((directory / "results.json").read_text())
+                results = read_results(directory)
             except InputError as error:
                 print(f"{name}, seed {seed}: {error}")
                 results = {}
