@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import tyro
 
-from train.settings import Count, Settings, Whole, command, flag
+from train.settings import Count, Settings, Whole, command, flag, leaves_no_trace
 
 
 @dataclass(frozen=True)
@@ -71,14 +71,16 @@ def briefly(settings: CompareSettings, folder: Path) -> list[Path]:
     return made
 
 
+@leaves_no_trace
 def main(settings: CompareSettings) -> dict[str, Any]:
     """Data, runs, measures, table and figure."""
-    from train import figures, runtime, tables
+    from train import figures, parallel, runtime, tables
     from train.data import digits
     from train.metrics import comparison
     from train.runs import Run
     from train.trained import load
 
+    parallel.require_alone("train.compare")
     shared = Settings(**settings.shared(), run_dir=settings.run_dir)
     device = runtime.setup(shared)
     data = digits.load(settings.data, settings.data_dir, settings.evaluate_on)

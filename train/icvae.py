@@ -5,7 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from train.settings import Count, ELBOSettings, NonNegative, Positive, Whole, command, require
+from train.settings import (
+    Count,
+    ELBOSettings,
+    NonNegative,
+    Positive,
+    Whole,
+    command,
+    leaves_no_trace,
+    require,
+)
 
 if TYPE_CHECKING:
     from train.data.conditions import Condition
@@ -98,6 +107,7 @@ def build(settings: ICVAESettings, shape: tuple[int, int], condition: Condition)
     return ELBOObjective(model, guide, MeanFieldELBO(), annealed=annealed)
 
 
+@leaves_no_trace
 def main(settings: ICVAESettings) -> dict[str, Any]:
     """Data, objective, loop, measures, figures."""
     from train import figures, runtime, sweeps
@@ -129,6 +139,8 @@ def main(settings: ICVAESettings) -> dict[str, Any]:
     model, guide = objective.model, objective.guide
     watch = Watch(model, guide, data.held_out, condition, settings.condition == "labels")
     fitted = fit(objective, batches, run, settings, device, evaluate=watch.evaluate)
+    if not run.writes:
+        return {}
 
     found = measure(watch, data.train, settings.seed)
     run.save_figure("reconstructions", figures.gallery(watch.reconstructions()))
