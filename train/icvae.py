@@ -89,6 +89,10 @@ def build(settings: ICVAESettings, shape: tuple[int, int], condition: Condition)
 
     sizes = {"hidden": settings.hidden, "network": settings.network}
     likelihood = {key: getattr(settings, key) for key in ("likelihood", "likelihood_scale")}
+    require(
+        condition.classes > 0 or settings.invariance != "direct",
+        "--invariance direct needs classes, but the labels are quantities: give another one",
+    )
     prior = settings.invariance != "echo"
     c_dim = condition.size if settings.condition == "labels" else 0
     model = ICVAE(shape, c_dim, settings.z_dim, **sizes, **likelihood, prior=prior)
@@ -123,10 +127,6 @@ def main(settings: ICVAESettings) -> dict[str, Any]:
     device = runtime.setup(settings)
     data = digits.load(settings.data, settings.data_dir, settings.evaluate_on)
     condition = Condition.of(*data)
-    require(
-        condition.classes > 0 or settings.invariance != "direct",
-        "--invariance direct needs classes, but the labels are quantities: give another one",
-    )
     require(
         settings.invariance != "echo" or len(data.held_out) > settings.echo_terms,
         f"--echo-terms {settings.echo_terms}: only {len(data.held_out)} images are held out",

@@ -89,11 +89,13 @@ def find_device(wanted: str | torch.device) -> torch.device:
 
 
 def tune_cpu() -> None:
-    """Sets what makes steps on a CPU faster, and changes no result that matters.
-
-    None of it can be taken back, so it is for a process that is a command's own.
-    """
+    """Sets what makes steps on a CPU faster, and changes no result that matters."""
     torch.set_flush_denormal(True)
+    tune_malloc()
+
+
+def tune_malloc() -> None:
+    """Keeps memory from step to step; for a process of our own, as nothing takes it back."""
     # What a step frees the next one wants again: where glibc gives it back to the system between
     # them, as it does in some processes and not in others, a quarter of a step goes into that.
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):

@@ -322,13 +322,20 @@ def restore(settings: type[S], values: Mapping[str, Any]) -> S:
     Raises:
         InputError: If a name is not known, or a value cannot be.
     """
+    hints = get_type_hints(settings)
     known = {field.name for field in fields(settings)}
-    for name in values:
+    plain = {}
+    for name, value in values.items():
         require(
             name in known,
             f"config.json: {name} is no setting of this version's {settings.__name__}",
         )
-    return settings(**values)
+        if isinstance(value, list):
+            value = tuple(value)
+        elif isinstance(value, str) and Path in (hints[name], *get_args(hints[name])):
+            value = Path(value)
+        plain[name] = value
+    return settings(**plain)
 
 
 def flag(name: str) -> str:
@@ -358,7 +365,8 @@ def parameters(message: str, settings: type[Settings], **others: str) -> str:
         if name in others:
             return others[name]
         if name in hints:
-            return f"{name}=True" if hints[name] is bool else name
+            asked = hints[name] is bool and not message.startswith(" is ", match.end())
+            return f"{name}=True" if asked else name
         return f"{positive}=False" if positive in hints else match[0]
 
     return re.sub(r"--([a-z][a-z0-9-]*)", named, message)
@@ -407,7 +415,7 @@ def command(
             # Not above: --help and a wrong flag are answered before PyTorch is there.
             from train import runtime
 
-            runtime.tune_cpu()
+            runtime.tune_malloc()
             results = main(given)
     except Interrupted as stop:
         print(f"{who}{stop}", file=sys.stderr)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 MEASURES = (
     "leakage",
     "leakage_linear",
+    "leakage_mean",
     "leakage_parameters",
     "chance",
     "reconstruction_mse",

@@ -8,18 +8,20 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from guides.air import Detection
 from pyro_models.air import Scene
-from train import abc, acai, ae, air, icvae, losses
+from train import abc, acai, ae, air, icvae, losses, runtime
+from train.arguments import as_codes, require_pairs, whole
 from train.data.batches import as_input
 from train.data.conditions import Condition
 from train.data.digits import Frame
 from train.metrics.interpolation import interpolate, mixes
 from train.objective import Objective
 from train.runs import Learnt, read_run
-from train.settings import InputError, Settings, first_line, require, restore
+from train.settings import InputError, Settings, first_line, parameters, require, restore
 
 Array = np.ndarray | Tensor
 """Images: of shape :math:`(M, H, W)`, bytes, or floats in [0, 1]."""
@@ -52,7 +54,9 @@ class Trained:
         self.learnt = learnt._replace(weights={})
         self.settings: Any = restore(self.door[0], learnt.settings)
         self.shape = tuple(learnt.inputs["shape"])
-        self.objective: Any = self.build(learnt.inputs)
+        # Weights are drawn before they are replaced, and others' draws are not to change by that.
+        with torch.random.fork_rng(devices=[]):
+            self.objective: Any = self.build(learnt.inputs)
         self.objective.load_state_dict(learnt.weights)
         self.objective.to(device).eval()
 
@@ -69,6 +73,24 @@ class Trained:
     def device(self) -> torch.device:
         """Where it is."""
         return next(self.objective.parameters()).device
+
+    def to(self, device: str | torch.device) -> Trained:
+        """Moves it to a device, and returns it.
+
+        Raises:
+            InputError: If there is no such device.
+        """
+        self.objective.to(named_device(device))
+        return self
+
+    @property
+    def code_size(self) -> int:
+        """The size :math:`D` of a code."""
+        return self.settings.z_dim
+
+    def codes(self, z: Tensor | ArrayLike) -> Tensor:
+        r"""Codes as networks take them: see :func:`train.arguments.as_codes`."""
+        return as_codes(z, self.code_size, self.device)
 
     def encode(self, images: Array) -> Tensor:
         r"""A code for each image, of shape :math:`(M, D)`."""
@@ -104,8 +126,10 @@ class Trained:
 
     def each(self, function: Callable[..., Tensor], *rows: Tensor) -> Tensor:
         """What a function makes of the rows of tensors, some at a time, without gradients."""
+        # Equal parts: a last one of a few images would be too small for Echo's noise.
+        number = max(1, len(rows[0]) // self.batch)
         with torch.no_grad():
-            parts = zip(*(each.split(self.batch) for each in rows), strict=True)
+            parts = zip(*(each.tensor_split(number) for each in rows), strict=True)
             return torch.cat([function(*part) for part in parts])
 
 
@@ -124,9 +148,9 @@ class TrainedAutoencoder(Trained):
             "decoder": (autoencoder.decode, (self.blank(self.settings.z_dim),)),
         }
 
-    def decode(self, z: Tensor) -> Tensor:
+    def decode(self, z: Tensor | ArrayLike) -> Tensor:
         r"""Images of codes: :math:`(M, D)` to :math:`(M, H, W)`, in [0, 1]."""
-        return self.each(self.objective.autoencoder.decode, z.to(self.device))
+        return self.each(self.objective.autoencoder.decode, self.codes(z))
 
     def reconstruct(self, images: Array) -> Tensor:
         """What is left of images after the way through the code; of their shape."""
@@ -134,10 +158,10 @@ class TrainedAutoencoder(Trained):
 
     def interpolate(self, one: Array, other: Array, n: int = 11) -> Tensor:
         r"""Images on the straight line from code to code: :math:`(M, n, H, W)`, both ends too."""
-        return self.each(
-            lambda *ends: interpolate(self.objective.autoencoder, *ends, n),
-            *(self.inputs(images) for images in (one, other)),
-        )
+        n = whole("n", n, least=2)
+        ends = [self.inputs(images) for images in (one, other)]
+        require_pairs(*ends)
+        return self.each(lambda *ends: interpolate(self.objective.autoencoder, *ends, n), *ends)
 
 
 class TrainedACAI(TrainedAutoencoder):
@@ -165,7 +189,7 @@ class TrainedACAI(TrainedAutoencoder):
     def inputs(self, images: Array) -> Tensor:
         return self.frame.around(super().inputs(images))
 
-    def decode(self, z: Tensor) -> Tensor:
+    def decode(self, z: Tensor | ArrayLike) -> Tensor:
         return self.frame.inside(super().decode(z))
 
     def reconstruct(self, images: Array) -> Tensor:
@@ -180,6 +204,10 @@ class TrainedABC(Trained):
 
     door = (abc.ABCSettings, abc.build)
 
+    @property
+    def code_size(self) -> int:
+        return self.settings.embed_dim
+
     def encode(self, images: Array) -> Tensor:
         return self.each(self.objective.embedder, self.inputs(images))
 
@@ -192,13 +220,15 @@ class TrainedABC(Trained):
         Args:
             query: Images, :math:`M` of them.
             gallery: Images to choose from.
-            k: How many for each.
+            k: How many for each, as many as the gallery has at most.
 
         Returns:
             Their places in the gallery, of shape :math:`(M, k)`.
         """
         there = self.encode(gallery)
-        require(1 <= k <= len(there), f"k is {k}: the gallery has {len(there)} images")
+        require(len(there) > 0, "the gallery is empty: give images to choose from")
+        k = whole("k", k)
+        require(k <= len(there), f"k is {k}: the gallery has {len(there)} images")
         kind = self.settings.similarity
 
         def nearest(codes: Tensor) -> Tensor:
@@ -211,14 +241,29 @@ class TrainedICVAE(Trained):
     r"""A conditional autoencoder: ``train.icvae``.
 
     Labels are as the run's data has them, whole numbers for classes, or quantities of shape
-    :math:`(M)` or :math:`(M, K)`. Codes are the encoder's means.
+    :math:`(M)` or :math:`(M, K)`.
+
+    What training keeps labels out of is *sampled* codes. :meth:`encode` gives their means unless it
+    is told otherwise, and from means more can be read: ``leakage`` and ``leakage_mean`` in
+    ``results.json`` say how much. ``encode(images, sample=True)`` gives sampled codes.
+
+    With ``invariance`` ``echo`` the noise of a code is made of other images of those that are
+    encoded together, so there must be more of them than ``echo_terms``; it is drawn anew each time,
+    for the mean as well.
     """
 
     door = (icvae.ICVAESettings, icvae.build)
 
     def build(self, inputs: Mapping[str, Any]) -> Objective:
+        if self.echo:
+            self.batch = max(self.batch, self.settings.echo_terms + 1)
         self.condition = Condition.restored(inputs["condition"])
         return self.door[1](self.settings, self.shape, self.condition)
+
+    @property
+    def echo(self) -> bool:
+        """Whether its codes have Echo noise, and no prior."""
+        return self.settings.invariance == "echo"
 
     def told(self, labels: Array | None, n: int) -> Tensor:
         r"""What the model is told of labels, of shape :math:`(n, C)`.
@@ -227,6 +272,7 @@ class TrainedICVAE(Trained):
             InputError: If labels are missing, or not as many, or of a class that was never seen.
         """
         if self.settings.condition == "none":
+            require(labels is None, "this model knows of no labels (condition none): give none")
             return torch.zeros(n, 0, device=self.device)
         require(labels is not None, "labels are missing: this model's codes need them to decode")
         given = torch.as_tensor(labels).cpu()
@@ -249,37 +295,85 @@ class TrainedICVAE(Trained):
             "decoder": (model.decode, (z, c)),
         }
 
-    def encode(self, images: Array, labels: Array | None = None) -> Tensor:
-        """Codes; labels are wanted only if the encoder was trained with them."""
+    def encode(
+        self,
+        images: Array,
+        labels: Array | None = None,
+        *,
+        sample: bool = False,
+        seed: int | None = None,
+    ) -> Tensor:
+        r"""A code for each image, of shape :math:`(M, D)`.
+
+        Args:
+            images: Images.
+            labels: Theirs; wanted only if the encoder was trained with them.
+            sample: Whether to draw codes, which is what labels were kept out of, or to give their
+                means, of which more can be read: see :class:`TrainedICVAE`.
+            seed: Of the draws; those of PyTorch's own generators if not given.
+
+        Raises:
+            InputError: If labels are missing, or there are too few images for Echo noise.
+        """
         x = self.inputs(images)
+        terms = self.settings.echo_terms if self.echo else 0
+        require(
+            len(x) > terms or not len(x),
+            f"there are {len(x)} images, and the Echo noise of one is made of {terms} others: "
+            f"encode {terms + 1} or more together",
+        )
         blind = not self.settings.encoder_sees_labels
         c = torch.zeros(len(x), 0, device=self.device) if blind else self.told(labels, len(x))
-        return self.each(self.objective.guide.mean, x, c)
+        guide = self.objective.guide
+        with runtime.seeded(None if seed is None else whole("seed", seed, 0), self.device):
+            return self.each(guide.draw if sample else guide.mean, x, c)
 
-    def decode(self, z: Tensor, labels: Array | None = None) -> Tensor:
+    def decode(self, z: Tensor | ArrayLike, labels: Array | None = None) -> Tensor:
         r"""Images of codes under labels, of shape :math:`(M, H, W)`."""
-        return self.each(self.objective.model.decode, z.to(self.device), self.told(labels, len(z)))
+        z = self.codes(z)
+        return self.each(self.objective.model.decode, z, self.told(labels, len(z)))
 
     def reconstruct(self, images: Array, labels: Array | None = None) -> Tensor:
         """What is left of images after the way through the code; of their shape."""
         return self.decode(self.encode(images, labels), labels)
 
     def transfer(self, images: Array, c: Array, labels: Array | None = None) -> Tensor:
-        """Images as they would be under other labels ``c``, their codes as they are."""
+        """Images as they would be under other labels ``c``, their codes as they are.
+
+        Raises:
+            InputError: If the model was told no labels.
+        """
+        require(
+            self.settings.condition == "labels",
+            "this model knows of no labels (condition none): there are no others to transfer to",
+        )
         return self.decode(self.encode(images, labels), c)
 
     def interpolate(
         self, one: Array, other: Array, n: int = 11, labels: Array | None = None
     ) -> Tensor:
         r"""Images on the line from code to code, under one label a pair: :math:`(M, n, H, W)`."""
-        z = mixes(self.encode(one, labels), self.encode(other, labels), n)
+        n = whole("n", n, least=2)
+        ends = [self.encode(images, labels) for images in (one, other)]
+        require_pairs(*ends)
+        z = mixes(*ends, n)
         told = self.told(labels, len(z)).unsqueeze(1).expand(-1, n, -1)
         return self.each(
             self.objective.model.decode, z.flatten(0, 1), told.flatten(0, 1)
         ).unflatten(0, (len(z), n))
 
     def sample(self, n: int, labels: Array | None = None) -> Tensor:
-        r"""Mean images of codes from the prior, of shape :math:`(n, H, W)`."""
+        r"""Mean images of codes from the prior, of shape :math:`(n, H, W)`.
+
+        Raises:
+            InputError: If there is no prior, as with Echo noise.
+        """
+        require(
+            not self.echo,
+            "codes with Echo noise have no prior to draw from: decode those of images, "
+            "encode(images, sample=True)",
+        )
+        n = whole("n", n)
         return self.each(self.objective.model.sample, self.told(labels, n))
 
 
@@ -287,6 +381,10 @@ class TrainedAIR(Trained):
     """AIR: ``train.air``."""
 
     door = (air.AIRSettings, air.build)
+
+    @property
+    def code_size(self) -> int:
+        return self.settings.max_objects * (4 + self.settings.what_dim)
 
     def detect(self, images: Array) -> Detection:
         """Counts, probabilities, boxes, places and codes of the objects in scenes."""
@@ -314,7 +412,7 @@ class TrainedAIR(Trained):
             "decoder": (self.objective.model.draw, (*codes, self.blank().long())),
         }
 
-    def decode(self, z: Tensor) -> Tensor:
+    def decode(self, z: Tensor | ArrayLike) -> Tensor:
         r"""Canvases of what :meth:`encode` gives: :math:`(M, H, W)`.
 
         Halfway between two codes an object is there that is in both.
@@ -325,15 +423,22 @@ class TrainedAIR(Trained):
             counts = (there.squeeze(-1) > 0.5).sum(1)
             return self.objective.model.draw(z_where, z_what, counts)
 
-        return self.each(drawn, z.to(self.device).unflatten(1, (self.settings.max_objects, -1)))
+        return self.each(drawn, self.codes(z).unflatten(1, (self.settings.max_objects, -1)))
 
     def reconstruct(self, images: Array) -> Tensor:
         """The objects found, on a canvas of the images' shape."""
         return self.detect(images).reconstruction
 
     def sample(self, n: int, count: int | None = None) -> Scene:
-        """Scenes from the prior, of a number of objects if given."""
-        return self.objective.model.sample(n, count)
+        """Scenes from the prior.
+
+        Args:
+            n: How many.
+            count: Their number of objects, from 0 to ``max_objects``; from the prior if not given.
+        """
+        most = self.settings.max_objects
+        count = None if count is None else whole("count", count, least=0, most=most)
+        return self.objective.model.sample(whole("n", n), count)
 
 
 METHODS: dict[str, type[Trained]] = {
@@ -351,17 +456,18 @@ def load(run_dir: str | Path, device: str | torch.device = "cpu") -> Any:
 
     Args:
         run_dir: The run folder.
-        device: Where to put it.
+        device: Where to put it; ``"auto"`` takes a GPU if there is one.
 
     Returns:
         One of :data:`METHODS`.
 
     Raises:
-        InputError: If there is no run, or it is damaged, or has no weights yet.
+        InputError: If there is no run, or it is damaged, or has no weights yet; or no such device.
 
     So ``load("runs/my-acai").interpolate(images[:5], images[5:10], n=7)`` are images of shape
     (5, 7, 28, 28).
     """
+    device = named_device(device)
     learnt = read_run(Path(run_dir))
     require(
         learnt.method in METHODS,
@@ -374,9 +480,15 @@ def load(run_dir: str | Path, device: str | torch.device = "cpu") -> Any:
     )
     kind = METHODS[learnt.method]
     try:
-        # Weights are drawn before they are replaced, and others' draws are not to change by that.
-        with torch.random.fork_rng(devices=[]):
-            return kind(learnt, torch.device(device))
+        return kind(learnt, device)
     # What PyTorch, or Python, says of weights and inputs that do not fit the settings.
     except (RuntimeError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{run_dir} is damaged ({first_line(error)}): give another run") from error
+
+
+def named_device(device: str | torch.device) -> torch.device:
+    """:func:`train.runtime.find_device`, with errors for somebody who calls from Python."""
+    try:
+        return runtime.find_device(device)
+    except InputError as error:
+        raise InputError(parameters(str(error), Settings)) from error
