@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 import pyro
 import pytest
+import sympy  # noqa: F401
 import torch
 
 from tests.data.refusals import refused
 from tests.test_transformers import SMALL, small_digits
 from tests.test_transformers import ICVAETransformer as Transformer
 
-# What libraries set when they are imported is theirs, so they are before a test begins.
+# What libraries set when they are imported is theirs: SymPy for PyTorch a filter of warnings.
 from train import figures, parallel, runtime, settings  # noqa: F401
 from train.icvae import ICVAESettings, main
 from train.metrics import coding  # noqa: F401

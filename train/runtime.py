@@ -107,26 +107,25 @@ def tune_malloc() -> None:
 def preserved() -> Iterator[None]:
     """Puts back, at the end, all that training sets for the whole process.
 
-    That is the state of every random generator, whether algorithms are deterministic and what
-    cuBLAS is told of it, what is done with numbers next to zero, and the current CUDA device.
-    Nothing else is set for longer than a step: Pyro's parameter store and checks, the number of
-    threads, filters of warnings.
+    That is the state of every random generator, whether algorithms are deterministic, what is done
+    with numbers next to zero, the current CUDA device, and the environment, where cuBLAS and
+    PyTorch's compiler look. Nothing else is set for longer than a step: Pyro's parameter store and
+    checks, the number of threads, filters of warnings.
     """
     cuda = torch.cuda.is_initialized()
     random_before = random_state(torch.device("cpu"))
     cuda_before = (torch.cuda.current_device(), torch.cuda.get_rng_state_all()) if cuda else None
     mode = torch.get_deterministic_debug_mode()
-    workspace = os.environ.get(CUBLAS)
+    environment = dict(os.environ)
     flushes = flushes_denormals()
     try:
         yield
     finally:
         torch.set_flush_denormal(flushes)
         torch.set_deterministic_debug_mode(mode)
-        if workspace is None:
-            os.environ.pop(CUBLAS, None)
-        else:
-            os.environ[CUBLAS] = workspace
+        for name in os.environ.keys() - environment.keys():
+            del os.environ[name]
+        os.environ.update(environment)
         set_random_state(random_before, torch.device("cpu"))
         if cuda_before is not None:
             torch.cuda.set_device(cuda_before[0])
