@@ -316,9 +316,9 @@ class TrainedICVAE(Trained):
             InputError: If labels are missing, or there are too few images for Echo noise.
         """
         x = self.inputs(images)
-        terms = self.settings.echo_terms if self.echo else 0
+        terms = self.settings.echo_terms
         require(
-            len(x) > terms or not len(x),
+            not self.echo or len(x) > terms,
             f"there are {len(x)} images, and the Echo noise of one is made of {terms} others: "
             f"encode {terms + 1} or more together",
         )
@@ -388,9 +388,9 @@ class TrainedAIR(Trained):
 
     def detect(self, images: Array) -> Detection:
         """Counts, probabilities, boxes, places and codes of the objects in scenes."""
-        parts = [
-            self.objective.guide.detect(part) for part in self.inputs(images).split(self.batch)
-        ]
+        x = self.inputs(images)
+        require(len(x) > 0, "there are no images: give one or more")
+        parts = [self.objective.guide.detect(part) for part in x.split(self.batch)]
         return Detection(*(torch.cat(each) for each in zip(*parts, strict=True)))
 
     def encode(self, images: Array) -> Tensor:
