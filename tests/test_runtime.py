@@ -19,7 +19,7 @@ from tests.test_transformers import SMALL, small_digits
 from tests.test_transformers import ICVAETransformer as Transformer
 
 # What libraries set when they are imported is theirs: SymPy for PyTorch a filter of warnings.
-from train import figures, parallel, runtime, settings  # noqa: F401
+from train import compare, figures, parallel, runtime, settings  # noqa: F401
 from train.icvae import ICVAESettings, main
 from train.metrics import coding  # noqa: F401
 
@@ -97,6 +97,12 @@ def test_a_command_called_from_python_leaves_a_process_as_it_was(tmp_path, befor
 def changed(before: dict[str, Any]) -> set[str]:
     after = process()
     return {name for name in before if before[name] != after[name]}
+
+
+def test_a_comparison_is_made_by_one_process(monkeypatch):
+    monkeypatch.setattr(parallel, "size", lambda: 2)
+    with refused("train.compare", "start it without torchrun"):
+        compare.main(compare.CompareSettings())
 
 
 def test_a_command_keeps_its_memory(tmp_path, monkeypatch):

@@ -123,7 +123,7 @@ def test_names_are_classes():
         (ACAITransformer, {"batch_size": 1}, None, "give 2 or more a process, or critic=False"),
         (ICVAETransformer, {}, np.zeros(60, int), "^the data has a single class"),
         (ICVAETransformer, {}, np.linspace(0, 1, 60), "^invariance direct needs classes"),
-        (ICVAETransformer, {"invariance": "echo"}, "own", "^batch_size 60 is too small for echo_"),
+        (ICVAETransformer, {"hidden": []}, "own", "^hidden is empty"),
         (ABCTransformer, {}, None, "y is missing"),
         (ICVAETransformer, {}, [1, 2], "2 labels for 60 images"),
         (ICVAETransformer, {"encoder_sees_labels": True}, "own", "transform has no labels"),
