@@ -83,7 +83,8 @@ class Embedder(nn.Module):
         """
         batch = images.shape[:-2]
         flat = images.reshape(-1, 1, *images.shape[-2:])
-        found = self.network(flat).to(images.dtype).reshape(*batch, -1)
+        found = self.network(flat).to(images.dtype)
+        found = found.reshape(*batch, found.shape[-1])
         return nn.functional.normalize(found, dim=-1) if self.normalise else found
 
 

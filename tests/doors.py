@@ -30,7 +30,14 @@ SETTINGS = {
 }
 # Of the server alone: what front doors import while they run.
 PRELOADED = (
-    *("tests.doors", "pyro.infer", "sklearn.cluster", "sklearn.neighbors", "mlxtend.data"),
+    *(
+        "tests.doors",
+        "pyro.infer",
+        "sklearn.cluster",
+        "sklearn.ensemble",
+        "sklearn.neighbors",
+        "mlxtend.data",
+    ),
     *("train.figures", "train.loop", "train.metrics.autoencoding", "train.metrics.coding"),
     *("train.metrics.counting", "train.metrics.embedding", "train.estimators", "guides.air"),
     *("guides.icvae", "pyro_models.acai", "pyro_models.abc", "pyro_models.icvae"),

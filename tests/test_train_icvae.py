@@ -29,6 +29,8 @@ KEYS = {
     "elbo",
     "leakage",
     "leakage_linear",
+    "leakage_adversaries",
+    "leakage_mean",
     "leakage_parameters",
     "chance",
 }

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 import shutil
 from pathlib import Path
 from typing import Any
 
+import joblib
 import numpy as np
 import pytest
 import torch
@@ -17,7 +20,7 @@ from tests.data.refusals import refused
 from tests.kills import COMMON, SCENES, save_own
 from train.export import ExportSettings, compare, export, exported
 from train.export import main as export_main
-from train.settings import command
+from train.settings import InputError, command
 from train.trained import METHODS, load
 
 SHAPE = (16, 16)
@@ -133,7 +136,13 @@ def test_a_code_under_another_label(runs, name):
     x, labels = images(), np.arange(12) % 4
     told: dict[str, Any] = {} if name == "icvae vae" else {"labels": labels}
     assert trained.encode(x, **told).shape == (12, 2)
-    assert trained.sample(12, **told).shape == (12, *SHAPE)
+    if name == "icvae echo":
+        with refused("Echo noise have no prior", "encode(images, sample=True)"):
+            trained.sample(12, **told)
+    else:
+        assert trained.sample(12, **told).shape == (12, *SHAPE)
+        with refused("n is 0: give 1 or more"):
+            trained.sample(0, **told)
     assert trained.interpolate(
         x[:6], x[6:], 3, **({"labels": labels[:6]} if told else {})
     ).shape == (
@@ -145,6 +154,12 @@ def test_a_code_under_another_label(runs, name):
     same = trained.reconstruct(x, **told)
     assert same.shape == x.shape
     if not told:
+        for verb in (trained.reconstruct, trained.encode):
+            verb(x)
+        with refused("condition none", "no others to transfer to"):
+            trained.transfer(x, labels)
+        with refused("knows of no labels (condition none): give none"):
+            trained.decode(torch.zeros(12, 2), labels)
         return
     torch.manual_seed(0)
     other = trained.transfer(x, (labels + 1) % 4, labels=labels)
@@ -157,6 +172,125 @@ def test_a_code_under_another_label(runs, name):
         trained.decode(torch.zeros(2, 2), np.zeros(3))
     with refused("classes below 4"):
         trained.decode(torch.zeros(2, 2), np.array([0, 4]))
+
+
+@pytest.mark.parametrize("name", ["icvae", "icvae echo"])
+def test_codes_are_sampled_or_means(runs, name):
+    """A draw is the mean and noise of the encoder's; its seed leaves others' draws alone."""
+    trained = load(runs(name))
+    x = np.concatenate([images()] * 50)
+    mean, one, again, other = (
+        trained.encode(x, sample=sample, seed=seed)
+        for sample, seed in ((False, 1), (True, 1), (True, 1), (True, 2))
+    )
+    torch.testing.assert_close(one, again, rtol=0, atol=0)
+    assert (one != other).any(dim=1).float().mean() > 0.9
+    if name == "icvae":
+        torch.testing.assert_close(trained.encode(x), mean, rtol=0, atol=0)
+        _, log_variance = trained.objective.guide.encode(trained.inputs(x), torch.zeros(len(x), 0))
+        noise = (one - mean) / (0.5 * log_variance).exp()
+        assert noise.mean().abs() < 5 / noise.numel() ** 0.5
+        assert (noise.var() - 1).abs() < 5 * (2 / noise.numel()) ** 0.5
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    trained.encode(x, sample=True, seed=1)
+    torch.testing.assert_close(torch.rand(2), expected, rtol=0, atol=0)
+    with refused("seed is -1"):
+        trained.encode(x, seed=-1)
+
+
+def test_echo_noise_needs_others(runs):
+    """Parts of what is encoded together are large enough, or it is refused."""
+    trained = load(runs("icvae echo"))
+    for n in (5, 0):
+        with refused(f"there are {n} images", "encode 6 or more together"):
+            trained.encode(images(n))
+    trained.batch = 6
+    assert trained.encode(images(17)).shape == (17, 2)
+
+
+@pytest.mark.parametrize("name", ["ae", "acai", "icvae", "icvae vae", "air"])
+def test_codes_as_they_come_are_decoded(runs, name):
+    trained = load(runs(name))
+    told: dict[str, Any] = {"labels": [1, 0]} if name == "icvae" else {}
+    z = trained.encode(images(2, trained.shape))
+    assert z.shape == (2, trained.code_size)
+    drawn = trained.decode(z, **told)
+    assert drawn.shape == (2, *trained.shape)
+    for given in (z.double().numpy(), z.tolist(), z.double().requires_grad_()):
+        torch.testing.assert_close(trained.decode(given, **told), drawn)
+    with refused(f"this model takes (M, {trained.code_size})"):
+        trained.decode(z[:, 1:], **told)
+    with refused("codes are of shape (0,)"):
+        trained.decode([], **told)
+    if not told:
+        assert trained.decode(z[:0]).shape == (0, *trained.shape)
+
+
+def test_numbers_that_verbs_take(runs):
+    """Each verb with its numbers at, below and above what they may be, and with nothing at all."""
+    ae, abc, icvae, air = (load(runs(name)) for name in ("ae", "abc", "icvae", "air"))
+    x = images(4)
+    assert ae.interpolate(x, x, np.int64(2)).shape == (4, 2, *SHAPE)
+    assert ae.interpolate(x[:0], x[:0], 2).shape == (0, 2, *SHAPE)
+    told = {"labels": [0, 1, 2, 3]}
+    for trained, known in ((ae, {}), (icvae, told)):
+        for n in (1, 0, -1):
+            with refused(f"n is {n}: give 2 or more"):
+                trained.interpolate(x, x, n, **known)
+        with refused("n is 2.5: give a whole number"):
+            trained.interpolate(x, x, 2.5, **known)
+        with refused("4 images to begin at and 3 to end at"):
+            trained.interpolate(x, x[:3], **known)
+        with refused("4 images to begin at and 1 to end at"):
+            trained.interpolate(x, x[:1], **known)
+    assert abc.retrieve(x[:0], x, np.int64(2)).shape == (0, 2)
+    for k in (0, 1.5, 5):
+        with refused(f"k is {k}"):
+            abc.retrieve(x, x, k)
+    with refused("the gallery is empty"):
+        abc.retrieve(x, x[:0])
+    for n in (0, -1):
+        with refused(f"n is {n}: give 1 or more"):
+            air.sample(n)
+    assert air.sample(np.int64(2), np.int64(0)).counts.tolist() == [0, 0]
+    for count in (-1, 4):
+        with refused(f"count is {count}: give from 0 to 3"):
+            air.sample(1, count)
+    for verb in (air.encode, air.detect, air.reconstruct):
+        with refused("there are no images"):
+            verb(images(0, air.shape))
+
+
+def test_devices_that_are_not_there(runs, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    trained = load(runs("ae"), "auto")
+    assert trained.device.type in ("cpu", "mps")
+    for device, words in (("cuda", "device cuda is not there"), ("banana", "device banana is no")):
+        for put in (trained.to, lambda device: load(runs("ae"), device)):
+            with pytest.raises(InputError, match=f"^{words}") as caught:
+                put(device)
+            assert "--" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", FLAGS)
+def test_copies_are_the_same(runs, tmp_path, name):
+    """Pickled, by joblib too, copied and moved; without a draw of anybody else's."""
+    trained = load(runs(name))
+    joblib.dump(trained, tmp_path / "a")
+    expected = trained.objective.state_dict()
+    before = torch.get_rng_state()
+    for copied in (
+        pickle.loads(pickle.dumps(trained)),
+        joblib.load(tmp_path / "a"),
+        copy.deepcopy(trained).to("cpu"),
+    ):
+        assert type(copied) is type(trained)
+        assert copied.settings == trained.settings
+        assert copied.objective is not trained.objective
+        torch.testing.assert_close(copied.objective.state_dict(), expected, rtol=0, atol=0)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_objects_are_found(runs):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from sklearn.base import clone
@@ -13,7 +14,9 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
+from train import transformers
 from train.data import digits
+from train.settings import Interrupted
 from train.transformers import (
     ABCTransformer,
     ACAITransformer,
@@ -113,7 +116,14 @@ def test_names_are_classes():
     ("kind", "options", "labels", "words"),
     [
         (AETransformer, {"image_shape": (5, 5)}, None, "image_shape is (5, 5)"),
-        (AETransformer, {"z_dim": 0}, None, "--z-dim is 0"),
+        (AETransformer, {"z_dim": 0}, None, "z_dim is 0: give a number that is 1 or more"),
+        (AETransformer, {"z_dim": 2.5}, None, "z_dim is 2.5: give a whole number"),
+        (AETransformer, {"image_shape": (28, 28), "batch_size": None}, None, "batch_size is None"),
+        (AETransformer, {"device": "banana"}, None, "device is 'banana': give 'auto' or 'cpu'"),
+        (ACAITransformer, {"batch_size": 1}, None, "give 2 or more a process, or critic=False"),
+        (ICVAETransformer, {}, np.zeros(60, int), "^the data has a single class"),
+        (ICVAETransformer, {}, np.linspace(0, 1, 60), "^invariance direct needs classes"),
+        (ICVAETransformer, {"hidden": []}, "own", "^hidden is empty"),
         (ABCTransformer, {}, None, "y is missing"),
         (ICVAETransformer, {}, [1, 2], "2 labels for 60 images"),
         (ICVAETransformer, {"encoder_sees_labels": True}, "own", "transform has no labels"),
@@ -121,9 +131,71 @@ def test_names_are_classes():
 )
 def test_bad_input(kind, options, labels, words):
     x, y = small_digits()
-    labels = y if labels == "own" else labels
-    with pytest.raises(ValueError, match=words.replace("(", r"\(").replace(")", r"\)")):
+    labels = y if isinstance(labels, str) else labels
+    with pytest.raises(ValueError, match=words.replace("(", r"\(").replace(")", r"\)")) as caught:
         kind(**SMALL[kind] | options).fit(x.reshape(60, -1), labels)
+    assert "--" not in str(caught.value)
+
+
+def test_images_that_are_refused_later():
+    """What a trained method refuses is refused as scikit-learn expects it."""
+    x, _ = small_digits()
+    transformer = AETransformer(**SMALL[AETransformer]).fit(x)
+    with pytest.raises(ValueError, match=r"this model takes \(M, 10\)"):
+        transformer.inverse_transform(np.zeros((2, 3)))
+    echo = {"condition": "none", "invariance": "none", "sample": True}
+    vae = ICVAETransformer(**SMALL[ICVAETransformer] | echo).fit(x)
+    # Drawn, but from the seed: the same codes each time, and not the means.
+    codes = vae.transform(x)
+    np.testing.assert_array_equal(codes, vae.transform(x))
+    assert np.abs(codes - vae.set_params(sample=False).transform(x)).min() > 0
+
+
+@ALL
+def test_frames_of_pandas(kind):
+    """Their columns are named, and the names are known without a transform."""
+    x, y = small_digits()
+    frame = pd.DataFrame(x.reshape(60, -1), index=np.arange(60)[::-1])
+    transformer = kind(**SMALL[kind]).set_output(transform="pandas")
+    labels = pd.Series(y, index=frame.index)
+    codes = transformer.fit(frame, labels).transform(frame)
+    assert isinstance(codes, pd.DataFrame)
+    assert list(codes.index) == list(frame.index)
+    transformer.trained_.encode = None
+    assert list(codes.columns) == list(transformer.get_feature_names_out())
+    assert codes.shape == (60, transformer.trained_.code_size)
+
+
+def test_settings_of_any_type():
+    """As searches over NumPy's ranges give them; what was given is what is got."""
+    x, y = small_digits()
+    given = {"z_dim": np.int64(3), "hidden": [8, np.int32(4)], "learning_rate": np.float32(1e-3)}
+    transformer = AETransformer(steps=np.int16(3), **given)
+    codes = transformer.fit(x).transform(x)
+    plain = AETransformer(steps=3, z_dim=3, hidden=(8, 4), learning_rate=float(np.float32(1e-3)))
+    np.testing.assert_array_equal(codes, plain.fit(x).transform(x))
+    again = clone(transformer)
+    assert {name: again.get_params()[name] for name in given} == given
+    small = AETransformer(steps=2, hidden=[8], image_shape=[np.int64(28), 28])
+    search = GridSearchCV(
+        make_pipeline(small, LogisticRegression()),
+        {"aetransformer__z_dim": np.arange(1, 3), "aetransformer__noise": np.array([0.0, 0.1])},
+        cv=2,
+        error_score="raise",
+    )
+    search.fit(x.reshape(60, -1), y % 2)
+    assert set(search.best_params_) == {"aetransformer__z_dim", "aetransformer__noise"}
+
+
+def test_ctrl_c_is_no_failed_fit(monkeypatch):
+    """Searches go on after an error, and must not after this one."""
+
+    def pressed(*_: object, **__: object) -> None:
+        raise Interrupted("stopped at step 1; go on with --resume --run-dir gone")
+
+    monkeypatch.setattr(transformers, "fit", pressed)
+    with pytest.raises(KeyboardInterrupt):
+        AETransformer(**SMALL[AETransformer]).fit(small_digits()[0])
 
 
 def test_an_unknown_setting():

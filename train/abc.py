@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from train.settings import Count, Positive, Settings, Whole, command, require
+from train.settings import Count, Positive, Settings, Whole, command, leaves_no_trace, require
 
 if TYPE_CHECKING:
     import torch
@@ -111,6 +111,7 @@ def build(settings: ABCSettings, shape: tuple[int, int]) -> CorrespondenceObject
     )
 
 
+@leaves_no_trace
 def main(settings: ABCSettings) -> dict[str, Any]:
     """Data, objective, loop, measures, figures."""
     from train import figures, runtime
@@ -134,6 +135,8 @@ def main(settings: ABCSettings) -> dict[str, Any]:
         objective, train, held_out, sets, others, withheld=settings.withheld, seed=settings.seed
     )
     fitted = fit(objective, batches, run, settings, device, evaluate=watch.evaluate)
+    if not run.writes:
+        return {}
 
     found = watch.measure()
     run.save_figure("maps", figures.maps(watch.maps()))

@@ -13,6 +13,7 @@ from train.settings import (
     Range,
     Settings,
     command,
+    leaves_no_trace,
     require,
 )
 
@@ -87,6 +88,7 @@ def build(
     )
 
 
+@leaves_no_trace
 def main(settings: ACAISettings) -> dict[str, Any]:
     """Data, objective, loop, measures, figures."""
     from pyro_models.acai import halvings
@@ -119,6 +121,8 @@ def main(settings: ACAISettings) -> dict[str, Any]:
     options = {"frame": frame, "starts": settings.cluster_starts, "seed": settings.seed}
     watch = Watch(autoencoder, train, held_out, **options)
     fitted = fit(objective, batches, run, settings, device, evaluate=watch.look)
+    if not run.writes:
+        return {}
 
     found = watch.measure()._asdict()
     if settings.data == "lines":

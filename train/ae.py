@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from train.settings import Count, NonNegative, Positive, Settings, Whole, command
+from train.settings import Count, NonNegative, Positive, Settings, Whole, command, leaves_no_trace
 
 if TYPE_CHECKING:
     from train.objective import ReconstructionObjective
@@ -48,6 +48,7 @@ def build(settings: AESettings, shape: tuple[int, int]) -> ReconstructionObjecti
     return ReconstructionObjective(autoencoder, settings.noise)
 
 
+@leaves_no_trace
 def main(settings: AESettings) -> dict[str, Any]:
     """Data, objective, loop, measures, figures."""
     from train import figures, runtime
@@ -81,6 +82,8 @@ def main(settings: AESettings) -> dict[str, Any]:
         evaluate=lambda step: {"validation_mse": watch.error(validation.images)},
         best=best,
     )
+    if not run.writes:
+        return {}
 
     found = watch.measure()
     run.save_figure("reconstructions", figures.gallery(watch.reconstructions()))

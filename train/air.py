@@ -13,6 +13,7 @@ from train.settings import (
     SceneSettings,
     Whole,
     command,
+    leaves_no_trace,
 )
 
 if TYPE_CHECKING:
@@ -109,6 +110,7 @@ def build(
     )
 
 
+@leaves_no_trace
 def main(settings: AIRSettings) -> dict[str, Any]:
     """Data, objective, loop, measures, figures."""
     # Here and not above: --help and a wrong flag are answered before PyTorch is there.
@@ -130,6 +132,8 @@ def main(settings: AIRSettings) -> dict[str, Any]:
 
     watch = Watch(model, guide, data, batches, run)
     fitted = fit(objective, batches, run, settings, device, watch.monitor, watch.evaluate)
+    if not run.writes:
+        return {}
 
     found = measure(model, guide, data.held_out, settings.iw_particles, settings.iw_scenes)
     run.save_figure("scenes", figures.scenes(watch.examples.numpy(), run.stages()))

@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
-from train.settings import Count, InputError, Settings, Whole, command, flag, require
+from train.settings import (
+    Count,
+    InputError,
+    Settings,
+    Whole,
+    command,
+    flag,
+    leaves_no_trace,
+    require,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -108,13 +117,15 @@ def codecs_of(paths: Sequence[Path], data: Split, device: torch.device) -> list[
     return codecs
 
 
+@leaves_no_trace
 def main(settings: CompareSettings) -> dict[str, Any]:
     """Data, runs, measures, table and figure."""
-    from train import figures, runtime, tables
+    from train import figures, parallel, runtime, tables
     from train.data import digits
     from train.metrics import comparison
     from train.runs import Run
 
+    parallel.require_alone("train.compare")
     shared = Settings(**settings.shared(), steps=settings.steps, run_dir=settings.run_dir)
     device = runtime.setup(shared)
     data = digits.load(settings.data, settings.data_dir, settings.evaluate_on)

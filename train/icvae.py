@@ -5,7 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from train.settings import Count, ELBOSettings, NonNegative, Positive, Whole, command, require
+from train.settings import (
+    Count,
+    ELBOSettings,
+    NonNegative,
+    Positive,
+    Whole,
+    command,
+    leaves_no_trace,
+    require,
+)
 
 if TYPE_CHECKING:
     from train.data.conditions import Condition
@@ -82,6 +91,10 @@ def build(settings: ICVAESettings, shape: tuple[int, int], condition: Condition)
 
     sizes = {"hidden": settings.hidden, "network": settings.network}
     likelihood = {key: getattr(settings, key) for key in ("likelihood", "likelihood_scale")}
+    require(
+        condition.classes > 0 or settings.invariance != "direct",
+        "--invariance direct needs classes, but the labels are quantities: give another one",
+    )
     prior = settings.invariance != "echo"
     c_dim = condition.size if settings.condition == "labels" else 0
     model = ICVAE(shape, c_dim, settings.z_dim, **sizes, **likelihood, prior=prior)
@@ -100,6 +113,7 @@ def build(settings: ICVAESettings, shape: tuple[int, int], condition: Condition)
     return ELBOObjective(model, guide, MeanFieldELBO(), annealed=annealed)
 
 
+@leaves_no_trace
 def main(settings: ICVAESettings) -> dict[str, Any]:
     """Data, objective, loop, measures, figures."""
     from train import figures, runtime, sweeps
@@ -117,10 +131,6 @@ def main(settings: ICVAESettings) -> dict[str, Any]:
     data = digits.load(settings.data, settings.data_dir, settings.evaluate_on)
     condition = Condition.of(*data)
     require(
-        condition.classes > 0 or settings.invariance != "direct",
-        "--invariance direct needs classes, but the labels are quantities: give another one",
-    )
-    require(
         settings.invariance != "echo" or len(data.held_out) > settings.echo_terms,
         f"--echo-terms {settings.echo_terms}: only {len(data.held_out)} images are held out",
     )
@@ -133,6 +143,8 @@ def main(settings: ICVAESettings) -> dict[str, Any]:
     model, guide = objective.model, objective.guide
     watch = Watch(model, guide, data.held_out, condition, settings.condition == "labels")
     fitted = fit(objective, batches, run, settings, device, evaluate=watch.evaluate)
+    if not run.writes:
+        return {}
 
     found = measure(watch, data.train, settings.seed)
     run.save_figure("reconstructions", figures.gallery(watch.reconstructions()))

@@ -101,7 +101,8 @@ def fit(
 
     Nothing in a step waits for the device: losses and metrics are added up there, and read every
     ``settings.log_every`` steps. Processes that torchrun started each take their share of every
-    batch and average their gradients; the first one evaluates and writes, and the others end here.
+    batch and average their gradients; the first one evaluates and writes. All of them end with the
+    same weights.
 
     Args:
         objective: What is trained, on ``device``.
@@ -118,9 +119,8 @@ def fit(
     Raises:
         InputError: If a loss is not a finite number, or another process is gone.
         Interrupted: If Ctrl-C was pressed.
-        SystemExit: When all is done, in each process but the first.
     """
-    parallel.start(device)
+    joined = parallel.start(device)
     training = Training(objective, settings, device, best)
     if settings.resume:
         run.load_checkpoint(training.load, device)
@@ -170,9 +170,8 @@ def fit(
                     f"stopped at step {step:,}; go on with the same command and "
                     f"--resume --run-dir {run.directory}"
                 )
-    parallel.stop()
-    if not run.writes:
-        raise SystemExit
+    if joined:
+        parallel.stop()
     if best is not None:
         objective.load_state_dict(best.weights)
         run.save_weights(best.step, objective)

@@ -43,8 +43,8 @@ def require_alone(what: str) -> None:
     require(size() == 1, f"{what} makes one run after another: start it without torchrun")
 
 
-def start(device: torch.device) -> None:
-    """Joins the other processes.
+def start(device: torch.device) -> bool:
+    """Joins the other processes; returns whether they had not been joined before.
 
     Args:
         device: Where tensors are that are averaged: NCCL for CUDA, Gloo for the CPU.
@@ -54,11 +54,13 @@ def start(device: torch.device) -> None:
     """
     from torch import distributed
 
-    if size() > 1 and not distributed.is_initialized():
+    joins = size() > 1 and not distributed.is_initialized()
+    if joins:
         with _together():
             distributed.init_process_group(
                 "nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE
             )
+    return joins
 
 
 def stop() -> None:

@@ -5,7 +5,10 @@ Nothing here imports torch, so that ``python -m train.METHOD --help`` answers at
 
 from __future__ import annotations
 
+import functools
 import math
+import os
+import re
 import reprlib
 import struct
 import sys
@@ -172,10 +175,13 @@ class Settings:
     def __post_init__(self) -> None:
         hints = get_type_hints(type(self), include_extras=True)
         for field in fields(self):
-            value, hint = getattr(self, field.name), hints[field.name]
+            hint = hints[field.name]
+            value = _plain(getattr(self, field.name), hint)
+            # Frozen for everybody else.
+            object.__setattr__(self, field.name, value)
             require(
                 _fits(value, hint),
-                f"{flag(field.name)} is {brief(value)}: --help says what it may be",
+                f"{flag(field.name)} is {brief(value)}: give {_kind(hint)}",
             )
             _check(field.name, value, hint)
         require(
@@ -257,6 +263,42 @@ def _escaped(character: str) -> str:
     return character.encode("unicode_escape").decode()
 
 
+def _plain(value: Any, hint: Any) -> Any:
+    """A value in Python's own types, where it is NumPy's or PyTorch's, a list or a path."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, (list, tuple)):
+        return tuple(each.tolist() if hasattr(each, "tolist") else each for each in value)
+    if isinstance(value, str) and Path in (hint, *get_args(hint)):
+        return Path(value)
+    if isinstance(value, os.PathLike) and hint is str:
+        return os.fspath(value)
+    return value
+
+
+def _kind(hint: Any) -> str:
+    """What a type takes, in words."""
+    origin, parts = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        return _kind(parts[0])
+    if origin is Literal:
+        return " or ".join(map(repr, parts))
+    if origin in (Union, UnionType):
+        return " or ".join(map(_kind, parts))
+    if origin is tuple:
+        size = "a tuple" if parts[-1] is Ellipsis else f"a tuple of {len(parts)}"
+        return f"{size}, each {_kind(parts[0])}"
+    named = {
+        int: "a whole number",
+        float: "a number",
+        bool: "True or False",
+        str: "a string",
+        Path: "a path",
+        type(None): "None",
+    }
+    return named[hint]
+
+
 def _fits(value: Any, hint: Any) -> bool:
     """Whether a value is of a type: a command line sees to that, a file does not."""
     origin, parts = get_origin(hint), get_args(hint)
@@ -311,21 +353,14 @@ def restore(settings: type[S], values: Mapping[str, Any]) -> S:
 
     Nothing is imported, whatever the values name.
     """
-    hints = get_type_hints(settings)
     known = {field.name for field in fields(settings)}
-    plain = {}
-    for name, value in values.items():
+    for name in values:
         require(
             name in known,
             f"config.json: {brief(name)} is no setting of this version's {settings.__name__}",
         )
-        if isinstance(value, list):
-            value = tuple(value)
-        elif isinstance(value, str) and Path in (hints[name], *get_args(hints[name])):
-            value = Path(value)
-        plain[name] = value
     try:
-        return settings(**plain)
+        return settings(**values)
     except InputError as error:
         raise InputError(f"config.json: {error}") from error
 
@@ -333,6 +368,54 @@ def restore(settings: type[S], values: Mapping[str, Any]) -> S:
 def flag(name: str) -> str:
     """The command-line flag of the setting ``name``."""
     return "--" + name.replace("_", "-")
+
+
+def parameters(message: str, settings: type[Settings], **others: str) -> str:
+    """A message about flags in the words of somebody who calls from Python.
+
+    Messages are written for the command line, and this is the one place where they are not.
+
+    Args:
+        message: What an :class:`InputError` says.
+        settings: The dataclass that has the flags as fields.
+        others: What to call those that the caller cannot give.
+
+    Example:
+        >>> parameters("--batch-size 7 is odd: give 8, or --no-resume", Settings)
+        'batch_size 7 is odd: give 8, or resume=False'
+    """
+    hints = get_type_hints(settings)
+
+    def named(match: re.Match[str]) -> str:
+        name = match[1].replace("-", "_")
+        positive = name.removeprefix("no_")
+        if name in others:
+            return others[name]
+        if name in hints:
+            asked = hints[name] is bool and not message.startswith(" is ", match.end())
+            return f"{name}=True" if asked else name
+        return f"{positive}=False" if positive in hints else match[0]
+
+    return re.sub(r"--([a-z][a-z0-9-]*)", named, message)
+
+
+M = TypeVar("M", bound=Callable[..., Any])
+
+
+def leaves_no_trace(main: M) -> M:
+    """Makes a ``main`` leave the process of whoever calls it as it was; a decorator.
+
+    See :func:`train.runtime.preserved`.
+    """
+
+    @functools.wraps(main)
+    def alone(settings: Any) -> Any:
+        from train import runtime
+
+        with runtime.preserved():
+            return main(settings)
+
+    return alone
 
 
 def command(
@@ -359,7 +442,12 @@ def command(
     who = f"process {parallel.rank()}: " if parallel.rank() else ""
     try:
         with _memory_named():
-            results = main(_parsed(settings, args))
+            given = _parsed(settings, args)
+            # Not above: --help and a wrong flag are answered before PyTorch is there.
+            from train import runtime
+
+            runtime.tune_malloc()
+            results = main(given)
     except Interrupted as stop:
         print(f"{who}{stop}", file=sys.stderr)
         raise SystemExit(130) from None
@@ -370,7 +458,9 @@ def command(
         print(f"{who}error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     shown = (f"{k}={v:.5g}" if isinstance(v, float) else f"{k}={v}" for k, v in results.items())
-    print(" ".join(shown))
+    # Of several processes only the first has any.
+    if results:
+        print(" ".join(shown))
 
 
 def _parsed(settings: type[S], args: list[str]) -> S:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 MEASURES = (
     "leakage",
     "leakage_linear",
+    "leakage_mean",
     "leakage_parameters",
     "chance",
     "reconstruction_mse",
@@ -46,7 +47,8 @@ def icvae(
     for term, case in cases:
         directory = run.directory / "runs" / f"{term}-{case.weight:g}"
         results = once(directory, lambda path, case=case: main(replace(case, run_dir=path)))
-        found = {name: results[name] for name in MEASURES}
+        # Runs that were there already may be of a version that did not measure all of it.
+        found = {name: results.get(name) for name in MEASURES}
         rows.append({"term": term, "weight": case.weight, "z_dim": case.z_dim} | found)
     run.save_table("tradeoff", rows)
     run.save_figure("tradeoff", figures.tradeoff(rows))

@@ -9,11 +9,13 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from guides.air import Detection
 from pyro_models.air import Scene
-from train import abc, acai, ae, air, disk, icvae, losses
+from train import abc, acai, ae, air, disk, icvae, losses, runtime
+from train.arguments import as_codes, require_pairs, whole
 from train.data.batches import as_input
 from train.data.conditions import Condition
 from train.data.digits import Frame
@@ -22,7 +24,16 @@ from train.metrics.interpolation import interpolate, mixes
 from train.objective import Objective
 from train.outline import weightless
 from train.runs import Learnt, read_config, read_weights
-from train.settings import LARGEST, InputError, Settings, brief, first_line, require, restore
+from train.settings import (
+    LARGEST,
+    InputError,
+    Settings,
+    brief,
+    first_line,
+    parameters,
+    require,
+    restore,
+)
 
 Array = np.ndarray | Tensor
 """Images: of shape :math:`(M, H, W)`, bytes, or floats in [0, 1]."""
@@ -69,7 +80,9 @@ class Trained:
         self.learnt = learnt._replace(weights={})
         self.settings: Any = restore(self.door[0], learnt.settings)
         self.shape = _sides("shape", learnt.inputs["shape"], least=1)
-        self.objective: Any = self.build(learnt.inputs)
+        # Weights are drawn before they are replaced, and others' draws are not to change by that.
+        with torch.random.fork_rng(devices=[]):
+            self.objective: Any = self.build(learnt.inputs)
         # There are none where a network's shapes are all that is wanted.
         if learnt.weights:
             self.objective.load_state_dict(learnt.weights)
@@ -88,6 +101,24 @@ class Trained:
     def device(self) -> torch.device:
         """Where it is."""
         return next(self.objective.parameters()).device
+
+    def to(self, device: str | torch.device) -> Trained:
+        """Moves it to a device, and returns it.
+
+        Raises:
+            InputError: If there is no such device.
+        """
+        self.objective.to(named_device(device))
+        return self
+
+    @property
+    def code_size(self) -> int:
+        """The size :math:`D` of a code."""
+        return self.settings.z_dim
+
+    def codes(self, z: Tensor | ArrayLike) -> Tensor:
+        r"""Codes as networks take them: see :func:`train.arguments.as_codes`."""
+        return as_codes(z, self.code_size, self.device)
 
     def encode(self, images: Array) -> Tensor:
         r"""A code for each image, of shape :math:`(M, D)`."""
@@ -123,8 +154,10 @@ class Trained:
 
     def each(self, function: Callable[..., Tensor], *rows: Tensor) -> Tensor:
         """What a function makes of the rows of tensors, some at a time, without gradients."""
+        # Equal parts: a last one of a few images would be too small for Echo's noise.
+        number = max(1, len(rows[0]) // self.batch)
         with torch.no_grad():
-            parts = zip(*(each.split(self.batch) for each in rows), strict=True)
+            parts = zip(*(each.tensor_split(number) for each in rows), strict=True)
             return torch.cat([function(*part) for part in parts])
 
 
@@ -144,9 +177,9 @@ class TrainedAutoencoder(Trained):
             "decoder": Part(autoencoder.decode, {"z": z}, ("reconstruction",)),
         }
 
-    def decode(self, z: Tensor) -> Tensor:
+    def decode(self, z: Tensor | ArrayLike) -> Tensor:
         r"""Images of codes: :math:`(M, D)` to :math:`(M, H, W)`, in [0, 1]."""
-        return self.each(self.objective.autoencoder.decode, z.to(self.device))
+        return self.each(self.objective.autoencoder.decode, self.codes(z))
 
     def reconstruct(self, images: Array) -> Tensor:
         """What is left of images after the way through the code; of their shape."""
@@ -154,10 +187,10 @@ class TrainedAutoencoder(Trained):
 
     def interpolate(self, one: Array, other: Array, n: int = 11) -> Tensor:
         r"""Images on the straight line from code to code: :math:`(M, n, H, W)`, both ends too."""
-        return self.each(
-            lambda *ends: interpolate(self.objective.autoencoder, *ends, n),
-            *(self.inputs(images) for images in (one, other)),
-        )
+        n = whole("n", n, least=2)
+        ends = [self.inputs(images) for images in (one, other)]
+        require_pairs(*ends)
+        return self.each(lambda *ends: interpolate(self.objective.autoencoder, *ends, n), *ends)
 
 
 class TrainedACAI(TrainedAutoencoder):
@@ -187,7 +220,7 @@ class TrainedACAI(TrainedAutoencoder):
     def inputs(self, images: Array) -> Tensor:
         return self.frame.around(super().inputs(images))
 
-    def decode(self, z: Tensor) -> Tensor:
+    def decode(self, z: Tensor | ArrayLike) -> Tensor:
         return self.frame.inside(super().decode(z))
 
     def reconstruct(self, images: Array) -> Tensor:
@@ -202,6 +235,10 @@ class TrainedABC(Trained):
 
     door = (abc.ABCSettings, abc.build)
 
+    @property
+    def code_size(self) -> int:
+        return self.settings.embed_dim
+
     def encode(self, images: Array) -> Tensor:
         return self.each(self.objective.embedder, self.inputs(images))
 
@@ -215,13 +252,15 @@ class TrainedABC(Trained):
         Args:
             query: Images, :math:`M` of them.
             gallery: Images to choose from.
-            k: How many for each.
+            k: How many for each, as many as the gallery has at most.
 
         Returns:
             Their places in the gallery, of shape :math:`(M, k)`.
         """
         there = self.encode(gallery)
-        require(1 <= k <= len(there), f"k is {k}: the gallery has {len(there)} images")
+        require(len(there) > 0, "the gallery is empty: give images to choose from")
+        k = whole("k", k)
+        require(k <= len(there), f"k is {k}: the gallery has {len(there)} images")
         kind = self.settings.similarity
 
         def nearest(codes: Tensor) -> Tensor:
@@ -234,14 +273,29 @@ class TrainedICVAE(Trained):
     r"""A conditional autoencoder: ``train.icvae``.
 
     Labels are as the run's data has them, whole numbers for classes, or quantities of shape
-    :math:`(M)` or :math:`(M, K)`. Codes are the encoder's means.
+    :math:`(M)` or :math:`(M, K)`.
+
+    What training keeps labels out of is *sampled* codes. :meth:`encode` gives their means unless it
+    is told otherwise, and from means more can be read: ``leakage`` and ``leakage_mean`` in
+    ``results.json`` say how much. ``encode(images, sample=True)`` gives sampled codes.
+
+    With ``invariance`` ``echo`` the noise of a code is made of other images of those that are
+    encoded together, so there must be more of them than ``echo_terms``; it is drawn anew each time,
+    for the mean as well.
     """
 
     door = (icvae.ICVAESettings, icvae.build)
 
     def build(self, inputs: Mapping[str, Any]) -> Objective:
+        if self.echo:
+            self.batch = max(self.batch, self.settings.echo_terms + 1)
         self.condition = Condition.restored(_sound(inputs["condition"]))
         return self.door[1](self.settings, self.shape, self.condition)
+
+    @property
+    def echo(self) -> bool:
+        """Whether its codes have Echo noise, and no prior."""
+        return self.settings.invariance == "echo"
 
     def told(self, labels: Array | None, n: int) -> Tensor:
         r"""What the model is told of labels, of shape :math:`(n, C)`.
@@ -250,6 +304,7 @@ class TrainedICVAE(Trained):
             InputError: If labels are missing, or not as many, or of a class that was never seen.
         """
         if self.settings.condition == "none":
+            require(labels is None, "this model knows of no labels (condition none): give none")
             return torch.zeros(n, 0, device=self.device)
         require(labels is not None, "labels are missing: this model's codes need them to decode")
         given = torch.as_tensor(labels).cpu()
@@ -285,37 +340,85 @@ class TrainedICVAE(Trained):
             ),
         }
 
-    def encode(self, images: Array, labels: Array | None = None) -> Tensor:
-        """Codes; labels are wanted only if the encoder was trained with them."""
+    def encode(
+        self,
+        images: Array,
+        labels: Array | None = None,
+        *,
+        sample: bool = False,
+        seed: int | None = None,
+    ) -> Tensor:
+        r"""A code for each image, of shape :math:`(M, D)`.
+
+        Args:
+            images: Images.
+            labels: Theirs; wanted only if the encoder was trained with them.
+            sample: Whether to draw codes, which is what labels were kept out of, or to give their
+                means, of which more can be read: see :class:`TrainedICVAE`.
+            seed: Of the draws; those of PyTorch's own generators if not given.
+
+        Raises:
+            InputError: If labels are missing, or there are too few images for Echo noise.
+        """
         x = self.inputs(images)
+        terms = self.settings.echo_terms
+        require(
+            not self.echo or len(x) > terms,
+            f"there are {len(x)} images, and the Echo noise of one is made of {terms} others: "
+            f"encode {terms + 1} or more together",
+        )
         blind = not self.settings.encoder_sees_labels
         c = torch.zeros(len(x), 0, device=self.device) if blind else self.told(labels, len(x))
-        return self.each(self.objective.guide.mean, x, c)
+        guide = self.objective.guide
+        with runtime.seeded(None if seed is None else whole("seed", seed, 0), self.device):
+            return self.each(guide.draw if sample else guide.mean, x, c)
 
-    def decode(self, z: Tensor, labels: Array | None = None) -> Tensor:
+    def decode(self, z: Tensor | ArrayLike, labels: Array | None = None) -> Tensor:
         r"""Images of codes under labels, of shape :math:`(M, H, W)`."""
-        return self.each(self.objective.model.decode, z.to(self.device), self.told(labels, len(z)))
+        z = self.codes(z)
+        return self.each(self.objective.model.decode, z, self.told(labels, len(z)))
 
     def reconstruct(self, images: Array, labels: Array | None = None) -> Tensor:
         """What is left of images after the way through the code; of their shape."""
         return self.decode(self.encode(images, labels), labels)
 
     def transfer(self, images: Array, c: Array, labels: Array | None = None) -> Tensor:
-        """Images as they would be under other labels ``c``, their codes as they are."""
+        """Images as they would be under other labels ``c``, their codes as they are.
+
+        Raises:
+            InputError: If the model was told no labels.
+        """
+        require(
+            self.settings.condition == "labels",
+            "this model knows of no labels (condition none): there are no others to transfer to",
+        )
         return self.decode(self.encode(images, labels), c)
 
     def interpolate(
         self, one: Array, other: Array, n: int = 11, labels: Array | None = None
     ) -> Tensor:
         r"""Images on the line from code to code, under one label a pair: :math:`(M, n, H, W)`."""
-        z = mixes(self.encode(one, labels), self.encode(other, labels), n)
+        n = whole("n", n, least=2)
+        ends = [self.encode(images, labels) for images in (one, other)]
+        require_pairs(*ends)
+        z = mixes(*ends, n)
         told = self.told(labels, len(z)).unsqueeze(1).expand(-1, n, -1)
         return self.each(
             self.objective.model.decode, z.flatten(0, 1), told.flatten(0, 1)
         ).unflatten(0, (len(z), n))
 
     def sample(self, n: int, labels: Array | None = None) -> Tensor:
-        r"""Mean images of codes from the prior, of shape :math:`(n, H, W)`."""
+        r"""Mean images of codes from the prior, of shape :math:`(n, H, W)`.
+
+        Raises:
+            InputError: If there is no prior, as with Echo noise.
+        """
+        require(
+            not self.echo,
+            "codes with Echo noise have no prior to draw from: decode those of images, "
+            "encode(images, sample=True)",
+        )
+        n = whole("n", n)
         return self.each(self.objective.model.sample, self.told(labels, n))
 
 
@@ -332,11 +435,15 @@ class TrainedAIR(Trained):
         estimator = restored(self.settings.estimator, self.settings.particles)
         return self.door[1](self.settings, self.shape, estimator)
 
+    @property
+    def code_size(self) -> int:
+        return self.settings.max_objects * (4 + self.settings.what_dim)
+
     def detect(self, images: Array) -> Detection:
         """Counts, probabilities, boxes, places and codes of the objects in scenes."""
-        parts = [
-            self.objective.guide.detect(part) for part in self.inputs(images).split(self.batch)
-        ]
+        x = self.inputs(images)
+        require(len(x) > 0, "there are no images: give one or more")
+        parts = [self.objective.guide.detect(part) for part in x.split(self.batch)]
         return Detection(*(torch.cat(each) for each in zip(*parts, strict=True)))
 
     def encode(self, images: Array) -> Tensor:
@@ -363,7 +470,7 @@ class TrainedAIR(Trained):
             "decoder": Part(self.objective.model.draw, codes, ("reconstruction",)),
         }
 
-    def decode(self, z: Tensor) -> Tensor:
+    def decode(self, z: Tensor | ArrayLike) -> Tensor:
         r"""Canvases of what :meth:`encode` gives: :math:`(M, H, W)`.
 
         Halfway between two codes an object is there that is in both.
@@ -374,15 +481,22 @@ class TrainedAIR(Trained):
             counts = (there.squeeze(-1) > 0.5).sum(1)
             return self.objective.model.draw(z_where, z_what, counts)
 
-        return self.each(drawn, z.to(self.device).unflatten(1, (self.settings.max_objects, -1)))
+        return self.each(drawn, self.codes(z).unflatten(1, (self.settings.max_objects, -1)))
 
     def reconstruct(self, images: Array) -> Tensor:
         """The objects found, on a canvas of the images' shape."""
         return self.detect(images).reconstruction
 
     def sample(self, n: int, count: int | None = None) -> Scene:
-        """Scenes from the prior, of a number of objects if given."""
-        return self.objective.model.sample(n, count)
+        """Scenes from the prior.
+
+        Args:
+            n: How many.
+            count: Their number of objects, from 0 to ``max_objects``; from the prior if not given.
+        """
+        most = self.settings.max_objects
+        count = None if count is None else whole("count", count, least=0, most=most)
+        return self.objective.model.sample(whole("n", n), count)
 
 
 METHODS: dict[str, type[Trained]] = {
@@ -402,18 +516,18 @@ def load(run_dir: str | Path, device: str | torch.device = "cpu") -> Any:
 
     Args:
         run_dir: The run folder.
-        device: Where to put it.
+        device: Where to put it; ``"auto"`` takes a GPU if there is one.
 
     Returns:
         One of :data:`METHODS`.
 
     Raises:
-        InputError: If there is no run, or it is damaged, or has no weights yet.
+        InputError: If there is no run, or it is damaged, or has no weights yet; or no such device.
 
     So ``load("runs/my-acai").interpolate(images[:5], images[5:10], n=7)`` are images of shape
     (5, 7, 28, 28).
     """
-    directory, device = Path(run_dir), torch.device(device)
+    directory, device = Path(run_dir), named_device(device)
     config = read_config(directory)
     require(
         config.method in METHODS,
@@ -429,8 +543,7 @@ def load(run_dir: str | Path, device: str | torch.device = "cpu") -> Any:
     with _damage(directory), weightless():
         outline = kind(Learnt(*config, weights={}, step=0), torch.device("meta"))
     weights, step = read_weights(directory, outline.objective.state_dict())
-    # Weights are drawn before they are replaced, and others' draws are not to change by that.
-    with _damage(directory), torch.random.fork_rng(devices=[]):
+    with _damage(directory):
         return kind(Learnt(*config, weights=weights, step=step), device)
 
 
@@ -474,3 +587,11 @@ def _sound(condition: Any) -> Mapping[str, Any]:
     ):
         raise ValueError(f"'condition' is {brief(condition)}, neither classes nor quantities")
     return condition
+
+
+def named_device(device: str | torch.device) -> torch.device:
+    """:func:`train.runtime.find_device`, with errors for somebody who calls from Python."""
+    try:
+        return runtime.find_device(device)
+    except InputError as error:
+        raise InputError(parameters(str(error), Settings)) from error

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Callable, Mapping
-from dataclasses import Field, fields
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import Field, asdict, fields, replace
 from inspect import Parameter, Signature
 from pathlib import Path
 from typing import Any, ClassVar
@@ -26,11 +27,10 @@ from train.data.digits import Images
 from train.data.stacks import sets_of
 from train.loop import fit
 from train.objective import Batch, Objective
-from train.runs import Run
-from train.settings import InputError, require
-from train.trained import METHODS, load
+from train.runs import Learnt, Run
+from train.settings import InputError, Interrupted, parameters, require
+from train.trained import METHODS
 
-CPU = torch.device("cpu")
 OWN = ("data", "data_dir", "evaluate_on", "resume", "run_dir", "sweep", "tensorboard")
 """Settings of the command line that a transformer has no use for."""
 
@@ -46,12 +46,16 @@ class Transformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         image_shape: Height and width of flat images; if not given they are square, or, where that
             cannot be, of one row.
         settings: Those of the command line, by name: ``steps``, ``z_dim``, ``seed`` and so on.
+            Numbers of NumPy's and lists will do, so that they can be searched.
 
     Attributes:
         trained_: The method, as :func:`train.trained.load` gives it.
 
     Raises:
-        ValueError: If ``X`` or ``y`` cannot be used.
+        ValueError: If ``X``, ``y`` or a setting cannot be used.
+        KeyboardInterrupt: If Ctrl-C was pressed; nothing is kept of a fit that was not finished.
+
+    ``fit`` leaves the process as it was: see :func:`train.runtime.preserved`.
 
     Example:
         >>> images = np.random.default_rng(0).random((50, 12, 12))
@@ -62,10 +66,12 @@ class Transformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
     method: ClassVar[str]
     DEFAULTS: ClassVar[Mapping[str, Any]] = {}
     """Where they are not those of the command line."""
+    OPTIONS: ClassVar[Mapping[str, Any]] = {"image_shape": None}
+    """What there is beside settings, with its defaults."""
 
     def __init_subclass__(cls) -> None:
         # scikit-learn reads a constructor's parameters, and so do people: they are the settings.
-        known = {"image_shape": None, **{field.name: field.default for field in cls._fields()}}
+        known = {**cls.OPTIONS, **{field.name: field.default for field in cls._fields()}}
         named = [
             Parameter(name, Parameter.KEYWORD_ONLY, default=cls.DEFAULTS.get(name, default))
             for name, default in known.items()
@@ -101,36 +107,55 @@ class Transformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
             y: Labels: what ICVAE's codes are to say nothing of, or the sets of ABC's images.
         """
         images = self._images(X, fitting=True)
-        before = runtime.random_state(CPU)
-        try:
-            with tempfile.TemporaryDirectory() as folder:
+        with self._refusals(), runtime.preserved(), tempfile.TemporaryDirectory() as folder:
+            try:
                 self._train(images, y, Path(folder) / "run")
-        except InputError as error:
-            raise ValueError(str(error)) from error
-        finally:
-            runtime.set_random_state(before, CPU)
+            except Interrupted:
+                # What its message says to go on with is gone, and others look out for this one.
+                raise KeyboardInterrupt from None
         return self
 
     def transform(self, X: Any) -> np.ndarray:
         r"""Codes of images, of shape (M, D)."""
         check_is_fitted(self)
-        return self.trained_.encode(self._images(X)).cpu().numpy()
+        images = self._images(X)
+        with self._refusals():
+            return self._encode(images).cpu().numpy()
+
+    def _encode(self, images: Tensor) -> Tensor:
+        """Codes of images in [0, 1]."""
+        return self.trained_.encode(images)
 
     @property
     def _n_features_out(self) -> int:
-        return self.transform(np.zeros((1, self.n_features_in_))).shape[1]
+        """How many columns ``transform`` has; scikit-learn names them before and after it."""
+        return self.trained_.code_size
+
+    @contextmanager
+    def _refusals(self) -> Iterator[None]:
+        """Raises what is refused as scikit-learn expects it, in the words of its users."""
+        try:
+            yield
+        except InputError as error:
+            settings = METHODS[self.method].door[0]
+            raise ValueError(parameters(str(error), settings, data="the data")) from error
 
     def _train(self, images: Tensor, y: Any, folder: Path) -> None:
         names = [field.name for field in self._fields()]
         values = {name: getattr(self, name) for name in names} | {"run_dir": folder}
-        values |= self._fitting(values, images, y)
         settings = METHODS[self.method].door[0](**values)
+        # In Python's own types from here on.
+        values = {name: getattr(settings, name) for name in values}
+        settings = replace(settings, **self._fitting(values, images, y))
         device = runtime.setup(settings)
         objective, batches, inputs = self._prepare(settings, images, y, device)
         inputs = {"shape": tuple(images.shape[1:])} | inputs
         run = Run.create(settings, self.method, **inputs)
-        fit(objective.to(device), batches, run, settings, device)
-        self.trained_ = load(folder, device)
+        fitted = fit(objective.to(device), batches, run, settings, device)
+        # Not from the folder, which only the first of several processes writes.
+        weights = objective.state_dict()
+        learnt = Learnt(self.method, asdict(settings), inputs, weights, fitted.steps)
+        self.trained_ = METHODS[self.method](learnt, device)
 
     def _fitting(self, values: Mapping[str, Any], images: Tensor, y: Any) -> dict[str, Any]:
         """Settings that few images make smaller."""
@@ -154,7 +179,7 @@ class Transformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         if fitting:
             side = math.isqrt(flat.shape[1])
             square = (side, side) if side**2 == flat.shape[1] else (1, flat.shape[1])
-            self.shape_ = shape or square
+            self.shape_ = tuple(int(side) for side in (square if shape is None else shape))
             if math.prod(self.shape_) != flat.shape[1]:
                 raise ValueError(f"image_shape is {shape}, but X has {flat.shape[1]} features")
             # Bytes are grey levels, whatever is among them.
@@ -172,8 +197,9 @@ class Invertible(Transformer):
         """Flat images of codes, in the range that ``fit`` saw."""
         check_is_fitted(self)
         low, high = self.range_
-        z = torch.from_numpy(np.asarray(X, dtype=np.float32))
-        return low + (high - low) * self.trained_.decode(z).flatten(1).cpu().numpy()
+        with self._refusals():
+            images = self.trained_.decode(X)
+        return low + (high - low) * images.flatten(1).cpu().numpy()
 
 
 class AETransformer(Invertible):
@@ -217,17 +243,36 @@ class ABCTransformer(Transformer):
 
 
 class ICVAETransformer(Transformer):
-    """ICVAE: its codes are to say nothing of ``y``, classes or quantities."""
+    """ICVAE: its codes are to say nothing of ``y``, classes or quantities.
+
+    Args:
+        sample: Whether ``transform`` draws codes, from ``seed``, or gives their means. Labels were
+            kept out of draws, and from means more of them can be read: see
+            :class:`train.trained.TrainedICVAE`.
+        image_shape: See :class:`Transformer`.
+        settings: See :class:`Transformer`.
+    """
 
     method = "icvae"
+    OPTIONS: ClassVar = {**Transformer.OPTIONS, "sample": False}
+
+    def _encode(self, images: Tensor) -> Tensor:
+        return self.trained_.encode(images, sample=self.sample, seed=self.seed)
 
     def _prepare(
         self, settings: Any, images: Tensor, y: Any, device: torch.device
     ) -> tuple[Objective, Callable[[int], Batch], dict[str, Any]]:
         require(not settings.encoder_sees_labels, "encoder_sees_labels: transform has no labels")
-        known = Images(images, torch.from_numpy(labels_of(y, images)))
-        condition = Condition.of(known, known)
-        told = condition.told(known, settings.condition == "labels")
+        if settings.condition == "none":
+            # A VAE is told nothing, and needs no labels.
+            condition, told = (
+                Condition(0, torch.zeros(1), torch.ones(1)),
+                images.new_zeros(len(images), 0),
+            )
+        else:
+            known = Images(images, torch.from_numpy(labels_of(y, images)))
+            condition = Condition.of(known, known)
+            told = condition.told(known)
         batches = Batches((images, told), settings.batch_size, settings.seed, device)
         objective = icvae.build(settings, tuple(images.shape[1:]), condition)
         return objective, batches, {"condition": condition.state()}

@@ -9,8 +9,12 @@ from pyro_models.icvae import ICVAE
 from tests.data.refusals import refused
 from train.data.conditions import Condition
 from train.data.digits import Images
+from train.metrics import probes
 from train.metrics.coding import Watch, encode, measure
 from train.metrics.probes import leakage
+
+ADVERSARIES = {"linear", "mlp1", "mlp2", "mlp3", "nearest1", "nearest15", "trees"}
+SMOOTH = ("linear", "mlp1", "mlp2", "mlp3")
 
 
 def rings(n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -25,7 +29,7 @@ def test_what_a_line_cannot_read_a_network_can():
     found = leakage(rings(2_000, rng), rings(1_000, rng))
     assert found.best > 0.98
     assert found.linear < 0.6
-    assert set(found.scores) == {"linear", "mlp1", "mlp2", "mlp3"}
+    assert set(found.scores) == ADVERSARIES
     assert found.best == max(found.scores.values())
 
 
@@ -49,6 +53,34 @@ def test_quantities_are_read_as_r2(columns):
     assert found.best > 0.8
     assert found.linear < 0.1
     assert found.chance == 0
+
+
+def test_fine_structure_is_read_by_neighbours_and_trees():
+    """A class that alternates along a line, and a wave: networks take both for noise."""
+    rng = np.random.default_rng(0)
+    codes = rng.uniform(size=(3_000, 1))
+    stripes, wave = (codes[:, 0] * 50).astype(int) % 2, np.sin(200 * codes[:, 0])
+    for labels, blind, near, trees in ((stripes, 0.6, 0.95, 0.9), (wave, 0.1, 0.95, 0.8)):
+        found = leakage((codes[:2_000], labels[:2_000]), (codes[2_000:], labels[2_000:]))
+        assert max(found.scores[name] for name in SMOOTH) < blind
+        assert found.scores["nearest1"] > near
+        assert found.scores["trees"] > trees
+        assert found.best > near
+
+
+def test_adversaries_of_many_classes_and_many_codes(monkeypatch):
+    """Trees have a limit, and say so by not being there; a class may have a single member."""
+    codes = np.random.default_rng(0).normal(size=(120, 2))
+    few = np.r_[np.zeros(119, dtype=int), 1]
+    assert set(probes._local(few, 0, classes=True)) == {"nearest1", "nearest15", "trees"}
+    probes.fitted(probes._local(few, 0, classes=True), (codes, few))
+    many = np.arange(120) % (probes.MOST_CLASSES + 1)
+    assert set(probes._local(many, 0, classes=True)) == {"nearest1", "nearest15"}
+    monkeypatch.setattr(probes, "MOST_CODES", 60)
+    known = (codes, np.arange(120) % 2)
+    # Half of what it is asked about the nearest neighbour has seen, and knows.
+    nearest = leakage(known, known).scores["nearest1"]
+    assert nearest == pytest.approx(0.75, abs=5 * (0.25 / 60) ** 0.5 / 2)
 
 
 # Conditions
@@ -110,6 +142,7 @@ def test_measures_of_codes():
     x, c = data.images / 255, condition.told(data)
     mu, log_variance = guide.encode(x, c)
     torch.testing.assert_close(codes.parameters, torch.cat([mu, log_variance], 1))
+    torch.testing.assert_close(codes.mean, mu)
     wanted = (model.decode(mu, c) - x).square().mean().item()
     assert codes.reconstruction_mse == pytest.approx(wanted, rel=1e-5)
     noise = (codes.sampled - mu) / (0.5 * log_variance).exp()
@@ -132,7 +165,9 @@ def test_a_watch_has_figures_and_measures(kind):
     assert {rows.shape for rows in watch.reconstructions().values()} == {(3, 8, 8)}
     assert [rows.shape for rows in watch.swaps().values()] == [(4, 8, 8)] * 3
     found = measure(watch, data)
-    assert all(0 <= getattr(found, name) <= 1 for name in ("leakage", "leakage_parameters"))
+    read = ("leakage", "leakage_mean", "leakage_parameters")
+    assert all(0 <= getattr(found, name) <= 1 for name in read)
+    assert found.leakage == max(found.leakage_adversaries.values())
     z, labels = watch.codes(100)
     assert z.shape == (100, 2)
     assert len(labels) == 100

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import tyro
 
 from train.air import AIRSettings
-from train.settings import Count, Whole, command, require
+from train.settings import Count, Whole, command, leaves_no_trace, require
 
 if TYPE_CHECKING:
     from train.objective import ELBOObjective
@@ -107,6 +107,7 @@ def assembled(
     return objective
 
 
+@leaves_no_trace
 def main(settings: BenchSettings) -> dict[str, Any]:
     """Rows, exact gradient, their gradients, times; then training runs if asked."""
     from train import figures, parallel, runtime, tables

@@ -25,12 +25,14 @@ class Codes(NamedTuple):
 
     Attributes:
         sampled: One draw each, of shape :math:`(M, D)`.
+        mean: Their means, of the same shape.
         parameters: What the encoder says of each, of shape :math:`(M, 2 D)`.
         reconstruction_mse: The mean square of a pixel's error, codes at their means.
         elbo: Nats an image, at beta 1.
     """
 
     sampled: Tensor
+    mean: Tensor
     parameters: Tensor
     reconstruction_mse: float
     elbo: float
@@ -50,7 +52,7 @@ def encode(model: ICVAE, guide: Guide, images: Tensor, c: Tensor, batch: int = 1
     """
     device = model.zero.device
     elbo = MeanFieldELBO()
-    sampled, parameters, squares, values = [], [], 0.0, 0.0
+    sampled, means, parameters, squares, values = [], [], [], 0.0, 0.0
     # Equal parts: a last one of a few images would be too small for Echo's noise.
     parts = max(1, len(images) // batch)
     for x, told in zip(images.tensor_split(parts), c.tensor_split(parts), strict=True):
@@ -59,10 +61,14 @@ def encode(model: ICVAE, guide: Guide, images: Tensor, c: Tensor, batch: int = 1
         values += elbo.terms["elbo"].double().item()
         sampled.append(guide.draw(x, told).cpu())
         parameters.append(torch.cat(guide.encode(x, told), dim=-1).cpu())
-        error = model.decode(guide.mean(x, told), told) - x
+        mean = guide.mean(x, told)
+        means.append(mean.cpu())
+        error = model.decode(mean, told) - x
         squares += error.double().square().sum().item()
     return Codes(
-        torch.cat(sampled), torch.cat(parameters), squares / images.numel(), values / len(images)
+        *(torch.cat(parts) for parts in (sampled, means, parameters)),
+        squares / images.numel(),
+        values / len(images),
     )
 
 
@@ -158,6 +164,8 @@ class Coding(NamedTuple):
         elbo: On held-out images.
         leakage: The best adversary's, from one sampled code an image.
         leakage_linear: The linear adversary's.
+        leakage_adversaries: Each adversary's, by its name.
+        leakage_mean: The best adversary's, from the mean of each code.
         leakage_parameters: The best adversary's, from the encoder's outputs.
         chance: What is had without codes.
     """
@@ -166,6 +174,8 @@ class Coding(NamedTuple):
     elbo: float
     leakage: float
     leakage_linear: float
+    leakage_adversaries: dict[str, float]
+    leakage_mean: float
     leakage_parameters: float
     chance: float
 
@@ -180,12 +190,14 @@ def measure(watch: Watch, train: Images, seed: int = 0) -> Coding:
         pairs = [(getattr(found, kind).numpy(), images.labels.numpy()) for found, images in sets]
         return leakage(*pairs, seed=seed)
 
-    sampled, parameters = read("sampled"), read("parameters")
+    sampled, mean, parameters = read("sampled"), read("mean"), read("parameters")
     return Coding(
         codes.reconstruction_mse,
         codes.elbo,
         sampled.best,
         sampled.linear,
+        sampled.scores,
+        mean.best,
         parameters.best,
         sampled.chance,
     )

@@ -1,0 +1,167 @@
+"""Whatever is trained, the process of whoever asked for it is left as it was."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import warnings
+from typing import Any
+
+import numpy as np
+import pyro
+import pytest
+import sympy  # noqa: F401
+import torch
+
+from tests.data.refusals import refused
+from tests.test_transformers import SMALL, small_digits
+from tests.test_transformers import ICVAETransformer as Transformer
+
+# What libraries set when they are imported is theirs: SymPy for PyTorch a filter of warnings.
+from train import compare, figures, parallel, runtime, settings  # noqa: F401
+from train.icvae import ICVAESettings, main
+from train.metrics import coding  # noqa: F401
+
+TINY = {"steps": 2, "hidden": (8,), "memory": 5, "batch_size": 32, "device": "cpu"}
+
+
+def process() -> dict[str, Any]:
+    """All of a process that a library might change and should not."""
+    kind, keys, *rest = np.random.get_state()  # noqa: NPY002
+    return {
+        "torch": torch.get_rng_state().tolist(),
+        "numpy": (kind, keys.tolist(), *rest),
+        "python": random.getstate(),
+        "deterministic": torch.get_deterministic_debug_mode(),
+        "denormals": runtime.flushes_denormals(),
+        "threads": (torch.get_num_threads(), torch.get_num_interop_threads()),
+        "dtype": torch.get_default_dtype(),
+        "gradients": torch.is_grad_enabled(),
+        "environment": {k: v for k, v in os.environ.items() if not k.startswith("PYTEST")},
+        "interrupt": signal.getsignal(signal.SIGINT),
+        "warnings": list(warnings.filters),
+        "parameters": list(pyro.get_param_store().keys()),
+        "checks": (
+            pyro.distributions.is_validation_enabled(),
+            pyro.infer.util.is_validation_enabled(),
+            pyro.poutine.util.is_validation_enabled(),
+            torch.distributions.Distribution._validate_args,
+        ),
+    }
+
+
+def digits_at(folder: Any) -> str:
+    """A file of a few digits in three classes."""
+    np.savez(folder / "own.npz", images=small_digits()[0], labels=np.arange(60) % 3)
+    return str(folder / "own.npz")
+
+
+@pytest.fixture(params=[(0, None, False), (1, ":16:8", True)], ids=["defaults", "others"])
+def before(request: Any, monkeypatch: Any) -> Any:
+    """What the process is; afterwards it is what it was before the test."""
+    mode, workspace, flushes = request.param
+    was = torch.get_deterministic_debug_mode(), runtime.flushes_denormals()
+    torch.set_deterministic_debug_mode(mode)
+    torch.set_flush_denormal(flushes)
+    monkeypatch.delenv(runtime.CUBLAS, raising=False)
+    if workspace:
+        monkeypatch.setenv(runtime.CUBLAS, workspace)
+    # Nothing takes this back, so nobody but a command may do it.
+    monkeypatch.setattr(runtime, "tune_malloc", lambda: pytest.fail("malloc"))
+    pyro.param("mine", torch.ones(()))
+    yield process()
+    torch.set_deterministic_debug_mode(was[0])
+    torch.set_flush_denormal(was[1])
+
+
+def test_a_transformer_leaves_a_process_as_it_was(before):
+    x, y = small_digits()
+    small = SMALL[Transformer] | {"deterministic": not before["deterministic"]}
+    Transformer(**small).fit(x, y).transform(x)
+    with pytest.raises(ValueError, match="batch_size is 0"):
+        Transformer(**small | {"batch_size": 0}).fit(x, y)
+    assert changed(before) == set()
+
+
+@pytest.mark.parametrize("before", [(0, None, False)], indirect=True)
+def test_a_command_called_from_python_leaves_a_process_as_it_was(tmp_path, before):
+    main(
+        ICVAESettings(
+            **TINY, deterministic=True, data=digits_at(tmp_path), run_dir=tmp_path / "run"
+        )
+    )
+    assert changed(before) == set()
+
+
+def changed(before: dict[str, Any]) -> set[str]:
+    after = process()
+    return {name for name in before if before[name] != after[name]}
+
+
+def test_a_comparison_is_made_by_one_process(monkeypatch):
+    monkeypatch.setattr(parallel, "size", lambda: 2)
+    with refused("train.compare", "start it without torchrun"):
+        compare.main(compare.CompareSettings())
+
+
+def test_a_command_keeps_its_memory(tmp_path, monkeypatch):
+    kept = []
+    monkeypatch.setattr(runtime, "tune_malloc", lambda: kept.append(True))
+    settings.command(ICVAESettings, lambda given: {}, [])
+    assert kept == [True]
+
+
+def test_denormals_are_seen():
+    before = runtime.flushes_denormals()
+    try:
+        for flushes in (True, False):
+            torch.set_flush_denormal(flushes)
+            assert runtime.flushes_denormals() == flushes
+    finally:
+        torch.set_flush_denormal(before)
+
+
+def test_draws_from_a_seed():
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    torch.manual_seed(1)
+    device = torch.device("cpu")
+    with runtime.seeded(7, device):
+        first = torch.rand(3)
+    with runtime.seeded(7, device):
+        torch.testing.assert_close(torch.rand(3), first, rtol=0, atol=0)
+    with runtime.seeded(None, device):
+        torch.testing.assert_close(torch.rand(3), expected, rtol=0, atol=0)
+
+
+def test_devices(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert runtime.find_device("cpu") == runtime.find_device(torch.device("cpu"))
+    for name in ("cuda", "cuda:1", torch.device("cuda", 0), "cpu:3", "meta"):
+        with refused(f"--device {name} is not there"):
+            runtime.find_device(name)
+    for name in ("banana", None, ""):
+        with refused(f"--device {name} is no device: give auto, cpu, cuda or mps"):
+            runtime.find_device(name)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert runtime.find_device("auto").type == "cuda"
+    assert runtime.find_device("cuda:1").index == 1
+    with refused("--device cuda:2 is not there"):
+        runtime.find_device("cuda:2")
+
+
+def test_processes_that_do_not_write_end_quietly(tmp_path, monkeypatch, capsys):
+    """Training returns in each process; what it leads to is for the first one alone."""
+    x, y = small_digits()
+    codes = Transformer(**SMALL[Transformer]).fit(x, y).transform(x)
+    data = digits_at(tmp_path)
+    monkeypatch.setattr(parallel, "rank", lambda: 1)
+    given = ICVAESettings(**TINY, data=data, run_dir=tmp_path / "run")
+    assert main(given) == {}
+    settings.command(ICVAESettings, lambda _: main(given), [])
+    assert capsys.readouterr().out == ""
+    assert not (tmp_path / "run").exists()
+    # With draws of its own, so that its weights are others; but it has them.
+    assert Transformer(**SMALL[Transformer]).fit(x, y).transform(x).shape == codes.shape

@@ -1,0 +1,75 @@
+"""Settings given from Python: in the types that come to hand, or refused by their names."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.data.refusals import refused
+from train.abc import ABCSettings
+from train.acai import ACAISettings
+from train.ae import AESettings
+from train.settings import InputError, parameters
+
+
+def test_types_that_come_to_hand():
+    plain = {"z_dim": 3, "hidden": (64, 32), "learning_rate": 0.5, "deterministic": True}
+    paths = {"data": "a.npz", "run_dir": Path("there")}
+    given = AESettings(
+        z_dim=np.int64(3),
+        hidden=[np.int32(64), 32],
+        learning_rate=np.float32(0.5),
+        deterministic=np.bool_(True),
+        data=Path("a.npz"),
+        run_dir="there",
+        network=np.str_("dense"),
+    )
+    assert given == AESettings(**plain, **paths)
+    json.dumps(asdict(given), default=str)
+    for hidden in (np.array([64, 32]), torch.tensor([64, 32])):
+        assert AESettings(hidden=hidden).hidden == (64, 32)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"z_dim": 3.0}, "--z-dim is 3.0: give a whole number"),
+        ({"z_dim": True}, "--z-dim is True: give a whole number"),
+        ({"z_dim": [3]}, "--z-dim is (3,): give a whole number"),
+        ({"hidden": 64}, "--hidden is 64: give a tuple, each a whole number"),
+        ({"hidden": np.ones((2, 2), int)}, "give a tuple, each a whole number"),
+        ({"network": "cnn"}, "--network is 'cnn': give 'conv' or 'dense'"),
+        ({"deterministic": 1}, "--deterministic is 1: give True or False"),
+        ({"clip_norm": "1"}, "--clip-norm is '1': give a number or None"),
+    ],
+)
+def test_types_that_will_not_do(settings, words):
+    with refused(words):
+        AESettings(**settings)
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "words"),
+    [
+        (ACAISettings, {"batch_size": 1}, "batch_size 1: mixing needs a partner"),
+        (ACAISettings, {"batch_size": 1}, "or critic=False"),
+        (ABCSettings, {"normalise": True, "embed_dim": 1}, "normalise=True leaves embed_dim 1"),
+        (AESettings, {"deterministic": 1}, "deterministic is 1: give True"),
+    ],
+)
+def test_refusals_in_the_words_of_python(kind, settings, words):
+    with pytest.raises(InputError) as caught:
+        kind(**settings)
+    message = parameters(str(caught.value), kind)
+    assert words in message
+    assert "--" not in message
+
+
+def test_words_that_are_no_settings_stay():
+    assert parameters("--help says -- more, a--b", AESettings) == "--help says -- more, a--b"
+    assert parameters("--data has none", AESettings, data="X") == "X has none"
