@@ -340,11 +340,11 @@ MUTANTS: dict[str, tuple[str, Callable[[pytest.MonkeyPatch], None]]] = {
     ),
     "the guide's factor": (
         "guide_factor",
-        lambda patch: patch.setattr(counts, "guide_alone", nothing_alone),
+        lambda patch: patch.setattr(costs, "guide_alone", nothing_alone),
     ),
     "the guide's own latent": (
         "auxiliary",
-        lambda patch: patch.setattr(counts, "guide_alone", nothing_alone),
+        lambda patch: patch.setattr(costs, "guide_alone", nothing_alone),
     ),
     "the plate": ("latent", lambda patch: patch.setattr(counts, "Counts", OnceARow)),
     "the score function": (

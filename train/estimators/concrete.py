@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 import torch
@@ -27,9 +26,7 @@ from train.estimators.costs import (
     Site,
     Weight,
     difference,
-    guide_alone,
-    latent,
-    observed,
+    of_sites,
     score_terms,
     terms,
     total,
@@ -165,20 +162,10 @@ class Relaxed:
 
     def costs(self) -> list[Cost]:
         """What each site adds to the relaxed ELBO."""
-        found = []
-        row = self.contract.row
-        for name, site in self.model.items():
-            if site["is_observed"]:
-                found.append(observed(site, partial(self.under_model, site)))
-            elif name not in row:
-                guide_site = self.guide[name]
-                means = partial(self.under_guide, guide_site), partial(self.under_model, site)
-                closed = name in self.contract.ordered
-                found.append(latent(guide_site, site, *means, analytic=closed))
-        for name, site in self.guide.items():
-            alone = name not in self.model or self.model[name]["is_observed"]
-            if alone and name not in row:
-                found.append(guide_alone(site, partial(self.under_guide, site)))
+        row, closed = self.contract.row, self.contract.ordered
+        found = of_sites(
+            self.model, self.guide, self.under_model, self.under_guide, left_out=row, closed=closed
+        )
         for i, name in enumerate(row):
             guide_site, site = self.guide[name], self.model.get(name)
             chosen = guide_site["fn"].probs

@@ -7,7 +7,8 @@ what Pyro's handlers say of a site holds in every estimator.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -203,6 +204,39 @@ def guide_alone(site: Site, under_guide: Mean) -> Cost:
 def total(costs: Iterable[Cost]) -> Tensor:
     """The sum of costs over everything, of shape ()."""
     return sum(piece.value.sum() for cost in costs for piece in cost.pieces)
+
+
+def of_sites(
+    model: Mapping[str, Site],
+    guide: Mapping[str, Site],
+    under_model: Callable[[Site, Tensor], Tensor],
+    under_guide: Callable[[Site, Tensor], Tensor],
+    *,
+    left_out: Collection[str] = (),
+    closed: Collection[str] = (),
+) -> list[Cost]:
+    """What each site adds to the ELBO.
+
+    Args:
+        model: The model's sites, by name.
+        guide: The guide's.
+        under_model: From a site of the model and a value to the value's mean, masked as the site.
+        under_guide: The same for the guide.
+        left_out: Latents whose cost the estimator has in another way.
+        closed: Latents whose divergence may be taken in closed form.
+    """
+    found = []
+    for name, site in model.items():
+        if site["is_observed"]:
+            found.append(observed(site, partial(under_model, site)))
+        elif name in guide and name not in left_out:
+            means = partial(under_guide, guide[name]), partial(under_model, site)
+            found.append(latent(guide[name], site, *means, analytic=name in closed))
+    for name, site in guide.items():
+        alone = name not in model or model[name]["is_observed"]
+        if alone and name not in left_out:
+            found.append(guide_alone(site, partial(under_guide, site)))
+    return found
 
 
 def summed(values: Iterable[tuple[Tensor, Iterable[Any]]], kept: Iterable[Any]) -> Tensor | float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
 from typing import Any
 
 import torch
@@ -27,10 +26,8 @@ from train.estimators.costs import (
     Cost,
     Site,
     difference,
-    guide_alone,
-    latent,
     log_prob,
-    observed,
+    of_sites,
 )
 
 
@@ -156,19 +153,11 @@ class Counts:
         mean: Callable[[Tensor], Tensor],
         closed: frozenset[str],
     ) -> list[Cost]:
-        found = []
-        for name, site in self.model.items():
-            if site["is_observed"]:
-                found.append(observed(site, partial(under_model, site)))
-            elif name not in self.contract.row:
-                guide_site = self.guide[name]
-                means = partial(under_guide, guide_site), partial(under_model, site)
-                found.append(latent(guide_site, site, *means, analytic=name in closed))
-        for name, site in self.guide.items():
-            alone = name not in self.model or self.model[name]["is_observed"]
-            if alone and name not in self.contract.row:
-                found.append(guide_alone(site, partial(under_guide, site)))
-        for i, name in enumerate(self.contract.row):
+        row = self.contract.row
+        found = of_sites(
+            self.model, self.guide, under_model, under_guide, left_out=row, closed=closed
+        )
+        for i, name in enumerate(row):
             guide_site, site = self.guide[name], self.model.get(name)
             q = mean(scale_and_mask(self.chosen[i], mask=guide_site["mask"]))
             p = None

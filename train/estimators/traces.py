@@ -18,14 +18,7 @@ from train.estimators.contract import (
     samples,
     undisturbed,
 )
-from train.estimators.costs import (
-    Cost,
-    Site,
-    difference,
-    guide_alone,
-    log_prob,
-    observed,
-)
+from train.estimators.costs import Cost, Site, of_sites
 
 
 class PyrosELBO(ELBO):
@@ -50,7 +43,6 @@ def costs_at_the_draw(
         model_trace: The model's, replayed on the guide's.
         guide_trace: The guide's.
         weights: What log-probabilities are multiplied by, for each site.
-
     """
     model, guide = samples(model_trace), samples(guide_trace)
 
@@ -61,16 +53,4 @@ def costs_at_the_draw(
             value = torch.where(torch.as_tensor(mask, device=value.device), value, zero)
         return value if weights is None else weights[site["name"]] * value
 
-    found = []
-    for name, site in model.items():
-        p = mean(site, log_prob(site))
-        if site["is_observed"]:
-            found.append(observed(site, lambda value, p=p: p))
-        elif name in guide:
-            q = mean(guide[name], log_prob(guide[name]))
-            found.append(difference(guide[name], site, q, p))
-    for name, site in guide.items():
-        if name not in model or model[name]["is_observed"]:
-            q = mean(site, log_prob(site))
-            found.append(guide_alone(site, lambda value, q=q: q))
-    return found
+    return of_sites(model, guide, mean, mean)
