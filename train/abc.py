@@ -111,11 +111,12 @@ def build(settings: ABCSettings, shape: tuple[int, int]) -> CorrespondenceObject
 
 def main(settings: ABCSettings) -> dict[str, Any]:
     """Data, objective, loop, measures, figures."""
-    from train import figures, runtime
+    from train import figures, runtime, verdict
     from train.data import digits
     from train.data.stacks import sets_of
     from train.loop import fit
-    from train.metrics.embedding import Watch
+    from train.metrics.embedding import GOALS, Watch
+    from train.metrics.measuring import Measures
     from train.runs import Run
 
     device = runtime.setup(settings)
@@ -132,11 +133,12 @@ def main(settings: ABCSettings) -> dict[str, Any]:
     )
     fitted = fit(objective, batches, run, settings, device, evaluate=watch.evaluate)
 
-    found = watch.measure()
-    run.save_figure("maps", figures.maps(watch.maps()))
-    run.save_figure("retrieval", figures.gallery(watch.retrieved()))
-    run.save_figure("curves", figures.curves(run.history(), watch.PANELS))
-    return run.finish(fitted._asdict() | found)
+    measures = Measures(run)
+    watch.measure(measures)
+    measures.draw("maps", lambda: figures.maps(watch.maps()))
+    measures.draw("retrieval", lambda: figures.gallery(watch.retrieved()))
+    measures.draw("curves", lambda: figures.curves(run.history(), watch.PANELS))
+    return verdict.finish(run, fitted._asdict(), measures, GOALS)
 
 
 if __name__ == "__main__":

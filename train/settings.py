@@ -307,7 +307,9 @@ def command(
 
     Args:
         settings: The dataclass whose fields are the flags.
-        main: What to run; it returns the results, which are printed in a line.
+        main: What to run; it returns the results. Those that are numbers or words are printed in a
+            line on standard output, then the lines of :class:`~train.verdict.Results`, if that is
+            what they are, on standard error.
         args: The command line; :data:`sys.argv` if not given.
 
     Raises:
@@ -327,8 +329,12 @@ def command(
     except InputError as error:
         print(f"{who}error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
-    shown = (f"{k}={v:.5g}" if isinstance(v, float) else f"{k}={v}" for k, v in results.items())
-    print(" ".join(shown))
+    plain = {k: v for k, v in results.items() if not isinstance(v, Mapping | list)}
+    shown = (f"{k}={v:.5g}" if isinstance(v, float) else f"{k}={v}" for k, v in plain.items())
+    print(" ".join(shown), flush=True)
+    # What a person reads comes last, and not where a script looks for numbers.
+    for line in getattr(results, "lines", ()):
+        print(line, file=sys.stderr)
 
 
 @contextmanager
