@@ -58,7 +58,7 @@ def test_measures_of_known_codecs():
         None,
     )
     rows = {row["method"]: row for row in compare([*known, label, noise], data)}
-    assert set(rows["pixels"]) == {"method", "command", *MEASURES}
+    assert set(rows["pixels"]) == {"method", "command", "reasons", *MEASURES}
     # Pixels lose nothing; components lose what numpy says.
     assert rows["pixels"]["reconstruction_mse"] < 1e-12
     flat, others = (part.images.numpy().reshape(len(part), -1) / 255 for part in data)

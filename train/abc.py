@@ -87,6 +87,22 @@ def stacks(
     return Stacks(images, sets, settings.sizes, **drawing | options)
 
 
+def require_held_out(sets: Tensor, withheld: tuple[int, ...]) -> None:
+    """Raises :class:`InputError` unless held-out images are of the withheld and two other sets."""
+    there = set(sets.unique().tolist())
+    absent = sorted(set(withheld) - there)
+    require(
+        not absent,
+        f"--withheld {absent[0] if absent else ''}: none of its images is among the {len(sets)} "
+        "held out: add more of them, or withhold another set",
+    )
+    require(
+        len(there - set(withheld)) > 1,
+        f"--data: the {len(sets)} images held out are of fewer than two sets that training sees: "
+        "add more images",
+    )
+
+
 def build(settings: ABCSettings, shape: tuple[int, int]) -> CorrespondenceObjective:
     """Embedder and loss of the settings, for images of a height and width."""
     from pyro_models.abc import Embedder, shifted
@@ -123,6 +139,7 @@ def main(settings: ABCSettings) -> dict[str, Any]:
     train, held_out = digits.load(settings.data, settings.data_dir, settings.evaluate_on)
     sets = tuple(sets_of(images, settings.set_column) for images in (train, held_out))
     batches = stacks(settings, train.images, sets[0], device)
+    require_held_out(sets[1], settings.withheld)
     options = {"pairs": 1, "replacement": True, "seed": 0}
     others = stacks(settings, held_out.images, sets[1], device, **options)
     objective = build(settings, train.shape).to(device)

@@ -129,7 +129,7 @@ class Transformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         objective, batches, inputs = self._prepare(settings, images, y, device)
         inputs = {"shape": tuple(images.shape[1:])} | inputs
         run = Run.create(settings, self.method, **inputs)
-        fit(objective.to(device), batches, run, settings, device)
+        fit(objective.to(device), batches, run, settings, device, progress=False)
         self.trained_ = load(folder, device)
 
     def _fitting(self, values: Mapping[str, Any], images: Tensor, y: Any) -> dict[str, Any]:

@@ -10,7 +10,9 @@ from tests.data.refusals import refused
 from train.data.conditions import Condition
 from train.data.digits import Images
 from train.metrics.coding import Watch, encode, measure
+from train.metrics.measuring import Measures
 from train.metrics.probes import leakage
+from train.runs import Run
 
 
 def rings(n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -118,7 +120,7 @@ def test_measures_of_codes():
 
 
 @pytest.mark.parametrize("kind", ["gaussian", "echo"])
-def test_a_watch_has_figures_and_measures(kind):
+def test_a_watch_has_figures_and_measures(kind, tmp_path):
     data = labelled(150)
     condition = Condition.of(data, data)
     model = ICVAE((8, 8), 3, 2, hidden=(12, 12), prior=kind == "gaussian")
@@ -131,8 +133,11 @@ def test_a_watch_has_figures_and_measures(kind):
     assert set(watch.evaluate(1)) == {"held_out_elbo", "held_out_mse"}
     assert {rows.shape for rows in watch.reconstructions().values()} == {(3, 8, 8)}
     assert [rows.shape for rows in watch.swaps().values()] == [(4, 8, 8)] * 3
-    found = measure(watch, data)
-    assert all(0 <= getattr(found, name) <= 1 for name in ("leakage", "leakage_parameters"))
+    measures = Measures(Run(tmp_path, "icvae"))
+    measure(watch, measures, data)
+    found = measures.values
+    assert all(0 <= found[name] <= 1 for name in ("leakage", "leakage_parameters"))
+    assert found["chance"] == pytest.approx(1 / 3)
     z, labels = watch.codes(100)
     assert z.shape == (100, 2)
     assert len(labels) == 100

@@ -12,6 +12,9 @@ from matplotlib.figure import Figure
 from train.runs import Run
 from train.settings import InputError, Interrupted, first_line
 
+NOT_FINITE = "it is not a finite number"
+"""Why a number that came out is not in the results."""
+
 
 class Unmeasurable(Exception):
     """The data does not allow a measure. The message says why, in one line."""
@@ -89,7 +92,7 @@ class Measures:
         for name in named:
             value = found.value[name] if several and not found.reason else found.value
             self.values[name] = finite(value)
-            self.reasons |= dict.fromkeys(broken(name, value), "it is not a finite number")
+            self.reasons |= dict.fromkeys(broken(name, value), NOT_FINITE)
 
     def draw(self, name: str, figure: Callable[[], Figure]) -> None:
         """Draws a figure and writes it to the run folder as ``figures/NAME.png``.
