@@ -75,6 +75,18 @@ def test_measures_of_known_codecs():
     assert rows["label"]["seconds"] == 3.0
 
 
+def test_a_measure_that_fails_leaves_the_others():
+    """More classes than images to find them in, of each of which one is held out."""
+    torch.manual_seed(0)
+    drawn = torch.randint(0, 256, (30, 28, 28), dtype=torch.uint8)
+    data = Split(Images(drawn[:20], torch.arange(20)), Images(drawn[20:], torch.arange(20, 30)))
+    (row,) = compare(references(data, "command", seed=0)[:1], data)
+    assert row["cluster_accuracy"] is row["interpolation"] is None
+    assert {"cluster_accuracy", "interpolation"} <= set(row["reasons"])
+    assert row["reasons"]["interpolation"] == "no two held-out images are of one class"
+    assert row["reconstruction_mse"] < 1e-12
+
+
 def one_hot(images: torch.Tensor, data: Split) -> np.ndarray:
     part = next(part for part in data if part.images is images)
     return np.eye(10)[part.labels.numpy()]
