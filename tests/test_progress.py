@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from train import progress
 from train.progress import Progress
+from train.transformers import AETransformer
 
 
 @pytest.fixture
@@ -50,3 +52,11 @@ def test_time_left_after_a_resume_is_of_the_steps_since(clock, capsys):
 
 def test_nothing_is_said_where_nothing_is_to_be_shown(clock, capsys):
     assert lines(clock, 100, capsys, shown=False) == []
+
+
+def test_a_transformer_is_silent(monkeypatch, capsys):
+    monkeypatch.setattr(progress, "SECONDS", 0.0)
+    images = np.random.default_rng(0).random((9, 4, 4))
+    AETransformer(steps=4, log_every=1, hidden=(4,)).fit(images)
+    captured = capsys.readouterr()
+    assert captured.out == captured.err == ""

@@ -19,6 +19,8 @@ class AESettings(Settings):
     batch_size: Count = 128
     learning_rate: Positive = 1e-3
     decay: Literal["none", "cosine"] = "cosine"
+    # Of few images the best weights are early ones, and an evaluation takes little.
+    eval_every: Count = 250
     z_dim: Count = 10
     """Size of the code."""
     network: Literal["conv", "dense"] = "dense"
