@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from pyro_models.networks import MLP, quarter
+
+LAYERS = (nn.Linear, nn.Conv2d)
+"""What a decoder's last layer may be."""
 
 
 class Autoencoder(nn.Module):
@@ -40,6 +44,28 @@ class Autoencoder(nn.Module):
         height, width = self.shape
         drawn = self.decoder(z.reshape(-1, z.shape[-1])).to(z.dtype)
         return drawn[..., :height, :width].reshape(*z.shape[:-1], height, width)
+
+    @torch.no_grad()
+    def start_at(self, mean: Tensor) -> None:
+        r"""Sets the biases of the decoder's last layer so that it draws the mean image at first.
+
+        This is for a decoder that ends in a sigmoid; another one stays as it is. Without it the
+        first steps of all weights agree on one thing, that images are darker than a sigmoid's
+        :math:`1/2`. On images that are mostly black their sum goes so far that the sigmoid is flat
+        everywhere, where no gradient is left to come back. Around the mean image the errors of a
+        batch cancel but for what tells its images apart.
+
+        Args:
+            mean: The mean training image, of shape :math:`(H, W)`, in [0, 1]; it is brought into
+                [0.01, 0.99], where a logit is finite. Of a layer with a single bias for all pixels,
+                such as a convolution, that is the logit of the mean pixel.
+        """
+        layers = [each for each in self.decoder.modules() if isinstance(each, LAYERS)]
+        if not any(isinstance(each, nn.Sigmoid) for each in self.decoder.modules()) or not layers:
+            return
+        bias = layers[-1].bias
+        level = mean if bias.numel() == mean.numel() else mean.mean()
+        bias.copy_(level.clamp(0.01, 0.99).logit().flatten().expand_as(bias))
 
     def forward(self, images: Tensor) -> Tensor:
         """What is left of images after the way through the code; of their shape."""

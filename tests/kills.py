@@ -48,7 +48,10 @@ CASES = {
 }
 """Every method and estimator, and what of a run has a state of its own."""
 TIMES = {"warm_up_seconds", "train_seconds", "examples_per_second"}
-PLAIN = {"method", "steps", *TIMES, "device"}
+PLAIN = {
+    *("method", "steps", *TIMES, "device"),
+    *("figures", "reasons", "worked", "verdict", "advice"),
+}
 """What results say of every run."""
 
 

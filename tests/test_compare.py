@@ -61,7 +61,7 @@ def test_measures_of_known_codecs():
         None,
     )
     rows = {row["method"]: row for row in compare([*known, label, noise], data)}
-    assert set(rows["pixels"]) == {"method", "command", *MEASURES}
+    assert set(rows["pixels"]) == {"method", "command", "reasons", *MEASURES}
     # Pixels lose nothing; components lose what numpy says.
     assert rows["pixels"]["reconstruction_mse"] < 1e-12
     flat, others = (part.images.numpy().reshape(len(part), -1) / 255 for part in data)
@@ -76,6 +76,18 @@ def test_measures_of_known_codecs():
     assert rows["label"]["reconstruction_mse"] is None
     assert rows["noise"]["leakage"] < 0.25
     assert rows["label"]["seconds"] == 3.0
+
+
+def test_a_measure_that_fails_leaves_the_others():
+    """More classes than images to find them in, of each of which one is held out."""
+    torch.manual_seed(0)
+    drawn = torch.randint(0, 256, (30, 28, 28), dtype=torch.uint8)
+    data = Split(Images(drawn[:20], torch.arange(20)), Images(drawn[20:], torch.arange(20, 30)))
+    (row,) = compare(references(data, "command", seed=0)[:1], data)
+    assert row["cluster_accuracy"] is row["interpolation"] is None
+    assert {"cluster_accuracy", "interpolation"} <= set(row["reasons"])
+    assert row["reasons"]["interpolation"] == "no two held-out images are of one class"
+    assert row["reconstruction_mse"] < 1e-12
 
 
 def test_pairs_are_of_one_class():

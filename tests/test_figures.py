@@ -76,3 +76,22 @@ def test_embeddings_that_have_collapsed_are_drawn(value):
     left, right, bottom, top = figure.axes[0].images[0].get_extent()
     assert left < value < right
     assert bottom < value < top
+
+
+def test_a_tradeoff_has_no_point_where_a_run_has_no_measure():
+    rows = [
+        {"term": "kt", "weight": weight, "z_dim": 2, "reconstruction_mse": 0.04, "chance": chance}
+        | {"leakage": leakage}
+        for weight, leakage, chance in ((0.0, None, None), (1.0, 0.3, 0.1), (2.0, 0.2, 0.1))
+    ]
+    axis = figures.tradeoff(rows).axes[0]
+    points, level = axis.lines
+    assert list(points.get_ydata()) == [0.3, 0.2]
+    assert list(level.get_ydata()) == [0.1, 0.1]
+    assert len(figures.tradeoff(rows[:1]).axes[0].lines) == 1
+
+
+def test_many_classes_have_a_scale_and_no_names():
+    z = np.random.default_rng(0).normal(size=(60, 2))
+    assert figures.codes(z, np.arange(60) % 20).axes[0].get_legend() is not None
+    assert figures.codes(z, np.arange(60)).axes[0].get_legend() is None

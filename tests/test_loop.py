@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import math
 import os
 import signal
 from dataclasses import fields, replace
@@ -15,6 +16,7 @@ from torch import nn
 
 from tests.data.refusals import refused
 from tests.doors import memory_of
+from train import progress
 from train.ae import AESettings
 from train.loop import Best, Meter, fit
 from train.objective import Anneal, Objective
@@ -280,3 +282,26 @@ def test_memory_does_not_grow(settings):
     train(long, monitor=monitor)
     assert len(seen) == 40
     assert seen[20_000] - seen[500] < 8 * 1024**2
+
+
+def test_progress_is_shown_where_it_is_asked_for(settings, monkeypatch, capsys):
+    """Without a terminal; a process that does not write, and a transformer, are silent."""
+    monkeypatch.setattr(progress, "SECONDS", 0.0)
+    train(settings)
+    said = capsys.readouterr().err.splitlines()
+    assert [line.split(",")[0] for line in said] == [
+        f"twins: step {step} of 20" for step in (4, 8, 12, 16, 20)
+    ]
+    assert "first_loss" in said[0]
+    train(replace(settings, run_dir=settings.run_dir.with_name("silent")), progress=False)
+    assert capsys.readouterr().err == ""
+
+
+def test_weights_stay_where_no_evaluation_is_a_number(settings):
+    """The mutation: the best weights, of which there are none, do not fit into the objective."""
+    best = Best("nothing")
+    trained, run = train(settings, evaluate=lambda step: {"nothing": math.nan}, best=best)
+    plain, _ = train(replace(settings, run_dir=settings.run_dir.with_name("plain")))
+    assert torch.equal(trained.one.weight, plain.one.weight)
+    weights = load_file(run.directory / "model.safetensors")
+    assert torch.equal(weights["one.weight"], plain.one.weight)

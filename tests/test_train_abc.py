@@ -67,7 +67,8 @@ def test_a_run_leaves_its_files(tmp_path, own, changes):
     run = tmp_path / "run"
     results = json.loads((run / "results.json").read_text())
     withheld = {f"{key}_withheld" for key in EACH} if changes.get("withheld") != () else set()
-    assert set(results) == PLAIN | {"class_probes"} | EACH | withheld
+    once = {"class_probes", "class_accuracy_majority"}
+    assert set(results) == PLAIN | once | EACH | withheld
     assert set(results["style_r2"]) == {"slant", "thickness", "width"}
     assert {path.stem for path in (run / "figures").glob("*.png")} == {
         "maps",
@@ -92,7 +93,7 @@ def test_sets_of_a_column(tmp_path):
 
 def test_a_collapse_is_told(tmp_path, own, capsys):
     main(small(tmp_path, own, learning_rate=1e-9, temperature=1e9))
-    assert "they have collapsed" in capsys.readouterr().out
+    assert "they have collapsed" in capsys.readouterr().err
 
 
 def test_style_is_found(tmp_path):

@@ -28,7 +28,10 @@ SMALL = {
     "device": "cpu",
     "cluster_starts": 2,
 }
-MEASURES = {"reconstruction_mse", "probe_accuracy", "cluster_accuracy"}
+MEASURES = {
+    *("reconstruction_mse", "reconstruction_mse_mean_image"),
+    *("probe_accuracy", "cluster_accuracy"),
+}
 
 
 def saved(path: Path, **arrays: Any) -> Path:

@@ -35,6 +35,10 @@ KEYS = {
     *PLAIN,
     "count_accuracy",
     "count_accuracy_map",
+    "count_accuracy_majority",
+    "reconstruction_mse",
+    "reconstruction_mse_mean_image",
+    "reconstruction_mse_empty",
     "elbo",
     "iw_bound",
     "iw_particles",
@@ -68,10 +72,13 @@ def test_a_run_from_the_command_line(tmp_path):
     ]
     finished = run(*flags, "--run-dir", str(tmp_path / "run"))
     assert finished.returncode == 0, finished.stderr
-    # Nothing but the line of results: a bar is for terminals.
+    # A line of results for scripts, and lines that a person reads; a bar is for terminals.
     assert finished.stdout.startswith("method=air steps=6 ")
     assert finished.stdout.count("\n") == 1
-    assert finished.stderr == ""
+    assert dict(word.split("=") for word in finished.stdout.split())["worked"] == "False"
+    said = finished.stderr.splitlines()
+    assert said[0] == "This run of air did not work:"
+    assert said[-1] == f"Results: {tmp_path / 'run' / 'results.json'}"
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert results.keys() == KEYS
     figures = {path.name for path in (tmp_path / "run" / "figures").iterdir()}

@@ -26,6 +26,7 @@ SMALL = {
 KEYS = {
     *PLAIN,
     "reconstruction_mse",
+    "reconstruction_mse_mean_image",
     "elbo",
     "leakage",
     "leakage_linear",

@@ -89,6 +89,22 @@ def stacks(
     return Stacks(images, sets, settings.sizes, **drawing | options)
 
 
+def require_held_out(sets: Tensor, withheld: tuple[int, ...]) -> None:
+    """Raises :class:`InputError` unless held-out images are of the withheld and two other sets."""
+    there = set(sets.unique().tolist())
+    absent = sorted(set(withheld) - there)
+    require(
+        not absent,
+        f"--withheld {absent[0] if absent else ''}: none of its images is among the {len(sets)} "
+        "held out: add more of them, or withhold another set",
+    )
+    require(
+        len(there - set(withheld)) > 1,
+        f"--data: the {len(sets)} images held out are of fewer than two sets that training sees: "
+        "add more images",
+    )
+
+
 def build(settings: ABCSettings, shape: tuple[int, int]) -> CorrespondenceObjective:
     """Embedder and loss of the settings, for images of a height and width."""
     from pyro_models.abc import Embedder, shifted
@@ -114,18 +130,20 @@ def build(settings: ABCSettings, shape: tuple[int, int]) -> CorrespondenceObject
 @leaves_no_trace
 def main(settings: ABCSettings) -> dict[str, Any]:
     """Data, objective, loop, measures, figures."""
-    from train import figures, runtime
+    from train import figures, runtime, verdict
     from train.data import digits
     from train.data.fingerprint import fingerprint
     from train.data.stacks import sets_of
     from train.loop import fit
-    from train.metrics.embedding import Watch
+    from train.metrics.embedding import GOALS, Watch
+    from train.metrics.measuring import Measures
     from train.runs import Run
 
     device = runtime.setup(settings)
     train, held_out = digits.load(settings.data, settings.data_dir, settings.evaluate_on)
     sets = tuple(sets_of(images, settings.set_column) for images in (train, held_out))
     batches = stacks(settings, train.images, sets[0], device)
+    require_held_out(sets[1], settings.withheld)
     options = {"pairs": 1, "replacement": True, "seed": 0}
     others = stacks(settings, held_out.images, sets[1], device, **options)
     objective = build(settings, train.shape).to(device)
@@ -138,11 +156,12 @@ def main(settings: ABCSettings) -> dict[str, Any]:
     if not run.writes:
         return {}
 
-    found = watch.measure()
-    run.save_figure("maps", figures.maps(watch.maps()))
-    run.save_figure("retrieval", figures.gallery(watch.retrieved()))
-    run.save_figure("curves", figures.curves(run.history(), watch.PANELS))
-    return run.finish(fitted._asdict() | found)
+    measures = Measures(run)
+    watch.measure(measures)
+    measures.draw("maps", lambda: figures.maps(watch.maps()))
+    measures.draw("retrieval", lambda: figures.gallery(watch.retrieved()))
+    measures.draw("curves", lambda: figures.curves(run.history(), watch.PANELS))
+    return verdict.finish(run, fitted._asdict(), measures, GOALS)
 
 
 if __name__ == "__main__":

@@ -92,13 +92,14 @@ def build(
 def main(settings: ACAISettings) -> dict[str, Any]:
     """Data, objective, loop, measures, figures."""
     from pyro_models.acai import halvings
-    from train import figures, runtime
+    from train import figures, runtime, verdict
     from train.data import digits, lines
     from train.data.batches import Batches, as_input
     from train.data.fingerprint import fingerprint
     from train.loop import fit
     from train.metrics import interpolation
-    from train.metrics.autoencoding import Watch
+    from train.metrics.autoencoding import GOAL, Watch
+    from train.metrics.measuring import Measures
     from train.runs import Run
 
     device = runtime.setup(settings)
@@ -124,14 +125,16 @@ def main(settings: ACAISettings) -> dict[str, Any]:
     if not run.writes:
         return {}
 
-    found = watch.measure()._asdict()
+    measures = Measures(run)
+    watch.measure(measures)
     if settings.data == "lines":
         images = as_input(held_out.images.to(device))
-        found |= interpolation.measure(autoencoder, images)._asdict()
-    run.save_figure("interpolations", figures.gallery(watch.interpolations()))
-    run.save_figure("codes", figures.codes(*watch.codes()))
-    run.save_figure("curves", figures.curves(run.history(), watch.PANELS))
-    return run.finish(fitted._asdict() | found)
+        names = interpolation.Interpolation._fields
+        measures.take(names, lambda: interpolation.measure(autoencoder, images)._asdict())
+    measures.draw("interpolations", lambda: figures.gallery(watch.interpolations()))
+    measures.draw("codes", lambda: figures.codes(*watch.codes()))
+    measures.draw("curves", lambda: figures.curves(run.history(), watch.PANELS))
+    return verdict.finish(run, fitted._asdict(), measures, [GOAL])
 
 
 if __name__ == "__main__":

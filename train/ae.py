@@ -21,6 +21,8 @@ class AESettings(Settings):
     batch_size: Count = 128
     learning_rate: Positive = 1e-3
     decay: Literal["none", "cosine"] = "cosine"
+    # Of few images the best weights are early ones, and an evaluation takes little.
+    eval_every: Count = 250
     z_dim: Count = 10
     """Size of the code."""
     network: Literal["conv", "dense"] = "dense"
@@ -51,19 +53,20 @@ def build(settings: AESettings, shape: tuple[int, int]) -> ReconstructionObjecti
 @leaves_no_trace
 def main(settings: AESettings) -> dict[str, Any]:
     """Data, objective, loop, measures, figures."""
-    from train import figures, runtime
+    from train import figures, runtime, verdict
     from train.data import digits
     from train.data.batches import Batches
     from train.data.fingerprint import fingerprint
     from train.loop import Best, fit
-    from train.metrics.autoencoding import Watch
+    from train.metrics.autoencoding import GOAL, Watch
+    from train.metrics.measuring import Measures
     from train.runs import Run
 
     device = runtime.setup(settings)
     train, held_out = digits.load(settings.data, settings.data_dir, settings.evaluate_on)
     digits.require_contrast(train)
     # The checkpoint is chosen on images that are neither trained on nor reported on.
-    train, validation = digits.part(train, one_in=12)
+    train, validation = digits.part(train, one_in=min(12, len(train)))
     batches = Batches((train.images,), settings.batch_size, settings.seed, device)
     objective = build(settings, train.shape).to(device)
     data = fingerprint(train, validation, held_out)
@@ -85,13 +88,15 @@ def main(settings: AESettings) -> dict[str, Any]:
     if not run.writes:
         return {}
 
-    found = watch.measure()
-    run.save_figure("reconstructions", figures.gallery(watch.reconstructions()))
-    run.save_figure("codes", figures.codes(*watch.codes()))
-    run.save_figure("curves", figures.curves(run.history(), watch.PANELS))
+    measures = Measures(run)
+    watch.measure(measures)
+    measures.draw("reconstructions", lambda: figures.gallery(watch.reconstructions()))
+    measures.draw("codes", lambda: figures.codes(*watch.codes()))
+    measures.draw("curves", lambda: figures.curves(run.history(), watch.PANELS))
     if settings.z_dim == 2:
-        run.save_figure("grid", figures.gallery(watch.grid()))
-    return run.finish(fitted._asdict() | {"best_step": best.step} | found._asdict())
+        measures.draw("grid", lambda: figures.gallery(watch.grid()))
+    values = fitted._asdict() | {"best_step": best.step}
+    return verdict.finish(run, values, measures, [GOAL])
 
 
 if __name__ == "__main__":

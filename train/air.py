@@ -114,12 +114,13 @@ def build(
 def main(settings: AIRSettings) -> dict[str, Any]:
     """Data, objective, loop, measures, figures."""
     # Here and not above: --help and a wrong flag are answered before PyTorch is there.
-    from train import figures, runtime
+    from train import figures, runtime, verdict
     from train.data.batches import Batches
     from train.data.fingerprint import fingerprint
     from train.data.scenes import load_scenes
     from train.loop import fit
-    from train.metrics.counting import Watch, measure
+    from train.metrics.counting import Watch, goals, measure
+    from train.metrics.measuring import Measures
     from train.runs import Run
 
     device = runtime.setup(settings)
@@ -135,13 +136,18 @@ def main(settings: AIRSettings) -> dict[str, Any]:
     if not run.writes:
         return {}
 
-    found = measure(model, guide, data.held_out, settings.iw_particles, settings.iw_scenes)
-    run.save_figure("scenes", figures.scenes(watch.examples.numpy(), run.stages()))
-    run.save_figure("curves", figures.curves(run.history(), watch.PANELS))
-    run.save_figure("prior", figures.gallery(watch.draws()))
-    if found.confusion is not None:
-        run.save_figure("counts", figures.confusion(found.confusion))
-    return run.finish(fitted._asdict() | found.results())
+    measures = Measures(run)
+    confusion = measure(watch, measures, settings.iw_particles, settings.iw_scenes)
+    measures.draw("scenes", lambda: figures.scenes(watch.examples.numpy(), run.stages()))
+    measures.draw("curves", lambda: figures.curves(run.history(), watch.PANELS))
+    measures.draw("prior", lambda: figures.gallery(watch.draws()))
+    if data.held_out.counts is not None:
+        measures.draw("counts", lambda: figures.confusion(confusion()))
+    bound = {
+        "iw_particles": settings.iw_particles,
+        "iw_scenes": min(settings.iw_scenes, len(data.held_out)),
+    }
+    return verdict.finish(run, fitted._asdict() | bound, measures, goals(data.train))
 
 
 if __name__ == "__main__":

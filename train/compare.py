@@ -123,6 +123,7 @@ def main(settings: CompareSettings) -> dict[str, Any]:
     from train import figures, parallel, runtime, tables
     from train.data import digits
     from train.metrics import comparison
+    from train.metrics.measuring import Measures
     from train.runs import Run
 
     parallel.require_alone("train.compare")
@@ -143,9 +144,13 @@ def main(settings: CompareSettings) -> dict[str, Any]:
     commands = "\n".join(f"- {row['method']}: `{row['command']}`" for row in rows)
     run.save_text("comparison.md", f"{table}\n\nEach row is made by\n\n{commands}\n")
     run.save_table("comparison", comparison.cells(rows))
-    run.save_figure("comparison", figures.comparison(rows, comparison.MEASURES))
+    measures = Measures(run)
+    measures.draw("comparison", lambda: figures.comparison(rows, comparison.MEASURES))
+    for row in rows:
+        measures.reasons |= {f"{row['method']}.{name}": why for name, why in row["reasons"].items()}
     print(table)
-    return run.finish({"rows": len(rows), "table": str(run.directory / "comparison.md")})
+    results = {"rows": len(rows), "table": str(run.directory / "comparison.md")}
+    return run.finish(results | measures.results())
 
 
 if __name__ == "__main__":

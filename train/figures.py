@@ -259,7 +259,8 @@ def codes(z: np.ndarray, labels: np.ndarray) -> Figure:
     """
     name = "component" if z.shape[1] > 2 else "z"
     z = plane(z)
-    classes = np.issubdtype(labels.dtype, np.integer)
+    # A colour and a name each, where there is room for that.
+    classes = np.issubdtype(labels.dtype, np.integer) and len(np.unique(labels)) <= 20
     labels = labels if labels.ndim == 1 else labels[:, 0]
     figure = Figure(figsize=(6.2, 5.2), layout="constrained")
     axis = figure.subplots()
@@ -284,7 +285,7 @@ def tradeoff(rows: Sequence[Mapping[str, Any]]) -> Figure:
 
     Args:
         rows: For each run ``term``, ``weight``, ``z_dim``, ``leakage``, ``reconstruction_mse`` and
-            ``chance``.
+            ``chance``; ``None`` where it could not be measured.
     """
     sizes = sorted({row["z_dim"] for row in rows})
     figure = Figure(figsize=(5.4 * len(sizes) + 1.2, 4.4), layout="constrained")
@@ -294,6 +295,8 @@ def tradeoff(rows: Sequence[Mapping[str, Any]]) -> Figure:
         for i, term in enumerate(terms):
             own = [row for row in rows if row["term"] == term and row["z_dim"] == size]
             own.sort(key=lambda row: row["weight"])
+            # What could not be measured has no point.
+            own = [row for row in own if None not in (row["reconstruction_mse"], row["leakage"])]
             x = [row["reconstruction_mse"] for row in own]
             y = [row["leakage"] for row in own]
             line = "" if term in ("VAE", "CVAE") else "-"
@@ -302,7 +305,9 @@ def tradeoff(rows: Sequence[Mapping[str, Any]]) -> Figure:
                 if line:
                     place = (row["reconstruction_mse"], row["leakage"])
                     axis.annotate(f" {row['weight']:g}", place, fontsize=7)
-        axis.axhline(rows[0]["chance"], color="0.5", linestyle="--", linewidth=1, label="chance")
+        chance = [row["chance"] for row in rows if row["chance"] is not None]
+        for level in chance[:1]:
+            axis.axhline(level, color="0.5", linestyle="--", linewidth=1, label="chance")
         axis.set(xlabel="squared error a pixel", ylabel="leakage", title=f"z of {size}")
         axis.grid(alpha=0.3)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", frameon=False)

@@ -116,13 +116,14 @@ def build(settings: ICVAESettings, shape: tuple[int, int], condition: Condition)
 @leaves_no_trace
 def main(settings: ICVAESettings) -> dict[str, Any]:
     """Data, objective, loop, measures, figures."""
-    from train import figures, runtime, sweeps
+    from train import figures, runtime, sweeps, verdict
     from train.data import digits
     from train.data.batches import Batches
     from train.data.conditions import Condition
     from train.data.fingerprint import fingerprint
     from train.loop import fit
-    from train.metrics.coding import Watch, measure
+    from train.metrics.coding import Watch, goals, measure
+    from train.metrics.measuring import Measures
     from train.runs import Run
 
     if settings.sweep:
@@ -146,13 +147,15 @@ def main(settings: ICVAESettings) -> dict[str, Any]:
     if not run.writes:
         return {}
 
-    found = measure(watch, data.train, settings.seed)
-    run.save_figure("reconstructions", figures.gallery(watch.reconstructions()))
+    measures = Measures(run)
+    measure(watch, measures, data.train, settings.seed)
+    measures.draw("reconstructions", lambda: figures.gallery(watch.reconstructions()))
     if condition.classes and settings.condition == "labels":
-        run.save_figure("swaps", figures.gallery(watch.swaps()))
-    run.save_figure("codes", figures.codes(*watch.codes()))
-    run.save_figure("curves", figures.curves(run.history(), watch.PANELS))
-    return run.finish(fitted._asdict() | found._asdict())
+        measures.draw("swaps", lambda: figures.gallery(watch.swaps()))
+    measures.draw("codes", lambda: figures.codes(*watch.codes()))
+    measures.draw("curves", lambda: figures.curves(run.history(), watch.PANELS))
+    wanted = goals(invariance=settings.invariance != "none")
+    return verdict.finish(run, fitted._asdict(), measures, wanted)
 
 
 if __name__ == "__main__":

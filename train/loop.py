@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -14,14 +13,17 @@ from typing import Any, ClassVar, NamedTuple
 import pyro
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from train import parallel
 from train.objective import Batch, Objective
+from train.progress import Progress
 from train.runs import Run
 from train.runtime import random_state, set_random_state
 from train.settings import LARGEST, InputError, Interrupted, Settings
 from train.steps import Stepper
+
+STARTING = 32
+"""Batches that an objective may look at before its first step."""
 
 
 class Fitted(NamedTuple):
@@ -96,6 +98,7 @@ def fit(
     monitor: Callable[[int], Mapping[str, float]] | None = None,
     evaluate: Callable[[int], Mapping[str, float]] | None = None,
     best: Best | None = None,
+    progress: bool = True,
 ) -> Fitted:
     """Minimises an objective's losses, each with its own optimiser; leaves it in evaluation mode.
 
@@ -115,12 +118,14 @@ def fit(
         evaluate: Called every ``eval_every`` steps and after the last; what it returns is logged.
         best: Chooses among the evaluations: its weights are what is left in the objective and in
             ``model.safetensors``, and training ends when it says so.
+        progress: Whether to show how far it is: see :class:`~train.progress.Progress`.
 
     Raises:
         InputError: If a loss is not a finite number, or another process is gone.
         Interrupted: If Ctrl-C was pressed.
     """
     joined = parallel.start(device)
+    objective.start(map(batch, range(STARTING)))
     training = Training(objective, settings, device, best)
     if settings.resume:
         run.load_checkpoint(training.load, device)
@@ -130,21 +135,14 @@ def fit(
         training.meter.check(run)
         run.save_checkpoint(training.step, training.state(), objective)
 
-    bar = tqdm(
-        total=settings.steps,
-        initial=training.step,
-        desc=run.method,
-        unit="step",
-        disable=not (run.writes and sys.stderr.isatty()),
-    )
-    with bar, interrupts() as interrupted:
-        bar.set_postfix_str("warming up")
+    shown = Progress(run.method, settings.steps, training.step, shown=progress and run.writes)
+    with shown, interrupts() as interrupted:
         if training.step < settings.steps:
             training.begin(batch)
         while training.step < settings.steps and not (best is not None and best.over):
             with training.clock:
                 training.take(batch)
-            bar.update()
+            shown.advance()
             step = training.step
             last = step == settings.steps
             reads = last or step % settings.log_every == 0
@@ -153,11 +151,12 @@ def fit(
                     metrics = training.meter.read(run)
                 watched = _aside(monitor, step, objective, settings)
                 run.log(step, metrics | watched | {"train_seconds": training.clock.seconds})
-                shown = {name: each for name, each in metrics.items() if name.endswith("_loss")}
-                bar.set_postfix({name: f"{each:.4g}" for name, each in (shown | watched).items()})
+                losses = {name: each for name, each in metrics.items() if name.endswith("_loss")}
+                shown.show(step, losses | watched)
             if evaluate is not None and (last or step % settings.eval_every == 0):
                 seen = parallel.told(_aside(evaluate, step, objective, settings))
                 run.log(step, seen)
+                shown.show(step, seen)
                 if best is not None:
                     best.see(step, seen, objective)
                     last = last or best.over
@@ -172,7 +171,8 @@ def fit(
                 )
     if joined:
         parallel.stop()
-    if best is not None:
+    # No evaluation may have been a number; then the last weights are what there is.
+    if best is not None and best.weights:
         objective.load_state_dict(best.weights)
         run.save_weights(best.step, objective)
     objective.eval()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +33,13 @@ class Objective(nn.Module, ABC):
         Returns:
             The losses by optimiser, of shape (), in nats per datum, each to be minimised by the
             parameters of that optimiser alone; and metrics by name, detached, of shape ().
+        """
+
+    def start(self, batches: Iterable[Batch]) -> None:
+        """Sets what weights can be known from the data, before the first step; nothing by default.
+
+        Args:
+            batches: Some of the training batches, on the device of the weights.
         """
 
     @abstractmethod
@@ -200,6 +207,9 @@ class ReconstructionObjective(Objective):
         error = (self.autoencoder(seen) - images).square().mean()
         return {"autoencoder": error}, {"mse": error.detach()}
 
+    def start(self, batches: Iterable[Batch]) -> None:
+        self.autoencoder.start_at(mean_image(batches))
+
     def parameter_groups(self, learning_rate: float) -> dict[str, list[dict[str, Any]]]:
         return {"autoencoder": [{"params": list(self.parameters()), "lr": learning_rate}]}
 
@@ -268,9 +278,17 @@ class InterpolationObjective(Objective):
         }
         return losses, {"mse": error.detach(), "mixing_mse": missed.detach()}
 
+    def start(self, batches: Iterable[Batch]) -> None:
+        self.autoencoder.start_at(mean_image(batches))
+
     def parameter_groups(self, learning_rate: float) -> dict[str, list[dict[str, Any]]]:
         parts = {"autoencoder": self.autoencoder, "critic": self.critic}
         return {
             name: [{"params": list(module.parameters()), "lr": learning_rate}]
             for name, module in parts.items()
         }
+
+
+def mean_image(batches: Iterable[Batch]) -> Tensor:
+    """The mean of the images that come first in each batch, of shape :math:`(H, W)`."""
+    return torch.stack([batch[0].mean(0) for batch in batches]).mean(0)

@@ -428,7 +428,9 @@ def command(
 
     Args:
         settings: The dataclass whose fields are the flags.
-        main: What to run; it returns the results, which are printed in a line.
+        main: What to run; it returns the results. Those that are numbers or words are printed in a
+            line on standard output, then the lines of :class:`~train.verdict.Results`, if that is
+            what they are, on standard error.
         args: The command line; :data:`sys.argv` if not given.
 
     Raises:
@@ -457,10 +459,15 @@ def command(
             traceback.print_exc()
         print(f"{who}error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
-    shown = (f"{k}={v:.5g}" if isinstance(v, float) else f"{k}={v}" for k, v in results.items())
     # Of several processes only the first has any.
-    if results:
-        print(" ".join(shown))
+    if not results:
+        return
+    plain = {k: v for k, v in results.items() if not isinstance(v, Mapping | list)}
+    shown = (f"{k}={v:.5g}" if isinstance(v, float) else f"{k}={v}" for k, v in plain.items())
+    print(" ".join(shown), flush=True)
+    # What a person reads comes last, and not where a script looks for numbers.
+    for line in getattr(results, "lines", ()):
+        print(line, file=sys.stderr)
 
 
 def _parsed(settings: type[S], args: list[str]) -> S:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from train import figures, parallel
+from train.metrics.measuring import Measures
 from train.runs import Run, read_results
 
 if TYPE_CHECKING:
@@ -51,8 +52,10 @@ def icvae(
         found = {name: results.get(name) for name in MEASURES}
         rows.append({"term": term, "weight": case.weight, "z_dim": case.z_dim} | found)
     run.save_table("tradeoff", rows)
-    run.save_figure("tradeoff", figures.tradeoff(rows))
-    return run.finish({"runs": len(rows), "table": str(run.directory / "tradeoff.csv")})
+    measures = Measures(run)
+    measures.draw("tradeoff", lambda: figures.tradeoff(rows))
+    table = {"runs": len(rows), "table": str(run.directory / "tradeoff.csv")}
+    return run.finish(table | measures.results())
 
 
 def once(directory: Path, make: Callable[[Path], Any]) -> dict[str, Any]:

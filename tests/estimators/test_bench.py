@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,19 @@ def test_a_run_that_fell_apart_has_a_row_without_measures(tmp_path):
     assert row["runs"] == 0
     assert row["elbo"] is None
     assert markdown([row], SUMMARY).endswith("| marginal | 0 | - | - | - | - | - |")
+
+
+def test_an_evaluation_that_was_no_number_is_left_out_by_itself(tmp_path):
+    """The mutation: accuracies and ELBOs are paired in order, whatever their steps."""
+    run = Run(tmp_path, "air")
+    for step, (elbo, accuracy) in enumerate([(-3.0, 0.5), (math.nan, 0.6), (-1.0, math.nan)], 1):
+        run.log(step, {"train_seconds": float(step)})
+        run.log(step, {"held_out_elbo": elbo, "held_out_count_accuracy": accuracy})
+    rows = evaluations(run, "marginal", 0, {"elbo": None})
+    assert [(row["step"], row["elbo"], row["count_accuracy"]) for row in rows] == [
+        (1, -3.0, 0.5),
+        (3, -1.0, None),
+    ]
 
 
 @pytest.mark.parametrize(

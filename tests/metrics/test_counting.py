@@ -3,14 +3,30 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from guides.air import ResidualGuide
 from pyro_models.air import AIR
-from train.data.scenes import Scenes
-from train.metrics.counting import draw_counts, elbo, iou, iw_bound, matched_iou, measure
+from train.data.batches import Batches
+from train.data.scenes import Scenes, ScenesSplit
+from train.metrics.counting import (
+    Watch,
+    box_iou,
+    draw_counts,
+    elbo,
+    find,
+    iou,
+    iw_bound,
+    matched_iou,
+    measure,
+    what_to_try,
+)
+from train.metrics.measuring import Measures, Unmeasurable, attempt
+from train.runs import Run
 
 
 @pytest.fixture
@@ -52,30 +68,57 @@ def test_a_certain_guide_is_right_where_the_count_is_its_own(pair, present, coun
     images = torch.rand(4, 12, 12)
     assert draw_counts(guide, images).tolist() == [count] * 4
     scenes = Scenes((images * 255).byte(), counts, torch.zeros(4, 3, 4))
-    measured = measure(model, guide, scenes, batch=3)
-    assert measured.count_accuracy == measured.count_accuracy_map == 0.25
-    assert measured.confusion[:, count].tolist() == [1, 1, 1, 1]
-    assert measured.confusion.sum() == 4
+    measured, confusion = measured_on(model, guide, scenes)
+    values = measured.values
+    assert values["count_accuracy"] == values["count_accuracy_map"] == 0.25
+    assert values["count_accuracy_majority"] == 0.25
+    assert confusion[:, count].tolist() == [1, 1, 1, 1]
+    assert confusion.sum() == 4
+
+
+def measured_on(model: AIR, guide: ResidualGuide, scenes: Scenes) -> tuple[Measures, np.ndarray]:
+    """The measures of a pair on scenes, and the table of counts."""
+    run = Run(Path("unused"), "air")
+    batches = Batches((scenes.images,), 1, 0, "cpu")
+    watch = Watch(model, guide, ScenesSplit(scenes, scenes), batches, run)
+    measures = Measures(run)
+    confusion = measure(watch, measures, iw_particles=2)
+    return measures, attempt(confusion).value
+
+
+def test_scenes_are_looked_at_some_at_a_time(pair):
+    model, guide = pair
+    certain(guide, True)
+    scenes = (torch.rand(4, 12, 12) * 255).byte()
+    parts, whole = find(model, guide, scenes, batch=3), find(model, guide, scenes)
+    torch.testing.assert_close(parts.boxes, whole.boxes)
+    torch.testing.assert_close(parts.squares, whole.squares)
+    drawn = guide.detect(scenes / 255).reconstruction
+    torch.testing.assert_close(whole.squares, (drawn - scenes / 255).square().mean((1, 2)))
 
 
 def test_scenes_without_truth_have_an_elbo_and_no_accuracy(pair):
     model, guide = pair
     scenes = Scenes((torch.rand(5, 12, 12) * 255).byte(), None, None)
-    measured = measure(model, guide, scenes)
-    assert math.isfinite(measured.elbo)
-    assert measured.count_accuracy is measured.box_iou is measured.confusion is None
+    measured, confusion = measured_on(model, guide, scenes)
+    assert math.isfinite(measured.values["elbo"])
+    assert measured.values["count_accuracy"] is measured.values["box_iou"] is confusion is None
+    assert measured.reasons["count_accuracy"] == "the scenes have no counts"
+    assert measured.reasons["box_iou"] == "the scenes have no boxes"
 
 
 def test_boxes_count_only_in_scenes_whose_count_is_right(pair):
-    model, guide = pair
+    _, guide = pair
     certain(guide, True)
     images = (torch.rand(2, 12, 12) * 255).byte()
     found = guide.detect(images.float() / 255).boxes
     far = found + 100
     right = Scenes(images, torch.tensor([3, 2]), torch.stack([found[0].flip(0), far[1]]))
-    assert measure(model, guide, right).box_iou == pytest.approx(1)
+    assert box_iou(right, torch.tensor([3, 3]), found) == pytest.approx(1)
     wrong = Scenes(images, torch.tensor([2, 3]), torch.stack([found[0], far[1]]))
-    assert measure(model, guide, wrong).box_iou == 0
+    assert box_iou(wrong, torch.tensor([3, 3]), found) == 0
+    with pytest.raises(Unmeasurable, match="no scene"):
+        box_iou(wrong, torch.tensor([0, 0]), found)
 
 
 def test_the_bound_rises_with_particles_and_starts_at_the_elbo(pair):
@@ -96,3 +139,14 @@ def test_a_batch_too_large_for_memory_is_split(pair):
     bounds = iw_bound(model, guide, images, particles=5, rows=12)
     assert bounds.shape == (7,)
     assert bounds.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("background", "words"),
+    [(0, "--window-size"), (60, "background subtracted"), (255, "inverted"), (None, "same image")],
+)
+def test_what_to_try_depends_on_the_background(background, words):
+    scenes = torch.full((4, 12, 12), background or 0, dtype=torch.uint8)
+    if background is not None:
+        scenes[:, 3:5, 3:6] = 120 + torch.arange(4)[:, None, None].byte()
+    assert words in what_to_try(scenes)

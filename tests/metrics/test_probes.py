@@ -11,7 +11,9 @@ from train.data.conditions import Condition
 from train.data.digits import Images
 from train.metrics import probes
 from train.metrics.coding import Watch, encode, measure
+from train.metrics.measuring import Measures
 from train.metrics.probes import leakage
+from train.runs import Run
 
 ADVERSARIES = {"linear", "mlp1", "mlp2", "mlp3", "nearest1", "nearest15", "trees"}
 SMOOTH = ("linear", "mlp1", "mlp2", "mlp3")
@@ -151,7 +153,7 @@ def test_measures_of_codes():
 
 
 @pytest.mark.parametrize("kind", ["gaussian", "echo"])
-def test_a_watch_has_figures_and_measures(kind):
+def test_a_watch_has_figures_and_measures(kind, tmp_path):
     data = labelled(150)
     condition = Condition.of(data, data)
     model = ICVAE((8, 8), 3, 2, hidden=(12, 12), prior=kind == "gaussian")
@@ -164,10 +166,13 @@ def test_a_watch_has_figures_and_measures(kind):
     assert set(watch.evaluate(1)) == {"held_out_elbo", "held_out_mse"}
     assert {rows.shape for rows in watch.reconstructions().values()} == {(3, 8, 8)}
     assert [rows.shape for rows in watch.swaps().values()] == [(4, 8, 8)] * 3
-    found = measure(watch, data)
+    measures = Measures(Run(tmp_path, "icvae"))
+    measure(watch, measures, data)
+    found = measures.values
     read = ("leakage", "leakage_mean", "leakage_parameters")
-    assert all(0 <= getattr(found, name) <= 1 for name in read)
-    assert found.leakage == max(found.leakage_adversaries.values())
+    assert all(0 <= found[name] <= 1 for name in read)
+    assert found["leakage"] == max(found["leakage_adversaries"].values())
+    assert found["chance"] == pytest.approx(1 / 3)
     z, labels = watch.codes(100)
     assert z.shape == (100, 2)
     assert len(labels) == 100

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, NamedTuple
+from collections.abc import Callable
+from functools import cache
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -12,22 +14,19 @@ from pyro_models.ae import Autoencoder
 from train.data.batches import as_input, codes_of
 from train.data.digits import Frame, Images
 from train.metrics.clusters import cluster_accuracy
+from train.metrics.goals import Beats
 from train.metrics.interpolation import interpolate
-from train.metrics.probes import probe_accuracy
+from train.metrics.measuring import Measures, Unmeasurable, attempt
+from train.metrics.probes import Labelled, probe_accuracy
+from train.metrics.references import mean_image_mse
 
-
-class Autoencoding(NamedTuple):
-    """Measures of an autoencoder.
-
-    Attributes:
-        reconstruction_mse: The mean square of a pixel's error on held-out images, in [0, 1].
-        probe_accuracy: See :func:`~train.metrics.probes.probe_accuracy`; ``None`` without classes.
-        cluster_accuracy: See :func:`~train.metrics.clusters.cluster_accuracy`; likewise.
-    """
-
-    reconstruction_mse: float
-    probe_accuracy: float | None
-    cluster_accuracy: float | None
+GOAL = Beats(
+    measure="reconstruction_mse",
+    reference="reconstruction_mse_mean_image",
+    beside="the mean training image's",
+    advice="more --steps, a lower --learning-rate, or a larger --z-dim",
+)
+"""What an autoencoder is to reach."""
 
 
 class Watch:
@@ -97,24 +96,40 @@ class Watch:
 
     def look(self, step: int) -> dict[str, float]:
         """That, and probes of the codes: of fewer training images, with fewer starts."""
-        read = self.read(self.train.select(torch.arange(min(self.FEW, len(self.train)))), starts=20)
-        known = {name: value for name, value in read.items() if value is not None}
-        return self.evaluate(step) | known
+        few = self.train.select(torch.arange(min(self.FEW, len(self.train))))
+        looked = {name: attempt(probe).value for name, probe in self.probes(few, starts=20).items()}
+        seen = {name: value for name, value in looked.items() if value is not None}
+        return self.evaluate(step) | seen
 
-    def read(self, train: Images, starts: int) -> dict[str, float | None]:
-        """Probe and clusters, learnt from training images' codes."""
-        labels = train.labels
-        if labels is None or labels.is_floating_point() or len(labels.unique()) < 2:
-            return {"probe_accuracy": None, "cluster_accuracy": None}
-        pairs = [(self.encode(part.images), part.labels.numpy()) for part in (train, self.held_out)]
+    def probes(self, train: Images, starts: int) -> dict[str, Callable[[], float]]:
+        """Probe and clusters by name, learnt from training images' codes."""
+
+        @cache
+        def known() -> list[Labelled]:
+            require_classes(train.labels)
+            parts = (train, self.held_out)
+            return [(self.encode(part.images), part.labels.numpy()) for part in parts]
+
         return {
-            "probe_accuracy": probe_accuracy(*pairs),
-            "cluster_accuracy": cluster_accuracy(*pairs, starts=starts, seed=self.seed),
+            "probe_accuracy": lambda: probe_accuracy(*known()),
+            "cluster_accuracy": lambda: cluster_accuracy(*known(), starts=starts, seed=self.seed),
         }
 
-    def measure(self) -> Autoencoding:
-        """Measures on all images."""
-        return Autoencoding(self.error(self.held_out.images), **self.read(self.train, self.starts))
+    def measure(self, measures: Measures) -> None:
+        """Takes the measures, on all images.
+
+        ``reconstruction_mse`` is the mean square of a pixel's error on held-out images, in [0, 1],
+        and ``reconstruction_mse_mean_image`` that of the mean training image. For
+        ``probe_accuracy`` see :func:`~train.metrics.probes.probe_accuracy`, for
+        ``cluster_accuracy`` :func:`~train.metrics.clusters.cluster_accuracy`.
+        """
+        measures.take("reconstruction_mse", lambda: self.error(self.held_out.images))
+        measures.take(
+            "reconstruction_mse_mean_image",
+            lambda: mean_image_mse(self.train.images, self.held_out.images, self.frame.inside),
+        )
+        for name, probe in self.probes(self.train, self.starts).items():
+            measures.take(name, probe)
 
     def reconstructions(self, number: int = 10) -> dict[str, np.ndarray]:
         """Rows of held-out images and of what is left of them."""
@@ -158,3 +173,13 @@ class Watch:
     def shown(self, images: Tensor) -> np.ndarray:
         """Images for a figure."""
         return self.frame.inside(images).cpu().numpy()
+
+
+def require_classes(labels: Tensor | None) -> None:
+    """Raises :class:`~train.metrics.measuring.Unmeasurable` unless labels are several classes."""
+    if labels is None:
+        raise Unmeasurable("the images have no labels")
+    if labels.is_floating_point():
+        raise Unmeasurable("the labels are quantities, not classes")
+    if len(labels.unique()) < 2:
+        raise Unmeasurable("all training images are of one class")

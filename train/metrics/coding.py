@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import ClassVar, NamedTuple
 
 import numpy as np
@@ -15,7 +16,10 @@ from train.data.batches import as_input
 from train.data.conditions import Condition
 from train.data.digits import Images
 from train.estimators import MeanFieldELBO
+from train.metrics.goals import Beats, Goal, Stays
+from train.metrics.measuring import Measures
 from train.metrics.probes import Leakage, leakage
+from train.metrics.references import majority, mean_image_mse
 
 Guide = GaussianGuide | EchoGuide
 
@@ -89,6 +93,8 @@ class Watch:
         "squared error a pixel": {"held_out_mse": "held out"},
     }
     """What to plot of the run's metrics."""
+    MOST = 12
+    """Classes that a figure shows at most."""
 
     def __init__(
         self, model: ICVAE, guide: Guide, held_out: Images, condition: Condition, labels: bool
@@ -123,11 +129,11 @@ class Watch:
 
     @torch.no_grad()
     def swaps(self, number: int = 8) -> dict[str, np.ndarray]:
-        """Rows of a held-out image, and its code decoded under every class."""
+        """Rows of a held-out image, and its code decoded under each of the first classes."""
         few = self.first(number)
         x, c = self.inputs(few)
         z = self.guide.mean(x, c)[: len(few)]
-        told = torch.eye(self.condition.classes, device=z.device)
+        told = torch.eye(self.condition.classes, device=z.device)[: self.MOST]
         rows = {}
         for i, label in enumerate(few.labels.tolist()):
             decoded = self.model.decode(z[i].expand(len(told), -1), told).clamp(0, 1)
@@ -156,48 +162,76 @@ class Watch:
         return as_input(images), c
 
 
-class Coding(NamedTuple):
-    """Measures of a model and guide; see :class:`Codes` and :mod:`train.metrics.probes`.
+def measure(watch: Watch, measures: Measures, train: Images, seed: int = 0) -> None:
+    """Takes the measures of a watched model and guide.
 
-    Attributes:
-        reconstruction_mse: On held-out images.
-        elbo: On held-out images.
-        leakage: The best adversary's, from one sampled code an image.
-        leakage_linear: The linear adversary's.
-        leakage_adversaries: Each adversary's, by its name.
-        leakage_mean: The best adversary's, from the mean of each code.
-        leakage_parameters: The best adversary's, from the encoder's outputs.
-        chance: What is had without codes.
+    ``reconstruction_mse`` and ``elbo`` are of held-out images (see :class:`Codes`), and
+    ``reconstruction_mse_mean_image`` is the error of the mean training image. Adversaries learn
+    from the training images' codes (see :func:`~train.metrics.probes.leakage`): ``leakage`` is the
+    best one's score from one sampled code an image, ``leakage_linear`` the linear one's,
+    ``leakage_adversaries`` each one's by its name, ``leakage_mean`` the best one's from the mean of
+    each code, ``leakage_parameters`` the best one's from the encoder's outputs, and ``chance`` what
+    is had without codes.
+
+    Args:
+        watch: The model, the guide, and held-out images.
+        measures: Where measures go.
+        train: The training images.
+        seed: Seed of the adversaries.
     """
+    held_out = watch.held_out
 
-    reconstruction_mse: float
-    elbo: float
-    leakage: float
-    leakage_linear: float
-    leakage_adversaries: dict[str, float]
-    leakage_mean: float
-    leakage_parameters: float
-    chance: float
+    @cache
+    def codes() -> Codes:
+        watch.last = watch.encode(held_out)
+        return watch.last
 
-
-def measure(watch: Watch, train: Images, seed: int = 0) -> Coding:
-    """Measures a watched model and guide; adversaries learn from the training images' codes."""
-    learnt, codes = watch.encode(train), watch.encode(watch.held_out)
-    watch.last = codes
+    @cache
+    def learnt() -> Codes:
+        return watch.encode(train)
 
     def read(kind: str) -> Leakage:
-        sets = ((learnt, train), (codes, watch.held_out))
+        sets = ((learnt(), train), (codes(), held_out))
         pairs = [(getattr(found, kind).numpy(), images.labels.numpy()) for found, images in sets]
         return leakage(*pairs, seed=seed)
 
-    sampled, mean, parameters = read("sampled"), read("mean"), read("parameters")
-    return Coding(
-        codes.reconstruction_mse,
-        codes.elbo,
-        sampled.best,
-        sampled.linear,
-        sampled.scores,
-        mean.best,
-        parameters.best,
-        sampled.chance,
+    def sampled() -> dict[str, float]:
+        found = read("sampled")
+        return {
+            "leakage": found.best,
+            "leakage_linear": found.linear,
+            "leakage_adversaries": found.scores,
+        }
+
+    measures.take("reconstruction_mse", lambda: codes().reconstruction_mse)
+    measures.take(
+        "reconstruction_mse_mean_image", lambda: mean_image_mse(train.images, held_out.images)
     )
+    measures.take("elbo", lambda: codes().elbo)
+    measures.take(("leakage", "leakage_linear", "leakage_adversaries"), sampled)
+    measures.take("leakage_mean", lambda: read("mean").best)
+    measures.take("leakage_parameters", lambda: read("parameters").best)
+    classes = watch.condition.classes > 0
+    measures.take("chance", lambda: majority(held_out.labels.numpy()) if classes else 0.0)
+
+
+def goals(invariance: bool) -> list[Goal]:
+    """What a model and guide are to reach.
+
+    Args:
+        invariance: Whether training keeps labels out of codes.
+    """
+    drawn = Beats(
+        measure="reconstruction_mse",
+        reference="reconstruction_mse_mean_image",
+        beside="the mean training image's",
+        advice="a lower --learning-rate, more --steps, a lower --beta or --weight, or a larger "
+        "--z-dim",
+    )
+    told = Stays(
+        measure="leakage",
+        reference="chance",
+        beside="what is had without codes",
+        advice="a larger --weight, --invariance direct, or a smaller --z-dim",
+    )
+    return [drawn, told] if invariance else [drawn]

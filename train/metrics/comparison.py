@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from train import acai
 from train.data.batches import codes_of
 from train.data.digits import Frame, Images, Split
 from train.metrics.clusters import cluster_accuracy
+from train.metrics.measuring import NOT_FINITE, Unmeasurable, attempt, finite
 from train.metrics.probes import leakage, probe_accuracy
 from train.metrics.style import STYLES, morphometrics, style_r2
 from train.runs import read_results
@@ -171,37 +173,53 @@ def compare(codecs: Sequence[Codec], data: Split, seed: int = 0) -> list[dict[st
 
     Returns:
         A row for each: ``method``, ``command``, and :data:`MEASURES`, ``None`` where there is no
-        decoder. ``interpolation`` is :math:`1 - \\cos` from the image halfway between the codes of
-        two held-out images of a class to the nearest training image, in the mean.
+        decoder or a measure cannot be taken; the ``reasons`` of the latter by name.
+        ``interpolation`` is :math:`1 - \\cos` from the image halfway between the codes of two
+        held-out images of a class to the nearest training image, in the mean.
     """
     require_classes(data)
-    train, held_out = data
     styles = [morphometrics(images.images.numpy()) for images in data]
-    one, other = pairs(held_out.labels)
-    rows = []
-    for codec in codecs:
-        codes = [codec.encode(images).astype(np.float32) for images in data]
-        known = [(z, images.labels.numpy()) for z, images in zip(codes, data, strict=True)]
-        r2 = style_r2(
-            *((z, style, labels) for (z, labels), style in zip(known, styles, strict=True))
-        )
-        row: dict[str, Any] = {"method": codec.name, "code_size": codes[0].shape[1]}
-        row |= {
-            "probe_accuracy": probe_accuracy(*known),
-            "cluster_accuracy": cluster_accuracy(*known, starts=10, seed=seed),
-            "leakage": leakage(*known, seed=seed).best,
-            **{f"{style}_r2": value for style, value in r2.items()},
-            "reconstruction_mse": None,
-            "interpolation": None,
-        }
-        if codec.decode is not None:
-            drawn = codec.decode(codes[1], held_out.labels)
-            error = (drawn - held_out.images / 255).double().square().mean()
-            halfway = codec.decode((codes[1][one] + codes[1][other]) / 2, held_out.labels[one])
-            row["reconstruction_mse"] = float(error)
-            row["interpolation"] = float(nearest(halfway, train.images).mean())
-        rows.append(row | {"seconds": codec.seconds, "command": codec.command})
-    return rows
+    return [_row(codec, data, styles, seed) for codec in codecs]
+
+
+def _row(codec: Codec, data: Split, styles: Sequence[np.ndarray], seed: int) -> dict[str, Any]:
+    """What :func:`compare` has of a codec."""
+    train, held_out = data
+    codes = [codec.encode(images).astype(np.float32) for images in data]
+    known = [(z, images.labels.numpy()) for z, images in zip(codes, data, strict=True)]
+
+    @cache
+    def r2() -> dict[str, float]:
+        parts = zip(known, styles, strict=True)
+        return style_r2(*((z, style, labels) for (z, labels), style in parts))
+
+    def error() -> float:
+        drawn = codec.decode(codes[1], held_out.labels)
+        return float((drawn - held_out.images / 255).double().square().mean())
+
+    def interpolation() -> float:
+        one, other = pairs(held_out.labels)
+        if not len(one):
+            raise Unmeasurable("no two held-out images are of one class")
+        halfway = codec.decode((codes[1][one] + codes[1][other]) / 2, held_out.labels[one])
+        return float(nearest(halfway, train.images).mean())
+
+    measures: dict[str, Callable[[], float]] = {
+        "probe_accuracy": lambda: probe_accuracy(*known),
+        "cluster_accuracy": lambda: cluster_accuracy(*known, starts=10, seed=seed),
+        "leakage": lambda: leakage(*known, seed=seed).best,
+        **{f"{style}_r2": lambda style=style: r2()[style] for style in STYLES},
+    }
+    if codec.decode is not None:
+        measures |= {"reconstruction_mse": error, "interpolation": interpolation}
+    row = {"method": codec.name, "command": codec.command, "reasons": {}} | dict.fromkeys(MEASURES)
+    row |= {"code_size": codes[0].shape[1], "seconds": codec.seconds}
+    for name, measure in measures.items():
+        found = attempt(measure)
+        row[name] = finite(found.value)
+        if row[name] is None:
+            row["reasons"][name] = found.reason or NOT_FINITE
+    return row
 
 
 def pairs(labels: Tensor, number: int = 500) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from typing import ClassVar, NamedTuple
 
 import numpy as np
@@ -17,37 +19,28 @@ from pyro_models.sharing import one_estimate
 from train.data.batches import Batches, as_input
 from train.data.scenes import Scenes, ScenesSplit
 from train.estimators import ImportanceWeightedELBO, MarginalELBO
+from train.metrics.goals import Beats, Goal
+from train.metrics.measuring import Measures, Unmeasurable
+from train.metrics.references import majority, mean_image_mse
 from train.runs import Run
 
 
-class Counting(NamedTuple):
-    r"""Measures of a model and guide on scenes; ``None`` where a truth is not known.
+class Found(NamedTuple):
+    r"""What a model and guide make of scenes.
 
     Attributes:
-        count_accuracy: The share of scenes whose count one draw from the guide gives.
-        count_accuracy_map: The share whose most probable count, all else at its mean, is right.
-        elbo: Nats a scene, at beta 1, with the likelihood's constant.
-        box_iou: The mean intersection over union of true boxes and those found, matched to make it
-            largest, in scenes whose count is right and not zero.
-        iw_bound: The importance-weighted bound, nats a scene; see :func:`iw_bound`.
-        iw_particles: The number of its draws a scene.
-        iw_scenes: The number of scenes it was measured on.
-        confusion: The numbers of scenes by true count (rows) and by the count found at the means
-            (columns).
+        elbos: Nats a scene, at beta 1, with the likelihood's constant, of shape :math:`(M)`.
+        drawn: The counts in one draw from the guide, of shape :math:`(M)`.
+        counts: The most probable counts, all else at its mean, of shape :math:`(M)`.
+        boxes: Boxes there, of shape :math:`(M, N, 4)`.
+        squares: The mean square of a pixel's error there, of shape :math:`(M)`.
     """
 
-    count_accuracy: float | None
-    count_accuracy_map: float | None
-    elbo: float
-    box_iou: float | None
-    iw_bound: float
-    iw_particles: int
-    iw_scenes: int
-    confusion: np.ndarray | None
-
-    def results(self) -> dict[str, float | int | None]:
-        """The measures that are numbers, by name."""
-        return {name: value for name, value in self._asdict().items() if name != "confusion"}
+    elbos: Tensor
+    drawn: Tensor
+    counts: Tensor
+    boxes: Tensor
+    squares: Tensor
 
 
 @torch.no_grad()
@@ -103,57 +96,99 @@ def iw_bound(
 
 
 @torch.no_grad()
-def measure(
-    model: AIR,
-    guide: RecurrentGuide,
-    scenes: Scenes,
-    iw_particles: int = 100,
-    iw_scenes: int = 1_000,
-    batch: int = 500,
-) -> Counting:
-    """Measures a model and guide on scenes.
+def find(model: AIR, guide: RecurrentGuide, scenes: Tensor, batch: int = 500) -> Found:
+    r"""Looks at scenes, some at a time.
 
     Args:
         model: The model.
         guide: Its guide.
-        scenes: Held-out scenes.
-        iw_particles: Draws a scene in the importance-weighted bound.
-        iw_scenes: On how many of the scenes, from the first, to take that bound.
-        batch: How many scenes at a time.
+        scenes: Of shape :math:`(M, H, W)`, uint8.
+        batch: How many at a time.
     """
     device = model.zero.device
     estimator = MarginalELBO()
-    elbos, drawn, found, boxes = [], [], [], []
-    for images in scenes.images.split(batch):
+    parts = []
+    for images in scenes.split(batch):
         images = as_input(images.to(device))
         detection = guide.detect(images)
-        elbos.append(elbo(model, guide, images, estimator).cpu())
-        drawn.append(draw_counts(guide, images).cpu())
-        found.append(detection.counts.cpu())
-        boxes.append(detection.boxes.cpu())
-    few = as_input(scenes.images[:iw_scenes].to(device))
-    measured = {
-        "elbo": torch.cat(elbos).double().mean().item(),
-        "iw_bound": iw_bound(model, guide, few, iw_particles).double().mean().item(),
-        "iw_particles": iw_particles,
-        "iw_scenes": len(few),
-    }
-    if scenes.counts is None:
-        return Counting(None, None, box_iou=None, confusion=None, **measured)
-    counts = torch.cat(found)
-    size = max(model.max_objects, int(scenes.counts.max())) + 1
-    confusion = torch.bincount(scenes.counts * size + counts, minlength=size**2)
-    return Counting(
-        count_accuracy=(torch.cat(drawn) == scenes.counts).double().mean().item(),
-        count_accuracy_map=(counts == scenes.counts).double().mean().item(),
-        box_iou=box_iou(scenes, counts, torch.cat(boxes)),
-        confusion=confusion.reshape(size, size).numpy(),
-        **measured,
+        found = Found(
+            elbo(model, guide, images, estimator),
+            draw_counts(guide, images),
+            detection.counts,
+            detection.boxes,
+            (detection.reconstruction - images).square().mean((1, 2)),
+        )
+        parts.append([each.cpu() for each in found])
+    return Found(*map(torch.cat, zip(*parts, strict=True)))
+
+
+def measure(
+    watch: Watch, measures: Measures, iw_particles: int = 100, iw_scenes: int | None = None
+) -> Callable[[], np.ndarray]:
+    """Takes the measures of a watched model and guide on held-out scenes.
+
+    - ``count_accuracy`` is the share of scenes whose count one draw from the guide gives,
+      ``count_accuracy_map`` the share whose most probable count, all else at its mean, is right,
+      and ``count_accuracy_majority`` that of the most frequent count.
+    - ``box_iou`` is :func:`box_iou`.
+    - ``reconstruction_mse`` is the mean square of a pixel's error of what is found,
+      ``reconstruction_mse_mean_image`` that of the mean training scene, and
+      ``reconstruction_mse_empty`` that of a canvas without objects.
+    - ``elbo`` is in nats a scene, at beta 1, with the likelihood's constant; ``iw_bound`` is
+      :func:`iw_bound` with ``iw_particles`` draws, on the first ``iw_scenes`` scenes.
+
+    Args:
+        watch: The model, the guide, and scenes.
+        measures: Where measures go.
+        iw_particles: Draws a scene in the importance-weighted bound.
+        iw_scenes: On how many of the scenes, from the first, to take that bound; ``None`` for all.
+
+    Returns:
+        What counts the scenes by true count (rows) and by the count found at the means (columns).
+    """
+    model, guide, (train, scenes) = watch.model, watch.guide, watch.data
+    few = scenes.images[:iw_scenes]
+
+    @cache
+    def found() -> Found:
+        return find(model, guide, scenes.images)
+
+    def bound() -> float:
+        images = as_input(few.to(model.zero.device))
+        return iw_bound(model, guide, images, iw_particles).double().mean().item()
+
+    def truth() -> Tensor:
+        if scenes.counts is None:
+            raise Unmeasurable("the scenes have no counts")
+        return scenes.counts
+
+    def right(name: str) -> float:
+        return (truth() == getattr(found(), name)).double().mean().item()
+
+    def confusion() -> np.ndarray:
+        size = max(model.max_objects, int(truth().max())) + 1
+        table = torch.bincount(truth() * size + found().counts, minlength=size**2)
+        return table.reshape(size, size).numpy()
+
+    measures.take("count_accuracy", lambda: right("drawn"))
+    measures.take("count_accuracy_map", lambda: right("counts"))
+    measures.take("count_accuracy_majority", lambda: majority(truth().numpy()))
+    measures.take("box_iou", lambda: box_iou(scenes, found().counts, found().boxes))
+    measures.take("reconstruction_mse", lambda: found().squares.double().mean().item())
+    measures.take(
+        "reconstruction_mse_mean_image", lambda: mean_image_mse(train.images, scenes.images)
     )
+    empty = torch.zeros_like(scenes.images[:1])
+    measures.take("reconstruction_mse_empty", lambda: mean_image_mse(empty, scenes.images))
+    measures.take("elbo", lambda: found().elbos.double().mean().item())
+    measures.take("iw_bound", bound)
+    return confusion
 
 
-def box_iou(scenes: Scenes, counts: Tensor, boxes: Tensor) -> float | None:
+def box_iou(scenes: Scenes, counts: Tensor, boxes: Tensor) -> float:
     """The mean IoU of true boxes and those found, in scenes whose count is right and not zero.
+
+    Boxes are matched so that it is largest.
 
     Args:
         scenes: Scenes with their counts.
@@ -161,13 +196,18 @@ def box_iou(scenes: Scenes, counts: Tensor, boxes: Tensor) -> float | None:
         boxes: The boxes found, of shape :math:`(M, N, 4)`.
 
     Returns:
-        A share from 0 to 1; ``None`` if no box is known, or no such scene is there.
+        A share from 0 to 1.
+
+    Raises:
+        Unmeasurable: If no box is known, or there is no such scene.
     """
     if scenes.boxes is None:
-        return None
+        raise Unmeasurable("the scenes have no boxes")
     right = torch.nonzero((counts == scenes.counts) & (counts > 0)).flatten().tolist()
+    if not right:
+        raise Unmeasurable("no scene with an object has its count right")
     ious = [matched_iou(scenes.boxes[i, : counts[i]], boxes[i, : counts[i]]) for i in right]
-    return float(np.mean(ious)) if ious else None
+    return float(np.mean(ious))
 
 
 def iou(boxes: Tensor, others: Tensor) -> Tensor:
@@ -262,3 +302,45 @@ class Watch:
             f"n = {n}": self.model.sample(8, n).canvas.cpu().numpy()
             for n in range(1, self.model.max_objects + 1)
         }
+
+
+def goals(train: Scenes) -> list[Goal]:
+    """What a model and guide of scenes are to reach: to draw them, and to count where it is known.
+
+    Args:
+        train: Training scenes, which tell what to try.
+    """
+    advice = what_to_try(train.images)
+    drawn = Beats(
+        measure="reconstruction_mse",
+        reference="reconstruction_mse_mean_image",
+        beside="the mean training scene's",
+        advice=advice,
+    )
+    if train.counts is None:
+        return [drawn]
+    counted = Beats(
+        measure="count_accuracy",
+        reference="count_accuracy_majority",
+        beside="that of the most frequent count",
+        advice=advice,
+        best=1.0,
+    )
+    return [counted, drawn]
+
+
+def what_to_try(scenes: Tensor) -> str:
+    r"""What to try if scenes of shape :math:`(M, H, W)`, uint8, are not explained.
+
+    The model draws bright objects on black: another background is the first thing to look for.
+    """
+    few = scenes[:1_000]
+    if bool((scenes == scenes[:1]).all()):
+        return "other scenes: all of these are the same image"
+    # Most of a scene is background, and objects are in other places in each.
+    level = few.flatten().median().item() / 255
+    if level > 0.5:
+        return "inverted images (1 - images): the model draws bright objects on black"
+    if level > 0.02:
+        return "images with the background subtracted: the model draws bright objects on black"
+    return "a --window-size of the objects' size, more --steps, or another --seed"

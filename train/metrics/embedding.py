@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
-from typing import Any, ClassVar, NamedTuple
+import sys
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -16,7 +18,10 @@ from train.data.batches import codes_of
 from train.data.digits import Images
 from train.data.stacks import Stacks
 from train.losses import collapse
-from train.metrics.probes import class_accuracy
+from train.metrics.goals import Beats, Stays
+from train.metrics.measuring import Measures, Unmeasurable
+from train.metrics.probes import ClassAccuracy, class_accuracy
+from train.metrics.references import majority
 from train.metrics.style import morphometrics, style_r2
 from train.objective import CorrespondenceObjective
 
@@ -137,49 +142,88 @@ class Watch:
         if loss > 0.99 * lost:
             tqdm.write(
                 f"step {step:,}: the held-out loss is {loss:.3f}, that of embeddings that are all "
-                f"one is {lost:.3f}: they have collapsed, or not spread yet"
+                f"one is {lost:.3f}: they have collapsed, or not spread yet",
+                file=sys.stderr,
             )
         return {"held_out_loss": loss, "held_out_found": share}
 
-    def measure(self) -> dict[str, Any]:
-        """Class probes, styles and retrieval, of all sets and of the withheld ones."""
+    def measure(self, measures: Measures) -> None:
+        """Takes the measures: class probes, styles and retrieval, of all sets and of withheld ones.
+
+        ``class_accuracy`` is :func:`~train.metrics.probes.class_accuracy`, of embeddings, of those
+        before training (``_untrained``), of as many principal components (``_pca``), of the styles
+        alone (``_morphometrics``), and of the most frequent set (``_majority``). ``style_r2`` is
+        :func:`~train.metrics.style.style_r2`, and ``retrieval_error`` is :func:`retrieval`. Each is
+        also taken of the withheld sets (``_withheld``) if there are any.
+        """
         self.embedded = self.embed()
-        sets, seed = self.sets, self.seed
-        styles = [morphometrics(images.numpy()) for images in self.images]
-        pca = PCA(min(self.embedded[0].shape[1], len(self.images[0])), random_state=seed)
-        flat = [images.numpy().reshape(len(images), -1) / 255 for images in self.images]
-        compared = {
-            "": self.embedded,
-            "_untrained": self.untrained,
-            "_pca": (pca.fit_transform(flat[0]), pca.transform(flat[1])),
-            "_morphometrics": tuple(styles),
+        others = self.sets[1]
+
+        @cache
+        def styles() -> list[np.ndarray]:
+            return [morphometrics(images.numpy()) for images in self.images]
+
+        compared: dict[str, Callable[[], tuple[np.ndarray, ...]]] = {
+            "": lambda: self.embedded,
+            "_untrained": lambda: self.untrained,
+            "_pca": self.components,
+            "_morphometrics": lambda: tuple(styles()),
         }
-        results: dict[str, Any] = {}
-        for name, (train, held_out) in compared.items():
-            found = class_accuracy((train, sets[0]), (held_out, sets[1]), seed)
-            results[f"class_accuracy{name}"] = found.best
-            if not name:
-                results["class_probes"] = found.scores
-            if self.withheld:
-                recall = [found.recall[each] for each in self.withheld]
-                results[f"class_accuracy{name}_withheld"] = float(np.mean(recall))
-        groups = {"": [np.isin(each, self.withheld, invert=True) for each in sets]}
+        for name, codes in compared.items():
+            self.take_class(measures, name, codes)
+        measures.take("class_accuracy_majority", lambda: majority(others))
+        groups = {"": [np.isin(each, self.withheld, invert=True) for each in self.sets]}
         if self.withheld:
             groups["_withheld"] = [~seen for seen in groups[""]]
         for name, chosen in groups.items():
-            parts = [
-                tuple(value[rows] for value in (embedded, style, own))
-                for embedded, style, own, rows in zip(
-                    self.embedded, styles, sets, chosen, strict=True
-                )
-            ]
-            results[f"style_r2{name}"] = style_r2(*parts)
             only = self.withheld if name else ()
-            looked_up = retrieval(self.embedded[1], styles[1], sets[1], only=only, seed=seed)
-            for key, value in looked_up._asdict().items():
-                suffix = "" if key == "error" else f"_{key}"
-                results[f"retrieval_error{suffix}{name}"] = value
-        return results
+
+            def style(chosen: list[np.ndarray] = chosen) -> dict[str, float]:
+                known = zip(self.embedded, styles(), self.sets, chosen, strict=True)
+                return style_r2(*(tuple(each[rows] for each in values) for *values, rows in known))
+
+            def looked_up(only: tuple[int, ...] = only, name: str = name) -> dict[str, float]:
+                known = (self.embedded[1], styles()[1], others)
+                found = retrieval(*known, only=only, seed=self.seed)
+                return dict(zip(retrieval_names(name), found, strict=True))
+
+            measures.take(f"style_r2{name}", style)
+            measures.take(retrieval_names(name), looked_up)
+
+    def take_class(
+        self, measures: Measures, name: str, codes: Callable[[], tuple[np.ndarray, ...]]
+    ) -> None:
+        """Takes what probes read of the set in some codes.
+
+        Args:
+            measures: Where measures go.
+            name: What is added to their names.
+            codes: Gives codes of the training images and of the held-out ones.
+        """
+
+        @cache
+        def found() -> ClassAccuracy:
+            pairs = zip(codes(), self.sets, strict=True)
+            return class_accuracy(*pairs, self.seed)
+
+        def recall() -> float:
+            missing = [each for each in self.withheld if each not in found().recall]
+            if missing:
+                raise Unmeasurable(f"no image of set {missing[0]} is held out")
+            return float(np.mean([found().recall[each] for each in self.withheld]))
+
+        measures.take(f"class_accuracy{name}", lambda: found().best)
+        if not name:
+            measures.take("class_probes", lambda: found().scores)
+        if self.withheld:
+            measures.take(f"class_accuracy{name}_withheld", recall)
+
+    def components(self) -> tuple[np.ndarray, np.ndarray]:
+        """As many principal components of the images as embeddings have numbers."""
+        train, held_out = (images.numpy().reshape(len(images), -1) / 255 for images in self.images)
+        size = min(self.embedded[0].shape[1], *train.shape)
+        pca = PCA(size, random_state=self.seed).fit(train)
+        return pca.transform(train), pca.transform(held_out)
 
     def maps(self, number: int = 300) -> list[tuple[str, np.ndarray, np.ndarray]]:
         """Titles, embeddings (n, D) and images, of withheld and other sets, before training and
@@ -214,3 +258,28 @@ class Watch:
             ]
             rows[f"a {sets[query]}"] = images[[query, *answers]]
         return rows
+
+
+def retrieval_names(group: str) -> list[str]:
+    """What results call the fields of a :class:`Retrieval`."""
+    return [f"retrieval_error{kind}{group}" for kind in ("", "_random", "_oracle")]
+
+
+GOALS = [
+    Beats(
+        measure="retrieval_error",
+        reference="retrieval_error_random",
+        beside="a random image's",
+        best="retrieval_error_oracle",
+        advice="more --steps, a larger --stack-size, or --views 1",
+    ),
+    Stays(
+        measure="class_accuracy",
+        reference="class_accuracy_majority",
+        beside="that of the most frequent set",
+        # Style itself tells something of the class.
+        most=0.5,
+        advice="--views 2, a smaller --embed-dim, or a larger --stack-size",
+    ),
+]
+"""What an embedder is to reach: it tells style, and not the set."""

@@ -53,12 +53,13 @@ def evaluations(run: Run, name: str, seed: int, results: dict[str, Any]) -> list
     steps, elbos = history["held_out_elbo"]
     # Evaluations may fall between two lines of the log.
     seconds = np.interp(steps, *history["train_seconds"])
-    # Own scenes may have no counts.
-    accuracies = history.get("held_out_count_accuracy", (steps, [None] * len(steps)))[1]
+    # Own scenes may have no counts, and either may not have been a number at some step.
+    right = history.get("held_out_count_accuracy", ((), ()))
+    accuracies = dict(zip(*map(list, right), strict=True))
     rows = [
         blank(name, seed, int(step))
-        | {"seconds": float(time), "count_accuracy": accuracy, "elbo": float(elbo)}
-        for step, time, accuracy, elbo in zip(steps, seconds, accuracies, elbos, strict=True)
+        | {"seconds": float(time), "count_accuracy": accuracies.get(step), "elbo": float(elbo)}
+        for step, time, elbo in zip(steps, seconds, elbos, strict=True)
     ]
     rows[-1] |= {f"final_{key}": results.get(key) for key in ("count_accuracy", "elbo", "iw_bound")}
     return rows

@@ -1,0 +1,62 @@
+"""What cannot be measured or drawn is null, with a reason; all else of a run is there."""
+
+from __future__ import annotations
+
+import pytest
+from matplotlib.figure import Figure
+
+from tests.data.refusals import refused
+from train.metrics.measuring import Measures, Unmeasurable
+from train.runs import Run
+from train.settings import Interrupted
+
+
+def fails(error: BaseException):
+    def measure():
+        raise error
+
+    return measure
+
+
+@pytest.fixture
+def measures(tmp_path) -> Measures:
+    return Measures(Run(tmp_path, "ae"))
+
+
+def test_what_fails_is_null_and_all_else_is_kept(measures, capsys):
+    measures.take("fine", lambda: 0.0)
+    measures.take(("a", "b"), fails(ValueError("two\nlines")))
+    measures.take("unlabelled", fails(Unmeasurable("the images have no labels")))
+    measures.take(("c", "d"), lambda: {"c": 1, "d": float("nan"), "other": 2})
+    measures.take("parts", lambda: {"one": float("inf"), "two": 2.0})
+    measures.draw("fine", Figure)
+    measures.draw("broken", fails(KeyError("x")))
+    assert measures.results() == {
+        **{"fine": 0.0, "a": None, "b": None, "unlabelled": None, "c": 1, "d": None},
+        "parts": {"one": None, "two": 2.0},
+        "figures": {"fine": "figures/fine.png", "broken": None},
+        "reasons": {
+            "a": "ValueError: two",
+            "b": "ValueError: two",
+            "unlabelled": "the images have no labels",
+            "d": "it is not a finite number",
+            "parts.one": "it is not a finite number",
+            "figures/broken.png": "KeyError: 'x'",
+        },
+    }
+    # What a measure knows of is no surprise.
+    assert capsys.readouterr().err.splitlines() == [
+        "left out: a, b (ValueError: two)",
+        "left out: figures/broken.png (KeyError: 'x')",
+    ]
+
+
+def test_a_folder_that_is_gone_is_no_measure_that_failed(measures, tmp_path):
+    tmp_path.rmdir()
+    with refused("its folder is gone"):
+        measures.draw("figure", Figure)
+
+
+def test_ctrl_c_says_how_to_take_the_measures(measures, tmp_path):
+    with pytest.raises(Interrupted, match=f"--resume --run-dir {tmp_path}"):
+        measures.take("slow", fails(KeyboardInterrupt()))
