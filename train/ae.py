@@ -48,7 +48,7 @@ def build(settings: AESettings, shape: tuple[int, int]) -> ReconstructionObjecti
 
 def main(settings: AESettings) -> dict[str, Any]:
     """Data, objective, loop, measures, figures."""
-    from train import figures, runtime
+    from train import figures, fitting, parallel, runtime
     from train.data import digits
     from train.data.batches import Batches
     from train.loop import Best, fit
@@ -60,6 +60,8 @@ def main(settings: AESettings) -> dict[str, Any]:
     digits.require_contrast(train)
     # The checkpoint is chosen on images that are neither trained on nor reported on.
     train, validation = digits.part(train, one_in=12)
+    size = fitting.batch(settings.batch_size, len(train), parallel.size())
+    settings = fitting.fitted(settings, size)
     batches = Batches((train.images,), settings.batch_size, settings.seed, device)
     objective = build(settings, train.shape).to(device)
     run = Run.create(settings, "ae", shape=train.shape)

@@ -100,7 +100,7 @@ def build(settings: AIRSettings, shape: tuple[int, int]) -> ELBOObjective:
 def main(settings: AIRSettings) -> dict[str, Any]:
     """Data, objective, loop, measures, figures."""
     # Here and not above: --help and a wrong flag are answered before PyTorch is there.
-    from train import figures, runtime
+    from train import figures, fitting, parallel, runtime
     from train.data.batches import Batches
     from train.data.scenes import load_scenes
     from train.loop import fit
@@ -110,6 +110,8 @@ def main(settings: AIRSettings) -> dict[str, Any]:
     device = runtime.setup(settings)
     data = load_scenes(settings)
     data.require_room(settings.max_objects)
+    size = fitting.batch(settings.batch_size, len(data.train), parallel.size())
+    settings = fitting.fitted(settings, size)
     batches = Batches((data.train.images,), settings.batch_size, settings.seed, device)
     objective = build(settings, data.train.shape).to(device)
     model, guide = objective.model, objective.guide

@@ -100,7 +100,7 @@ def build(settings: ICVAESettings, shape: tuple[int, int], condition: Condition)
 
 def main(settings: ICVAESettings) -> dict[str, Any]:
     """Data, objective, loop, measures, figures."""
-    from train import figures, runtime, sweeps
+    from train import figures, fitting, parallel, runtime, sweeps
     from train.data import digits
     from train.data.batches import Batches
     from train.data.conditions import Condition
@@ -117,10 +117,12 @@ def main(settings: ICVAESettings) -> dict[str, Any]:
         condition.classes > 0 or settings.invariance != "direct",
         "--invariance direct needs classes, but the labels are quantities: give another one",
     )
-    require(
-        settings.invariance != "echo" or len(data.held_out) > settings.echo_terms,
-        f"--echo-terms {settings.echo_terms}: only {len(data.held_out)} images are held out",
-    )
+    size = fitting.batch(settings.batch_size, len(data.train), parallel.size())
+    terms = None
+    if settings.invariance == "echo":
+        share = (size.fits if size else settings.batch_size) // parallel.size()
+        terms = fitting.echo_terms(settings.echo_terms, share, len(data.held_out))
+    settings = fitting.fitted(settings, size, terms)
     told = condition.told(data.train, settings.condition == "labels")
     objective = build(settings, data.train.shape, condition).to(device)
     batches = Batches((data.train.images, told), settings.batch_size, settings.seed, device)

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,13 +15,19 @@ from train import abc, acai, ae, air, icvae, losses
 from train.data.batches import as_input
 from train.data.conditions import Condition
 from train.data.digits import Frame
+from train.data.images import as_images
 from train.metrics.interpolation import interpolate, mixes
 from train.objective import Objective
 from train.runs import Learnt, read_run
 from train.settings import InputError, Settings, first_line, require, restore
 
-Array = np.ndarray | Tensor
-"""Images: of shape :math:`(M, H, W)`, bytes, or floats in [0, 1]."""
+Array = Any
+"""Images of shape :math:`(M, H, W)`, or one of :math:`(H, W)`, for which the answer is a batch of
+one: arrays, tensors, PIL images or lists, as :func:`train.data.images.as_images` takes them."""
+
+Labels = Any
+"""Labels as the data of the run have them, one for each image or one for all: whole numbers or text
+for classes, or quantities, of shape :math:`(M)` or :math:`(M, K)`."""
 
 Part = tuple[Callable[..., Any], tuple[Tensor, ...]]
 """A function of tensors, and examples of them."""
@@ -85,22 +90,13 @@ class Trained:
     def inputs(self, images: Array) -> Tensor:
         r"""Images as networks take them: :math:`(M, H, W)`, numbers in [0, 1], on the device.
 
+        What is done with them, beyond what they say themselves, is a warning.
+
         Raises:
-            InputError: If they are of another shape, or not bytes or floats in [0, 1].
+            InputError: If they are of another shape, type or range; see
+                :func:`train.data.images.as_images`.
         """
-        given = torch.as_tensor(images)
-        height, width = self.shape
-        require(
-            given.shape[1:] == self.shape,
-            f"images are of shape {tuple(given.shape)}: this model takes (M, {height}, {width})",
-        )
-        scaled = as_input(given.to(self.device))
-        require(
-            scaled.is_floating_point()
-            and (not len(scaled) or bool(scaled.min() >= 0 and scaled.max() <= 1)),
-            "images are neither bytes nor floats from 0 to 1: divide them by their largest value",
-        )
-        return scaled.float()
+        return as_input(as_images(images, self.shape).to(self.device))
 
     def each(self, function: Callable[..., Tensor], *rows: Tensor) -> Tensor:
         """What a function makes of the rows of tensors, some at a time, without gradients."""
@@ -210,8 +206,7 @@ class TrainedABC(Trained):
 class TrainedICVAE(Trained):
     r"""A conditional autoencoder: ``train.icvae``.
 
-    Labels are as the run's data has them, whole numbers for classes, or quantities of shape
-    :math:`(M)` or :math:`(M, K)`. Codes are the encoder's means.
+    Labels are as the run's data have them: see :data:`Labels`. Codes are the encoder's means.
     """
 
     door = (icvae.ICVAESettings, icvae.build)
@@ -220,7 +215,7 @@ class TrainedICVAE(Trained):
         self.condition = Condition.restored(inputs["condition"])
         return self.door[1](self.settings, self.shape, self.condition)
 
-    def told(self, labels: Array | None, n: int) -> Tensor:
+    def told(self, labels: Labels | None, n: int) -> Tensor:
         r"""What the model is told of labels, of shape :math:`(n, C)`.
 
         Raises:
@@ -229,16 +224,7 @@ class TrainedICVAE(Trained):
         if self.settings.condition == "none":
             return torch.zeros(n, 0, device=self.device)
         require(labels is not None, "labels are missing: this model's codes need them to decode")
-        given = torch.as_tensor(labels).cpu()
-        require(len(given) == n, f"there are {len(given)} labels for {n} images")
-        classes = self.condition.classes
-        if classes:
-            require(
-                bool(((given >= 0) & (given < classes)).all()),
-                f"labels are from {given.min()} to {given.max()}: give classes below {classes}",
-            )
-            given = given.long()
-        return self.condition(given).to(self.device)
+        return self.condition.of_labels(labels, n).to(self.device)
 
     def parts(self) -> dict[str, Part]:
         model, guide = self.objective.model, self.objective.guide
@@ -249,27 +235,27 @@ class TrainedICVAE(Trained):
             "decoder": (model.decode, (z, c)),
         }
 
-    def encode(self, images: Array, labels: Array | None = None) -> Tensor:
+    def encode(self, images: Array, labels: Labels | None = None) -> Tensor:
         """Codes; labels are wanted only if the encoder was trained with them."""
         x = self.inputs(images)
         blind = not self.settings.encoder_sees_labels
         c = torch.zeros(len(x), 0, device=self.device) if blind else self.told(labels, len(x))
         return self.each(self.objective.guide.mean, x, c)
 
-    def decode(self, z: Tensor, labels: Array | None = None) -> Tensor:
+    def decode(self, z: Tensor, labels: Labels | None = None) -> Tensor:
         r"""Images of codes under labels, of shape :math:`(M, H, W)`."""
         return self.each(self.objective.model.decode, z.to(self.device), self.told(labels, len(z)))
 
-    def reconstruct(self, images: Array, labels: Array | None = None) -> Tensor:
+    def reconstruct(self, images: Array, labels: Labels | None = None) -> Tensor:
         """What is left of images after the way through the code; of their shape."""
         return self.decode(self.encode(images, labels), labels)
 
-    def transfer(self, images: Array, c: Array, labels: Array | None = None) -> Tensor:
+    def transfer(self, images: Array, c: Labels, labels: Labels | None = None) -> Tensor:
         """Images as they would be under other labels ``c``, their codes as they are."""
         return self.decode(self.encode(images, labels), c)
 
     def interpolate(
-        self, one: Array, other: Array, n: int = 11, labels: Array | None = None
+        self, one: Array, other: Array, n: int = 11, labels: Labels | None = None
     ) -> Tensor:
         r"""Images on the line from code to code, under one label a pair: :math:`(M, n, H, W)`."""
         z = mixes(self.encode(one, labels), self.encode(other, labels), n)
@@ -278,7 +264,7 @@ class TrainedICVAE(Trained):
             self.objective.model.decode, z.flatten(0, 1), told.flatten(0, 1)
         ).unflatten(0, (len(z), n))
 
-    def sample(self, n: int, labels: Array | None = None) -> Tensor:
+    def sample(self, n: int, labels: Labels | None = None) -> Tensor:
         r"""Mean images of codes from the prior, of shape :math:`(n, H, W)`."""
         return self.each(self.objective.model.sample, self.told(labels, n))
 

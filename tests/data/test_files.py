@@ -41,8 +41,8 @@ class TestArchives:
         [
             (np.arange(M, dtype=np.uint8), np.int64),
             (np.arange(M) % 2 == 0, np.int64),
-            (np.linspace(-1, 1, M), np.float32),
-            (np.arange(3 * M).reshape(M, 3), np.float32),
+            (np.linspace(-1, 1, M), np.float64),
+            (np.arange(3 * M).reshape(M, 3), np.int64),
         ],
         ids=["classes", "bool", "quantity", "quantities"],
     )

@@ -42,14 +42,15 @@ class Codec(NamedTuple):
         name: What a table calls it.
         command: What makes it.
         encode: From uint8 images (M, H, W) to codes (M, D).
-        decode: From codes and the images' labels to images in [0, 1]; ``None`` if there is none.
+        decode: From codes and the images' labels, as the data have them, to images in [0, 1];
+            ``None`` if there is none.
         seconds: Seconds of training, if any.
     """
 
     name: str
     command: str
     encode: Callable[[Tensor], np.ndarray]
-    decode: Callable[[np.ndarray, Tensor], Tensor] | None
+    decode: Callable[[np.ndarray, np.ndarray], Tensor] | None
     seconds: float | None = None
 
 
@@ -98,7 +99,7 @@ def of_run(path: Path, trained: Trained, command: str, shape: tuple[int, int]) -
     def encode(images: Tensor) -> np.ndarray:
         return trained.encode(images).cpu().numpy()
 
-    decode: Callable[[np.ndarray, Tensor], Tensor] | None = None
+    decode: Callable[[np.ndarray, np.ndarray], Tensor] | None = None
     if isinstance(trained, TrainedAutoencoder):
         decode = lambda z, _: trained.decode(torch.from_numpy(z)).cpu()  # noqa: E731
     elif isinstance(trained, TrainedICVAE):
@@ -123,7 +124,7 @@ def _alone(
     def encode(images: Tensor) -> np.ndarray:
         return trained.encode(frame.around(images)).cpu().numpy()
 
-    def decode(z: np.ndarray, _: Tensor) -> Tensor:
+    def decode(z: np.ndarray, _: np.ndarray) -> Tensor:
         return frame.inside(trained.decode(torch.from_numpy(z)).clamp(0, 1).cpu())
 
     return Codec(path.name, command, encode, decode, seconds)
@@ -168,9 +169,11 @@ def compare(codecs: Sequence[Codec], data: Split, seed: int = 0) -> list[dict[st
             "interpolation": None,
         }
         if codec.decode is not None:
-            drawn = codec.decode(codes[1], held_out.labels)
+            drawn = codec.decode(codes[1], held_out.values)
             error = (drawn - held_out.images / 255).double().square().mean()
-            halfway = codec.decode((codes[1][one] + codes[1][other]) / 2, held_out.labels[one])
+            halfway = codec.decode(
+                (codes[1][one] + codes[1][other]) / 2, held_out.values[one.numpy()]
+            )
             row["reconstruction_mse"] = float(error)
             row["interpolation"] = float(nearest(halfway, train.images).mean())
         rows.append(row | {"seconds": codec.seconds, "command": codec.command})
