@@ -120,7 +120,7 @@ def test_style_is_found(tmp_path):
         (["--stack-size", "1"], "--stack-size 1"),
         (["--stack-size", "900"], "--stack-size 900 is larger than set 0"),
         (["--withheld", "11"], "--withheld 11: there is no such set"),
-        (["--withheld", "-1"], "--withheld is -1"),
+        (["--withheld", "-1"], "--withheld -1: there is no such set"),
         (["--withheld", *map(str, range(9))], "1 sets besides the withheld ones"),
         (["--temperature", "0"], "--temperature is 0"),
         (["--normalise", "--embed-dim", "1"], "--normalise leaves --embed-dim 1"),

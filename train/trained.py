@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import wraps
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -33,10 +34,24 @@ Part = tuple[Callable[..., Any], tuple[Tensor, ...]]
 """A function of tensors, and examples of them."""
 
 
+def clipped(verb: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Cuts off at 0 and 1 what a verb draws.
+
+    Means of Normal pixels, and sums of objects, need not be images; what is given back can be given
+    to any verb again.
+    """
+
+    @wraps(verb)
+    def drawn(self: Trained, *args: Any, **options: Any) -> Tensor:
+        return verb(self, *args, **options).clamp(0, 1)
+
+    return drawn
+
+
 class Trained:
     """A trained method, in evaluation mode: :func:`load` makes it.
 
-    What is given back is on its device, without gradients.
+    What is given back is on its device, without gradients; images are in [0, 1].
 
     Args:
         learnt: What a run has learnt.
@@ -120,14 +135,17 @@ class TrainedAutoencoder(Trained):
             "decoder": (autoencoder.decode, (self.blank(self.settings.z_dim),)),
         }
 
+    @clipped
     def decode(self, z: Tensor) -> Tensor:
         r"""Images of codes: :math:`(M, D)` to :math:`(M, H, W)`, in [0, 1]."""
         return self.each(self.objective.autoencoder.decode, z.to(self.device))
 
+    @clipped
     def reconstruct(self, images: Array) -> Tensor:
         """What is left of images after the way through the code; of their shape."""
         return self.each(self.objective.autoencoder, self.inputs(images))
 
+    @clipped
     def interpolate(self, one: Array, other: Array, n: int = 11) -> Tensor:
         r"""Images on the straight line from code to code: :math:`(M, n, H, W)`, both ends too."""
         return self.each(
@@ -242,10 +260,12 @@ class TrainedICVAE(Trained):
         c = torch.zeros(len(x), 0, device=self.device) if blind else self.told(labels, len(x))
         return self.each(self.objective.guide.mean, x, c)
 
+    @clipped
     def decode(self, z: Tensor, labels: Labels | None = None) -> Tensor:
         r"""Images of codes under labels, of shape :math:`(M, H, W)`."""
         return self.each(self.objective.model.decode, z.to(self.device), self.told(labels, len(z)))
 
+    @clipped
     def reconstruct(self, images: Array, labels: Labels | None = None) -> Tensor:
         """What is left of images after the way through the code; of their shape."""
         return self.decode(self.encode(images, labels), labels)
@@ -254,6 +274,7 @@ class TrainedICVAE(Trained):
         """Images as they would be under other labels ``c``, their codes as they are."""
         return self.decode(self.encode(images, labels), c)
 
+    @clipped
     def interpolate(
         self, one: Array, other: Array, n: int = 11, labels: Labels | None = None
     ) -> Tensor:
@@ -264,6 +285,7 @@ class TrainedICVAE(Trained):
             self.objective.model.decode, z.flatten(0, 1), told.flatten(0, 1)
         ).unflatten(0, (len(z), n))
 
+    @clipped
     def sample(self, n: int, labels: Labels | None = None) -> Tensor:
         r"""Mean images of codes from the prior, of shape :math:`(n, H, W)`."""
         return self.each(self.objective.model.sample, self.told(labels, n))
@@ -300,8 +322,9 @@ class TrainedAIR(Trained):
             "decoder": (self.objective.model.draw, (*codes, self.blank().long())),
         }
 
+    @clipped
     def decode(self, z: Tensor) -> Tensor:
-        r"""Canvases of what :meth:`encode` gives: :math:`(M, H, W)`.
+        r"""Canvases of what :meth:`encode` gives: :math:`(M, H, W)`, in [0, 1].
 
         Halfway between two codes an object is there that is in both.
         """
@@ -313,13 +336,15 @@ class TrainedAIR(Trained):
 
         return self.each(drawn, z.to(self.device).unflatten(1, (self.settings.max_objects, -1)))
 
+    @clipped
     def reconstruct(self, images: Array) -> Tensor:
         """The objects found, on a canvas of the images' shape."""
         return self.detect(images).reconstruction
 
     def sample(self, n: int, count: int | None = None) -> Scene:
-        """Scenes from the prior, of a number of objects if given."""
-        return self.objective.model.sample(n, count)
+        """Scenes from the prior, of a number of objects if given; images and canvas in [0, 1]."""
+        scene = self.objective.model.sample(n, count)
+        return scene._replace(images=scene.images.clamp(0, 1), canvas=scene.canvas.clamp(0, 1))
 
 
 METHODS: dict[str, type[Trained]] = {

@@ -11,10 +11,10 @@ from train.settings import InputError
 
 
 @contextmanager
-def refused(*words: str) -> Iterator[None]:
+def refused(*words: str) -> Iterator[pytest.ExceptionInfo[InputError]]:
     """Passes if the block raises an InputError of one line that has all of ``words`` in it."""
     with pytest.raises(InputError) as caught:
-        yield
+        yield caught
     message = str(caught.value)
     assert "\n" not in message
     for word in words:

@@ -336,8 +336,12 @@ def _picture(path: Path) -> Iterator[Image.Image]:
     try:
         with Image.open(path) as image:
             yield image
-    except InputError as error:
-        raise error if str(path) in str(error) else InputError(f"{path}: {error}") from error
+    except pictures.Unusable as error:
+        raise InputError(f"{path} {error}") from error
+    except Image.DecompressionBombError as error:
+        raise InputError(
+            f"{path} has more than {2 * Image.MAX_IMAGE_PIXELS:,} pixels: make it smaller"
+        ) from error
     except pictures.UNREADABLE as error:
         raise InputError(
             f"{path} is not a readable image: replace it or take it out of the folder"

@@ -17,7 +17,7 @@ ROUNDING = 1e-3
 """Floats this far outside of [0, 1] are there by rounding, and are clipped without a word."""
 
 NEAR = 0.25
-"""Floats up to this far outside are clipped, and a line says so: a Normal pixel's mean may be."""
+"""Floats up to this far outside are clipped, and a line says so: means of Normal pixels may be."""
 
 
 def as_images(
@@ -32,7 +32,8 @@ def as_images(
     - Integers of any type are grey levels from 0 to 255; if none but 0 and 1 occur, black and
       white, which is said. Booleans are black and white.
     - Floats are in [0, 1]. By rounding they may be :data:`ROUNDING` outside; from there to
-      :data:`NEAR` they are clipped too, which is said; further outside they are refused.
+      :data:`NEAR` they are clipped too, which is said; further outside they are of another range,
+      and refused.
     - PIL images are turned as their EXIF data say, put on a background where they are transparent
       (see :func:`train.data.pictures.put_on_background`) and turned to grey, which is said.
 
@@ -100,8 +101,8 @@ def _of_list(given: Sequence[Any], name: str, say: Callable[[str], None]) -> Ten
 def _of_pictures(given: Sequence[Image.Image], name: str, say: Callable[[str], None]) -> np.ndarray:
     try:
         pages = [pictures.page(each) for each in given]
-    except InputError as error:
-        raise InputError(f"{name}: {error}") from error
+    except pictures.Unusable as error:
+        raise InputError(f"{name}: a picture {error}") from error
     except pictures.UNREADABLE as error:
         raise InputError(f"{name}: a picture cannot be read: open it anew") from error
     require(
@@ -191,16 +192,16 @@ def _from_integers(images: Tensor, name: str, say: Callable[[str], None]) -> Ten
 def _from_floats(images: Tensor, name: str, say: Callable[[str], None]) -> Tensor:
     if not images.numel():
         return images
-    lowest, highest = float(images.min()), float(images.max())
     require(
         bool(images.isfinite().all()),
         f"{name} has values that are not finite: replace them or leave those images out",
     )
+    lowest, highest = float(images.min()), float(images.max())
     require(
         lowest >= -NEAR and highest <= 1 + NEAR,
         f"{name} runs from {lowest:g} to {highest:g}: floats must be in [0, 1]; divide by 255, or "
         "rescale them",
     )
     if lowest < -ROUNDING or highest > 1 + ROUNDING:
-        say(f"{name} runs from {lowest:.3g} to {highest:.3g} and is clipped to [0, 1]")
+        say(f"{name} runs from {lowest:.4g} to {highest:.4g} and is clipped to [0, 1]")
     return images.clamp(0, 1)

@@ -15,6 +15,9 @@ from train.settings import InputError, require
 FEW = 20
 """Floats that are all whole are classes if no more values occur: see :func:`as_labels`."""
 
+MOST = 1_000_000
+"""The most classes of a run that does not say what they are."""
+
 SHOWN = 20
 """How many known classes an error lists."""
 
@@ -47,6 +50,8 @@ class Classes:
         Raises:
             ValueError: If the values are not as many distinct numbers or words.
         """
+        if values is None and number > MOST:
+            raise ValueError(f"{number} classes without values")
         classes = cls(tuple(range(number) if values is None else values))
         plain = all(isinstance(value, int | str) for value in classes.values)
         if not plain or len(set(classes.values)) != len(classes) or len(classes) != number:
@@ -76,7 +81,7 @@ class Classes:
         if unknown:
             raise InputError(f"there is no class {unknown[0]!r}: the classes are {self}")
         numbers = np.array([number[value] for value in distinct.tolist()], dtype=np.int64)
-        return torch.from_numpy(numbers[places].reshape(array.shape))
+        return torch.from_numpy(np.asarray(numbers[places]).reshape(array.shape))
 
     def decode(self, numbers: Tensor) -> list[int | str]:
         r"""The values of classes' numbers, of shape :math:`(M)`."""

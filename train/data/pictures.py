@@ -13,10 +13,15 @@ from PIL import Image, ImageOps
 from train.settings import InputError
 
 UNREADABLE = (
-    *(OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError),
+    *(OSError, SyntaxError, ValueError, EOFError, RuntimeError),
     *(TypeError, LookupError, AttributeError, ArithmeticError, struct.error, zlib.error),
 )
 """What PIL raises of damaged files, some of it by accident."""
+
+
+class Unusable(Exception):
+    """A picture of a kind that is not taken; the message goes on after the picture's name."""
+
 
 ORIENTATION = 0x0112
 """EXIF's tag of how a camera was held."""
@@ -45,13 +50,14 @@ class Page(NamedTuple):
 DONE = {
     "turned": "were turned upright as their EXIF data say",
     "colour": "were colour and were turned to grey",
+    "first": "are the first of several in a file of one shot (MPO), and the others are left out",
     "16 bits": "have 16 bits a pixel and were brought to 8 (65,535 is white)",
 }
 """What a line says of pictures, by what was done with them."""
 
 
 def number_of_pages(image: Image.Image) -> int:
-    """How many pictures a file has; of a camera's MPO the others are previews, and do not count."""
+    """How many pictures a file has; others of the same shot, which an MPO has, do not count."""
     return 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
 
 
@@ -68,19 +74,22 @@ def page(image: Image.Image) -> Page:
     Grey is ITU-R 601's luma, as PIL has it.
 
     Raises:
-        InputError: If it has 32 bits a pixel.
+        Unusable: If it has 32 bits a pixel.
     """
     done = set()
     if image.getexif().get(ORIENTATION, 1) not in (0, 1):
         done.add("turned")
+    if image.format == "MPO":
+        done.add("first")
+    # Of these files PIL has 16 bits in 32.
+    deep = image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
     image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
-        levels = np.asarray(image).astype(np.float64) * (255 / WHITE_OF_16_BITS)
-        return Page(
-            np.rint(levels).clip(0, 255).astype(np.uint8), None, frozenset(done | {"16 bits"})
-        )
+    if deep:
+        done.add("16 bits")
+        levels = np.rint(np.asarray(image).astype(np.float64) * (255 / WHITE_OF_16_BITS))
+        return Page(levels.clip(0, 255).astype(np.uint8), None, frozenset(done))
     if image.mode in ("I", "F") or image.mode.startswith("I;"):
-        raise InputError("it has 32 bits a pixel: save it with 8 or 16")
+        raise Unusable("has 32 bits a pixel: save it with 8 or 16")
     alpha = None
     if image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
