@@ -131,9 +131,7 @@ def _of_array(array: np.ndarray, name: str) -> Tensor:
         # What single precision has no number for is infinite, and refused as that.
         with np.errstate(over="ignore"):
             array = array.astype(np.float32, copy=False)
-    # PyTorch takes neither other byte orders nor rows that run backwards, and warns of arrays that
-    # may not be written to.
-    array = array.astype(array.dtype.newbyteorder("="), copy=False)
+    # PyTorch takes no rows that run backwards, and warns of arrays that may not be written to.
     return torch.from_numpy(np.require(array, requirements=["C", "W"]))
 
 
