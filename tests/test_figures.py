@@ -69,6 +69,23 @@ def test_versus_has_a_line_for_each_run_that_logged_it():
     np.testing.assert_array_equal(axes[0].lines[1].get_ydata(), -steps)
 
 
+@pytest.mark.parametrize(
+    ("labels", "names"),
+    [
+        ([2019, 2022, 2021], ["2019", "2021", "2022"]),
+        (["b", "c", "a"], ["a", "b", "c"]),
+        (np.arange(50), [str(i) for i in range(figures.LEGEND)]),
+    ],
+)
+def test_codes_have_classes_by_their_names(labels, names):
+    labels = np.array(labels)
+    figure = figures.codes(np.random.default_rng(0).normal(size=(len(labels), 2)), labels)
+    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == names
+    # Colours are those of the classes' numbers, however far apart their values are.
+    colours = figure.axes[0].collections[0].get_array()
+    np.testing.assert_array_equal(colours, np.unique(labels, return_inverse=True)[1])
+
+
 @pytest.mark.parametrize("value", [0.0, 1.0, -1e6])
 def test_embeddings_that_have_collapsed_are_drawn(value):
     """All in one place, far from zero: a picture there has a size that numbers can tell."""

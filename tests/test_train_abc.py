@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from tests.kills import PLAIN
+from train import figures
 from train.abc import ABCSettings, main
 from train.settings import command
 
@@ -85,10 +86,23 @@ def test_a_resumed_run_is_the_same(tmp_path, own):
         assert resumed[key] == straight[key]
 
 
-def test_sets_of_a_column(tmp_path):
-    labels = np.stack([np.linspace(0, 1, 200), np.arange(200) % 3], axis=1)
+def test_sets_of_a_column(tmp_path, monkeypatch):
+    """Of text: sets are named by it on the command line, in figures, and in the run."""
+    labels = np.stack([np.linspace(0, 1, 200).astype(str), ["ant", "007", "7", "bee"] * 50], axis=1)
     data = saved(tmp_path / "own.npz", labels=labels)
-    assert main(small(tmp_path, data, set_column=1))["class_accuracy"] <= 1
+    titles: list[str] = []
+    maps, gallery = figures.maps, figures.gallery
+    monkeypatch.setattr(figures, "maps", lambda p: titles.extend(t for t, *_ in p) or maps(p))
+    monkeypatch.setattr(figures, "gallery", lambda rows: titles.extend(rows) or gallery(rows))
+    results = main(small(tmp_path, data, set_column=1, withheld=("007",)))
+    assert results["class_accuracy"] <= 1
+    assert titles == [
+        *(f"{each} training" for each in ("withheld 007, before", "withheld 007, after")),
+        *("7, after training", "a 007", "a 7", "a ant", "a bee"),
+    ]
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["inputs"]["sets"] == ["007", "7", "ant", "bee"]
+    assert config["settings"]["withheld"] == ["007"]
 
 
 def test_a_collapse_is_told(tmp_path, own, capsys):
@@ -121,7 +135,7 @@ def test_style_is_found(tmp_path):
         (["--stack-size", "1"], "--stack-size 1"),
         (["--stack-size", "900"], "--stack-size 900 is larger than set 0"),
         (["--withheld", "11"], "--withheld 11: there is no such set"),
-        (["--withheld", "-1"], "--withheld is -1"),
+        (["--withheld", "-1"], "--withheld -1: there is no such set"),
         (["--withheld", *map(str, range(9))], "1 sets besides the withheld ones"),
         (["--temperature", "0"], "--temperature is 0"),
         (["--normalise", "--embed-dim", "1"], "--normalise leaves --embed-dim 1"),

@@ -164,7 +164,7 @@ def test_the_direct_term_needs_classes(tmp_path, capsys):
 
 def test_too_few_images_for_echo(tmp_path, own, capsys):
     flags = ["--data", str(own), "--run-dir", str(tmp_path / "run"), "--invariance", "echo"]
-    refused(flags, "only 40 images are held out", capsys)
+    refused([*flags, "--echo-terms", "50"], "only 40 images are held out", capsys)
 
 
 def refused(flags: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:

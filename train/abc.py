@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from train.data.stacks import Stacks
+    from train.data.stacks import Sets, Stacks
     from train.objective import CorrespondenceObjective
 
 
@@ -30,8 +31,8 @@ class ABCSettings(Settings):
     """Images in a stack."""
     other_stack_size: Count | None = None
     """Images in the other stack of a pair; as many if not given."""
-    withheld: tuple[Whole, ...] = (9,)
-    """Sets of which training sees nothing."""
+    withheld: tuple[str | int, ...] = ("9",)
+    """Sets of which training sees nothing, by their labels in the data."""
     curated: Literal["both", "one"] = "both"
     """Whether both stacks are of one set each, or the other one is of anything (ABC-X)."""
     replacement: bool = False
@@ -56,6 +57,9 @@ class ABCSettings(Settings):
     """Width of the dense layer."""
 
     def __post_init__(self) -> None:
+        # A label is what is written, so that 007 stays what it is.
+        if isinstance(self.withheld, tuple):
+            object.__setattr__(self, "withheld", tuple(map(str, self.withheld)))
         super().__post_init__()
         require(
             min(self.sizes) > 1,
@@ -75,12 +79,14 @@ class ABCSettings(Settings):
 def stacks(
     settings: ABCSettings, images: Tensor, sets: Tensor, device: torch.device, **options: Any
 ) -> Stacks:
-    """Pairs of stacks of the settings, but for options of :class:`~train.data.stacks.Stacks`."""
+    """Pairs of stacks of the settings, but for options of :class:`~train.data.stacks.Stacks`.
+
+    What is withheld is an option, as a set's number depends on the data.
+    """
     from train.data.stacks import Stacks
 
     drawing = {
         "pairs": settings.batch_size,
-        "withheld": settings.withheld,
         "curated": settings.curated,
         "replacement": settings.replacement,
         "seed": settings.seed,
@@ -89,20 +95,53 @@ def stacks(
     return Stacks(images, sets, settings.sizes, **drawing | options)
 
 
-def require_held_out(sets: Tensor, withheld: tuple[int, ...]) -> None:
-    """Raises :class:`InputError` unless held-out images are of the withheld and two other sets."""
+def require_held_out(sets: Tensor, withheld: tuple[int, ...], names: Sequence[Any]) -> None:
+    """Raises :class:`InputError` unless held-out images are of the withheld and two other sets.
+
+    Args:
+        sets: The number of the set of each held-out image.
+        withheld: The numbers of the sets of which training sees nothing.
+        names: By their numbers, what the data call the sets.
+    """
     there = set(sets.unique().tolist())
     absent = sorted(set(withheld) - there)
     require(
         not absent,
-        f"--withheld {absent[0] if absent else ''}: none of its images is among the {len(sets)} "
-        "held out: add more of them, or withhold another set",
+        f"--withheld {names[absent[0]] if absent else ''}: none of its images is among the "
+        f"{len(sets)} held out: add more of them, or withhold another set",
     )
     require(
         len(there - set(withheld)) > 1,
         f"--data: the {len(sets)} images held out are of fewer than two sets that training sees: "
         "add more images",
     )
+
+
+def sized(settings: ABCSettings, sets: Sets) -> ABCSettings:
+    """Settings that fit the sets of the training images, which are the first part of ``sets``.
+
+    Raises:
+        InputError: If sets that are to be withheld are not there, or stacks are too large.
+    """
+    from train import fitting
+
+    missing = sets.missing(settings.withheld)
+    left = len(sets.counts(settings.withheld))
+    least = 2 if settings.curated == "both" else 1
+    problem = None
+    if missing:
+        problem = f"--withheld {' '.join(missing)}: there is no such set"
+    elif left < least:
+        problem = f"--data has {left} sets besides the withheld ones: a pair needs {least} or more"
+    if problem and settings.withheld:
+        remedy = f"give some of {sets.classes}, or --withheld alone for none"
+        nothing = fitting.Misfit("withheld", (), problem, remedy, "nothing is withheld")
+        settings = fitting.fitted(settings, nothing)
+    counts = sets.counts(settings.withheld)
+    if settings.replacement or len(counts) < least:
+        return settings
+    sizes = {name: getattr(settings, name) for name in ("stack_size", "other_stack_size")}
+    return fitting.fitted(settings, *fitting.stacks(sizes, counts))
 
 
 def build(settings: ABCSettings, shape: tuple[int, int]) -> CorrespondenceObjective:
@@ -141,17 +180,18 @@ def main(settings: ABCSettings) -> dict[str, Any]:
 
     device = runtime.setup(settings)
     train, held_out = digits.load(settings.data, settings.data_dir, settings.evaluate_on)
-    sets = tuple(sets_of(images, settings.set_column) for images in (train, held_out))
-    batches = stacks(settings, train.images, sets[0], device)
-    require_held_out(sets[1], settings.withheld)
-    options = {"pairs": 1, "replacement": True, "seed": 0}
-    others = stacks(settings, held_out.images, sets[1], device, **options)
+    sets = sets_of(train, held_out, column=settings.set_column)
+    settings = sized(settings, sets)
+    names = {"withheld": sets.find(settings.withheld), "names": sets.classes.values}
+    batches = stacks(settings, train.images, sets.numbers[0], device, **names)
+    require_held_out(sets.numbers[1], **names)
+    options = {"pairs": 1, "replacement": True, "seed": 0, **names}
+    others = stacks(settings, held_out.images, sets.numbers[1], device, **options)
     objective = build(settings, train.shape).to(device)
-    run = Run.create(settings, "abc", shape=train.shape, data_hash=fingerprint(train, held_out))
+    inputs = {"shape": train.shape, "sets": sets.classes.values}
+    run = Run.create(settings, "abc", **inputs, data_hash=fingerprint(train, held_out))
 
-    watch = Watch(
-        objective, train, held_out, sets, others, withheld=settings.withheld, seed=settings.seed
-    )
+    watch = Watch(objective, train, held_out, sets.numbers, others, **names, seed=settings.seed)
     fitted = fit(objective, batches, run, settings, device, evaluate=watch.evaluate)
     if not run.writes:
         return {}

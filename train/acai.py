@@ -92,7 +92,7 @@ def build(
 def main(settings: ACAISettings) -> dict[str, Any]:
     """Data, objective, loop, measures, figures."""
     from pyro_models.acai import halvings
-    from train import figures, runtime, verdict
+    from train import figures, fitting, parallel, runtime, verdict
     from train.data import digits, lines
     from train.data.batches import Batches, as_input
     from train.data.fingerprint import fingerprint
@@ -110,9 +110,15 @@ def main(settings: ACAISettings) -> dict[str, Any]:
     else:
         train, held_out = digits.load(settings.data, settings.data_dir, settings.evaluate_on)
         digits.require_contrast(train)
-        multiple = 1 << halvings(train.shape) if settings.network == "conv" else 1
+        conv = settings.network == "conv"
+        multiple = 1 << halvings(train.shape) if conv else 1
         train, frame = digits.pad(train, multiple)
         held_out, _ = digits.pad(held_out, multiple)
+        settings = fitting.fitted(
+            settings,
+            fitting.batch(settings.batch_size, len(train), parallel.size()),
+            fitting.code(settings.z_dim, train.shape) if conv else None,
+        )
         batches = Batches((train.images,), settings.batch_size, settings.seed, device)
     objective = build(settings, train.shape).to(device)
     autoencoder = objective.autoencoder

@@ -53,7 +53,7 @@ def build(settings: AESettings, shape: tuple[int, int]) -> ReconstructionObjecti
 @leaves_no_trace
 def main(settings: AESettings) -> dict[str, Any]:
     """Data, objective, loop, measures, figures."""
-    from train import figures, runtime, verdict
+    from train import figures, fitting, parallel, runtime, verdict
     from train.data import digits
     from train.data.batches import Batches
     from train.data.fingerprint import fingerprint
@@ -67,6 +67,8 @@ def main(settings: AESettings) -> dict[str, Any]:
     digits.require_contrast(train)
     # The checkpoint is chosen on images that are neither trained on nor reported on.
     train, validation = digits.part(train, one_in=min(12, len(train)))
+    size = fitting.batch(settings.batch_size, len(train), parallel.size())
+    settings = fitting.fitted(settings, size)
     batches = Batches((train.images,), settings.batch_size, settings.seed, device)
     objective = build(settings, train.shape).to(device)
     data = fingerprint(train, validation, held_out)

@@ -114,7 +114,7 @@ def build(
 def main(settings: AIRSettings) -> dict[str, Any]:
     """Data, objective, loop, measures, figures."""
     # Here and not above: --help and a wrong flag are answered before PyTorch is there.
-    from train import figures, runtime, verdict
+    from train import figures, fitting, parallel, runtime, verdict
     from train.data.batches import Batches
     from train.data.fingerprint import fingerprint
     from train.data.scenes import load_scenes
@@ -126,6 +126,8 @@ def main(settings: AIRSettings) -> dict[str, Any]:
     device = runtime.setup(settings)
     data = load_scenes(settings)
     data.require_room(settings.max_objects)
+    size = fitting.batch(settings.batch_size, len(data.train), parallel.size())
+    settings = fitting.fitted(settings, size)
     batches = Batches((data.train.images,), settings.batch_size, settings.seed, device)
     objective = build(settings, data.train.shape).to(device)
     model, guide = objective.model, objective.guide

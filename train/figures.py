@@ -15,6 +15,9 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodF
 # Told apart by people who do not see red from green, and on black (Okabe and Ito, 2008).
 COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#CC79A7", "#D55E00", "#0072B2")
 
+LEGEND = 20
+"""The most classes that a legend names."""
+
 
 def picture(axes: Axes, image: np.ndarray) -> None:
     """Shows an image of values from 0 to 1 without ticks."""
@@ -255,21 +258,30 @@ def codes(z: np.ndarray, labels: np.ndarray) -> Figure:
 
     Args:
         z: Codes, of shape (M, D); of more than two dimensions the first two principal components.
-        labels: Classes, of shape (M,), or quantities, of which the first column is taken.
+        labels: Classes, whole numbers or text, of shape (M,), or quantities; of several columns
+            the first is taken.
     """
     name = "component" if z.shape[1] > 2 else "z"
     z = plane(z)
     # A colour and a name each, where there is room for that.
-    classes = np.issubdtype(labels.dtype, np.integer) and len(np.unique(labels)) <= 20
+    classes = labels.dtype.kind in "iuU" and len(np.unique(labels)) <= 20
     labels = labels if labels.ndim == 1 else labels[:, 0]
+    names, numbers = np.unique(labels, return_inverse=True)
     figure = Figure(figsize=(6.2, 5.2), layout="constrained")
     axis = figure.subplots()
     points = axis.scatter(
-        *z.T, c=labels, s=4, linewidths=0, cmap="tab10" if classes else "viridis", rasterized=True
+        *z.T,
+        c=numbers if classes else labels,
+        s=4,
+        linewidths=0,
+        cmap="tab10" if classes else "viridis",
+        rasterized=True,
     )
     if classes:
+        handles, _ = points.legend_elements(num=None)
         axis.legend(
-            *points.legend_elements(num=None),
+            handles[:LEGEND],
+            [str(name)[:20] for name in names[:LEGEND].tolist()],
             frameon=False,
             loc="center left",
             bbox_to_anchor=(1, 0.5),

@@ -116,7 +116,7 @@ def build(settings: ICVAESettings, shape: tuple[int, int], condition: Condition)
 @leaves_no_trace
 def main(settings: ICVAESettings) -> dict[str, Any]:
     """Data, objective, loop, measures, figures."""
-    from train import figures, runtime, sweeps, verdict
+    from train import figures, fitting, parallel, runtime, sweeps, verdict
     from train.data import digits
     from train.data.batches import Batches
     from train.data.conditions import Condition
@@ -131,10 +131,12 @@ def main(settings: ICVAESettings) -> dict[str, Any]:
     device = runtime.setup(settings)
     data = digits.load(settings.data, settings.data_dir, settings.evaluate_on)
     condition = Condition.of(*data)
-    require(
-        settings.invariance != "echo" or len(data.held_out) > settings.echo_terms,
-        f"--echo-terms {settings.echo_terms}: only {len(data.held_out)} images are held out",
-    )
+    size = fitting.batch(settings.batch_size, len(data.train), parallel.size())
+    terms = None
+    if settings.invariance == "echo":
+        share = (size.fits if size else settings.batch_size) // parallel.size()
+        terms = fitting.echo_terms(settings.echo_terms, share, len(data.held_out))
+    settings = fitting.fitted(settings, size, terms)
     told = condition.told(data.train, settings.condition == "labels")
     objective = build(settings, data.train.shape, condition).to(device)
     batches = Batches((data.train.images, told), settings.batch_size, settings.seed, device)

@@ -13,6 +13,7 @@ import reprlib
 import struct
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, make_dataclass
@@ -64,6 +65,23 @@ def require(condition: bool, message: str) -> None:
     """Raises :class:`InputError` with ``message`` unless ``condition`` holds."""
     if not condition:
         raise InputError(message)
+
+
+def note(message: str) -> None:
+    """Says on standard error what was done with something a person gave, once for all processes."""
+    from train import parallel
+
+    if not parallel.rank():
+        # Names of files may have ends of lines in them.
+        print("note: " + message.replace("\r", "\\r").replace("\n", "\\n"), file=sys.stderr)
+
+
+def warn(message: str) -> None:
+    """Says the same to who calls this library from Python, as a warning at the line that does."""
+    level, frame = 1, sys._getframe()
+    while frame is not None and frame.f_globals.get("__name__", "").startswith("train."):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, stacklevel=level)
 
 
 class Range(NamedTuple):

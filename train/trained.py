@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
-import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
@@ -19,6 +19,7 @@ from train.arguments import as_codes, require_pairs, whole
 from train.data.batches import as_input
 from train.data.conditions import Condition
 from train.data.digits import Frame
+from train.data.images import as_images
 from train.estimators import restored
 from train.metrics.interpolation import interpolate, mixes
 from train.objective import Objective
@@ -35,8 +36,13 @@ from train.settings import (
     restore,
 )
 
-Array = np.ndarray | Tensor
-"""Images: of shape :math:`(M, H, W)`, bytes, or floats in [0, 1]."""
+Array = Any
+"""Images of shape :math:`(M, H, W)`, or one of :math:`(H, W)`, for which the answer is a batch of
+one: arrays, tensors, PIL images or lists, as :func:`train.data.images.as_images` takes them."""
+
+Labels = Any
+"""Labels as the data of the run have them, one for each image or one for all: whole numbers or text
+for classes, or quantities, of shape :math:`(M)` or :math:`(M, K)`."""
 
 LARGEST_SIDE = 2**16
 """Images of a run have fewer pixels on each side."""
@@ -56,10 +62,24 @@ class Part(NamedTuple):
     outputs: tuple[str, ...]
 
 
+def clipped(verb: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Cuts off at 0 and 1 what a verb draws.
+
+    Means of Normal pixels, and sums of objects, need not be images; what is given back can be given
+    to any verb again.
+    """
+
+    @wraps(verb)
+    def drawn(self: Trained, *args: Any, **options: Any) -> Tensor:
+        return verb(self, *args, **options).clamp(0, 1)
+
+    return drawn
+
+
 class Trained:
     """A trained method, in evaluation mode: :func:`load` makes it.
 
-    What is given back is on its device, without gradients.
+    What is given back is on its device, without gradients; images are in [0, 1].
 
     Args:
         learnt: What a run has learnt.
@@ -135,22 +155,13 @@ class Trained:
     def inputs(self, images: Array) -> Tensor:
         r"""Images as networks take them: :math:`(M, H, W)`, numbers in [0, 1], on the device.
 
+        What is done with them, beyond what they say themselves, is a warning.
+
         Raises:
-            InputError: If they are of another shape, or not bytes or floats in [0, 1].
+            InputError: If they are of another shape, type or range; see
+                :func:`train.data.images.as_images`.
         """
-        given = torch.as_tensor(images)
-        height, width = self.shape
-        require(
-            given.shape[1:] == self.shape,
-            f"images are of shape {tuple(given.shape)}: this model takes (M, {height}, {width})",
-        )
-        scaled = as_input(given.to(self.device))
-        require(
-            scaled.is_floating_point()
-            and (not len(scaled) or bool(scaled.min() >= 0 and scaled.max() <= 1)),
-            "images are neither bytes nor floats from 0 to 1: divide them by their largest value",
-        )
-        return scaled.float()
+        return as_input(as_images(images, self.shape).to(self.device))
 
     def each(self, function: Callable[..., Tensor], *rows: Tensor) -> Tensor:
         """What a function makes of the rows of tensors, some at a time, without gradients."""
@@ -177,14 +188,17 @@ class TrainedAutoencoder(Trained):
             "decoder": Part(autoencoder.decode, {"z": z}, ("reconstruction",)),
         }
 
+    @clipped
     def decode(self, z: Tensor | ArrayLike) -> Tensor:
         r"""Images of codes: :math:`(M, D)` to :math:`(M, H, W)`, in [0, 1]."""
         return self.each(self.objective.autoencoder.decode, self.codes(z))
 
+    @clipped
     def reconstruct(self, images: Array) -> Tensor:
         """What is left of images after the way through the code; of their shape."""
         return self.each(self.objective.autoencoder, self.inputs(images))
 
+    @clipped
     def interpolate(self, one: Array, other: Array, n: int = 11) -> Tensor:
         r"""Images on the straight line from code to code: :math:`(M, n, H, W)`, both ends too."""
         n = whole("n", n, least=2)
@@ -272,8 +286,7 @@ class TrainedABC(Trained):
 class TrainedICVAE(Trained):
     r"""A conditional autoencoder: ``train.icvae``.
 
-    Labels are as the run's data has them, whole numbers for classes, or quantities of shape
-    :math:`(M)` or :math:`(M, K)`.
+    Labels are as the run's data have them: see :data:`Labels`.
 
     What training keeps labels out of is *sampled* codes. :meth:`encode` gives their means unless it
     is told otherwise, and from means more can be read: ``leakage`` and ``leakage_mean`` in
@@ -297,7 +310,7 @@ class TrainedICVAE(Trained):
         """Whether its codes have Echo noise, and no prior."""
         return self.settings.invariance == "echo"
 
-    def told(self, labels: Array | None, n: int) -> Tensor:
+    def told(self, labels: Labels | None, n: int) -> Tensor:
         r"""What the model is told of labels, of shape :math:`(n, C)`.
 
         Raises:
@@ -307,16 +320,7 @@ class TrainedICVAE(Trained):
             require(labels is None, "this model knows of no labels (condition none): give none")
             return torch.zeros(n, 0, device=self.device)
         require(labels is not None, "labels are missing: this model's codes need them to decode")
-        given = torch.as_tensor(labels).cpu()
-        require(len(given) == n, f"there are {len(given)} labels for {n} images")
-        classes = self.condition.classes
-        if classes:
-            require(
-                bool(((given >= 0) & (given < classes)).all()),
-                f"labels are from {given.min()} to {given.max()}: give classes below {classes}",
-            )
-            given = given.long()
-        return self.condition(given).to(self.device)
+        return self.condition.of_labels(labels, n).to(self.device)
 
     def parts(self) -> dict[str, Part]:
         model, guide = self.objective.model, self.objective.guide
@@ -343,7 +347,7 @@ class TrainedICVAE(Trained):
     def encode(
         self,
         images: Array,
-        labels: Array | None = None,
+        labels: Labels | None = None,
         *,
         sample: bool = False,
         seed: int | None = None,
@@ -373,16 +377,18 @@ class TrainedICVAE(Trained):
         with runtime.seeded(None if seed is None else whole("seed", seed, 0), self.device):
             return self.each(guide.draw if sample else guide.mean, x, c)
 
-    def decode(self, z: Tensor | ArrayLike, labels: Array | None = None) -> Tensor:
+    @clipped
+    def decode(self, z: Tensor | ArrayLike, labels: Labels | None = None) -> Tensor:
         r"""Images of codes under labels, of shape :math:`(M, H, W)`."""
         z = self.codes(z)
         return self.each(self.objective.model.decode, z, self.told(labels, len(z)))
 
-    def reconstruct(self, images: Array, labels: Array | None = None) -> Tensor:
+    @clipped
+    def reconstruct(self, images: Array, labels: Labels | None = None) -> Tensor:
         """What is left of images after the way through the code; of their shape."""
         return self.decode(self.encode(images, labels), labels)
 
-    def transfer(self, images: Array, c: Array, labels: Array | None = None) -> Tensor:
+    def transfer(self, images: Array, c: Labels, labels: Labels | None = None) -> Tensor:
         """Images as they would be under other labels ``c``, their codes as they are.
 
         Raises:
@@ -394,8 +400,9 @@ class TrainedICVAE(Trained):
         )
         return self.decode(self.encode(images, labels), c)
 
+    @clipped
     def interpolate(
-        self, one: Array, other: Array, n: int = 11, labels: Array | None = None
+        self, one: Array, other: Array, n: int = 11, labels: Labels | None = None
     ) -> Tensor:
         r"""Images on the line from code to code, under one label a pair: :math:`(M, n, H, W)`."""
         n = whole("n", n, least=2)
@@ -407,7 +414,8 @@ class TrainedICVAE(Trained):
             self.objective.model.decode, z.flatten(0, 1), told.flatten(0, 1)
         ).unflatten(0, (len(z), n))
 
-    def sample(self, n: int, labels: Array | None = None) -> Tensor:
+    @clipped
+    def sample(self, n: int, labels: Labels | None = None) -> Tensor:
         r"""Mean images of codes from the prior, of shape :math:`(n, H, W)`.
 
         Raises:
@@ -470,8 +478,9 @@ class TrainedAIR(Trained):
             "decoder": Part(self.objective.model.draw, codes, ("reconstruction",)),
         }
 
+    @clipped
     def decode(self, z: Tensor | ArrayLike) -> Tensor:
-        r"""Canvases of what :meth:`encode` gives: :math:`(M, H, W)`.
+        r"""Canvases of what :meth:`encode` gives: :math:`(M, H, W)`, in [0, 1].
 
         Halfway between two codes an object is there that is in both.
         """
@@ -483,12 +492,13 @@ class TrainedAIR(Trained):
 
         return self.each(drawn, self.codes(z).unflatten(1, (self.settings.max_objects, -1)))
 
+    @clipped
     def reconstruct(self, images: Array) -> Tensor:
         """The objects found, on a canvas of the images' shape."""
         return self.detect(images).reconstruction
 
     def sample(self, n: int, count: int | None = None) -> Scene:
-        """Scenes from the prior.
+        """Scenes from the prior; images and canvas in [0, 1].
 
         Args:
             n: How many.
@@ -496,7 +506,8 @@ class TrainedAIR(Trained):
         """
         most = self.settings.max_objects
         count = None if count is None else whole("count", count, least=0, most=most)
-        return self.objective.model.sample(whole("n", n), count)
+        scene = self.objective.model.sample(whole("n", n), count)
+        return scene._replace(images=scene.images.clamp(0, 1), canvas=scene.canvas.clamp(0, 1))
 
 
 METHODS: dict[str, type[Trained]] = {

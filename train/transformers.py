@@ -19,11 +19,12 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
 from pyro_models.acai import halvings
-from train import abc, icvae, runtime
+from train import abc, fitting, icvae, runtime
 from train.data import digits
 from train.data.batches import Batches
 from train.data.conditions import Condition
 from train.data.digits import Images
+from train.data.labels import as_labels
 from train.data.stacks import sets_of
 from train.loop import fit
 from train.objective import Batch, Objective
@@ -159,7 +160,7 @@ class Transformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
 
     def _fitting(self, values: Mapping[str, Any], images: Tensor, y: Any) -> dict[str, Any]:
         """Settings that few images make smaller."""
-        return {"batch_size": min(values["batch_size"], len(images))}
+        return fitting.changes(fitting.batch(values["batch_size"], len(images)))
 
     def _prepare(
         self, settings: Any, images: Tensor, y: Any, device: torch.device
@@ -213,6 +214,14 @@ class ACAITransformer(Invertible):
 
     method = "acai"
 
+    def _fitting(self, values: Mapping[str, Any], images: Tensor, y: Any) -> dict[str, Any]:
+        fits = super()._fitting(values, images, y)
+        default = {field.name: field.default for field in self._fields()}["z_dim"]
+        if values["network"] == "conv" and values["z_dim"] == default:
+            padded, _ = digits.pad(Images(images, None), 1 << halvings(self.shape_))
+            fits |= fitting.changes(fitting.code(default, padded.shape))
+        return fits
+
     def _prepare(
         self, settings: Any, images: Tensor, y: Any, device: torch.device
     ) -> tuple[Objective, Callable[[int], Batch], dict[str, Any]]:
@@ -230,16 +239,20 @@ class ABCTransformer(Transformer):
 
     def _fitting(self, values: Mapping[str, Any], images: Tensor, y: Any) -> dict[str, Any]:
         # A stack is of one set, and the batch is of pairs of stacks.
-        smallest = np.unique(labels_of(y, images), return_counts=True)[1].min()
-        sizes = ("stack_size", "other_stack_size")
-        return {name: values[name] and min(values[name], int(smallest)) for name in sizes}
+        if values["replacement"]:
+            return {}
+        sets = sets_of(Images.labelled(images, labels_of(y, images)))
+        sizes = {name: values[name] for name in ("stack_size", "other_stack_size")}
+        return fitting.changes(*fitting.stacks(sizes, sets.counts(values["withheld"])))
 
     def _prepare(
         self, settings: Any, images: Tensor, y: Any, device: torch.device
     ) -> tuple[Objective, Callable[[int], Batch], dict[str, Any]]:
-        sets = sets_of(Images(images, torch.from_numpy(labels_of(y, images))))
-        batches = abc.stacks(settings, images, sets, device)
-        return abc.build(settings, tuple(images.shape[1:])), batches, {}
+        sets = sets_of(Images.labelled(images, labels_of(y, images)))
+        names = {"withheld": sets.find(settings.withheld), "names": sets.classes.values}
+        batches = abc.stacks(settings, images, sets.numbers[0], device, **names)
+        inputs = {"sets": sets.classes.values}
+        return abc.build(settings, tuple(images.shape[1:])), batches, inputs
 
 
 class ICVAETransformer(Transformer):
@@ -259,6 +272,13 @@ class ICVAETransformer(Transformer):
     def _encode(self, images: Tensor) -> Tensor:
         return self.trained_.encode(images, sample=self.sample, seed=self.seed)
 
+    def _fitting(self, values: Mapping[str, Any], images: Tensor, y: Any) -> dict[str, Any]:
+        fits = super()._fitting(values, images, y)
+        if values["invariance"] != "echo":
+            return fits
+        share = (values | fits)["batch_size"]
+        return fits | fitting.changes(fitting.echo_terms(values["echo_terms"], share))
+
     def _prepare(
         self, settings: Any, images: Tensor, y: Any, device: torch.device
     ) -> tuple[Objective, Callable[[int], Batch], dict[str, Any]]:
@@ -270,7 +290,7 @@ class ICVAETransformer(Transformer):
                 images.new_zeros(len(images), 0),
             )
         else:
-            known = Images(images, torch.from_numpy(labels_of(y, images)))
+            known = Images.labelled(images, labels_of(y, images))
             condition = Condition.of(known, known)
             told = condition.told(known)
         batches = Batches((images, told), settings.batch_size, settings.seed, device)
@@ -285,11 +305,8 @@ class AIRTransformer(Transformer):
 
 
 def labels_of(y: Any, images: Tensor) -> np.ndarray:
-    """Labels as data has them: whole numbers, or quantities."""
+    """Labels as data have them: see :func:`train.data.labels.as_labels`."""
     require(y is not None, "y is missing: this method needs a label for each image")
-    labels = np.asarray(y)
+    labels = as_labels(y, "y")
     require(len(labels) == len(images), f"there are {len(labels)} labels for {len(images)} images")
-    if labels.dtype.kind in "OUS":
-        # Names of classes.
-        return np.unique(labels, return_inverse=True)[1]
-    return labels.astype(np.float32 if labels.dtype.kind == "f" else np.int64)
+    return labels

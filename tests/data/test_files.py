@@ -1,9 +1,13 @@
+import io
+import os
+import zipfile
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from tests.data.refusals import refused
-from train.data import files
+from train.data import files, memory
 
 M = 12
 GREY = np.random.default_rng(0).integers(0, 256, (M, 6, 5), dtype=np.uint8)
@@ -28,8 +32,14 @@ class TestArchives:
             ((GREY / 255).astype(np.float32), GREY),
             (np.full((M, 2, 2), 0.5 / 255 + 1e-4), np.ones((M, 2, 2))),
             (GREY > 127, np.where(GREY > 127, 255, 0)),
+            (GREY.astype(">u2"), GREY),
+            (GREY[:, None].astype(np.int64), GREY),
+            ((GREY / 255).astype(">f4")[:, ::-1, ::-1], GREY[:, ::-1, ::-1]),
         ],
-        ids=["uint8", "one channel", "float64", "float32", "rounded", "bool"],
+        ids=[
+            *("uint8", "one channel", "float64", "float32", "rounded", "bool"),
+            *("big-endian", "channel first", "flipped"),
+        ],
     )
     def test_images_become_uint8(self, tmp_path, images, expected):
         read = files.read(write(tmp_path, images=images)).images
@@ -41,15 +51,19 @@ class TestArchives:
         [
             (np.arange(M, dtype=np.uint8), np.int64),
             (np.arange(M) % 2 == 0, np.int64),
-            (np.linspace(-1, 1, M), np.float32),
-            (np.arange(3 * M).reshape(M, 3), np.float32),
+            (np.linspace(-1, 1, M), np.float64),
+            (np.arange(3 * M).reshape(M, 3), np.int64),
+            (np.arange(M) % 2 - 20230115.0, np.int64),
+            (np.array(["b", "a"] * 6), np.dtype("<U1")),
         ],
-        ids=["classes", "bool", "quantity", "quantities"],
+        ids=["classes", "bool", "quantity", "quantities", "whole", "names"],
     )
-    def test_labels(self, tmp_path, labels, kind):
+    def test_labels(self, tmp_path, labels, kind, capsys):
         read = files.read(write(tmp_path, images=GREY, labels=labels)).labels
         assert read.dtype == kind
-        np.testing.assert_allclose(read, labels.astype(kind))
+        np.testing.assert_array_equal(read, labels.astype(kind))
+        chosen = "taken for classes: divide them by 10" in capsys.readouterr().err
+        assert chosen == (labels.dtype.kind == "f" and kind == np.int64)
 
     def test_rows_beyond_the_count_become_zeros(self, tmp_path):
         counts = np.arange(M) % 3
@@ -72,7 +86,8 @@ class TestArchives:
             ({"images": np.zeros((0, 6, 5))}, ("empty",)),
             ({"images": np.zeros((M, 0, 5))}, ("empty",)),
             ({"images": GREY[:9]}, ("9 images", "10 or more")),
-            ({"images": GREY.astype(np.int64)}, ("int64", "uint8", "[0, 1]")),
+            ({"images": GREY.astype(np.int64) + 1}, ("1 to 256", "uint8", "[0, 1]")),
+            ({"images": GREY.astype(np.uint64) + 2**63}, ("integers", "uint8", "[0, 1]")),
             ({"images": GREY.astype(complex)}, ("complex128", "uint8")),
             ({"images": GREY * 1.0}, ("255", "divide by 255")),
             ({"images": GREY / 255 - 0.5}, ("-0.5", "[0, 1]")),
@@ -80,13 +95,12 @@ class TestArchives:
             ({"images": np.where(GREY > 250, np.inf, 0)}, ("not finite",)),
             ({"images": np.array([None] * M)}, ("'images'", "objects")),
             ({"labels": np.array(["a", None] * 6, dtype=object)}, ("'labels'", "objects")),
-            ({"labels": np.array(["a", "b"] * 6)}, ("'labels'", "numpy.unique")),
+            ({"labels": np.zeros(M, complex)}, ("'labels'", "complex", "text for classes")),
             ({"labels": np.arange(M - 1)}, ("'labels'", "(11,)", "12 images")),
             ({"labels": np.int64(3)}, ("'labels'", "()", "12 images")),
             ({"labels": np.zeros((M, 2, 2))}, ("'labels'", "(N, K)")),
             ({"labels": np.zeros((M, 0))}, ("'labels'", "(N, K)")),
             ({"labels": np.array([np.nan] * M)}, ("'labels'", "not finite")),
-            ({"labels": np.arange(M) - 1}, ("'labels'", "-1", "from 0")),
             ({"counts": np.zeros(M + 1)}, ("'counts'", "(13,)", "12 images")),
             ({"counts": np.zeros((M, 1))}, ("'counts'", "(N,)")),
             ({"counts": np.arange(M) - 1}, ("'counts'", "0 or more")),
@@ -125,6 +139,39 @@ class TestArchives:
         with refused("own.npy", "single array", "numpy.savez"):
             files.read(str(tmp_path / "own.npy"))
 
+    def test_sizes_are_looked_at_first(self, tmp_path, monkeypatch):
+        """An archive of 0.3 MB that would be 300 MB, and arrays that memory has no room for."""
+        with (
+            zipfile.ZipFile(tmp_path / "own.npz", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as z,
+            z.open("images.npy", "w") as file,
+        ):
+            head = {"descr": "|u1", "fortran_order": False, "shape": (300, 1000, 1000)}
+            np.lib.format.write_array_header_1_0(file, head)
+            for _ in range(30):
+                file.write(bytes(10**7))
+        monkeypatch.setattr(np.lib.format, "read_array", lambda *_, **__: pytest.fail("read"))
+        with refused("'images' unpacks to 300 MB", "numpy.savez, not compressed"):
+            files.read(str(tmp_path / "own.npz"))
+        path = write(tmp_path, images=GREY, labels=np.arange(M))
+        monkeypatch.setattr(memory, "available", lambda: 2 * GREY.nbytes)
+        with refused(path, "unpacks to 456 bytes", "360 bytes", "50%", "fewer images"):
+            files.read(path)
+
+    def test_a_header_of_more_than_there_is(self, tmp_path):
+        buffer = io.BytesIO()
+        head = {"descr": "<f8", "fortran_order": False, "shape": (10**6, 10**6, 10**6)}
+        np.lib.format.write_array_header_1_0(buffer, head)
+        with zipfile.ZipFile(tmp_path / "own.npz", "w") as z:
+            z.writestr("images.npy", buffer.getvalue())
+        with refused("own.npz", "'images' is damaged"):
+            files.read(str(tmp_path / "own.npz"))
+
+    def test_what_is_no_file(self, tmp_path):
+        """A pipe would be waited for for ever."""
+        os.mkfifo(tmp_path / "own.npz")
+        with refused("own.npz is a named pipe", "give an .npz file or a folder"):
+            files.read(str(tmp_path / "own.npz"))
+
     @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
     def test_flipped_bytes(self, tmp_path, save):
         path = tmp_path / "own.npz"
@@ -155,9 +202,114 @@ class TestFolders:
         (folder / "._00.png").write_text("what another system left")
         np.testing.assert_array_equal(files.read(str(folder)).images, GREY)
 
-    def test_colours_become_grey(self, folder):
+    def read(self, folder, capsys):
+        """The images, and what was said of them, a line each."""
+        images = files.read(str(folder)).images
+        said = capsys.readouterr().err
+        assert all(line.startswith(f"note: {folder}: ") for line in said.splitlines())
+        return images, said
+
+    def test_colours_become_grey(self, folder, capsys):
         Image.fromarray(np.repeat(GREY[3][..., None], 3, 2)).save(folder / "03.png")
-        np.testing.assert_array_equal(files.read(str(folder)).images, GREY)
+        images, said = self.read(folder, capsys)
+        np.testing.assert_array_equal(images, GREY)
+        # Grey that is written as colour is none.
+        assert not said
+        green = np.zeros((6, 5, 3), np.uint8)
+        green[..., 1] = 200
+        Image.fromarray(green).save(folder / "03.png")
+        Image.fromarray(np.full((6, 5, 4), 51, np.uint8), "CMYK").save(folder / "04.tif")
+        (folder / "04.png").unlink()
+        images, said = self.read(folder, capsys)
+        assert images[3, 0, 0] == round(0.587 * 200)
+        # Four inks of a fifth each: 255 (1 - 1/5)^2.
+        assert abs(int(images[4, 0, 0]) - 163) <= 1
+        assert said.count("\n") == 1
+        assert "1 of 12 images were colour and were turned to grey" in said
+
+    @pytest.mark.parametrize("tag", range(1, 9))
+    def test_turned_by_exif(self, folder, capsys, tag):
+        """As cameras do: what is stored is the picture turned or mirrored, and says how."""
+        upright = GREY[5]
+        kept = {
+            **{1: upright, 2: upright[:, ::-1], 3: upright[::-1, ::-1], 4: upright[::-1]},
+            **{5: upright.T, 6: np.rot90(upright), 7: upright[::-1, ::-1].T},
+            8: np.rot90(upright, -1),
+        }[tag]
+        exif = Image.Exif()
+        exif[0x0112] = tag
+        Image.fromarray(np.ascontiguousarray(kept)).save(folder / "05.png", exif=exif)
+        images, said = self.read(folder, capsys)
+        np.testing.assert_array_equal(images, GREY)
+        assert ("1 of 12 images were turned upright" in said) == (tag > 1)
+
+    @staticmethod
+    def ink(level, alpha=255):
+        """A square of ink on nothing, whose colour is white's; and what it is on black."""
+        drawn = np.zeros((6, 5, 4), np.uint8)
+        drawn[..., :3] = 255
+        drawn[1:4, 1:4] = (level, level, level, alpha)
+        on_black = np.zeros((6, 5), np.uint8)
+        on_black[1:4, 1:4] = round(level * alpha / 255)
+        return Image.fromarray(drawn), on_black
+
+    def test_transparent_pictures(self, folder, capsys):
+        """Nothing is black, unless ink is black too: then it is white."""
+        drawn, on_black = self.ink(200, 102)
+        drawn.save(folder / "02.png")
+        images, said = self.read(folder, capsys)
+        np.testing.assert_array_equal(images[2], on_black)
+        np.testing.assert_array_equal(images[3], GREY[3])
+        assert "1 of 12 images were transparent and were put on black\n" in said
+        # A palette, one of whose colours is none.
+        palette = Image.fromarray(np.where(on_black > 0, 1, 0).astype(np.uint8), "P")
+        palette.putpalette([255, 255, 255, 80, 80, 80])
+        palette.save(folder / "02.png", transparency=0)
+        images, said = self.read(folder, capsys)
+        np.testing.assert_array_equal(images[2], np.where(on_black > 0, 80, 0))
+        assert "put on black\n" in said
+        self.ink(0)[0].save(folder / "02.png")
+        images, said = self.read(folder, capsys)
+        np.testing.assert_array_equal(images[2], np.where(on_black > 0, 0, 255))
+        assert "put on white, as some would be lost on black" in said
+        self.ink(255)[0].save(folder / "07.png")
+        with refused("07.png is transparent and can be seen on black only", "02.png on white"):
+            files.read(str(folder))
+
+    @pytest.mark.parametrize("kind", ["tiff", "gif"])
+    def test_every_page_is_an_image(self, folder, capsys, kind):
+        first, *others = (Image.fromarray(image) for image in GREY[4:7])
+        first.save(folder / f"04.{kind}", save_all=True, append_images=others)
+        for i in (4, 5, 6):
+            (folder / f"{i:02d}.png").unlink()
+        images, said = self.read(folder, capsys)
+        np.testing.assert_array_equal(images, GREY)
+        assert "1 of 10 files have several pages, and each page is an image: 12 images" in said
+
+    def test_masks_of_0_and_1(self, tmp_path, capsys):
+        for i in range(10):
+            Image.fromarray(GREY[i] % 2).save(tmp_path / f"{i}.png")
+        images = files.read(str(tmp_path)).images
+        np.testing.assert_array_equal(images, GREY[:10] % 2 * 255)
+        assert "taken for black and white" in capsys.readouterr().err
+
+    def test_what_is_no_picture(self, folder):
+        os.mkfifo(folder / "x.png")
+        with refused("x.png is a named pipe", "take it out"):
+            files.read(str(folder))
+        (folder / "x.png").unlink()
+        (folder / "x.png").symlink_to("x.png")
+        with refused("x.png is a link that leads nowhere", "take it out"):
+            files.read(str(folder))
+        (folder / "x.png").unlink()
+        (folder / "x.png").mkdir()
+        with refused("x.png is a folder", "take it out"):
+            files.read(str(folder))
+
+    def test_more_pictures_than_memory_has_room_for(self, folder, monkeypatch):
+        monkeypatch.setattr(memory, "available", lambda: 2 * GREY.nbytes - 1)
+        with refused("12 images need 360 bytes", "fewer images, or smaller ones"):
+            files.read(str(folder))
 
     def test_first_of_another_size_is_named(self, folder):
         Image.fromarray(GREY[0].T.copy()).save(folder / "04.png")
@@ -172,9 +324,15 @@ class TestFolders:
         with refused("05.png", "not a readable image"):
             files.read(str(folder))
 
-    def test_sixteen_bits(self, folder):
-        Image.fromarray(GREY[2].astype(np.uint16) * 257).save(folder / "02.png")
-        with refused("02.png", "8 bits"):
+    @pytest.mark.parametrize("kind", ["png", "tif", "pgm"])
+    def test_sixteen_bits(self, folder, capsys, kind):
+        (folder / "02.png").unlink()
+        Image.fromarray(GREY[2].astype(np.uint16) * 257).save(folder / f"02.{kind}")
+        images, said = self.read(folder, capsys)
+        np.testing.assert_array_equal(images, GREY)
+        assert "1 of 12 images have 16 bits" in said
+        Image.fromarray(GREY[2] / np.float32(255)).save(folder / "02.tif")
+        with refused("02.tif has 32 bits a pixel", "8 or 16"):
             files.read(str(folder))
 
     def test_too_few(self, folder):

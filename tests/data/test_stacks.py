@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from tests.data.refusals import refused
 from train.data.digits import Images
-from train.data.stacks import CHUNK, Stacks, sets_of
+from train.data.labels import as_labels
+from train.data.stacks import CHUNK, Sets, Stacks, sets_of
 
 
 def data(*counts: int) -> tuple[Tensor, Tensor]:
@@ -89,14 +91,34 @@ def test_abc_x_takes_a_single_set():
     assert len(a[0]) == len(b[0]) == 6
 
 
+def of_column(labels: np.ndarray, column: int = 0, parts: int = 1) -> Sets:
+    images = torch.zeros(len(labels), 4, 4, dtype=torch.uint8)
+    return sets_of(*[Images.labelled(images, as_labels(labels))] * parts, column=column)
+
+
 def test_any_column_names_the_sets():
-    images = torch.zeros(3, 4, 4, dtype=torch.uint8)
-    labels = torch.tensor([[0.5, 2.0], [1.5, 0.0], [0.1, 2.0]])
-    assert sets_of(Images(images, labels), 1).tolist() == [2, 0, 2]
-    assert sets_of(Images(images, torch.tensor([4, 4, 1]))).tolist() == [4, 4, 1]
+    labels = np.array([[0.5, 20230117], [1.5, 20230116], [0.1, 20230117]])
+    sets = of_column(labels, 1, parts=2)
+    # Single precision has one number for the two days.
+    assert sets.classes.values == (20230116, 20230117)
+    assert [each.tolist() for each in sets.numbers] == [[1, 0, 1]] * 2
+    assert of_column(np.array(["b", "b", "a"])).numbers[0].tolist() == [1, 1, 0]
+    text = of_column(np.array([["a", "007"], ["b", "7"], ["c", "7"]]), 1)
+    assert text.counts() == {"007": 1, "7": 2}
+    assert text.counts(("007",)) == {"7": 2}
+    assert text.find(("007",)) == (0,)
+    with refused("there is no set 8, x: the sets are '007', '7'"):
+        text.find(("8", "7", "x"))
     with refused("--set-column 0: its values are not whole numbers"):
-        sets_of(Images(images, labels))
+        of_column(labels)
     with refused("--set-column 2: the labels have 2 columns"):
-        sets_of(Images(images, labels), 2)
+        of_column(labels, 2)
     with refused("--data has no labels"):
-        sets_of(Images(images, None))
+        sets_of(Images(torch.zeros(3, 4, 4, dtype=torch.uint8), None))
+
+
+def test_sets_have_their_names_in_errors():
+    with refused("--stack-size 6 is larger than set dog (5 images)"):
+        Stacks(*data(9, 5), (6, 6), names=("cat", "dog"))
+    with refused("--withheld dog: there is no such set; give some of cat, or"):
+        Stacks(*data(9), (6, 6), withheld=(1,), names=("cat", "dog"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from train.data import files
+from train.data.labels import Classes, are_classes
 from train.data.splits import hold_out
 from train.settings import InputError, require
 
@@ -29,12 +30,30 @@ class Images:
 
     Attributes:
         images: :math:`(M, H, W)`, uint8.
-        labels: Classes, :math:`(M,)` int64; or quantities, :math:`(M,)` or :math:`(M, K)` float32;
-            None if there are none.
+        labels: The numbers of classes, :math:`(M,)` int64; or quantities, :math:`(M,)` or
+            :math:`(M, K)` float32; None if there are none, or several columns of text.
+        given: Labels as the data have them, :math:`(M,)` or :math:`(M, K)`: classes' own values;
+            None if they are those of ``labels``.
     """
 
     images: Tensor
     labels: Tensor | None
+    given: np.ndarray | None = None
+
+    @classmethod
+    def labelled(cls, images: Tensor, given: np.ndarray | None) -> Images:
+        r"""Images with labels as :func:`~train.data.labels.as_labels` returns them."""
+        if given is None:
+            return cls(images, None)
+        if are_classes(given):
+            return cls(images, Classes.of(given).encode(given), given)
+        text = given.dtype.kind == "U"
+        return cls(images, None if text else torch.from_numpy(given.astype(np.float32)), given)
+
+    @property
+    def values(self) -> np.ndarray | None:
+        """Labels as the data have them."""
+        return self.labels.numpy() if self.given is None and self.labels is not None else self.given
 
     def __len__(self) -> int:
         return len(self.images)
@@ -46,7 +65,11 @@ class Images:
 
     def select(self, index: Tensor) -> Images:
         r"""The images, and their labels, at ``index`` of shape :math:`(L,)`."""
-        return Images(self.images[index], None if self.labels is None else self.labels[index])
+        return Images(
+            self.images[index],
+            None if self.labels is None else self.labels[index],
+            None if self.given is None else self.given[index.numpy()],
+        )
 
 
 class Split(NamedTuple):
@@ -112,8 +135,7 @@ def load(data: str, data_dir: Path, evaluate_on: Literal["test", "validation"]) 
         split = Split(*(_downloaded(data, data_dir, train) for train in (True, False)))
     else:
         contents = files.read(data)
-        labels = None if contents.labels is None else torch.from_numpy(contents.labels)
-        split = part(Images(torch.from_numpy(contents.images), labels))
+        split = part(Images.labelled(torch.from_numpy(contents.images), contents.labels))
     return part(split.train) if evaluate_on == "validation" else split
 
 
@@ -122,8 +144,9 @@ def part(data: Images, one_in: int = 5) -> Split:
 
     Args:
         data: The images.
-        one_in: How many there are for each that is held out.
+        one_in: How many there are for each that is held out; of fewer images than that one is.
     """
+    one_in = min(one_in, len(data))
     classes = None
     if data.labels is not None and not data.labels.is_floating_point():
         classes = data.labels.numpy()
@@ -142,7 +165,7 @@ def pad(data: Images, multiple: int) -> tuple[Images, Frame]:
         The images, and what was added.
     """
     frame = Frame(*(-side % multiple for side in data.shape))
-    return Images(frame.around(data.images), data.labels), frame
+    return replace(data, images=frame.around(data.images)), frame
 
 
 def require_contrast(data: Images) -> None:

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import stat
+import struct
+import tokenize
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import numpy as np
+from numpy.lib import format as npy
 from PIL import Image
 
-from train.settings import InputError, require
+from train.data import memory, pictures
+from train.data.images import as_bytes, as_images
+from train.data.labels import as_labels, chosen
+from train.settings import InputError, note, require
 
 NAMES = ("mnist5k", "mnist", "fashion-mnist", "kmnist")
 """What ``--data`` takes for a name; anything else is a path."""
@@ -26,7 +37,8 @@ class Contents:
 
     Attributes:
         images: :math:`(M, H, W)`, uint8.
-        labels: Classes, :math:`(M,)` int64; or quantities, :math:`(M,)` or :math:`(M, K)` float32.
+        labels: Classes, :math:`(M,)` integers or text; or quantities, :math:`(M,)` float64; or
+            several columns, :math:`(M, K)`; see :func:`train.data.labels.as_labels`.
         counts: The number of objects in each image, :math:`(M,)` int64.
         boxes: Their boxes :math:`(x_0, y_0, x_1, y_1)` in pixels, :math:`(M, K, 4)` float32. The
             first ``counts`` rows of each image are boxes, the others zeros.
@@ -39,25 +51,31 @@ class Contents:
 
 
 def read(data: str) -> Contents:
-    """Reads the path given as ``--data``.
+    """Reads the path given as ``--data``, and says what was done with what it holds.
 
     Args:
-        data: An ``.npz`` file with an array ``images`` and, if there are any, ``labels``,
-            ``counts`` and ``boxes``; or a folder of images of one size, which are taken in order
-            of their names and turned to grey.
+        data: An ``.npz`` file with an array ``images`` (see
+            :func:`train.data.images.as_images`) and, if there are any, ``labels`` (see
+            :func:`train.data.labels.as_labels`), ``counts`` and ``boxes``; or a folder of pictures
+            of one size, taken in order of their names, every page of them, and turned to grey.
 
     Raises:
         InputError: If there is nothing at ``data``, it cannot be read, or what it holds cannot be
             used: fewer than :data:`FEWEST` images, another shape, type or range than those of
-            :class:`Contents` (float images in [0, 1] are made uint8, boolean ones 0 and 255),
-            values that are not finite, or arrays of different lengths.
+            :class:`Contents`, values that are not finite, arrays of different lengths, or more
+            than memory has room for.
     """
     path = Path(data).expanduser()
+    kind = _kind(path)
     require(
-        path.exists(),
+        kind is not None,
         f"--data {data}: no such file or folder; give one, or one of {', '.join(NAMES)}",
     )
-    contents = Contents(_folder(path)) if path.is_dir() else _checked(path, _arrays(path))
+    require(
+        kind in ("file", "folder"),
+        f"--data {data} is {kind}: give an .npz file or a folder of images",
+    )
+    contents = Contents(_folder(path)) if kind == "folder" else _checked(path, _arrays(path))
     require(
         len(contents.images) >= FEWEST,
         f"{path} holds {len(contents.images)} images: give {FEWEST} or more, as a fifth of them "
@@ -66,34 +84,110 @@ def read(data: str) -> Contents:
     return contents
 
 
-def _arrays(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of an ``.npz`` that have a meaning here; object arrays are refused."""
-    remedy = "write it with numpy.savez(path, images=...)"
-    known = ("images", "labels", "counts", "boxes")
+KINDS = (
+    (stat.S_ISREG, "file"),
+    (stat.S_ISDIR, "folder"),
+    (stat.S_ISFIFO, "a named pipe"),
+    (stat.S_ISSOCK, "a socket"),
+)
+
+
+def _kind(path: Path) -> str | None:
+    """What is at a path, links followed: ``file``, ``folder``, or else a few words; or None."""
     try:
-        archive = np.load(path, allow_pickle=False)
+        mode = path.stat().st_mode
+    except (OSError, ValueError):
+        # A link that leads nowhere, or back to itself, is there and yet is not.
+        return "a link that leads nowhere" if path.is_symlink() else None
+    return next((name for is_kind, name in KINDS if is_kind(mode)), "a device")
+
+
+KNOWN = ("images", "labels", "counts", "boxes")
+"""The arrays of an ``.npz`` that have a meaning here."""
+
+DAMAGED = (
+    *(zipfile.BadZipFile, zlib.error, struct.error, OSError, EOFError, RuntimeError),
+    *(ValueError, TypeError, LookupError, SyntaxError, tokenize.TokenError, ArithmeticError),
+)
+"""What zipfile and NumPy raise of damaged archives and arrays."""
+
+LARGE = 256 * 2**20
+TIGHT = 200
+"""An array of more than :data:`LARGE` bytes is refused if an archive has it in this many times
+fewer: deflate gets images to a twentieth or so, and what is the same all over to a thousandth."""
+
+
+def _arrays(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of an ``.npz``; sizes are looked at first, and object arrays are refused."""
+    remedy = "write it with numpy.savez(path, images=...)"
+    try:
+        with path.open("rb") as file:
+            single = file.read(len(npy.MAGIC_PREFIX)) == npy.MAGIC_PREFIX
+        require(not single, f"{path} is a single array: {remedy}")
+        archive = zipfile.ZipFile(path)
     except PermissionError as error:
         raise InputError(f"{path} may not be read: change its permissions") from error
-    # Whatever a damaged file makes NumPy and zipfile raise, here and below.
-    except Exception as error:
+    except DAMAGED as error:
         raise InputError(f"{path} is not an .npz file, or a damaged one: {remedy}") from error
-    require(not isinstance(archive, np.ndarray), f"{path} is a single array: {remedy}")
     with archive:
+        names = {each.removesuffix(".npy"): each for each in archive.namelist()}
         require(
-            "images" in archive.files,
-            f"{path} has no array 'images' (it has {', '.join(archive.files) or 'none'}): {remedy}",
+            "images" in names,
+            f"{path} has no array 'images' (it has {', '.join(names) or 'none'}): {remedy}",
+        )
+        there = [name for name in KNOWN if name in names]
+        sizes = {}
+        for name in there:
+            with _member(path, archive, names, name) as file:
+                sizes[name] = _size_of(file, archive.getinfo(names[name]), name, path)
+        memory.require_fits(
+            sum(sizes.values()), f"{path} unpacks to", "give fewer images, smaller ones, or uint8"
         )
         arrays = {}
-        for name in known:
-            try:
-                if name in archive.files:
-                    arrays[name] = archive[name]
-            except Exception as error:
-                raise InputError(
-                    f"{path}: '{name}' is damaged or holds Python objects, which are not read: "
-                    "write it again as an array of numbers"
-                ) from error
+        for name in there:
+            with _member(path, archive, names, name) as file:
+                arrays[name] = npy.read_array(file, allow_pickle=False)
     return arrays
+
+
+@contextmanager
+def _member(
+    path: Path, archive: zipfile.ZipFile, names: Mapping[str, str], name: str
+) -> Iterator[IO[bytes]]:
+    """An array's file in an archive, to be read."""
+    try:
+        with archive.open(names[name]) as file:
+            yield file
+    except DAMAGED as error:
+        raise InputError(
+            f"{path}: '{name}' is damaged or holds Python objects, which are not read: "
+            "write it again as an array of numbers"
+        ) from error
+
+
+def _size_of(file: IO[bytes], entry: zipfile.ZipInfo, name: str, path: Path) -> int:
+    """The bytes of an array, as its header has them.
+
+    Raises:
+        InputError: If the archive has hardly any of them.
+        ValueError: If it holds Python objects, or the archive says otherwise.
+    """
+    readers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+    version = npy.read_magic(file)
+    if version not in readers:
+        raise ValueError("of a version of the format that is for tables alone")
+    shape, _, dtype = readers[version](file)
+    size = dtype.itemsize
+    for side in shape:
+        size *= side
+    if dtype.hasobject or min(shape, default=0) < 0 or file.tell() + size != entry.file_size:
+        raise ValueError("not as many bytes as the header says")
+    require(
+        size <= LARGE or entry.file_size < TIGHT * entry.compress_size,
+        f"{path}: '{name}' unpacks to {memory.readable(size)}, {TIGHT} times its size or more, so "
+        "it is nearly all the same: if that is meant, write it with numpy.savez, not compressed",
+    )
+    return size
 
 
 def _checked(path: Path, arrays: Mapping[str, np.ndarray]) -> Contents:
@@ -111,64 +205,18 @@ def _checked(path: Path, arrays: Mapping[str, np.ndarray]) -> Contents:
 
 
 def _images(path: Path, images: np.ndarray) -> np.ndarray:
-    if images.ndim == 4 and images.shape[-1] == 1:
-        images = images[..., 0]
-    axis = 1 if images.ndim == 4 and images.shape[1] < images.shape[3] else 3
-    require(
-        images.ndim != 4,
-        f"{path}: 'images' has shape {images.shape}, with channels: average them to get (N, H, W), "
-        f"images.mean({axis}).astype(images.dtype)",
-    )
-    require(
-        images.ndim == 3,
-        f"{path}: 'images' has shape {images.shape}: give grey images of shape (N, H, W)",
-    )
     require(
         images.size > 0,
         f"{path}: 'images' is empty, its shape is {images.shape}: give {FEWEST} images or more",
     )
-    if images.dtype == np.uint8:
-        return images
-    if images.dtype == np.bool_:
-        return images.astype(np.uint8) * np.uint8(255)
-    require(
-        np.issubdtype(images.dtype, np.floating),
-        f"{path}: 'images' is of type {images.dtype}: give uint8, or floats in [0, 1]",
-    )
-    require(
-        bool(np.isfinite(images).all()),
-        f"{path}: 'images' has values that are not finite: replace them or leave those images out",
-    )
-    lowest, highest = float(images.min()), float(images.max())
-    require(
-        lowest >= 0 and highest <= 1,
-        f"{path}: 'images' runs from {lowest:g} to {highest:g}: floats must be in [0, 1]; divide "
-        "by 255, or rescale them",
-    )
-    return np.rint(images.astype(np.float32, copy=False) * 255).astype(np.uint8)
+    return as_bytes(as_images(images, name=f"{path}: 'images'", say=note)).numpy()
 
 
 def _labels(path: Path, labels: np.ndarray) -> np.ndarray:
-    require(
-        labels.dtype.kind in "biuf",
-        f"{path}: 'labels' is of type {labels.dtype}: number the classes, "
-        "numpy.unique(labels, return_inverse=True)[1]",
-    )
-    require(
-        labels.ndim in (1, 2) and labels.size > 0,
-        f"{path}: 'labels' has shape {labels.shape}: give (N,), or (N, K) for K quantities",
-    )
-    require(
-        bool(np.isfinite(labels).all()),
-        f"{path}: 'labels' has values that are not finite: replace them or leave those images out",
-    )
-    if labels.ndim == 2 or labels.dtype.kind == "f":
-        return labels.astype(np.float32)
-    require(
-        int(labels.min()) >= 0,
-        f"{path}: 'labels' has the class {labels.min()}: number the classes from 0",
-    )
-    return labels.astype(np.int64)
+    read = as_labels(labels, f"{path}: 'labels'")
+    if (line := chosen(labels, read)) is not None:
+        note(f"{path}: {line}")
+    return read
 
 
 def _counts(path: Path, counts: np.ndarray) -> np.ndarray:
@@ -211,37 +259,90 @@ def _boxes(path: Path, boxes: np.ndarray, counts: np.ndarray | None) -> np.ndarr
 
 
 def _folder(path: Path) -> np.ndarray:
-    r"""The images of a folder as :math:`(M, H, W)` uint8, in order of their names."""
-    names = sorted(
-        # Systems leave hidden companions beside images, with the same suffix.
-        file
-        for file in path.iterdir()
-        if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")
-    )
+    r"""The pictures of a folder as :math:`(M, H, W)` uint8, in order of their names."""
+    try:
+        files = sorted(
+            # Systems leave hidden companions beside images, with the same suffix.
+            file
+            for file in path.iterdir()
+            if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")
+        )
+    except OSError as error:
+        raise InputError(f"{path} may not be read: change its permissions") from error
     require(
-        len(names) > 0,
+        len(files) > 0,
         f"{path} holds no images: put files of one of these kinds into it, {', '.join(SUFFIXES)}",
     )
-    images = [_grey(name) for name in names]
-    for name, image in zip(names, images, strict=True):
+    for file in files:
+        # Before any is opened: a pipe would be waited for.
+        kind = _kind(file)
         require(
-            image.shape == images[0].shape,
-            f"{name} is {_size(image)} but {names[0].name} is {_size(images[0])}: bring all "
-            "images to one size",
+            kind == "file",
+            f"{file} is {'a ' if kind == 'folder' else ''}{kind or 'gone'}, not an image: take it "
+            "out of the folder or give it another name",
         )
-    return np.stack(images)
+    numbers, area = _look(files)
+    total = sum(numbers)
+    memory.require_fits(
+        total * area, f"{path}: {total:,} images need", "give fewer images, or smaller ones"
+    )
+    return _read(path, files, numbers)
 
 
-def _grey(path: Path) -> np.ndarray:
+def _look(files: Sequence[Path]) -> tuple[list[int], int]:
+    """How many pages each file has, and the pixels of a page, from what files begin with."""
+    numbers, first = [], (0, 0)
+    for file in files:
+        with _picture(file) as image:
+            numbers.append(pictures.number_of_pages(image))
+            first = first if first[0] else image.size
+    return numbers, first[0] * first[1]
+
+
+def _read(path: Path, files: Sequence[Path], numbers: Sequence[int]) -> np.ndarray:
+    """Every page of every file."""
+    images, names, done = np.empty((0, 0, 0), np.uint8), [], []
+    alphas: dict[int, np.ndarray] = {}
+    for file, number in zip(files, numbers, strict=True):
+        with _picture(file) as image:
+            for i, page in enumerate(pictures.pages(image)):
+                name = f"{file}, page {i + 1}," if number > 1 else str(file)
+                if not names:
+                    images = np.empty((sum(numbers), *page.grey.shape), np.uint8)
+                require(
+                    page.grey.shape == images.shape[1:],
+                    f"{name} is {_size(page.grey)} but {files[0].name} is {_size(images[0])}: "
+                    "bring all images to one size",
+                )
+                images[len(names)] = page.grey
+                if page.alpha is not None:
+                    alphas[len(names)] = page.alpha
+                names.append(name)
+                done.append(page.done)
+    background = pictures.put_on_background(images, alphas, names)
+    several = [number for number in numbers if number > 1]
+    if several:
+        note(
+            f"{path}: {len(several):,} of {len(files):,} files have several pages, and each page "
+            f"is an image: {len(images):,} images in all"
+        )
+    pictures.describe(done, len(alphas), background, lambda line: note(f"{path}: {line}"))
+    return as_bytes(as_images(images, name=f"{path}", say=note)).numpy()
+
+
+@contextmanager
+def _picture(path: Path) -> Iterator[Image.Image]:
+    """A picture's file, opened."""
     try:
         with Image.open(path) as image:
-            require(
-                not image.mode.startswith(("I", "F")),
-                f"{path} has more than 8 bits a channel: save it with 8",
-            )
-            return np.asarray(image.convert("L"))
-    # PIL raises a SyntaxError for a broken PNG.
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+            yield image
+    except pictures.Unusable as error:
+        raise InputError(f"{path} {error}") from error
+    except Image.DecompressionBombError as error:
+        raise InputError(
+            f"{path} has more than {2 * Image.MAX_IMAGE_PIXELS:,} pixels: make it smaller"
+        ) from error
+    except pictures.UNREADABLE as error:
         raise InputError(
             f"{path} is not a readable image: replace it or take it out of the folder"
         ) from error

@@ -32,10 +32,11 @@ def fingerprint(*parts: Images | Scenes) -> str:
     for part in parts:
         for field in fields(part):
             value = getattr(part, field.name)
-            if not isinstance(value, Tensor):
+            if value is None:
                 digest.update(f"{field.name} {value!r}".encode())
                 continue
-            array = np.ascontiguousarray(value.cpu().numpy())
+            array = value.cpu().numpy() if isinstance(value, Tensor) else value
+            array = np.ascontiguousarray(array)
             digest.update(f"{field.name} {array.dtype} {array.shape}".encode())
             digest.update(array.reshape(-1).view(np.uint8))
     return digest.hexdigest()

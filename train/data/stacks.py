@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Iterable, Sequence
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -10,38 +11,78 @@ from torch import Tensor
 
 from train.data.batches import as_input
 from train.data.digits import Images
+from train.data.labels import Classes, are_whole
 from train.settings import require
 
 CHUNK = 64
 """Steps whose indices are drawn, and moved to the device, at once."""
 
 
-def sets_of(images: Images, column: int = 0) -> Tensor:
-    r"""The set of each image: its class, or a column of the labels.
+class Sets(NamedTuple):
+    r"""Which set each image is in.
+
+    Attributes:
+        classes: The sets, by the values that labels have for them.
+        numbers: The set of each image of each part, of shape :math:`(M)`, int64.
+    """
+
+    classes: Classes
+    numbers: tuple[Tensor, ...]
+
+    def find(self, labels: Iterable[str]) -> tuple[int, ...]:
+        """The numbers of the sets that are written so.
+
+        Raises:
+            InputError: If there is no such set.
+        """
+        missing = self.missing(labels)
+        require(not missing, f"there is no set {', '.join(missing)}: the sets are {self.classes}")
+        return tuple(self.classes.find(label) for label in labels)
+
+    def missing(self, labels: Iterable[str]) -> list[str]:
+        """Those of the labels that no set is written like."""
+        return [str(label) for label in labels if self.classes.find(label) is None]
+
+    def counts(self, withheld: Iterable[str] = ()) -> dict[int | str, int]:
+        """How many images of the first part are in each set that is not withheld."""
+        withheld = set(map(str, withheld))
+        numbers, counts = self.numbers[0].unique(return_counts=True)
+        return {
+            self.classes.values[number]: count
+            for number, count in zip(numbers.tolist(), counts.tolist(), strict=True)
+            if str(self.classes.values[number]) not in withheld
+        }
+
+
+def sets_of(*parts: Images, column: int = 0) -> Sets:
+    r"""The sets of images: their classes, or a column of the labels.
 
     Args:
-        images: Labelled images.
+        parts: Labelled images, training and held-out ones for instance, numbered together.
         column: Which column, if labels have several.
-
-    Returns:
-        Of shape :math:`(M)`, int64.
 
     Raises:
         InputError: If there are no labels, or no such column, or it has values that are not whole.
     """
-    labels = images.labels
-    require(labels is not None, "--data has no labels: add an array labels to the .npz")
-    columns = labels.reshape(len(labels), -1)
+    named = [_names(part, column) for part in parts]
+    classes = Classes.of(np.concatenate(named))
+    return Sets(classes, tuple(classes.encode(each) for each in named))
+
+
+def _names(images: Images, column: int) -> np.ndarray:
+    """A column of the labels: whole numbers or text."""
+    require(images.values is not None, "--data has no labels: add an array labels to the .npz")
+    columns = images.values.reshape(len(images), -1)
     require(
         column < columns.shape[1],
         f"--set-column {column}: the labels have {columns.shape[1]} columns, counted from 0",
     )
     values = columns[:, column]
     require(
-        bool((values == values.round()).all()),
+        values.dtype.kind != "f" or are_whole(values),
         f"--set-column {column}: its values are not whole numbers, so they name no sets",
     )
-    return values.long()
+    return values.astype(np.int64) if values.dtype.kind == "f" else values
 
 
 class Stacks:
@@ -56,7 +97,8 @@ class Stacks:
         sets: The set of each, of shape :math:`(M)`.
         sizes: The sizes :math:`(n, m)` of the two stacks.
         pairs: The number :math:`P` of pairs a step.
-        withheld: Sets of which nothing is drawn.
+        withheld: The numbers of sets of which nothing is drawn.
+        names: What an error calls the sets, by their numbers; the numbers if not given.
         curated: Whether ``"both"`` stacks are of one set each, or ``"one"``, and the other one of
             images of any set (ABC-X).
         replacement: Whether an image may be in a stack more than once.
@@ -82,17 +124,20 @@ class Stacks:
         *,
         pairs: int = 1,
         withheld: tuple[int, ...] = (),
+        names: Sequence[int | str] | None = None,
         curated: Literal["both", "one"] = "both",
         replacement: bool = False,
         seed: int = 0,
         device: torch.device | str = "cpu",
     ) -> None:
         there = sets.unique().tolist()
+        names = range(max(there) + 1) if names is None else names
         for each in withheld:
             require(
                 each in there,
-                f"--withheld {each}: there is no such set; give some of "
-                f"{', '.join(map(str, there))}, or --withheld alone for none",
+                f"--withheld {names[each] if each < len(names) else each}: there is no such set; "
+                f"give some of {', '.join(str(names[i]) for i in there)}, or --withheld alone for "
+                "none",
             )
         kept = [each for each in there if each not in withheld]
         least = 2 if curated == "both" else 1
@@ -104,11 +149,11 @@ class Stacks:
         self.members = [torch.nonzero(sets == each).flatten().numpy() for each in kept]
         counts = {each: len(rows) for each, rows in zip(kept, self.members, strict=True)}
         small = {each: count for each, count in counts.items() if count < max(sizes)}
+        listed = [f"set {names[each]} ({count} images)" for each, count in small.items()]
         require(
             replacement or not small,
-            f"--stack-size {max(sizes)} is larger than "
-            + ", ".join(f"set {each} ({count} images)" for each, count in small.items())
-            + ": give less, or add --replacement",
+            f"--stack-size {max(sizes)} is larger than {', '.join(listed)}: give less, or add "
+            "--replacement",
         )
         self.anything = np.concatenate(self.members)
         self.images = images.to(device)

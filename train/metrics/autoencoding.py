@@ -160,9 +160,9 @@ class Watch:
         }
 
     def codes(self, number: int = 5_000) -> tuple[np.ndarray, np.ndarray]:
-        """Codes of held-out images, and their labels; zeros if there are none."""
+        """Codes of held-out images, and labels as the data have them; zeros if there are none."""
         few = self.held_out.select(torch.arange(min(number, len(self.held_out))))
-        labels = np.zeros(len(few), dtype=int) if few.labels is None else few.labels.numpy()
+        labels = np.zeros(len(few), dtype=int) if few.values is None else few.values
         return self.encode(few.images), labels
 
     def first(self, number: int) -> Tensor:

@@ -135,15 +135,15 @@ class Watch:
         z = self.guide.mean(x, c)[: len(few)]
         told = torch.eye(self.condition.classes, device=z.device)[: self.MOST]
         rows = {}
-        for i, label in enumerate(few.labels.tolist()):
+        for i, label in enumerate(few.values.tolist()):
             decoded = self.model.decode(z[i].expand(len(told), -1), told).clamp(0, 1)
             rows[f"a {label}" + " " * i] = torch.cat([x[i : i + 1], decoded]).cpu().numpy()
         return rows
 
     def codes(self, number: int = 5_000) -> tuple[np.ndarray, np.ndarray]:
-        """Sampled held-out codes and labels."""
+        """Sampled held-out codes, and labels as the data have them."""
         codes = self.last or self.encode(self.held_out)
-        return codes.sampled[:number].numpy(), self.held_out.labels[:number].numpy()
+        return codes.sampled[:number].numpy(), self.held_out.values[:number]
 
     def first(self, number: int) -> Images:
         """The first held-out images, one of each class in turn if there are classes."""

@@ -44,14 +44,15 @@ class Codec(NamedTuple):
         name: What a table calls it.
         command: What makes it.
         encode: From images, and their labels if it was trained with them, to codes (M, D).
-        decode: From codes and the images' labels to images in [0, 1]; ``None`` if there is none.
+        decode: From codes and the images' labels, as the data have them, to images in [0, 1];
+            ``None`` if there is none.
         seconds: Seconds of training, if any.
     """
 
     name: str
     command: str
     encode: Callable[[Images], np.ndarray]
-    decode: Callable[[np.ndarray, Tensor], Tensor] | None
+    decode: Callable[[np.ndarray, np.ndarray], Tensor] | None
     seconds: float | None = None
 
 
@@ -104,11 +105,11 @@ def of_run(path: Path, trained: Trained, command: str, shape: tuple[int, int]) -
     def encode(images: Images) -> np.ndarray:
         return trained.encode(images.images).cpu().numpy()
 
-    decode: Callable[[np.ndarray, Tensor], Tensor] | None = None
+    decode: Callable[[np.ndarray, np.ndarray], Tensor] | None = None
     if isinstance(trained, TrainedAutoencoder):
         decode = lambda z, _: trained.decode(torch.from_numpy(z)).cpu()  # noqa: E731
     elif isinstance(trained, TrainedICVAE):
-        encode = lambda x: trained.encode(x.images, x.labels).cpu().numpy()  # noqa: E731
+        encode = lambda x: trained.encode(x.images, x.values).cpu().numpy()  # noqa: E731
         decode = lambda z, c: trained.decode(torch.from_numpy(z), c).cpu()  # noqa: E731
     elif isinstance(trained, TrainedAIR):
         return _alone(path, trained, command, shape, seconds)
@@ -130,7 +131,7 @@ def _alone(
     def encode(images: Images) -> np.ndarray:
         return trained.encode(frame.around(images.images)).cpu().numpy()
 
-    def decode(z: np.ndarray, _: Tensor) -> Tensor:
+    def decode(z: np.ndarray, _: np.ndarray) -> Tensor:
         return frame.inside(trained.decode(torch.from_numpy(z)).clamp(0, 1).cpu())
 
     return Codec(path.name, command, encode, decode, seconds)
@@ -160,7 +161,7 @@ def try_out(codec: Codec, data: Split) -> None:
         few = images.select(torch.from_numpy(np.union1d(first, others)))
         codes = codec.encode(few).astype(np.float32)
         if codec.decode is not None:
-            codec.decode(codes, few.labels)
+            codec.decode(codes, few.values)
 
 
 def compare(codecs: Sequence[Codec], data: Split, seed: int = 0) -> list[dict[str, Any]]:
@@ -194,14 +195,15 @@ def _row(codec: Codec, data: Split, styles: Sequence[np.ndarray], seed: int) -> 
         return style_r2(*((z, style, labels) for (z, labels), style in parts))
 
     def error() -> float:
-        drawn = codec.decode(codes[1], held_out.labels)
+        drawn = codec.decode(codes[1], held_out.values)
         return float((drawn - held_out.images / 255).double().square().mean())
 
     def interpolation() -> float:
         one, other = pairs(held_out.labels)
         if not len(one):
             raise Unmeasurable("no two held-out images are of one class")
-        halfway = codec.decode((codes[1][one] + codes[1][other]) / 2, held_out.labels[one])
+        values = held_out.values[one.numpy()]
+        halfway = codec.decode((codes[1][one] + codes[1][other]) / 2, values)
         return float(nearest(halfway, train.images).mean())
 
     measures: dict[str, Callable[[], float]] = {

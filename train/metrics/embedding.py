@@ -89,7 +89,8 @@ class Watch:
         held_out: Held-out images.
         sets: The sets of both.
         stacks: Pairs of stacks of held-out images, to measure the loss on.
-        withheld: Sets that training does not see.
+        withheld: The numbers of sets that training does not see.
+        names: What figures call the sets, by their numbers; the numbers if not given.
         seed: Seed of probes and queries.
     """
 
@@ -110,6 +111,7 @@ class Watch:
         stacks: Stacks,
         *,
         withheld: tuple[int, ...] = (),
+        names: Sequence[int | str] | None = None,
         seed: int = 0,
     ) -> None:
         self.objective = objective
@@ -117,6 +119,7 @@ class Watch:
         self.sets = tuple(each.numpy() for each in sets)
         self.stacks = stacks
         self.withheld = withheld
+        self.names = range(max(int(each.max()) for each in sets) + 1) if names is None else names
         self.seed = seed
         self.untrained = self.embed()
         self.embedded = self.untrained
@@ -238,7 +241,9 @@ class Watch:
         ):
             rows = np.flatnonzero(sets == each)[:number]
             kind = "withheld " if each in self.withheld else ""
-            panels.append((f"{kind}{each}, {when} training", embedded[1][rows], images[rows]))
+            panels.append(
+                (f"{kind}{self.names[each]}, {when} training", embedded[1][rows], images[rows])
+            )
         return panels
 
     def retrieved(self) -> dict[str, np.ndarray]:
@@ -256,7 +261,7 @@ class Watch:
             answers = [
                 own[squares[own].argmin()] for own in (np.flatnonzero(sets == k) for k in kinds)
             ]
-            rows[f"a {sets[query]}"] = images[[query, *answers]]
+            rows[f"a {self.names[sets[query]]}"] = images[[query, *answers]]
         return rows
 
 

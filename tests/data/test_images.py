@@ -1,0 +1,150 @@
+"""Images in every form that people have them in."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.data.refusals import refused
+from train.data.images import NEAR, ROUNDING, as_bytes, as_images
+
+GREY = np.random.default_rng(0).integers(0, 256, (3, 6, 5), dtype=np.uint8)
+SHAPE = (6, 5)
+MASK = GREY > 127
+WHITE = np.where(MASK, 255, 0)
+
+
+def taken(given: Any, shape: tuple[int, int] | None = SHAPE) -> tuple[np.ndarray, list[str]]:
+    """Images as bytes, and what was said."""
+    said: list[str] = []
+    with warnings.catch_warnings():
+        # PyTorch warns of arrays that may not be written to.
+        warnings.simplefilter("error")
+        images = as_images(given, shape, say=said.append)
+    assert images.dtype in (torch.uint8, torch.float32)
+    return as_bytes(images).numpy(), said
+
+
+def fixed() -> np.ndarray:
+    array = GREY.copy()
+    array.setflags(write=False)
+    return array
+
+
+@pytest.mark.parametrize("shape", [None, SHAPE], ids=["of any shape", "of this shape"])
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        *((GREY.astype(kind), GREY) for kind in ("u1", "i2", ">i2", "u2", "<u4", ">i8", "u8")),
+        *(((GREY / 255).astype(kind), GREY) for kind in ("f4", ">f4", "f8", ">f8", "g")),
+        ((GREY[:, None]), GREY),
+        ((GREY[..., None] / 255), GREY),
+        (GREY[::-1, :, ::-1], GREY[::-1, :, ::-1]),
+        (GREY.transpose(0, 2, 1).copy().transpose(0, 2, 1), GREY),
+        (fixed(), GREY),
+        (GREY.tolist(), GREY),
+        ((GREY / 255).tolist(), GREY),
+        (list(GREY), GREY),
+        ([image[None] / 255 for image in torch.from_numpy(GREY)], GREY),
+        ([Image.fromarray(image) for image in GREY], GREY),
+        (torch.from_numpy(GREY), GREY),
+        (torch.from_numpy(GREY).long(), GREY),
+        ((torch.from_numpy(GREY) / 255).requires_grad_(), GREY),
+        ((torch.from_numpy(GREY) / 255).double()[:, None], GREY),
+        (MASK, WHITE),
+        (torch.from_numpy(MASK), WHITE),
+        (MASK.tolist(), WHITE),
+        (np.zeros((2, 6, 5), int), np.zeros((2, 6, 5))),
+    ],
+)
+def test_what_is_plain_is_taken_without_a_word(given, expected, shape):
+    images, said = taken(given, shape)
+    np.testing.assert_array_equal(images, expected)
+    assert not said
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        *(GREY[0], GREY[0][..., None], GREY[0][None], GREY[0].tolist()),
+        *(Image.fromarray(GREY[0]), [Image.fromarray(GREY[0])], torch.from_numpy(GREY[0])),
+    ],
+)
+def test_one_image_is_a_batch_of_one(given):
+    np.testing.assert_array_equal(taken(given)[0], GREY[:1])
+
+
+def test_no_image_is_a_batch_of_none():
+    assert taken(GREY[:0])[0].shape == taken(GREY[:0] / 255)[0].shape == (0, *SHAPE)
+
+
+def test_what_is_done_is_said():
+    for given in (MASK.astype(int), MASK.astype(np.uint8), torch.from_numpy(MASK).long()):
+        images, (line,) = taken(given)
+        np.testing.assert_array_equal(images, WHITE)
+        assert "0 and 1 only, and are taken for black and white" in line
+    colour = np.zeros((*SHAPE, 3), np.uint8)
+    colour[..., 0] = 100
+    images, (line,) = taken([Image.fromarray(GREY[0]), Image.fromarray(colour)])
+    assert images[1, 0, 0] == round(0.299 * 100)
+    assert line == "1 of 2 images were colour and were turned to grey"
+    with pytest.warns(UserWarning, match="turned to grey") as caught:
+        as_images(Image.fromarray(colour), SHAPE)
+    # It names the line that gave the picture.
+    assert caught[0].filename == __file__
+
+
+def test_floats_that_miss_the_unit_interval():
+    whole = np.linspace(0, 1, 600).reshape(20, 6, 5)
+    for given, words in (
+        (whole * (1 + 1.8 * ROUNDING) - 0.9 * ROUNDING, ""),
+        (whole + 1.9 * ROUNDING, "runs from 0.0019 to 1.002 and is clipped to [0, 1]"),
+        (whole * (1 + 2 * NEAR) - NEAR, "runs from -0.25 to 1.25 and is clipped"),
+    ):
+        images = as_images(given, SHAPE, say=lambda line, words=words: check(line, words))
+        torch.testing.assert_close(images, torch.from_numpy(given).clamp(0, 1).float())
+    for given in (
+        *(whole * 255, whole * 2 - 1, whole * 1.6, (whole - whole.mean()) / whole.std()),
+        np.where(whole == 1, 1.3, whole),
+    ):
+        with refused("floats must be in [0, 1]", "divide by 255"):
+            as_images(given, SHAPE)
+
+
+def check(line: str, words: str) -> None:
+    assert words
+    assert words in line
+
+
+@pytest.mark.parametrize(
+    ("given", "shape", "words"),
+    [
+        (GREY[:, :5], SHAPE, ("(3, 5, 5)", "takes (M, 6, 5)")),
+        (GREY.reshape(3, 30), SHAPE, ("(3, 30)", "takes (M, 6, 5)")),
+        (np.zeros((3, 6, 5, 3)), SHAPE, ("(3, 6, 5, 3)", "takes (M, 6, 5)")),
+        (np.zeros((3, 6, 5, 3)), None, ("with channels", "images.mean(3)")),
+        (GREY[0], None, ("(6, 5)", "(N, H, W)")),
+        (GREY.astype(int) * 2, SHAPE, ("integers from", "0 to 255")),
+        (GREY.astype(int) - 255, SHAPE, ("integers from", "0 to 255")),
+        (torch.from_numpy(GREY).long() * 2, SHAPE, ("integers from", "0 to 255")),
+        (GREY.astype(complex), SHAPE, ("complex128", "uint8")),
+        (torch.from_numpy(GREY).to(torch.complex64), SHAPE, ("complex64", "uint8")),
+        (np.full((1, 6, 5), "a"), SHAPE, ("<U1", "uint8")),
+        (None, SHAPE, ("object", "uint8")),
+        (np.full((1, 6, 5), np.nan), SHAPE, ("not finite",)),
+        ([GREY[0], GREY[1].T], SHAPE, ("unlike things", "one size")),
+        ([torch.zeros(6, 5), torch.zeros(5, 6)], SHAPE, ("unlike things", "one size")),
+        ([Image.new("L", (5, 6)), Image.new("L", (6, 5))], SHAPE, ("several sizes", "one size")),
+        (Image.new("F", (5, 6)), SHAPE, ("32 bits", "8 or 16")),
+    ],
+)
+def test_what_cannot_be_used_is_refused(given, shape, words):
+    with refused("images", *words) as caught:
+        as_images(given, shape)
+    # Who calls this from Python has no flags.
+    assert "--" not in str(caught.value)

@@ -1,0 +1,103 @@
+"""Sizes that data are too few or too small for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+
+from tests.data.refusals import refused
+from train import fitting
+from train.abc import ABCSettings, sized
+from train.data.digits import Images
+from train.data.labels import as_labels
+from train.data.stacks import sets_of
+from train.settings import Settings
+
+
+@dataclass(frozen=True)
+class Small(Settings):
+    """What is common to methods, and a size of one of them."""
+
+    echo_terms: int = 100
+
+
+def test_a_default_is_brought_down_and_said(capsys):
+    misfits = (fitting.batch(64, 50), fitting.echo_terms(100, 50, 12), None)
+    settings = fitting.fitted(Small(), *misfits)
+    assert (settings.batch_size, settings.echo_terms) == (50, 11)
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == (
+        "note: --batch-size 64 is larger than the 50 training examples: 50 is taken in place of "
+        "the default"
+    )
+    assert second.startswith("note: --echo-terms 100")
+    assert "12 images are held out" in second
+
+
+def test_what_was_chosen_is_refused_all_at_once(capsys):
+    settings = Small(batch_size=80, echo_terms=90)
+    misfits = (fitting.batch(80, 50), fitting.echo_terms(90, 50))
+    with refused("--batch-size 80", "give 50 or less; --echo-terms 90", "give 49 or less"):
+        fitting.fitted(settings, *misfits)
+    assert not capsys.readouterr().err
+
+
+def test_what_fits_stays():
+    settings = Small(batch_size=50)
+    assert fitting.fitted(settings, fitting.batch(50, 50), fitting.code(32, (32, 32))) == settings
+    assert fitting.echo_terms(9, 10) is None
+    assert fitting.stacks({"stack_size": 5, "other_stack_size": None}, {"a": 5}) == []
+
+
+def test_several_processes_share_a_batch_out_evenly():
+    assert fitting.batch(64, 50, processes=4).fits == 48
+
+
+@pytest.mark.parametrize(
+    ("z_dim", "shape", "nearest"), [(32, (24, 24), 36), (32, (16, 48), 48), (12, (20, 12), 15)]
+)
+def test_codes_have_as_many_numbers_as_places(z_dim, shape, nearest):
+    from pyro_models.acai import convolutional
+
+    misfit = fitting.code(z_dim, shape)
+    assert misfit.fits == nearest
+    convolutional(shape, misfit.fits, depth=1)
+    with pytest.raises(ValueError, match="multiple"):
+        convolutional(shape, z_dim, depth=1)
+
+
+def sets(*counts: int, names: str = "abcdef"):
+    given = np.repeat(list(names[: len(counts)]), counts)
+    images = torch.zeros(len(given), 2, 2, dtype=torch.uint8)
+    return sets_of(Images.labelled(images, as_labels(given)))
+
+
+def test_withheld_sets_and_stacks(capsys):
+    """The default 9 withholds nothing where there is no 9; stacks are of the smallest set left."""
+    settings = sized(ABCSettings(other_stack_size=8), sets(10, 20, 8))
+    assert (settings.withheld, settings.sizes) == ((), (8, 8))
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == "note: --withheld 9: there is no such set: nothing is withheld"
+    assert "--stack-size 256 is larger than set a (10 images), set b (20 images)" in second
+    settings = sized(ABCSettings(withheld=("c",), stack_size=10), sets(10, 20, 8))
+    assert (settings.withheld, settings.sizes) == (("c",), (10, 10))
+    # A nine that is half of the data is not withheld either.
+    assert sized(ABCSettings(stack_size=5), sets(9, 9, names="89")).withheld == ()
+    assert sized(ABCSettings(stack_size=5), sets(9, 9, 9, names="789")).withheld == ("9",)
+    for changes, words in (
+        ({"withheld": ("d",)}, "--withheld d: there is no such set: give some of 'a', 'b', 'c'"),
+        ({"withheld": ("a", "b")}, "1 sets besides the withheld ones"),
+        (
+            {"stack_size": 11, "other_stack_size": 12},
+            "--stack-size 11 is larger than set a (10 images), set c (8 images): give less, or add "
+            "--replacement; --other-stack-size 12",
+        ),
+    ):
+        with refused(words):
+            sized(ABCSettings(**({"withheld": ()} | changes)), sets(10, 20, 8))
+    with refused("set c has a single image"):
+        sized(ABCSettings(), sets(10, 20, 1))
+    assert sized(ABCSettings(replacement=True), sets(10, 20, 1)).sizes == (256, 256)

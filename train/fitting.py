@@ -1,0 +1,138 @@
+"""Sizes that data are too few or too small for: brought down, or refused all at once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from typing import Any, NamedTuple, TypeVar
+
+from train.settings import Settings, note, require
+
+S = TypeVar("S", bound=Settings)
+
+
+class Misfit(NamedTuple):
+    """A setting that does not fit the data.
+
+    Attributes:
+        setting: Its name.
+        fits: The value nearest to it that does.
+        problem: What is wrong, with the setting's flag and value.
+        remedy: What to do.
+        instead: What is done in place of a default.
+    """
+
+    setting: str
+    fits: Any
+    problem: str
+    remedy: str
+    instead: str = ""
+
+
+def fitted(settings: S, *misfits: Misfit | None) -> S:
+    """Settings that fit the data.
+
+    A setting that has its default is changed, and a line says so: nobody asked for it. One that a
+    person chose is refused.
+
+    Args:
+        settings: What a person gave.
+        misfits: What does not fit; None for what does.
+
+    Raises:
+        InputError: If a misfit is none of a default; its line names all of them.
+    """
+    wrong = [each for each in misfits if each is not None]
+    defaults = {field.name: field.default for field in fields(settings)}
+    chosen = [each for each in wrong if getattr(settings, each.setting) != defaults[each.setting]]
+    require(not chosen, "; ".join(f"{each.problem}: {each.remedy}" for each in chosen))
+    for each in wrong:
+        note(f"{each.problem}: {each.instead or f'{each.fits} is taken in place of the default'}")
+    return replace(settings, **changes(*wrong))
+
+
+def changes(*misfits: Misfit | None) -> dict[str, Any]:
+    """By their names, what settings that do not fit would have to be."""
+    return {each.setting: each.fits for each in misfits if each is not None}
+
+
+def batch(size: int, images: int, processes: int = 1) -> Misfit | None:
+    """A batch that is larger than the training split.
+
+    Args:
+        size: Examples a step.
+        images: Training examples.
+        processes: How many processes share a batch out evenly.
+    """
+    most = max(images - images % processes, processes)
+    if size <= images:
+        return None
+    problem = f"--batch-size {size} is larger than the {images} training examples"
+    return Misfit("batch_size", most, problem, f"give {most} or less")
+
+
+def echo_terms(terms: int, share: int, held_out: int | None = None) -> Misfit | None:
+    """More of Echo's terms than there are other images.
+
+    Args:
+        terms: Other images that make an image's noise.
+        share: Images of a batch that a process has.
+        held_out: Held-out images, if the noise is to be made of them too.
+    """
+    there = share if held_out is None else min(share, held_out)
+    if terms < there:
+        return None
+    where = f"a batch has {share} images"
+    if held_out is not None:
+        where += f", and only {held_out} images are held out"
+    problem = f"--echo-terms {terms} is not below the images that there are ({where})"
+    return Misfit("echo_terms", max(there - 1, 1), problem, f"give {there - 1} or less")
+
+
+def stacks(sizes: Mapping[str, int | None], sets: Mapping[int | str, int]) -> list[Misfit]:
+    """Stacks that are larger than a set.
+
+    Args:
+        sizes: By the settings' names, the sizes of stacks; None for one that is as the other.
+        sets: How many images each set has, by the set's label.
+
+    Raises:
+        InputError: If a set has a single image, for which no stack is small enough.
+    """
+    fewest = min(sets.values())
+    alone = [label for label, number in sets.items() if number < 2]
+    require(
+        not alone,
+        f"set {next(iter(alone), '')} has a single image, and a stack needs 2: leave it out, or "
+        "add --replacement",
+    )
+    misfits = []
+    for name, size in sizes.items():
+        if size is None or size <= fewest:
+            continue
+        small = [
+            f"set {label} ({number} images)" for label, number in sets.items() if number < size
+        ]
+        flag = "--" + name.replace("_", "-")
+        problem = f"{flag} {size} is larger than {', '.join(small)}"
+        misfits.append(Misfit(name, fewest, problem, "give less, or add --replacement"))
+    return misfits
+
+
+def code(z_dim: int, shape: tuple[int, int]) -> Misfit | None:
+    """A code that the places of ACAI's convolutions do not divide.
+
+    Args:
+        z_dim: Its size.
+        shape: Height and width of what the convolutions see.
+    """
+    from pyro_models.acai import halvings
+
+    scales = halvings(shape)
+    places = math.prod(side >> scales for side in shape)
+    if z_dim % places == 0:
+        return None
+    nearest = places * max(1, round(z_dim / places))
+    problem = f"--z-dim {z_dim} is no multiple of the code's {places} places"
+    return Misfit("z_dim", nearest, problem, f"give {nearest}, or --network dense")
