@@ -32,108 +32,105 @@ class Outcome(NamedTuple):
     random: dict[str, Any]
 
 
-class Tolerance(NamedTuple):
-    """How far rounding alone may bring two ways apart.
-
-    Attributes:
-        values: Of a loss or a metric, as a share of it.
-        changes: Of a buffer or a moment, as a share of what the step changes in it.
-        moves: The same of weights. Adam's first step moves every weight by the learning rate, so
-            that rounding decides where those go whose gradient is all but zero.
-    """
-
-    values: float
-    changes: float
-    moves: float
-
-
-TOLERANCES = {"fp32": Tolerance(0.01, 0.02, 0.5), "bf16": Tolerance(0.02, 0.2, 0.75)}
-"""By number format. Single precision on a CPU stays within a thousandth of these; convolutions on
-CUDA, which round to 10 bits, take a tenth. In half precision a compiled step rounds less often."""
-
+VALUES = 0.01
+"""How far apart losses and metrics may be, as a share of them."""
+CHANGES = 0.05
+"""How far apart buffers and moments may be, as a share of what the step changes in them. Single
+precision takes a thousandth of it on a CPU; CUDA's convolutions round to 10 bits."""
+MOVES = 0.5
+"""The same of weights. Adam's first step moves every weight by the learning rate, so that rounding
+decides where those go whose gradient is all but zero; another rate moves all of them elsewhere."""
 SMALL = 0.01
 """What is less than this share of the largest of its kind may be rounding alone."""
+LEEWAY = 3
+"""How many times the step's own rounding, in half precision, may lie between the ways."""
 
 
-def difference(before: State, expected: Outcome, found: Outcome, tolerance: Tolerance) -> str:
+def difference(before: State, expected: Outcome, found: Outcome, exact: Outcome) -> str:
     """Compares what two ways of taking a step left.
 
     Args:
         before: Where both began.
         expected: What the step itself left.
         found: What the other way left.
-        tolerance: How far apart they may be. Random generators must be in the same state.
+        exact: What the step itself leaves in single precision: how far half precision brings it
+            away from that is how far it may bring the ways apart, as it rounds in other places.
 
     Returns:
-        The first thing that differs, in words; nothing if all agree.
+        The first thing that differs by more than rounding, in words; nothing if all agree.
+        Random generators must be in the same state.
     """
+    kinds = ("loss", "losses"), ("metric", "metrics")
     values = {
-        (kind, name): (value, theirs[name])
-        for kind, ours, theirs in (
-            ("loss", expected.losses, found.losses),
-            ("metric", expected.metrics, found.metrics),
-        )
-        for name, value in ours.items()
+        f"the {kind} {name}": [getattr(each, field)[name] for each in (expected, found, exact)]
+        for kind, field in kinds
+        for name in getattr(expected, field)
     }
-    largest = max(size(value) for value, _ in values.values())
-    for (kind, name), (value, other) in values.items():
-        apart = distance(value, other)
-        if apart and not apart <= tolerance.values * (size(value) + SMALL * largest):
-            return f"the {kind} {name} is {other.item():.6g}, not {value.item():.6g}"
+    largest = max(size(value) for value, *_ in values.values())
+    for name, (value, other, precise) in values.items():
+        change = Change(
+            distance(value, other), size(value) + SMALL * largest, distance(value, precise)
+        )
+        if not change.within(VALUES):
+            return f"{name} is {other.item():.6g}, not {value.item():.6g}"
     for name, state in expected.random.items():
         if not same(state, found.random[name]):
             return f"{name}'s random numbers go on elsewhere"
-    return _state_difference(before, expected.state, found.state, tolerance)
+    if expected.state.keys() != found.state.keys():
+        return "it does not move the same weights"
+    return _state_difference(before, expected.state, found.state, exact.state)
 
 
 class Change(NamedTuple):
     """What a step does to a tensor, as root mean squares.
 
     Attributes:
-        apart: Between the two ways.
-        moved: What the step itself changes.
-        rounding: How precise the tensor's numbers are.
+        apart: How far apart two ways bring it.
+        moved: How far the step itself moves it.
+        rounded: How far rounding moves it.
     """
 
     apart: float
     moved: float
-    rounding: float
+    rounded: float
 
     def within(self, share: float, floor: float = 0.0) -> bool:
-        """Whether the ways are no further apart than a share of the change, or of a floor."""
-        return not self.apart or self.apart <= share * (self.moved + floor) + self.rounding
+        """Whether ways are no further apart than a share of the move, or a floor, and rounding."""
+        return not self.apart or self.apart <= share * (self.moved + floor) + LEEWAY * self.rounded
+
+    def known(self) -> bool:
+        """Whether rounding has little to do with where the step goes."""
+        return self.apart <= CHANGES * self.moved
 
 
-def _state_difference(before: State, expected: State, found: State, tolerance: Tolerance) -> str:
-    if expected.keys() != found.keys():
-        return "it does not move the same weights"
+def _state_difference(before: State, expected: State, found: State, exact: State) -> str:
     kinds: dict[str, dict[str, Change]] = defaultdict(dict)
     for (kind, name), value in expected.items():
-        kinds[kind][name] = change(before[kind, name], value, found[kind, name])
+        key = kind, name
+        kinds[kind][name] = changed(before[key], value, found[key], exact[key])
     weights, buffers = kinds.pop(WEIGHTS), kinds.pop(BUFFER, {})
     for name, each in buffers.items():
-        if not each.within(tolerance.changes):
+        if not each.within(CHANGES):
             return f"the buffer {name} is another one"
     for kind, moments in kinds.items():
         floor = SMALL * max(each.moved for each in moments.values())
         for name, each in moments.items():
-            if not each.within(tolerance.changes, floor):
+            if not each.within(CHANGES, floor):
                 return f"{kind} of {name} is another one"
     for name, each in weights.items():
-        moments = [changes[name] for changes in kinds.values() if name in changes]
         # Where a gradient is rounding alone, so is the direction of Adam's move.
-        known = all(moment.within(tolerance.changes) for moment in moments)
-        if known and not each.within(tolerance.moves):
+        known = all(moments[name].known() for moments in kinds.values() if name in moments)
+        if known and not each.within(MOVES):
             return f"{name} moves elsewhere"
     return ""
 
 
-def change(before: Tensor, expected: Tensor, found: Tensor) -> Change:
-    """What a step does to a tensor in two ways; anything but floating-point numbers is exact."""
+def changed(before: Tensor, expected: Tensor, found: Tensor, exact: Tensor) -> Change:
+    """What a step does to a tensor; anything but floating-point numbers has to be equal."""
     if not expected.is_floating_point():
         return Change(0.0 if torch.equal(expected, found) else float("inf"), 0.0, 0.0)
-    rounding = 8 * torch.finfo(expected.dtype).eps * size(expected)
-    return Change(distance(expected, found), distance(before, expected), rounding)
+    rounded = torch.finfo(expected.dtype).eps * size(expected) + distance(expected, exact)
+    return Change(distance(expected, found), distance(before, expected), rounded)
 
 
 def size(tensor: Tensor) -> float:

@@ -6,6 +6,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from train import parallel
-from train.agreement import BUFFER, TOLERANCES, WEIGHTS, Outcome, State, difference
+from train.agreement import BUFFER, WEIGHTS, Outcome, State, difference
 from train.compiled import Differentiate, Gradients, Replay, Take, Values, compiled, replays, wanted
 from train.objective import Batch, Objective
 from train.runtime import precision, random_state, set_random_state
@@ -141,7 +142,6 @@ class Stepper:
         Returns:
             The first thing that differs by more than rounding, in words; nothing if all agree.
         """
-        tolerance = TOLERANCES[self.settings.precision]
         last = max(done, self.settings.steps - 1)
         with self.rehearsal():
             # An optimiser makes its moments in its first step.
@@ -159,12 +159,23 @@ class Stepper:
                     random = found.random
                 self.use_rates(self.rates)
                 self.set_rates(0.25**i)
+                with self.rehearsal(), self.single_precision():
+                    exact = self.outcome(self.move, batch(done + i), step)
                 expected = self.outcome(self.move, batch(done + i), step)
-                differs = difference(before, expected, found, tolerance)
+                differs = difference(before, expected, found, exact)
                 if differs:
                     return f"step {i + 1} of 3: {differs}"
             self.use_rates(rates)
         return ""
+
+    @contextmanager
+    def single_precision(self) -> Iterator[None]:
+        """Takes steps in single precision, whatever the settings say."""
+        settings, self.settings = self.settings, replace(self.settings, precision="fp32")
+        try:
+            yield
+        finally:
+            self.settings = settings
 
     def outcome(self, take: Take, batch: Batch, step: Tensor) -> Outcome:
         """Takes a step; returns copies of all that it leaves."""
