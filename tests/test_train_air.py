@@ -155,12 +155,13 @@ def test_scenes_of_ones_own(tmp_path):
         (["--digit-size", "60", "60"], ("--digit-size", "--canvas-size")),
         (["--data", "nonesuch"], ("--data", "nonesuch", "mnist5k")),
         (["--max-objects", "1"], ("--max-objects", "2")),
-        (["--batch-size", "100000"], ("--batch-size", "60000")),
+        (["--batch-size", "100000"], ("--batch-size", "300")),
     ],
 )
 def test_bad_input_is_one_clear_line(capsys, tmp_path, flags, words):
+    few = ["--train-scenes", "300", "--held-out-scenes", "60"]
     with pytest.raises(SystemExit) as stop:
-        command(AIRSettings, main, [*flags, "--run-dir", str(tmp_path / "run")])
+        command(AIRSettings, main, [*few, *flags, "--run-dir", str(tmp_path / "run")])
     assert stop.value.code == 2
     said = capsys.readouterr().err
     for word in words:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.kills import PLAIN, TIMES
+from tests.kills import PLAIN
 from train.icvae import ICVAESettings, main
 from train.settings import command
 
@@ -71,18 +71,6 @@ def test_a_run_leaves_its_files(tmp_path, own, changes):
     figures = {path.stem for path in (run / "figures").glob("*.png")}
     told = changes.get("condition") != "none"
     assert figures == {"reconstructions", "codes", "curves"} | ({"swaps"} if told else set())
-
-
-def test_a_resumed_run_is_the_same(tmp_path, own):
-    whole = main(small(tmp_path, own))
-    main(small(tmp_path, own, run_dir=tmp_path / "parts", steps=3, decay="none"))
-    straight = main(small(tmp_path, own, run_dir=tmp_path / "straight", decay="none"))
-    resumed = small(tmp_path, own, run_dir=tmp_path / "parts", decay="none", resume=True)
-    found = main(resumed)
-    assert {k: v for k, v in found.items() if k not in TIMES} == {
-        k: v for k, v in straight.items() if k not in TIMES
-    }
-    assert whole["elbo"] != straight["elbo"]
 
 
 @pytest.mark.parametrize("shape", [(200,), (200, 2)])
