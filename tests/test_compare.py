@@ -21,6 +21,7 @@ from train.ae import AESettings
 from train.ae import main as train_ae
 from train.air import AIRSettings
 from train.compare import CompareSettings, briefly, main, reproduced
+from train.data import digits
 from train.data.digits import Images, Split, load
 from train.metrics.comparison import MEASURES, Codec, compare, nearest, pairs, references
 from train.trained import load as loaded
@@ -93,7 +94,9 @@ def test_nearest():
     torch.testing.assert_close(found, torch.tensor([0.0, 1 - 0.5**0.5]))
 
 
-def test_runs_are_compared(tmp_path, capsys):
+@pytest.mark.figures
+def test_runs_are_compared(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(digits, "load", lambda *_: small())
     settings = AESettings(
         steps=3, hidden=(8,), cluster_starts=1, device="cpu", run_dir=tmp_path / "my-ae"
     )

@@ -124,9 +124,9 @@ SIZES = [
 
 @pytest.mark.parametrize(("method", "flag"), SIZES)
 def test_sizes_that_no_memory_has(tmp_path, method, flag):
-    """In a process that may take two gigabytes more."""
+    """In a process that may take a gigabyte more."""
     flags = [*short(method, tmp_path / "run"), flag, str(2**31 - 16)]
-    process = doors.start(method, *flags, said=tmp_path / "said", memory=2 * 1024**3)
+    process = doors.start(method, *flags, said=tmp_path / "said", memory=1024**3)
     status, said = doors.finish(process, 30), (tmp_path / "said").read_text()
     assert status == 2, said
     assert said.startswith("error: ")

@@ -54,7 +54,7 @@ def small(tmp_path: Path, data: Path, **changes: Any) -> ICVAESettings:
 @pytest.mark.parametrize(
     "changes",
     [
-        {},
+        pytest.param({}, marks=pytest.mark.figures),
         {"invariance": "none", "condition": "none"},
         {"invariance": "pairwise", "weight_start": 0.0, "encoder_sees_labels": True},
         {"invariance": "kt", "network": "conv", "likelihood": "bernoulli", "z_dim": 5},
@@ -81,6 +81,7 @@ def test_quantities_as_condition(tmp_path, shape):
     assert results["leakage"] <= 1
 
 
+@pytest.mark.figures
 def test_a_sweep_has_a_table_and_a_figure(tmp_path, own):
     main(small(tmp_path, own, sweep=(0.0, 2.0)))
     run = tmp_path / "run"
@@ -98,7 +99,8 @@ def test_a_sweep_has_a_table_and_a_figure(tmp_path, own):
 
 def test_classes_are_kept_out_of_codes(tmp_path):
     """A short real run: with the term an adversary reads less than without."""
-    short = {"steps": 400, "batch_size": 128, "hidden": (128, 128), "eval_every": 400}
+    short = {"steps": 200, "batch_size": 128, "hidden": (128, 128)}
+    short |= {"log_every": 100, "eval_every": 200, "checkpoint_every": 200}
     found = {}
     for weight in (0.0, 10.0):
         settings = ICVAESettings(
