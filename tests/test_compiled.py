@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from tests.data.refusals import refused
-from train import compiled, steps
+from train import compiled, parallel, steps
 from train.abc import ABCSettings
 from train.acai import ACAISettings
 from train.ae import AESettings
@@ -362,6 +362,24 @@ def test_steps_that_differ_are_not_taken(monkeypatch, capsys, beside, fault, sai
     assert line.endswith("give --compile off; it goes on without")
 
 
+def test_processes_take_steps_in_one_way(monkeypatch, capsys):
+    """Each compares for itself, waiting for none, and all go the way of one whose step differs."""
+
+    def waits(*_: Any) -> None:
+        raise AssertionError
+
+    with played(monkeypatch, traced=False) as patch:
+        patch.setattr(steps, "wanted", lambda *_: True)
+        patch.setattr(parallel, "size", lambda: 2)
+        patch.setattr(parallel, "rank", lambda: 0)
+        patch.setattr(parallel, "average", waits)
+        patch.setattr(parallel, "gathered", lambda value: [value, "--compile: another's differs"])
+        stepper = Stepper(Mutant(sound), AE, CPU)
+        stepper.begin(batches(AE), 0)
+    assert stepper.take == stepper.move
+    assert capsys.readouterr().err == "--compile: another's differs; it goes on without\n"
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_steps_without_faults_are_taken(monkeypatch, capsys, precision):
     settings = replace(AE, steps=20, precision=precision, compile="on")
@@ -462,7 +480,8 @@ def test_no_compiler(monkeypatch, capsys):
     assert stepper.take == stepper.move
 
 
-def test_beginning_changes_nothing(double):
+@pytest.mark.parametrize("compares", [False, True])
+def test_beginning_changes_nothing(double, monkeypatch, compares):
     """Weights, buffers, what optimisers remember, and random numbers, before and after steps."""
     torch.manual_seed(0)
     settings = CASES["air average"]
@@ -472,8 +491,14 @@ def test_beginning_changes_nothing(double):
         before = {name: each.clone() for name, each in stepper.objective.state_dict().items()}
         moments = [each.clone() for each in stepper.moments()]
         random = torch.get_rng_state()
-        with stepper.rehearsal():
-            stepper.move(batch(done), torch.tensor(done))
+        if compares:
+            with played(monkeypatch, traced=False) as patch:
+                patch.setattr(steps, "wanted", lambda *_: True)
+                stepper.begin(batch, done)
+            assert isinstance(stepper.take, Replay)
+        else:
+            with stepper.rehearsal():
+                stepper.move(batch(done), torch.tensor(done))
         assert torch.equal(torch.get_rng_state(), random)
         for name, each in stepper.objective.state_dict().items():
             assert torch.equal(each, before[name])

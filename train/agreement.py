@@ -60,19 +60,18 @@ def difference(before: State, expected: Outcome, found: Outcome, exact: Outcome)
         The first thing that differs by more than rounding, in words; nothing if all agree.
         Random generators must be in the same state.
     """
-    kinds = ("loss", "losses"), ("metric", "metrics")
-    values = {
-        f"the {kind} {name}": [getattr(each, field)[name] for each in (expected, found, exact)]
-        for kind, field in kinds
-        for name in getattr(expected, field)
-    }
-    largest = max(size(value) for value, *_ in values.values())
-    for name, (value, other, precise) in values.items():
-        change = Change(
-            distance(value, other), size(value) + SMALL * largest, distance(value, precise)
-        )
-        if not change.within(VALUES):
-            return f"{name} is {other.item():.6g}, not {value.item():.6g}"
+    largest = max(size(loss) for loss in expected.losses.values())
+    for kind, ours, theirs, precise in (
+        ("loss", expected.losses, found.losses, exact.losses),
+        ("metric", expected.metrics, found.metrics, exact.metrics),
+    ):
+        if ours.keys() != theirs.keys():
+            return f"it gives each {kind} under another name"
+        for name, value in ours.items():
+            other, rounded = theirs[name], distance(value, precise.get(name, value))
+            compared = Change(distance(value, other), size(value) + SMALL * largest, rounded)
+            if not compared.within(VALUES):
+                return f"the {kind} {name} is {other.item():.6g}, not {value.item():.6g}"
     for name, state in expected.random.items():
         if not same(state, found.random[name]):
             return f"{name}'s random numbers go on elsewhere"
@@ -107,7 +106,9 @@ def _state_difference(before: State, expected: State, found: State, exact: State
     kinds: dict[str, dict[str, Change]] = defaultdict(dict)
     for (kind, name), value in expected.items():
         key = kind, name
-        kinds[kind][name] = changed(before[key], value, found[key], exact[key])
+        # What an optimiser makes in a step has begun at zero.
+        begun = before.get(key, torch.zeros_like(value))
+        kinds[kind][name] = changed(begun, value, found[key], exact.get(key, value))
     weights, buffers = kinds.pop(WEIGHTS), kinds.pop(BUFFER, {})
     for name, each in buffers.items():
         if not each.within(CHANGES):
@@ -135,11 +136,14 @@ def changed(before: Tensor, expected: Tensor, found: Tensor, exact: Tensor) -> C
 
 def size(tensor: Tensor) -> float:
     """The root mean square of a tensor's elements."""
-    return tensor.square().mean().sqrt().item() if tensor.numel() else 0.0
+    # Divided by the largest, as squares of large numbers are infinite in single precision.
+    largest = tensor.abs().max().item() if tensor.numel() else 0.0
+    return (tensor / largest).square().mean().sqrt().item() * largest if largest else 0.0
 
 
 def distance(one: Tensor, other: Tensor) -> float:
     """The root mean square of a difference; equal elements have none, infinite ones too."""
+    one, other = (each if each.is_floating_point() else each.float() for each in (one, other))
     alike = (one == other) | (one.isnan() & other.isnan())
     return size(torch.where(alike, torch.zeros_like(one), one - other))
 
