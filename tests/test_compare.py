@@ -126,7 +126,7 @@ def test_without_runs_each_method_is_trained(tmp_path, monkeypatch):
     assert {(settings.steps, settings.seed) for settings in made} == {(7, 3)}
 
 
-def test_bad_input(tmp_path):
+def test_bad_input(tmp_path, monkeypatch):
     with refused("holds no run"):
         main(CompareSettings(runs=(tmp_path,), device="cpu", run_dir=tmp_path / "c"))
     assert not (tmp_path / "c").exists()
@@ -139,5 +139,6 @@ def test_bad_input(tmp_path):
     )
     train_ae(replace(settings, run_dir=tmp_path / "small"))
     assert loaded(tmp_path / "small").shape == (16, 16)
+    monkeypatch.setattr(digits, "load", lambda *_: data)
     with refused("this model takes (M, 16, 16)"):
         main(CompareSettings(runs=(tmp_path / "small",), device="cpu", run_dir=tmp_path / "d"))
