@@ -44,7 +44,7 @@ def _quick_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
 
     def savefig(figure: Figure, file: Any, **options: Any) -> None:
         figure.set_layout_engine("none")
-        save(figure, file, **options | {"dpi": 20})
+        save(figure, file, **options | {"dpi": 60})
 
     monkeypatch.setattr(Figure, "savefig", savefig)
 
