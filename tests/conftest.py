@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import pyro
 import pytest
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from guides.air import RecurrentGuide, ResidualGuide
@@ -29,6 +30,23 @@ class SmallAIR(NamedTuple):
 def _clean_pyro() -> None:
     pyro.clear_param_store()
     pyro.set_rng_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _quick_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draws figures of runs small, and as they come: to align them takes a third of a short run.
+
+    Where figures are what a test is about, it is marked so, and they are drawn as ever.
+    """
+    if request.node.get_closest_marker("figures"):
+        return
+    save = Figure.savefig
+
+    def savefig(figure: Figure, file: Any, **options: Any) -> None:
+        figure.set_layout_engine("none")
+        save(figure, file, **options | {"dpi": 60})
+
+    monkeypatch.setattr(Figure, "savefig", savefig)
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ from train.ae import main as train_ae
 from train.air import AIRSettings
 from train.air import main as train_air
 from train.compare import CompareSettings, briefly, codecs_of, main, reproduced
+from train.data import digits
 from train.data.digits import Images, Split, load
 from train.icvae import ICVAESettings
 from train.icvae import main as train_icvae
@@ -103,7 +104,9 @@ def test_nearest():
     torch.testing.assert_close(found, torch.tensor([0.0, 1 - 0.5**0.5]))
 
 
-def test_runs_are_compared(tmp_path, capsys):
+@pytest.mark.figures
+def test_runs_are_compared(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(digits, "load", lambda *_: small())
     settings = AESettings(
         steps=3, hidden=(8,), cluster_starts=1, device="cpu", run_dir=tmp_path / "my-ae"
     )
@@ -163,8 +166,8 @@ def test_every_run_that_cannot_be_compared_is_named_before_anything_is_computed(
     settings = CompareSettings(runs=runs, data=str(wider), device="cpu", run_dir=tmp_path / "c")
     with refused(
         f"{runs[0]} holds no run",
-        f"{small}: images are of shape",
-        f"{labels}: images are of shape",
+        f"{small}: images has shape",
+        f"{labels}: images has shape",
         f"{air.run_dir}: its scenes are 16x16: too small for images of 20x20",
     ):
         main(settings)

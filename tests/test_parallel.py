@@ -68,15 +68,16 @@ def assert_close(run: Path, other: Path) -> None:
 def test_two_processes_train_what_one_does(tmp_path, own, method):
     """And go on from each other's checkpoints. The mutation: without averages they part at once."""
     one, two, said = tmp_path / "one", tmp_path / "two", tmp_path / "said"
-    alone = doors.start(method, *flags_of(method, own, one, 12), said=said, still=True)
+    options = {"still": True, "trains_only": True}
+    alone = doors.start(method, *flags_of(method, own, one, 12), said=said, **options)
     flags = flags_of(method, own, two, 4)
-    with doors.together(2, method, *flags, said=said, still=True) as processes:
+    with doors.together(2, method, *flags, said=said, **options) as processes:
         assert [doors.finish(process) for process in (alone, *processes)] == [0, 0, 0], words(said)
     flags = (*flags_of(method, own, two, 8), "--resume")
-    with doors.together(2, method, *flags, said=said, still=True) as processes:
+    with doors.together(2, method, *flags, said=said, **options) as processes:
         assert [doors.finish(process) for process in processes] == [0, 0], words(said)
     flags = (*flags_of(method, own, two, 12), "--resume")
-    assert doors.finish(doors.start(method, *flags, said=said, still=True)) == 0, words(said)
+    assert doors.finish(doors.start(method, *flags, said=said, **options)) == 0, words(said)
     assert_close(two, one)
 
 

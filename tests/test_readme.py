@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -23,6 +24,7 @@ from tests.estimators.exact import Projections, z_scores
 from tests.test_train_air import SMALL
 from train import acai
 from train.acai import ACAISettings
+from train.data import digits
 from train.estimators import MarginalELBO, TraceGraphELBO
 from train.estimators.__main__ import BenchSettings
 from train.estimators.__main__ import main as bench
@@ -88,9 +90,16 @@ def test_an_own_estimator_joins_the_bench(tmp_path, monkeypatch):
 
 def test_trained_models_put_to_use(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    images = digits.load("mnist5k", Path("data"), "test").train.images[:100]
+    np.savez(tmp_path / "few.npz", images=images)
     acai.main(
         ACAISettings(
-            steps=2, depth=2, z_dim=16, cluster_starts=1, run_dir=tmp_path / "runs" / "my-acai"
+            data=str(tmp_path / "few.npz"),
+            steps=2,
+            depth=2,
+            z_dim=16,
+            cluster_starts=1,
+            run_dir=tmp_path / "runs" / "my-acai",
         )
     )
     names: dict = {}

@@ -162,12 +162,13 @@ def test_scenes_of_ones_own(tmp_path):
         (["--digit-size", "60", "60"], ("--digit-size", "--canvas-size")),
         (["--data", "nonesuch"], ("--data", "nonesuch", "mnist5k")),
         (["--max-objects", "1"], ("--max-objects", "2")),
-        (["--batch-size", "100000"], ("--batch-size", "60000")),
+        (["--batch-size", "100000"], ("--batch-size", "300")),
     ],
 )
 def test_bad_input_is_one_clear_line(capsys, tmp_path, flags, words):
+    few = ["--train-scenes", "300", "--held-out-scenes", "60"]
     with pytest.raises(SystemExit) as stop:
-        command(AIRSettings, main, [*flags, "--run-dir", str(tmp_path / "run")])
+        command(AIRSettings, main, [*few, *flags, "--run-dir", str(tmp_path / "run")])
     assert stop.value.code == 2
     said = capsys.readouterr().err
     for word in words:
@@ -187,8 +188,8 @@ def test_it_learns_to_count(tmp_path):
     """A short run on small scenes of real digits, far above the third that guessing gets."""
     settings = small(
         tmp_path,
-        steps=700,
-        iw_scenes=1_000,
+        steps=350,
+        iw_scenes=300,
         batch_size=32,
         canvas_size=30,
         digit_size=(14, 14),
@@ -198,14 +199,14 @@ def test_it_learns_to_count(tmp_path):
         train_scenes=5_000,
         held_out_scenes=1_000,
         log_every=100,
-        eval_every=700,
-        checkpoint_every=700,
+        eval_every=350,
+        checkpoint_every=350,
         likelihood_scale=0.2,
-        anneal_steps=200,
+        anneal_steps=150,
         learning_rate=2e-3,
     )
     results = main(settings)
-    assert results["count_accuracy"] > 0.8
+    assert results["count_accuracy"] > 0.7
     assert results["iw_bound"] > results["elbo"]
 
 

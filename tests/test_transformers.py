@@ -80,7 +80,7 @@ def test_codes_decode(kind):
     assert drawn.max() > 1
 
 
-def test_a_pipeline_is_fitted_and_searched():
+def test_a_pipeline_is_fitted():
     x, y = small_digits(100)
     flat = x.reshape(100, -1)
     pipeline = make_pipeline(
@@ -89,8 +89,8 @@ def test_a_pipeline_is_fitted_and_searched():
     scores = cross_val_score(pipeline, flat, y, cv=2)
     # Ten classes: far above chance, after two seconds.
     assert scores.mean() > 0.3
-    search = GridSearchCV(pipeline, {"aetransformer__z_dim": [1, 12]}, cv=2).fit(flat, y)
-    assert search.best_params_ == {"aetransformer__z_dim": 12}
+    narrow = pipeline.set_params(aetransformer__z_dim=1)
+    assert cross_val_score(narrow, flat, y, cv=2).mean() < scores.mean()
 
 
 def test_the_random_state_is_left_alone():

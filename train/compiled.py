@@ -39,19 +39,8 @@ def has_compiler() -> bool:
 
 
 def wanted(settings: Settings, device: torch.device) -> bool:
-    """Whether steps are to be compiled: where asked for, and by default on CUDA.
-
-    Raises:
-        InputError: If it was asked for and there is no compiler.
-    """
-    there = has_compiler()
-    require(
-        there or settings.compile != "on",
-        "--compile on needs a C++ compiler: install one (g++, say), or leave --compile out",
-    )
-    return settings.compile == "on" or (
-        settings.compile == "auto" and device.type == "cuda" and there
-    )
+    """Whether steps are to be compiled: where asked for, and by default on CUDA."""
+    return settings.compile == "on" or (settings.compile == "auto" and device.type == "cuda")
 
 
 def replays(device: torch.device) -> bool:
@@ -74,9 +63,13 @@ def compiled(
         step: The number of steps done.
 
     Raises:
-        InputError: If something in it depends on numbers that the host would have to wait for, or
-            if a buffer is replaced rather than changed.
+        InputError: If there is no C++ compiler, if something in it depends on numbers that the
+            host would have to wait for, or if a buffer is replaced rather than changed.
     """
+    require(
+        has_compiler(),
+        "--compile needs a C++ compiler: install one (g++, say), or give --compile off",
+    )
     buffers = list(module.buffers())
     state = [*module.parameters(), *buffers]
 
@@ -142,7 +135,7 @@ def record(
         What launches them, and the tensors that they then write.
 
     Raises:
-        InputError: If something in it waits for the device.
+        RuntimeError: If something in it waits for the device, or CUDA refuses.
 
     References:
         | https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs
@@ -154,11 +147,14 @@ def record(
             function()
     torch.cuda.current_stream().wait_stream(aside)
     graph = torch.cuda.CUDAGraph()
+    generator = torch.cuda.default_generators[torch.cuda.current_device()]
+    spare = generator.clone_state()
     try:
         with torch.cuda.graph(graph):
             values = function()
     except RuntimeError as error:
-        raise InputError(
-            f"--compile: this step cannot be recorded ({first_line(error)}): give --compile off"
-        ) from error
+        # A generator stays in capture when one fails, and would refuse every draw thereafter.
+        generator.graphsafe_set_state(spare)
+        # What went wrong in the function; the end of the capture only says that something did.
+        raise error.__context__ or error from None
     return graph.replay, values

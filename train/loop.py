@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 import pyro
@@ -214,18 +215,18 @@ class Training:
 
     def take(self, batch: Callable[[int], Batch]) -> None:
         """Takes a step on this process' share of the next batch."""
-        losses, metrics = self.stepper(self.share_of(batch), self.step)
+        losses, metrics = self.stepper(self.share_of(batch, self.step), self.step)
         self.step += 1
         self.meter.add(self.step, losses, metrics)
 
     def begin(self, batch: Callable[[int], Batch]) -> None:
         """Makes ready for the first step; takes none."""
         with self.warm_up:
-            self.stepper.begin(self.share_of(batch), self.step)
+            self.stepper.begin(partial(self.share_of, batch), self.step)
 
-    def share_of(self, batch: Callable[[int], Batch]) -> Batch:
-        """This process' part of the next batch."""
-        return tuple(parallel.mine(part) for part in batch(self.step))
+    def share_of(self, batch: Callable[[int], Batch], step: int) -> Batch:
+        """This process' part of the batch of a step."""
+        return tuple(parallel.mine(part) for part in batch(step))
 
     def state(self) -> dict[str, Any]:
         """Everything, as tensors and plain values; every process has to ask for it."""

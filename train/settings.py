@@ -165,8 +165,10 @@ class Settings:
     deterministic: bool = False
     """Let CUDA use only algorithms that give the same numbers each time; the CPU's do anyway."""
     compile: Literal["auto", "on", "off"] = "auto"
-    """Whether a step is traced once and compiled, and on CUDA replayed as one graph; auto is on for
-    CUDA only. Needs a C++ compiler, and half a minute or so before the first step."""
+    """Whether a step is traced once and compiled, and on CUDA replayed as one graph. Three steps
+    are first taken both ways and compared: where they differ, or it fails, on is refused, and auto,
+    which is on for CUDA only, goes on without and says so. Needs a C++ compiler, and half a minute
+    or so before the first step."""
     steps: Count = 3_000
     """Optimiser steps."""
     batch_size: Count = 64
