@@ -74,7 +74,6 @@ def test_versus_has_a_line_for_each_run_that_logged_it():
     [
         ([2019, 2022, 2021], ["2019", "2021", "2022"]),
         (["b", "c", "a"], ["a", "b", "c"]),
-        (np.arange(50), [str(i) for i in range(figures.LEGEND)]),
     ],
 )
 def test_codes_have_classes_by_their_names(labels, names):

@@ -200,7 +200,7 @@ def test_bad_images(tmp_path, shape, words, capsys):
     np.savez(data, images=images)
     flags = ["--data", str(data), "--batch-size", "4", "--run-dir", str(tmp_path / "run")]
     with pytest.raises(SystemExit) as stop:
-        command(ACAISettings, acai.main, flags)
+        command(ACAISettings, acai.main, [*flags, "--z-dim", "31"])
     assert stop.value.code == 2
     assert words in capsys.readouterr().err
     assert not (tmp_path / "run").exists()

@@ -101,12 +101,13 @@ def test_scenes_that_are_all_one_did_not_work(tmp_path):
 
 def test_what_abc_lacks_among_held_out_images_is_said_before_the_first_step():
     sets = torch.tensor([0, 0, 1, 2])
-    abc.require_held_out(sets, (2,))
-    abc.require_held_out(sets, ())
-    with refused("--withheld 7: none of its images is among the 4 held out", "add more"):
-        abc.require_held_out(sets, (1, 7))
+    names = ["cat", "dog", "owl", "newt"]
+    abc.require_held_out(sets, (2,), names)
+    abc.require_held_out(sets, (), names)
+    with refused("--withheld newt: none of its images is among the 4 held out", "add more"):
+        abc.require_held_out(sets, (1, 3), names)
     with refused("the 4 images held out are of fewer than two sets", "add more"):
-        abc.require_held_out(sets, (1, 2))
+        abc.require_held_out(sets, (1, 2), names)
 
 
 @pytest.mark.parametrize(

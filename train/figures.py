@@ -263,10 +263,11 @@ def codes(z: np.ndarray, labels: np.ndarray) -> Figure:
     """
     name = "component" if z.shape[1] > 2 else "z"
     z = plane(z)
-    # A colour and a name each, where there is room for that.
-    classes = labels.dtype.kind in "iuU" and len(np.unique(labels)) <= 20
+    classes = labels.dtype.kind in "iuU"
     labels = labels if labels.ndim == 1 else labels[:, 0]
     names, numbers = np.unique(labels, return_inverse=True)
+    # A colour and a name each, where there is room for that.
+    named = classes and len(names) <= LEGEND
     figure = Figure(figsize=(6.2, 5.2), layout="constrained")
     axis = figure.subplots()
     points = axis.scatter(
@@ -274,20 +275,20 @@ def codes(z: np.ndarray, labels: np.ndarray) -> Figure:
         c=numbers if classes else labels,
         s=4,
         linewidths=0,
-        cmap="tab10" if classes else "viridis",
+        cmap="tab10" if named else "viridis",
         rasterized=True,
     )
-    if classes:
+    if named:
         handles, _ = points.legend_elements(num=None)
         axis.legend(
-            handles[:LEGEND],
-            [str(name)[:20] for name in names[:LEGEND].tolist()],
+            handles,
+            [str(name)[:20] for name in names.tolist()],
             frameon=False,
             loc="center left",
             bbox_to_anchor=(1, 0.5),
         )
     else:
-        figure.colorbar(points, ax=axis, label="c")
+        figure.colorbar(points, ax=axis, label="class, in order" if classes else "c")
     axis.set(xlabel=f"{name} 1", ylabel=f"{name} 2", aspect="equal")
     return figure
 

@@ -81,6 +81,14 @@ class ICVAESettings(ELBOSettings):
         require(not (self.sweep and self.resume), "--sweep goes on by itself: leave --resume out")
 
 
+def require_classes(settings: ICVAESettings, condition: Condition) -> None:
+    """Raises :class:`InputError` if the term for invariance needs classes and there are none."""
+    require(
+        condition.classes > 0 or settings.invariance != "direct",
+        "--invariance direct needs classes, but the labels are quantities: give another one",
+    )
+
+
 def build(settings: ICVAESettings, shape: tuple[int, int], condition: Condition) -> ELBOObjective:
     """Model, guide and loss of the settings, for images of a height and width."""
     from guides.icvae import EchoGuide, GaussianGuide
@@ -91,10 +99,7 @@ def build(settings: ICVAESettings, shape: tuple[int, int], condition: Condition)
 
     sizes = {"hidden": settings.hidden, "network": settings.network}
     likelihood = {key: getattr(settings, key) for key in ("likelihood", "likelihood_scale")}
-    require(
-        condition.classes > 0 or settings.invariance != "direct",
-        "--invariance direct needs classes, but the labels are quantities: give another one",
-    )
+    require_classes(settings, condition)
     prior = settings.invariance != "echo"
     c_dim = condition.size if settings.condition == "labels" else 0
     model = ICVAE(shape, c_dim, settings.z_dim, **sizes, **likelihood, prior=prior)
@@ -131,6 +136,7 @@ def main(settings: ICVAESettings) -> dict[str, Any]:
     device = runtime.setup(settings)
     data = digits.load(settings.data, settings.data_dir, settings.evaluate_on)
     condition = Condition.of(*data)
+    require_classes(settings, condition)
     size = fitting.batch(settings.batch_size, len(data.train), parallel.size())
     terms = None
     if settings.invariance == "echo":
