@@ -112,6 +112,34 @@ def test_names_are_classes():
     np.testing.assert_array_equal(one, other)
 
 
+LABELS = {
+    "floats": lambda y: y.astype(float),
+    "signs": lambda y: 2 * y - 1,
+    "ids": lambda y: 20230115 + 7 * y,
+    "booleans": lambda y: y == 1,
+    "text": lambda y: np.array(["cat", "dog"])[y],
+    "a list": lambda y: y.tolist(),
+    "a tensor": torch.from_numpy,
+    "a column": lambda y: y[:, None],
+    "a series": pd.Series,
+    "a frame": lambda y: pd.DataFrame({"class": y}),
+    "a categorical": lambda y: pd.Series(np.array(["cat", "dog"])[y], dtype="category"),
+    "nullable": lambda y: pd.Series(y, dtype="Int64"),
+}
+
+
+@pytest.mark.parametrize("kind", [ICVAETransformer, ABCTransformer])
+def test_classes_of_any_kind_are_the_same_classes(kind):
+    x, y = small_digits()
+    y = (y > 4).astype(np.int64)
+    expected = kind(**SMALL[kind]).fit_transform(x, y)
+    for name, given in LABELS.items():
+        codes = kind(**SMALL[kind]).fit_transform(x, given(y))
+        np.testing.assert_array_equal(codes, expected, err_msg=name)
+    # The mutation: other classes have other codes.
+    assert not np.array_equal(kind(**SMALL[kind]).fit_transform(x, 1 - y), expected)
+
+
 @pytest.mark.parametrize(
     ("kind", "options", "labels", "words"),
     [
