@@ -38,7 +38,6 @@ from train.estimators import (
     contract,
     costs,
     counts,
-    marginal,
 )
 from train.estimators.wake_sleep import HeldDraws
 
@@ -349,7 +348,7 @@ MUTANTS: dict[str, tuple[str, Callable[[pytest.MonkeyPatch], None]]] = {
     "the plate": ("latent", lambda patch: patch.setattr(counts, "Counts", OnceARow)),
     "the score function": (
         "discrete",
-        lambda patch: patch.setattr(marginal, "score_terms", nothing),
+        lambda patch: patch.setattr(costs, "score_terms", nothing),
     ),
     "the guide's mask": (
         "plain",

@@ -26,10 +26,9 @@ from train.estimators.costs import (
     Site,
     Weight,
     difference,
+    drawn,
+    loss_and_terms,
     of_sites,
-    score_terms,
-    terms,
-    total,
 )
 
 
@@ -80,14 +79,12 @@ class ConcreteELBO(DifferentiableELBO):
         contract = self.prepare(model, guide, args, kwargs)
         require_relaxable(contract)
         temperature = torch.as_tensor(kwargs.get("temperature", self.temperature))
-        loss: Tensor | float = 0.0
-        every = []
-        for pair in self.particles(model, guide):
-            run = Relaxed(*pair, args, self.program_kwargs(kwargs), contract, temperature)
-            costs = run.costs()
-            loss = loss - total(costs) - score_terms(run.scored(), costs)
-            every += costs
-        return loss / self.num_particles, terms(every, self.num_particles)
+        kwargs = self.program_kwargs(kwargs)
+        runs = (
+            Relaxed(*pair, args, kwargs, contract, temperature)
+            for pair in self.particles(model, guide)
+        )
+        return loss_and_terms(((run.costs(), run.scored()) for run in runs), self.num_particles)
 
 
 def require_relaxable(contract: Contract) -> None:
@@ -184,8 +181,4 @@ class Relaxed:
 
     def scored(self) -> list[Site]:
         """The guide's draws that are not relaxed."""
-        return [
-            site
-            for name, site in self.guide.items()
-            if name not in self.contract.row and not site["is_observed"]
-        ]
+        return drawn(self.guide, self.contract.row)

@@ -291,6 +291,30 @@ def score_terms(guide_sites: Iterable[Site], costs: Sequence[Cost]) -> Tensor | 
     return surrogate - surrogate.detach()
 
 
+def drawn(guide: Mapping[str, Site], left_out: Collection[str] = ()) -> list[Site]:
+    """The guide's draws, but for some that an estimator treats in another way."""
+    return [
+        site for name, site in guide.items() if name not in left_out and not site["is_observed"]
+    ]
+
+
+def loss_and_terms(
+    runs: Iterable[tuple[Sequence[Cost], Sequence[Site]]], particles: int
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The negative ELBO in the mean over runs, with its gradient, and its :func:`terms`.
+
+    Args:
+        runs: The costs of each run, and the guide's draws that may need a score function.
+        particles: The number of draws in all runs.
+    """
+    loss: Tensor | float = 0.0
+    every: list[Cost] = []
+    for costs, draws in runs:
+        loss = loss - total(costs) - score_terms(draws, costs)
+        every += costs
+    return loss / particles, terms(every, particles)
+
+
 def terms(costs: Iterable[Cost], particles: int = 1) -> dict[str, Tensor]:
     """Names the parts of an ELBO at beta 1: detached sums over everything, in nats.
 

@@ -26,6 +26,7 @@ from train.estimators.costs import (
     Cost,
     Site,
     difference,
+    drawn,
     log_prob,
     of_sites,
 )
@@ -168,11 +169,7 @@ class Counts:
 
     def scored(self) -> list[Site]:
         """The guide's draws that are not summed out."""
-        return [
-            site
-            for name, site in self.guide.items()
-            if name not in self.contract.row and not site["is_observed"]
-        ]
+        return drawn(self.guide, self.contract.row)
 
 
 def count_out(

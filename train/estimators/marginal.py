@@ -12,11 +12,10 @@ from train.estimators.costs import (
     PARTICLES,
     Cost,
     common,
+    loss_and_terms,
     score,
-    score_terms,
     summed,
     terms,
-    total,
 )
 from train.estimators.counts import Counts, count_out
 from train.estimators.weights import Weighted, importance_weighted
@@ -76,13 +75,11 @@ class MarginalELBO(PathELBO):
     def estimate(
         self, model: Program, guide: Program, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        loss: Tensor | float = 0.0
-        every = []
-        for run in self.runs(model, guide, args, kwargs):
-            costs = run.costs(analytic=self.analytic)
-            loss = loss - total(costs) - score_terms(run.scored(), costs)
-            every += costs
-        return loss / self.num_particles, terms(every, self.num_particles)
+        runs = (
+            (run.costs(analytic=self.analytic), run.scored())
+            for run in self.runs(model, guide, args, kwargs)
+        )
+        return loss_and_terms(runs, self.num_particles)
 
     @torch.no_grad()
     def elbo(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:

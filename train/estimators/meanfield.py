@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from train.estimators.base import DifferentiableELBO, Program
-from train.estimators.costs import score_terms, terms, total
+from train.estimators.costs import loss_and_terms
 from train.estimators.counts import count_out
 
 
@@ -37,11 +37,9 @@ class MeanFieldELBO(DifferentiableELBO):
         self, model: Program, guide: Program, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[Tensor, dict[str, Tensor]]:
         contract = self.prepare(model, guide, args, kwargs)
-        loss: Tensor | float = 0.0
-        every = []
-        for pair in self.particles(model, guide):
-            run = count_out(*pair, args, kwargs, contract, nesting=self.max_plate_nesting)
-            costs = run.costs(analytic=self.analytic)
-            loss = loss - total(costs) - score_terms(run.scored(), costs)
-            every += costs
-        return loss / self.num_particles, terms(every, self.num_particles)
+        runs = (
+            count_out(*pair, args, kwargs, contract, nesting=self.max_plate_nesting)
+            for pair in self.particles(model, guide)
+        )
+        pairs = ((run.costs(analytic=self.analytic), run.scored()) for run in runs)
+        return loss_and_terms(pairs, self.num_particles)

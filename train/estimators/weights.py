@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from train.estimators.costs import PARTICLES, Cost, Site, Weight, annealed_at, common, summed
+from train.estimators.costs import PARTICLES, Cost, Site, Weight, annealed_at, common, drawn, summed
 from train.estimators.counts import Counts
 
 
@@ -38,10 +38,10 @@ class Weighted:
         self.scale = self._scale()
 
     def _scale(self) -> Weight:
-        drawn = [site for site in self.run.guide.values() if not site["is_observed"]]
-        if not drawn:
+        draws = drawn(self.run.guide)
+        if not draws:
             return 1.0
-        return self._without(drawn[0]["scale"], annealed_at(drawn[0]))
+        return self._without(draws[0]["scale"], annealed_at(draws[0]))
 
     def _without(self, value: Weight, weights: tuple[Weight, ...]) -> Weight:
         for weight in weights if self.plain else ():
