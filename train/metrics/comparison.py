@@ -28,7 +28,7 @@ MEASURES = {
     "code_size": "numbers in a code",
     "probe_accuracy": "linear probe of the class",
     "cluster_accuracy": "k-means against the class",
-    "leakage": "class, best of four probes",
+    "leakage": "class, best probe",
     **{f"{style}_r2": f"R² of {style}" for style in STYLES},
     "reconstruction_mse": "squared error a pixel",
     "interpolation": "halfway, to the nearest image",
