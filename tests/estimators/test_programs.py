@@ -35,7 +35,6 @@ from train.estimators import (
     MeanFieldELBO,
     ReweightedWakeSleepELBO,
     TraceGraphELBO,
-    contract,
     costs,
     counts,
 )
@@ -334,7 +333,11 @@ MUTANTS: dict[str, tuple[str, Callable[[pytest.MonkeyPatch], None]]] = {
     "the factor": (
         "factor",
         lambda patch: patch.setattr(
-            counts, "samples", lambda trace, keep=contract.samples: without(keep(trace), dist.Unit)
+            costs,
+            "observed",
+            lambda site, mean, keep=costs.observed: (
+                nothing_alone(site, mean) if isinstance(site["fn"], dist.Unit) else keep(site, mean)
+            ),
         ),
     ),
     "the guide's factor": (
@@ -355,10 +358,6 @@ MUTANTS: dict[str, tuple[str, Callable[[pytest.MonkeyPatch], None]]] = {
         lambda patch: patch.setattr(counts.Counts, "under_guide", counts.Counts.under_model),
     ),
 }
-
-
-def without(sites: dict[str, Any], kind: type) -> dict[str, Any]:
-    return {name: site for name, site in sites.items() if not isinstance(site["fn"], kind)}
 
 
 def nothing_alone(site: Any, under_guide: Any) -> costs.Cost:
@@ -600,6 +599,43 @@ def test_another_pair_is_examined_anew():
         pair = Pair(spec)
         loss = estimator.differentiable_loss(pair.model, Given()(pair.guide))
         torch.testing.assert_close(loss, -enumerate_all(pair).mean, **CLOSE)
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        MarginalELBO(),
+        MeanFieldELBO(),
+        ConcreteELBO(),
+        ImportanceWeightedELBO(2),
+        ReweightedWakeSleepELBO(2),
+    ],
+    ids=lambda estimator: type(estimator).__name__,
+)
+def test_a_pair_that_changes_is_examined_anew(estimator):
+    """The mutation: sites that come later are left out, and latents without a guide drawn."""
+    more: set[str] = set()
+
+    def draw() -> Tensor:
+        z = presence()
+        return z * appearance() if "both" in more else z
+
+    def model() -> None:
+        with pyro.plate("rows", 3):
+            seen(draw() + (appearance(name="v") if "model" in more else 0.0))
+
+    def guide() -> None:
+        with pyro.plate("rows", 3):
+            draw()
+
+    estimator.loss(model, guide)
+    assert "kl_w" not in estimator.terms
+    more.add("both")
+    estimator.loss(model, guide)
+    assert "kl_w" in estimator.terms
+    more.add("model")
+    with pytest.raises(ValueError, match="site v is drawn by the model and is not in the guide"):
+        estimator.loss(model, guide)
 
 
 def test_too_few_plates_are_refused():

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from pyro.infer import ELBO
@@ -13,7 +13,9 @@ from pyro.infer.util import torch_item
 from pyro.poutine import Trace
 from torch import Tensor
 
-from train.estimators.contract import Contract, Program, examine
+from train.estimators.contract import Changed, Contract, Program, examine
+
+Estimate = TypeVar("Estimate")
 
 
 class DifferentiableELBO(ELBO):
@@ -81,9 +83,24 @@ class DifferentiableELBO(ELBO):
             ValueError: If the pair breaks what the estimator relies on; the message names the site
                 and says what to do.
         """
-        self.prepare(model, guide, args, kwargs)
-        loss, self.terms = self.estimate(model, guide, args, kwargs)
+        loss, self.terms = self.examined(self.estimate, model, guide, args, kwargs)
         return loss
+
+    def examined(
+        self,
+        estimate: Callable[..., Estimate],
+        model: Program,
+        guide: Program,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Estimate:
+        """Estimates from a pair that has been examined, anew if its sites have changed since."""
+        self.prepare(model, guide, args, kwargs)
+        try:
+            return estimate(model, guide, args, kwargs)
+        except Changed:
+            self._examine(model, guide, args, kwargs)
+            return estimate(model, guide, args, kwargs)
 
     def loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
         """The negative ELBO as a number, without gradients."""

@@ -112,6 +112,9 @@ class Relaxed:
         kwargs: Passed to both.
         contract: What holds of the two.
         temperature: Of the presences, of shape ().
+
+    Raises:
+        Changed: If the sites are not those of the contract.
     """
 
     def __init__(
@@ -126,6 +129,7 @@ class Relaxed:
         self.contract = contract
         guide_trace, _ = run_guide(guide, args, kwargs, every_object if contract.row else None)
         self.guide = samples(guide_trace)
+        contract.require_same(self.guide)
         # What there is of the objects up to each step: of none before the first.
         self.there: list[Weight] = [1.0]
         for name in contract.row:
@@ -134,6 +138,7 @@ class Relaxed:
             self.there.append(self.there[-1] * relaxed)
         presences = dict(zip(contract.row, self.there[1:], strict=True))
         self.model = samples(run_model(model, with_values(guide_trace, presences), args, kwargs))
+        contract.require_same(self.guide, self.model)
 
     def weight(self, pattern: Pattern) -> Weight:
         """How much there is of the objects that a mask asks for."""

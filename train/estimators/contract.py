@@ -33,6 +33,16 @@ r"""For each number of objects :math:`0, \dots, N` whether a site's mask is true
 ELSE = "use TraceGraphELBO, or pyro.infer.Trace_ELBO"
 
 
+class Changed(ValueError):
+    """A pair has other sites than when it was examined."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "model or guide have other sites from run to run: mask them with poutine.mask, or "
+            f"{ELSE}"
+        )
+
+
 class Contract(NamedTuple):
     r"""What holds of a model and guide.
 
@@ -55,6 +65,14 @@ class Contract(NamedTuple):
     absent: tuple[str, ...]
     ordered: frozenset[str]
     scales: Mapping[str, Tensor]
+
+    def require_same(
+        self, guide: Mapping[str, Site], model: Mapping[str, Site] | None = None
+    ) -> None:
+        """Raises :class:`Changed` unless a run has the sites that were examined."""
+        same = model is None or model.keys() == self.model.keys()
+        if not same or guide.keys() != self.guide.keys():
+            raise Changed
 
     def require_one_scale(self, estimator: str) -> None:
         """Raises :class:`ValueError` if draws of the guide have different scales."""

@@ -45,6 +45,9 @@ class Counts:
         contract: What holds of the two.
         dim: Which dimension, from the right, has the counts.
 
+    Raises:
+        Changed: If the sites are not those of the contract.
+
     Attributes:
         log_q: :math:`\log q(n | z, x)` as the guide draws counts: not scaled, not masked; of shape
             :math:`(N + 1, *)`, with the presences' plates. ``None`` without presences.
@@ -56,6 +59,7 @@ class Counts:
     ) -> None:
         self.guide = samples(guide_trace)
         self.model = samples(model_trace)
+        contract.require_same(self.guide, self.model)
         self.contract = contract
         self.dim = dim
         self.log_q: Tensor | None = None

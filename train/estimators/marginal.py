@@ -31,15 +31,10 @@ class PathELBO(DifferentiableELBO):
     ) -> list[Counts]:
         """Each run of guide and model."""
         contract = self.prepare(model, guide, args, kwargs)
-        found = []
-        for pair in self.particles(model, guide):
-            run = count_out(*pair, args, kwargs, contract, nesting=self.max_plate_nesting)
-            if run.guide.keys() != contract.guide.keys():
-                # The programs have other sites than when they were examined.
-                contract = self._examine(model, guide, args, kwargs)
-                return self.runs(model, guide, args, kwargs)
-            found.append(run)
-        return found
+        return [
+            count_out(*pair, args, kwargs, contract, nesting=self.max_plate_nesting)
+            for pair in self.particles(model, guide)
+        ]
 
 
 class MarginalELBO(PathELBO):
@@ -188,7 +183,7 @@ class ImportanceWeightedELBO(PathELBO):
     @torch.no_grad()
     def bound(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
         r"""The bound :math:`\mathcal{L}_K` of each datum, in nats, of shape :math:`(B)`."""
-        runs = self.runs(model, guide, args, kwargs)
+        runs = self.examined(self.runs, model, guide, args, kwargs)
         self.prepare(model, guide, args, kwargs).require_one_scale("ImportanceWeightedELBO")
         return self._plain_bound([(run, run.joint()) for run in runs])
 
