@@ -194,6 +194,7 @@ HOSTILE: list[tuple[str, Callable[[Path], Any], str]] = [
     ("icvae", inputs(condition={"classes": 0, "loc": [], "scale": []}), "neither classes nor"),
     ("icvae", inputs(condition={"classes": 0, "loc": ["x"], "scale": [1]}), "neither classes nor"),
     ("air", settings(estimator=3), "--estimator is 3"),
+    ("air", settings(max_objects=2**31 - 1), "max_objects is 2,147,483,647"),
     ("air", settings(estimator="nothing"), "--estimator nothing is not known"),
     ("air", settings(anchors=2**31 - 1), "is damaged"),
     ("air", settings(window_size=2**31 - 1), "is damaged"),

@@ -46,6 +46,8 @@ for classes, or quantities, of shape :math:`(M)` or :math:`(M, K)`."""
 
 LARGEST_SIDE = 2**16
 """Images of a run have fewer pixels on each side."""
+MOST_OBJECTS = 1_000
+"""A run of AIR finds no more objects: no weight would tell how many steps its guide takes."""
 
 
 class Part(NamedTuple):
@@ -440,6 +442,9 @@ class TrainedAIR(Trained):
     door = (air.AIRSettings, air.build)
 
     def build(self, inputs: Mapping[str, Any]) -> Objective:
+        objects = self.settings.max_objects
+        if objects > MOST_OBJECTS:
+            raise ValueError(f"max_objects is {objects:,}, more than {MOST_OBJECTS:,}")
         estimator = restored(self.settings.estimator, self.settings.particles)
         return self.door[1](self.settings, self.shape, estimator)
 
