@@ -14,7 +14,7 @@ import torch
 
 from tests.data.refusals import refused
 from tests.test_train_air import SMALL, small
-from train import air
+from train import air, figures
 from train.ae import AESettings
 from train.ae import main as train_ae
 from train.estimators.__main__ import BenchSettings, air_settings, assembled, main, row_settings
@@ -76,11 +76,17 @@ def test_a_baseline_does_not_change_the_other_weights(tmp_path, monkeypatch):
         assert torch.equal(plain[name], weight)
 
 
-def test_the_same_weights_in_each_row_and_those_of_the_checkpoint(tmp_path):
+def test_the_same_weights_in_each_row_and_those_of_the_checkpoint(tmp_path, monkeypatch):
+    def broken(table: list) -> None:
+        raise RuntimeError("no such font")
+
+    # A figure that fails costs no table and no result.
+    monkeypatch.setattr(figures, "estimators", broken)
     air.main(small(tmp_path, steps=6, presence_prior_start=0.4, anneal_steps=12))
     settings = bench(tmp_path, checkpoint=tmp_path / "run", estimators=("marginal", "tracegraph"))
     results = main(settings)
     assert results["step"] == 6
+    assert results["reasons"] == {"figures/gradients.png": "RuntimeError: no such font"}
     chosen, weights, step = air_settings(settings)
     assert (step, chosen.guide_hidden, chosen.anneal_steps) == (6, 16, 12)
     for row in ("marginal", "tracegraph+network"):

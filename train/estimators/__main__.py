@@ -114,6 +114,7 @@ def main(settings: BenchSettings) -> dict[str, Any]:
     from train.data.batches import Batches
     from train.data.scenes import load_scenes
     from train.metrics import gradients, races
+    from train.metrics.measuring import Measures
     from train.runs import Run
 
     parallel.require_alone("train.estimators")
@@ -129,6 +130,7 @@ def main(settings: BenchSettings) -> dict[str, Any]:
     rows = settings.estimators
     objectives = {row: assembled(chosen, row, shape, given).to(device) for row in rows}
     run = Run.create(settings, "estimators")
+    measures = Measures(run)
 
     table = gradients.compare(
         objectives,
@@ -142,14 +144,14 @@ def main(settings: BenchSettings) -> dict[str, Any]:
     )
     run.save_table("gradients", table)
     print(tables.markdown([row for row in table if row["group"] == "all"], COLUMNS))
-    run.save_figure("gradients", figures.estimators(table))
+    measures.draw("gradients", lambda: figures.estimators(table))
     if settings.training_seeds:
         runs = [(row, row_settings(chosen, row)) for row in settings.estimators]
         raced = races.race(run, runs, settings.training_seeds)
         run.save_table("training", raced)
         print(tables.markdown(races.summary(raced), races.SUMMARY))
-        run.save_figure("training", figures.races(raced))
-    return run.finish({"step": step, "estimators": len(settings.estimators)})
+        measures.draw("training", lambda: figures.races(raced))
+    return run.finish({"step": step, "estimators": len(rows)} | measures.results())
 
 
 if __name__ == "__main__":
