@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from pyro.distributions import Bernoulli
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
@@ -72,5 +73,5 @@ class FixPresence(Messenger):
 
 def all_present(step: int, message: dict[str, Any]) -> Tensor:
     """For :class:`FixPresence`: the path on which every object is there."""
-    logits = message["fn"].logits
-    return torch.ones_like(logits)
+    fn = message["fn"]
+    return torch.ones_like(fn.logits) if isinstance(fn, Bernoulli) else torch.ones(fn.shape())

@@ -35,6 +35,14 @@ from typing import (
 import tyro
 
 
+def printable(message: str) -> str:
+    """A message in one line: characters that cannot be printed are as Python writes them.
+
+    Names of files and arrays may have ends of lines in them, and what a terminal obeys.
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)
+
+
 class InputError(Exception):
     """What a person gave cannot be used.
 
@@ -43,8 +51,7 @@ class InputError(Exception):
     """
 
     def __init__(self, message: str) -> None:
-        # Names of files and arrays may have ends of lines in them, and what a terminal obeys.
-        super().__init__("".join(c if c.isprintable() else _escaped(c) for c in message))
+        super().__init__(printable(message))
 
 
 def first_line(error: Exception) -> str:
@@ -72,8 +79,7 @@ def note(message: str) -> None:
     from train import parallel
 
     if not parallel.rank():
-        # Names of files may have ends of lines in them.
-        print("note: " + message.replace("\r", "\\r").replace("\n", "\\n"), file=sys.stderr)
+        print(f"note: {printable(message)}", file=sys.stderr)
 
 
 def warn(message: str) -> None:
@@ -276,11 +282,6 @@ class EstimatorSettings(ELBOSettings):
             f"--baseline {self.baseline} is of no use to --estimator {self.estimator}: "
             "leave it out, or add --estimator tracegraph",
         )
-
-
-def _escaped(character: str) -> str:
-    """A character that cannot be printed, as Python writes it."""
-    return character.encode("unicode_escape").decode()
 
 
 def _plain(value: Any, hint: Any) -> Any:

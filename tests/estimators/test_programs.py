@@ -631,6 +631,11 @@ def test_a_pair_that_changes_is_examined_anew(estimator):
     estimator.loss(model, guide)
     assert "kl_w" not in estimator.terms
     more.add("both")
+    if isinstance(estimator, MarginalELBO):
+        assert estimator.elbo(model, guide).shape == (3,)
+        more.remove("both")
+        estimator.loss(model, guide)
+        more.add("both")
     estimator.loss(model, guide)
     assert "kl_w" in estimator.terms
     more.add("model")

@@ -10,12 +10,12 @@ from pyro.distributions import RelaxedBernoulli
 from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 
+from pyro_models.presence import all_present
 from train.estimators.base import DifferentiableELBO, Program
 from train.estimators.contract import (
     ELSE,
     Contract,
     Pattern,
-    every_object,
     run_guide,
     run_model,
     samples,
@@ -127,7 +127,7 @@ class Relaxed:
         temperature: Tensor,
     ) -> None:
         self.contract = contract
-        guide_trace, _ = run_guide(guide, args, kwargs, every_object if contract.row else None)
+        guide_trace, _ = run_guide(guide, args, kwargs, all_present if contract.row else None)
         self.guide = samples(guide_trace)
         contract.require_same(self.guide)
         # What there is of the objects up to each step: of none before the first.

@@ -23,7 +23,7 @@ from pyro.poutine.util import site_is_subsample
 from pyro.util import check_site_shape
 from torch import Tensor, nn
 
-from pyro_models.presence import FixPresence
+from pyro_models.presence import FixPresence, all_present
 from train.estimators.costs import Site, log_prob, plates
 
 Program = Callable[..., Any]
@@ -131,12 +131,6 @@ def with_values(trace: Trace, values: Mapping[str, Tensor]) -> Trace:
     return copy
 
 
-def every_object(step: int, site: Site) -> Tensor:
-    """For :class:`~pyro_models.presence.FixPresence`: the path on which every object is present."""
-    fn = site["fn"]
-    return torch.ones_like(fn.logits) if isinstance(fn, Bernoulli) else torch.ones(fn.shape())
-
-
 def require_bernoulli(trace: Trace, row: tuple[str, ...]) -> None:
     """Raises :class:`ValueError` if a presence is drawn from another distribution."""
     for name in row:
@@ -232,7 +226,7 @@ def examine(
     """
     with undisturbed(model, guide) as restart:
         restart()
-        path, row = run_guide(guide, args, kwargs, every_object if by_count else None)
+        path, row = run_guide(guide, args, kwargs, all_present if by_count else None)
         if by_count and not marked(path):
             raise ValueError(
                 'no site of the guide is marked with infer={"presence": True}: mark the presences, '
@@ -305,7 +299,7 @@ class Examination:
         self.restart = restart
         self.known = known
         restart()
-        first, self.row = run_guide(guide, args, kwargs, every_object)
+        first, self.row = run_guide(guide, args, kwargs, all_present)
         self.path = self.guide_at(first, len(self.row))
         self.plates = plates(self.path.nodes[self.row[0]])
         for name in self.row:
@@ -325,7 +319,7 @@ class Examination:
             poutine.replay(self.guide, trace=others),
             self.args,
             self.kwargs,
-            lambda step, site: torch.as_tensor(step < count) * every_object(step, site),
+            lambda step, site: torch.as_tensor(step < count) * all_present(step, site),
         )
         return trace
 

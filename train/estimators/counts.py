@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -10,12 +11,12 @@ from pyro.distributions.util import scale_and_mask
 from pyro.poutine import Trace
 from torch import Tensor
 
+from pyro_models.presence import all_present
 from train.estimators.contract import (
     Contract,
     Pattern,
     Program,
     by_count,
-    every_object,
     examine,
     run_guide,
     run_model,
@@ -25,6 +26,7 @@ from train.estimators.contract import (
 from train.estimators.costs import (
     Cost,
     Site,
+    common,
     difference,
     drawn,
     log_prob,
@@ -44,6 +46,8 @@ class Counts:
         model_trace: The model's, given every number of objects.
         contract: What holds of the two.
         dim: Which dimension, from the right, has the counts.
+        steps: The presences that the model was given, by count: see
+            :func:`~train.estimators.contract.by_count`.
 
     Raises:
         Changed: If the sites are not those of the contract.
@@ -55,13 +59,19 @@ class Counts:
     """
 
     def __init__(
-        self, guide_trace: Trace, model_trace: Trace, contract: Contract, dim: int
+        self,
+        guide_trace: Trace,
+        model_trace: Trace,
+        contract: Contract,
+        dim: int,
+        steps: Sequence[Tensor] = (),
     ) -> None:
         self.guide = samples(guide_trace)
         self.model = samples(model_trace)
         contract.require_same(self.guide, self.model)
         self.contract = contract
         self.dim = dim
+        self.steps = steps
         self.log_q: Tensor | None = None
         self.stack: tuple[Any, ...] = ()
         self._reach: dict[Pattern, Tensor] = {}
@@ -69,7 +79,6 @@ class Counts:
             row = [self.guide[name] for name in contract.row]
             first = self.model.get(contract.row[0], row[0])
             self.stack = first["cond_indep_stack"]
-            self.steps = by_count(len(row), dim, log_prob(row[0]))
             # After the first absent object nothing further is drawn.
             self.chosen = [
                 self._until(i, site["fn"].log_prob(self.steps[i])) for i, site in enumerate(row)
@@ -90,6 +99,13 @@ class Counts:
     def mean(self, value: Tensor) -> Tensor:
         """The mean over the count of a value by count."""
         return (self.q * value).sum(-self.dim) if self.counted(value) else value
+
+    @cached_property
+    def plates(self) -> list[Any]:
+        """The plates that all sites share, that of the draws among them."""
+        return common(
+            site["cond_indep_stack"] for site in (*self.model.values(), *self.guide.values())
+        )
 
     def holds(self, pattern: Pattern) -> Tensor:
         """Whether a mask of the guide's is true, by count."""
@@ -208,11 +224,7 @@ def count_out(
     if contract is None:
         contract = examine(model, guide, args, kwargs, by_count=True)
     dim = (contract.nesting if nesting is None else nesting) + 1
-    guide_trace, row = run_guide(guide, args, kwargs, every_object if contract.row else None)
-    if contract.row:
-        first = guide_trace.nodes[row[0]]
-        steps = by_count(len(row), dim, first["fn"].logits)
-        replayed = with_values(guide_trace, dict(zip(row, steps, strict=True)))
-    else:
-        replayed = guide_trace
-    return Counts(guide_trace, run_model(model, replayed, args, kwargs), contract, dim)
+    guide_trace, row = run_guide(guide, args, kwargs, all_present if contract.row else None)
+    steps = by_count(len(row), dim, guide_trace.nodes[row[0]]["fn"].logits) if row else []
+    replayed = with_values(guide_trace, dict(zip(row, steps, strict=True)))
+    return Counts(guide_trace, run_model(model, replayed, args, kwargs), contract, dim, steps)

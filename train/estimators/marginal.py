@@ -11,7 +11,6 @@ from train.estimators.base import DifferentiableELBO, Program
 from train.estimators.costs import (
     PARTICLES,
     Cost,
-    common,
     loss_and_terms,
     score,
     summed,
@@ -80,11 +79,8 @@ class MarginalELBO(PathELBO):
     def elbo(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
         r"""The ELBO of each datum in nats, of the shape :math:`(B)` of the plates of all sites."""
         result: Tensor | float = 0.0
-        for run in self.runs(model, guide, args, kwargs):
-            stacks = [
-                site["cond_indep_stack"] for site in (*run.model.values(), *run.guide.values())
-            ]
-            plates = [frame for frame in common(stacks) if frame.name != PARTICLES]
+        for run in self.examined(self.runs, model, guide, args, kwargs):
+            plates = [frame for frame in run.plates if frame.name != PARTICLES]
             costs = run.costs(analytic=self.analytic)
             result = result + summed([(cost.value, cost.stack) for cost in costs], plates)
         return result / self.num_particles

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
+from pyro.distributions.util import scale_and_mask
 from pyro.infer import ELBO
 from pyro.poutine import Trace
 from torch import Tensor
@@ -47,10 +47,7 @@ def costs_at_the_draw(
     model, guide = samples(model_trace), samples(guide_trace)
 
     def mean(site: Site, value: Tensor) -> Tensor:
-        mask = site["mask"]
-        if mask is not None and mask is not True:
-            zero = value.new_zeros(())
-            value = torch.where(torch.as_tensor(mask, device=value.device), value, zero)
+        value = scale_and_mask(value, mask=site["mask"])
         return value if weights is None else weights[site["name"]] * value
 
     return of_sites(model, guide, mean, mean)

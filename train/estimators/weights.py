@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from train.estimators.costs import PARTICLES, Cost, Site, Weight, annealed_at, common, drawn, summed
+from train.estimators.costs import PARTICLES, Cost, Site, Weight, annealed_at, drawn, summed
 from train.estimators.counts import Counts
 
 
@@ -33,8 +33,7 @@ class Weighted:
         self.run = run
         self.costs = costs
         self.plain = plain
-        sites = [*run.model.values(), *run.guide.values()]
-        self.plates = common(site["cond_indep_stack"] for site in sites)
+        self.plates = run.plates
         self.scale = self._scale()
 
     def _scale(self) -> Weight:

@@ -15,6 +15,8 @@ from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from train.metrics.references import majority
+
 Labelled = tuple[np.ndarray, np.ndarray]
 """Codes, of shape (M, D), and labels: integers for classes, of shape (M,), else quantities of shape
 (M,) or (M, K)."""
@@ -116,7 +118,7 @@ def leakage(train: Labelled, held_out: Labelled, seed: int = 0) -> Leakage:
     models |= fitted(_local(labels, seed, classes=classes), (codes, labels))
     scores = {name: float(model.score(*held_out)) for name, model in models.items()}
     return Leakage(
-        max(scores.values()), scores["linear"], chance(held_out[1]) if classes else 0.0, scores
+        max(scores.values()), scores["linear"], majority(held_out[1]) if classes else 0.0, scores
     )
 
 
@@ -129,11 +131,6 @@ def probe_accuracy(train: Labelled, held_out: Labelled) -> float:
     """
     model = fitted({"linear": LogisticRegression(max_iter=300)}, train)["linear"]
     return float(model.score(*held_out))
-
-
-def chance(labels: np.ndarray) -> float:
-    """The share of the most frequent class."""
-    return float(np.bincount(labels).max() / len(labels))
 
 
 class ClassAccuracy(NamedTuple):
