@@ -17,8 +17,8 @@ from typing import Literal
 import tyro
 from repeat import results
 
+from train.engine.runs import Run
 from train.figures import versus
-from train.runs import Run
 from train.tables import markdown
 
 PANELS = {

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from train.acai import ACAISettings, build
-from train.runtime import tune_cpu
-from train.steps import Stepper
+from train.engine.runtime import tune_cpu
+from train.engine.steps import Stepper
 
 
 def encoder(depth: int, latent: int) -> nn.Sequential:

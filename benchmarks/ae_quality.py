@@ -16,7 +16,7 @@ from pathlib import Path
 import tyro
 from repeat import results
 
-from train.runs import Run
+from train.engine.runs import Run
 from train.tables import markdown
 
 # Of MNIST's 60,000 images a twelfth chooses the checkpoint; an epoch is the others. A patience of

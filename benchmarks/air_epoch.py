@@ -22,8 +22,8 @@ from timing import wait
 
 from train.air import AIRSettings
 from train.data.batches import Batches
-from train.loop import Training
-from train.runtime import tune_cpu
+from train.engine.loop import Training
+from train.engine.runtime import tune_cpu
 from train.tables import markdown
 
 SIZES = AIRSettings(

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from pyro_models.networks import MLP
 from train.air import AIRSettings, build
-from train.steps import Stepper
+from train.engine.steps import Stepper
 
 SIZE, WINDOW, WHAT, N = 50, 28, 50, 3
 

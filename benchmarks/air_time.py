@@ -18,7 +18,7 @@ import numpy as np
 import tyro
 from repeat import results
 
-from train.runs import Run
+from train.engine.runs import Run
 from train.tables import markdown
 
 REFERENCE = (

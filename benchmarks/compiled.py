@@ -19,8 +19,8 @@ import tyro
 from cases import DEFAULTS, case
 from timing import ratio, turns
 
-from train.loop import Training
-from train.runtime import tune_cpu
+from train.engine.loop import Training
+from train.engine.runtime import tune_cpu
 from train.settings import Settings
 from train.tables import markdown
 

@@ -24,8 +24,8 @@ import tyro
 from cases import CPU, DEFAULTS, case
 from matplotlib.figure import Figure
 
-from train.loop import Training
-from train.runtime import tune_cpu
+from train.engine.loop import Training
+from train.engine.runtime import tune_cpu
 from train.tables import markdown
 
 BATCHES = (16, 64, 256, 1024, 4096)
@@ -126,6 +126,6 @@ def main(benchmark: Benchmark) -> None:
 
 
 if __name__ == "__main__":
-    get_context("forkserver").set_forkserver_preload(["cases", "train.loop"])
+    get_context("forkserver").set_forkserver_preload(["cases", "train.engine.loop"])
     os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", "0")
     main(tyro.cli(Benchmark))

@@ -23,8 +23,8 @@ from torchvision.transforms import ToTensor
 from pyro_models.networks import MLP
 from train.data.batches import Batches
 from train.data.conditions import Condition
+from train.engine.steps import Stepper
 from train.icvae import ICVAESettings, build
-from train.steps import Stepper
 
 
 class Digits(Dataset):

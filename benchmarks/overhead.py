@@ -29,10 +29,10 @@ from guides.icvae import GaussianGuide
 from pyro_models.air import AIR
 from pyro_models.icvae import ICVAE
 from pyro_models.networks import crop, paste
-from train.loop import Training
+from train.engine.loop import Training
+from train.engine.runtime import tune_cpu
 from train.losses import class_information
 from train.objective import Batch
-from train.runtime import tune_cpu
 from train.tables import markdown
 
 Step = Callable[[int], Any]

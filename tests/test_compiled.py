@@ -18,19 +18,21 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from tests.data.refusals import refused
-from train import compiled, parallel, steps
+from train import processes
 from train.abc import ABCSettings
 from train.acai import ACAISettings
 from train.ae import AESettings
 from train.air import AIRSettings
-from train.compiled import Replay
 from train.data.conditions import Condition
+from train.engine import compiled, parallel, steps
+from train.engine.compiled import Replay
+from train.engine.loop import fit
+from train.engine.runs import Run
+from train.engine.steps import Stepper
+from train.errors import Interrupted
 from train.icvae import ICVAESettings
-from train.loop import fit
 from train.objective import Batch, Objective
-from train.runs import Run
-from train.settings import Interrupted, Settings
-from train.steps import Stepper
+from train.settings import Settings
 from train.trained import METHODS
 
 CPU, META = torch.device("cpu"), torch.device("meta")
@@ -195,7 +197,7 @@ class Tape(TorchDispatchMode):
 def record(
     function: Callable[[], Any], rehearsal: Callable[[], Any], **options: Any
 ) -> tuple[Any, Any]:
-    """As :func:`train.compiled.record`; recording takes a step, so that is taken back too."""
+    """As :func:`train.engine.compiled.record`; recording takes a step, which is taken back."""
     with rehearsal():
         function()
     tape = Tape(**options)
@@ -372,10 +374,10 @@ def test_processes_take_steps_in_one_way(monkeypatch, capsys):
 
     with played(monkeypatch, traced=False) as patch:
         patch.setattr(steps, "wanted", lambda *_: True)
-        patch.setattr(parallel, "size", lambda: 2)
-        patch.setattr(parallel, "rank", lambda: 0)
-        patch.setattr(parallel, "average", waits)
-        patch.setattr(parallel, "gathered", lambda value: [value, "--compile: another's differs"])
+        patch.setattr(processes, "size", lambda: 2)
+        patch.setattr(processes, "rank", lambda: 0)
+        patch.setattr(parallel, "all_reduce_mean", waits)
+        patch.setattr(parallel, "all_gather", lambda value: [value, "--compile: another's differs"])
         stepper = Stepper(Mutant(sound), AE, CPU)
         stepper.begin(batches(AE), 0)
     assert stepper.take == stepper.move

@@ -8,7 +8,7 @@ import resource
 import pytest
 
 from tests.data.refusals import refused
-from train.disk import append, sweep, write_atomically
+from train.engine.disk import append, sweep, write_atomically
 
 
 def names(folder):

@@ -19,16 +19,18 @@ from safetensors.torch import load_file, save_file
 
 from tests.data.refusals import refused
 from tests.test_train_air import SMALL
-from train import acai, ae, air, icvae, runs
-from train.checkpoints import Checkpoints
+from train import acai, ae, air, icvae
+from train.cli import command
 from train.compare import codecs_of
 from train.data.conditions import Condition
 from train.data.digits import Frame, Images, Split
+from train.engine import runs
+from train.engine.checkpoints import Checkpoints
 from train.estimators import MarginalELBO
-from train.estimators.__main__ import BenchSettings, air_settings
 from train.export import ExportSettings
 from train.export import main as export
-from train.settings import Settings, command
+from train.settings import Settings
+from train.studies.estimators import BenchSettings, air_settings
 from train.trained import load
 
 CPU = torch.device("cpu")

@@ -16,13 +16,14 @@ from torch import nn
 
 from tests.data.refusals import refused
 from tests.doors import memory_of
-from train import progress
 from train.ae import AESettings
-from train.loop import Best, Meter, fit
+from train.engine import progress
+from train.engine.loop import Best, Meter, fit
+from train.engine.runs import Run
+from train.engine.steps import Stepper, decay
+from train.errors import Interrupted
 from train.objective import Anneal, Objective
-from train.runs import Run
-from train.settings import Interrupted, Settings
-from train.steps import Stepper, decay
+from train.settings import Settings
 from train.trained import METHODS
 
 CPU = torch.device("cpu")

@@ -18,7 +18,8 @@ from safetensors.torch import load_file
 from tests import doors
 from tests.data.refusals import refused
 from tests.kills import save_own
-from train import parallel
+from train import processes
+from train.engine import parallel
 
 COMMON = (
     *("--device", "cpu", "--batch-size", "8", "--seed", "3", "--learning-rate", "1e-3"),
@@ -182,19 +183,19 @@ def test_alone_nothing_is_asked(monkeypatch):
     """A scheduler's number of processes is none of torchrun's."""
     monkeypatch.setenv("WORLD_SIZE", "4")
     monkeypatch.delenv("MASTER_ADDR", raising=False)
-    assert (parallel.rank(), parallel.size(), parallel.local_rank()) == (0, 1, 0)
+    assert (processes.rank(), processes.size(), processes.local_rank()) == (0, 1, 0)
     rows = torch.arange(6)
-    assert torch.equal(parallel.mine(rows), rows)
-    parallel.average([rows])
+    assert torch.equal(parallel.shard(rows), rows)
+    parallel.all_reduce_mean([rows])
     assert torch.equal(rows, torch.arange(6))
-    assert parallel.told(3) == 3
-    assert parallel.gathered(3) == [3]
+    assert parallel.broadcast(3) == 3
+    assert parallel.all_gather(3) == [3]
 
 
 @pytest.mark.parametrize(("rank", "expected"), [(0, [0, 1, 2]), (1, [3, 4, 5])])
 def test_shares(monkeypatch, rank, expected):
     for name, value in {"WORLD_SIZE": "2", "MASTER_ADDR": "x", "RANK": str(rank)}.items():
         monkeypatch.setenv(name, value)
-    assert parallel.mine(torch.arange(6)).tolist() == expected
+    assert parallel.shard(torch.arange(6)).tolist() == expected
     with refused("train.estimators", "without torchrun"):
         parallel.require_alone("train.estimators")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from train import progress
-from train.progress import Progress
+from train.engine import progress
+from train.engine.progress import Progress
 from train.transformers import AETransformer
 
 

@@ -29,13 +29,15 @@ from torch import nn
 from tests import doors, kills
 from tests.doors import SETTINGS
 from tests.inputs import JSON, command_lines, damaged
-from train import runs
 from train.air import AIRSettings
-from train.checkpoints import Checkpoints
+from train.cli import command
 from train.data import digits, files
-from train.loop import Best, Training
+from train.engine import runs
+from train.engine.checkpoints import Checkpoints
+from train.engine.loop import Best, Training
+from train.errors import InputError
 from train.objective import Objective
-from train.settings import InputError, Settings, command, restore
+from train.settings import Settings, restore
 
 MANY = float(os.environ.get("INPUTS", "0.4"))
 

@@ -26,8 +26,8 @@ from train import acai
 from train.acai import ACAISettings
 from train.data import digits
 from train.estimators import MarginalELBO, TraceGraphELBO
-from train.estimators.__main__ import BenchSettings
-from train.estimators.__main__ import main as bench
+from train.studies.estimators import BenchSettings
+from train.studies.estimators import main as bench
 
 BLOCKS = re.findall(
     r"```python\n(.*?)```", (Path(__file__).parents[1] / "README.md").read_text(), re.DOTALL

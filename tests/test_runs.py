@@ -16,16 +16,18 @@ from PIL import Image
 from torch import nn
 
 from tests.data.refusals import refused
-from train import disk
+from train.cli import command
 from train.data import digits
 from train.data.digits import Images
 from train.data.fingerprint import fingerprint
 from train.data.scenes import Scenes
+from train.engine import disk
+from train.engine.runs import Run
+from train.engine.runtime import random_state, set_random_state, setup
+from train.errors import InputError
 from train.export import ExportSettings
 from train.export import main as export
-from train.runs import Run
-from train.runtime import random_state, set_random_state, setup
-from train.settings import InputError, Settings, command
+from train.settings import Settings
 
 CPU = torch.device("cpu")
 

@@ -19,7 +19,8 @@ from tests.test_transformers import SMALL, small_digits
 from tests.test_transformers import ICVAETransformer as Transformer
 
 # What libraries set when they are imported is theirs: SymPy for PyTorch a filter of warnings.
-from train import compare, figures, parallel, runtime, settings  # noqa: F401
+from train import compare, processes, settings
+from train.engine import runtime
 from train.icvae import ICVAESettings, main
 from train.metrics import coding  # noqa: F401
 
@@ -100,7 +101,7 @@ def changed(before: dict[str, Any]) -> set[str]:
 
 
 def test_a_comparison_is_made_by_one_process(monkeypatch):
-    monkeypatch.setattr(parallel, "size", lambda: 2)
+    monkeypatch.setattr(processes, "size", lambda: 2)
     with refused("train.compare", "start it without torchrun"):
         compare.main(compare.CompareSettings())
 
@@ -157,7 +158,7 @@ def test_processes_that_do_not_write_end_quietly(tmp_path, monkeypatch, capsys):
     x, y = small_digits()
     codes = Transformer(**SMALL[Transformer]).fit(x, y).transform(x)
     data = digits_at(tmp_path)
-    monkeypatch.setattr(parallel, "rank", lambda: 1)
+    monkeypatch.setattr(processes, "rank", lambda: 1)
     given = ICVAESettings(**TINY, data=data, run_dir=tmp_path / "run")
     assert main(given) == {}
     settings.command(ICVAESettings, lambda _: main(given), [])

@@ -14,7 +14,8 @@ from tests.data.refusals import refused
 from train.abc import ABCSettings
 from train.acai import ACAISettings
 from train.ae import AESettings
-from train.settings import InputError, parameters
+from train.errors import InputError
+from train.settings import parameters
 
 
 def test_types_that_come_to_hand():

@@ -12,7 +12,7 @@ import pytest
 from tests.kills import PLAIN
 from train import figures
 from train.abc import ABCSettings, main
-from train.settings import command
+from train.cli import command
 
 SMALL = {
     "steps": 6,

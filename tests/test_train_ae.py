@@ -15,9 +15,9 @@ from tests.kills import PLAIN
 from train import acai, ae
 from train.acai import ACAISettings
 from train.ae import AESettings
+from train.cli import command
 from train.data import digits
 from train.metrics import autoencoding
-from train.settings import command
 
 SMALL = {
     "steps": 6,

@@ -15,7 +15,7 @@ import torch
 from tests.data.refusals import refused
 from tests.kills import PLAIN, TIMES
 from train.air import AIRSettings, build, main
-from train.settings import command
+from train.cli import command
 
 SMALL = {
     "train_scenes": 300,
@@ -113,7 +113,7 @@ def test_a_resumed_run_ends_as_one_that_never_stopped(tmp_path):
     class Halt(Exception):
         pass
 
-    from train.runs import Run
+    from train.engine.runs import Run
 
     save = Run.save_checkpoint
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from tests.kills import PLAIN
+from train.cli import command
 from train.icvae import ICVAESettings, main
-from train.settings import command
 
 SMALL = {
     "steps": 6,

@@ -20,9 +20,10 @@ from tests import doors
 from tests.data.refusals import refused
 from tests.kills import COMMON, SCENES, save_own
 from train import figures, icvae
+from train.cli import command
+from train.errors import InputError
 from train.export import ExportSettings, compare, export, exported
 from train.export import main as export_main
-from train.settings import InputError, command
 from train.trained import METHODS, load
 
 SHAPE = (16, 16)

@@ -16,7 +16,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from train import transformers
 from train.data import digits
-from train.settings import Interrupted
+from train.errors import Interrupted
 from train.transformers import (
     ABCTransformer,
     ACAITransformer,

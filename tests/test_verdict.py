@@ -12,10 +12,10 @@ import torch
 
 from tests.data.refusals import refused
 from train import abc, acai, ae, air, figures, icvae
+from train.engine.runs import Run
 from train.metrics import autoencoding, coding, embedding
 from train.metrics.goals import Beats, Goal, Stays
 from train.metrics.measuring import Measures
-from train.runs import Run
 from train.verdict import finish
 
 COMMON = {

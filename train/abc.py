@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from train.settings import Count, Positive, Settings, Whole, command, leaves_no_trace, require
+from train.cli import command, leaves_no_trace
+from train.errors import require
+from train.settings import Count, Positive, Settings, Whole
 
 if TYPE_CHECKING:
     import torch
@@ -169,14 +171,15 @@ def build(settings: ABCSettings, shape: tuple[int, int]) -> CorrespondenceObject
 @leaves_no_trace
 def main(settings: ABCSettings) -> dict[str, Any]:
     """Data, objective, loop, measures, figures."""
-    from train import figures, runtime, verdict
+    from train import figures, verdict
     from train.data import digits
     from train.data.fingerprint import fingerprint
     from train.data.stacks import sets_of
-    from train.loop import fit
+    from train.engine import runtime
+    from train.engine.loop import fit
+    from train.engine.runs import Run
     from train.metrics.embedding import GOALS, Watch
     from train.metrics.measuring import Measures
-    from train.runs import Run
 
     device = runtime.setup(settings)
     train, held_out = digits.load(settings.data, settings.data_dir, settings.evaluate_on)

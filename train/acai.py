@@ -5,17 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from train.settings import (
-    Count,
-    InputError,
-    NonNegative,
-    Positive,
-    Range,
-    Settings,
-    command,
-    leaves_no_trace,
-    require,
-)
+from train import processes
+from train.cli import command, leaves_no_trace
+from train.errors import InputError, require
+from train.settings import Count, NonNegative, Positive, Range, Settings
 
 if TYPE_CHECKING:
     from train.objective import InterpolationObjective, ReconstructionObjective
@@ -92,15 +85,16 @@ def build(
 def main(settings: ACAISettings) -> dict[str, Any]:
     """Data, objective, loop, measures, figures."""
     from pyro_models.acai import halvings
-    from train import figures, fitting, parallel, runtime, verdict
+    from train import figures, fitting, verdict
     from train.data import digits, lines
     from train.data.batches import Batches, as_input
     from train.data.fingerprint import fingerprint
-    from train.loop import fit
+    from train.engine import runtime
+    from train.engine.loop import fit
+    from train.engine.runs import Run
     from train.metrics import interpolation
     from train.metrics.autoencoding import GOAL, Watch
     from train.metrics.measuring import Measures
-    from train.runs import Run
 
     device = runtime.setup(settings)
     if settings.data == "lines":
@@ -116,7 +110,7 @@ def main(settings: ACAISettings) -> dict[str, Any]:
         held_out, _ = digits.pad(held_out, multiple)
         settings = fitting.fitted(
             settings,
-            fitting.batch(settings.batch_size, len(train), parallel.size()),
+            fitting.batch(settings.batch_size, len(train), processes.size()),
             fitting.code(settings.z_dim, train.shape) if conv else None,
         )
         batches = Batches((train.images,), settings.batch_size, settings.seed, device)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from train.settings import Count, NonNegative, Positive, Settings, Whole, command, leaves_no_trace
+from train import processes
+from train.cli import command, leaves_no_trace
+from train.settings import Count, NonNegative, Positive, Settings, Whole
 
 if TYPE_CHECKING:
     from train.objective import ReconstructionObjective
@@ -53,21 +55,22 @@ def build(settings: AESettings, shape: tuple[int, int]) -> ReconstructionObjecti
 @leaves_no_trace
 def main(settings: AESettings) -> dict[str, Any]:
     """Data, objective, loop, measures, figures."""
-    from train import figures, fitting, parallel, runtime, verdict
+    from train import figures, fitting, verdict
     from train.data import digits
     from train.data.batches import Batches
     from train.data.fingerprint import fingerprint
-    from train.loop import Best, fit
+    from train.engine import runtime
+    from train.engine.loop import Best, fit
+    from train.engine.runs import Run
     from train.metrics.autoencoding import GOAL, Watch
     from train.metrics.measuring import Measures
-    from train.runs import Run
 
     device = runtime.setup(settings)
     train, held_out = digits.load(settings.data, settings.data_dir, settings.evaluate_on)
     digits.require_contrast(train)
     # The checkpoint is chosen on images that are neither trained on nor reported on.
     train, validation = digits.part(train, one_in=min(12, len(train)))
-    size = fitting.batch(settings.batch_size, len(train), parallel.size())
+    size = fitting.batch(settings.batch_size, len(train), processes.size())
     settings = fitting.fitted(settings, size)
     batches = Batches((train.images,), settings.batch_size, settings.seed, device)
     objective = build(settings, train.shape).to(device)

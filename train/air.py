@@ -5,16 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from train.settings import (
-    Count,
-    EstimatorSettings,
-    Positive,
-    Probability,
-    SceneSettings,
-    Whole,
-    command,
-    leaves_no_trace,
-)
+from train import processes
+from train.cli import command, leaves_no_trace
+from train.settings import Count, EstimatorSettings, Positive, Probability, SceneSettings, Whole
 
 if TYPE_CHECKING:
     from pyro.infer import ELBO
@@ -114,19 +107,20 @@ def build(
 def main(settings: AIRSettings) -> dict[str, Any]:
     """Data, objective, loop, measures, figures."""
     # Here and not above: --help and a wrong flag are answered before PyTorch is there.
-    from train import figures, fitting, parallel, runtime, verdict
+    from train import figures, fitting, verdict
     from train.data.batches import Batches
     from train.data.fingerprint import fingerprint
     from train.data.scenes import load_scenes
-    from train.loop import fit
+    from train.engine import runtime
+    from train.engine.loop import fit
+    from train.engine.runs import Run
     from train.metrics.counting import Watch, goals, measure
     from train.metrics.measuring import Measures
-    from train.runs import Run
 
     device = runtime.setup(settings)
     data = load_scenes(settings)
     data.require_room(settings.max_objects)
-    size = fitting.batch(settings.batch_size, len(data.train), parallel.size())
+    size = fitting.batch(settings.batch_size, len(data.train), processes.size())
     settings = fitting.fitted(settings, size)
     batches = Batches((data.train.images,), settings.batch_size, settings.seed, device)
     objective = build(settings, data.train.shape).to(device)

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from train.settings import InputError, first_line, require
+from train.errors import InputError, first_line, require
 
 
 def whole(name: str, value: Any, least: int = 1, most: int | None = None) -> int:

@@ -10,22 +10,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
-from train.settings import (
-    Count,
-    InputError,
-    Settings,
-    Whole,
-    command,
-    flag,
-    leaves_no_trace,
-    require,
-)
+from train.cli import command, leaves_no_trace
+from train.errors import InputError, require
+from train.settings import Count, Settings, Whole, flag
 
 if TYPE_CHECKING:
     import torch
 
     from train.data.digits import Split
-    from train.metrics import comparison
+    from train.studies import comparison
 
 
 @dataclass(frozen=True)
@@ -99,7 +92,7 @@ def codecs_of(paths: Sequence[Path], data: Split, device: torch.device) -> list[
         InputError: If runs cannot be loaded, or cannot be compared on these data; the message names
             each of them.
     """
-    from train.metrics import comparison
+    from train.studies import comparison
     from train.trained import load
 
     codecs, problems = [], []
@@ -120,11 +113,12 @@ def codecs_of(paths: Sequence[Path], data: Split, device: torch.device) -> list[
 @leaves_no_trace
 def main(settings: CompareSettings) -> dict[str, Any]:
     """Data, runs, measures, table and figure."""
-    from train import figures, parallel, runtime, tables
+    from train import figures, tables
     from train.data import digits
-    from train.metrics import comparison
+    from train.engine import parallel, runtime
+    from train.engine.runs import Run
     from train.metrics.measuring import Measures
-    from train.runs import Run
+    from train.studies import comparison
 
     parallel.require_alone("train.compare")
     shared = Settings(**settings.shared(), steps=settings.steps, run_dir=settings.run_dir)

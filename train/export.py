@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import tyro
 
-from train.settings import InputError, command
+from train.cli import command
+from train.errors import InputError
 
 if TYPE_CHECKING:
     from train.trained import Part, Trained
@@ -52,7 +53,7 @@ def export(trained: Trained, folder: Path, *, onnx: bool = False) -> list[Path]:
     import pyro
     import torch
 
-    from train import disk
+    from train.engine import disk
 
     with disk.writing(folder):
         folder.mkdir(parents=True, exist_ok=True)

@@ -119,7 +119,7 @@ def versus(
     """Metrics of several runs over the steps of training.
 
     Args:
-        runs: By the name of a run, its history: see :meth:`train.runs.Run.history`.
+        runs: By the name of a run, its history: see :meth:`train.engine.runs.Run.history`.
         panels: By metric, the label of its panel's vertical axis.
     """
     figure = Figure(figsize=(4.4 * len(panels), 3.4), layout="constrained")
@@ -171,7 +171,7 @@ def estimators(table: Sequence[Mapping[str, Any]]) -> Figure:
     """Estimators of a gradient: bias, variance, time, and variance times time.
 
     Args:
-        table: Rows of :func:`train.metrics.gradients.compare`.
+        table: Rows of :func:`train.studies.gradients.compare`.
     """
     names = list(dict.fromkeys(row["estimator"] for row in table))
     groups = list(dict.fromkeys(row["group"] for row in table))
@@ -210,7 +210,7 @@ def races(rows: Sequence[Mapping[str, Any]]) -> Figure:
     """Held-out ELBO and count accuracy over seconds of training, a line for each seed.
 
     Args:
-        rows: Rows of :func:`train.metrics.races.race`.
+        rows: Rows of :func:`train.studies.races.race`.
     """
     names = list(dict.fromkeys(row["estimator"] for row in rows))
     styles = ("-", "--", ":")

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any, NamedTuple, TypeVar
 
-from train.settings import Settings, note, require
+from train.errors import note, require
+from train.settings import Settings
 
 S = TypeVar("S", bound=Settings)
 

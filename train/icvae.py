@@ -5,16 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from train.settings import (
-    Count,
-    ELBOSettings,
-    NonNegative,
-    Positive,
-    Whole,
-    command,
-    leaves_no_trace,
-    require,
-)
+from train import processes
+from train.cli import command, leaves_no_trace
+from train.errors import require
+from train.settings import Count, ELBOSettings, NonNegative, Positive, Whole
 
 if TYPE_CHECKING:
     from train.data.conditions import Condition
@@ -121,15 +115,17 @@ def build(settings: ICVAESettings, shape: tuple[int, int], condition: Condition)
 @leaves_no_trace
 def main(settings: ICVAESettings) -> dict[str, Any]:
     """Data, objective, loop, measures, figures."""
-    from train import figures, fitting, parallel, runtime, sweeps, verdict
+    from train import figures, fitting, verdict
     from train.data import digits
     from train.data.batches import Batches
     from train.data.conditions import Condition
     from train.data.fingerprint import fingerprint
-    from train.loop import fit
+    from train.engine import runtime
+    from train.engine.loop import fit
+    from train.engine.runs import Run
     from train.metrics.coding import Watch, goals, measure
     from train.metrics.measuring import Measures
-    from train.runs import Run
+    from train.studies import sweeps
 
     if settings.sweep:
         return sweeps.icvae(settings, main)
@@ -137,10 +133,10 @@ def main(settings: ICVAESettings) -> dict[str, Any]:
     data = digits.load(settings.data, settings.data_dir, settings.evaluate_on)
     condition = Condition.of(*data)
     require_classes(settings, condition)
-    size = fitting.batch(settings.batch_size, len(data.train), parallel.size())
+    size = fitting.batch(settings.batch_size, len(data.train), processes.size())
     terms = None
     if settings.invariance == "echo":
-        share = (size.fits if size else settings.batch_size) // parallel.size()
+        share = (size.fits if size else settings.batch_size) // processes.size()
         terms = fitting.echo_terms(settings.echo_terms, share, len(data.held_out))
     settings = fitting.fitted(settings, size, terms)
     told = condition.told(data.train, settings.condition == "labels")

@@ -5,18 +5,12 @@ Nothing here imports torch, so that ``python -m train.METHOD --help`` answers at
 
 from __future__ import annotations
 
-import functools
 import math
 import os
 import re
-import reprlib
 import struct
-import sys
-import traceback
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, fields, make_dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
 from types import UnionType
 from typing import (
@@ -32,62 +26,8 @@ from typing import (
     get_type_hints,
 )
 
-import tyro
-
-
-def printable(message: str) -> str:
-    """A message in one line: characters that cannot be printed are as Python writes them.
-
-    Names of files and arrays may have ends of lines in them, and what a terminal obeys.
-    """
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)
-
-
-class InputError(Exception):
-    """What a person gave cannot be used.
-
-    The message is one line that names the flag or the file and says what to do instead. The
-    command line prints it and exits with status 2.
-    """
-
-    def __init__(self, message: str) -> None:
-        super().__init__(printable(message))
-
-
-def first_line(error: Exception) -> str:
-    """What another library's error says, short enough for a line of ours."""
-    return str(error).strip().split("\n")[0][:120]
-
-
-def brief(value: Any) -> str:
-    """A value as a message shows it, however long or deeply nested it is."""
-    return reprlib.repr(value)
-
-
-class Interrupted(Exception):
-    """Ctrl-C was pressed. The run is saved; the message says how to go on with it."""
-
-
-def require(condition: bool, message: str) -> None:
-    """Raises :class:`InputError` with ``message`` unless ``condition`` holds."""
-    if not condition:
-        raise InputError(message)
-
-
-def note(message: str) -> None:
-    """Says on standard error what was done with something a person gave, once for all processes."""
-    from train import parallel
-
-    if not parallel.rank():
-        print(f"note: {printable(message)}", file=sys.stderr)
-
-
-def warn(message: str) -> None:
-    """Says the same to who calls this library from Python, as a warning at the line that does."""
-    level, frame = 1, sys._getframe()
-    while frame is not None and frame.f_globals.get("__name__", "").startswith("train."):
-        level, frame = level + 1, frame.f_back
-    warnings.warn(message, stacklevel=level)
+from train import processes
+from train.errors import InputError, brief, require
 
 
 class Range(NamedTuple):
@@ -123,9 +63,6 @@ class Range(NamedTuple):
 
 LARGEST = 2**31
 """Whole numbers must be less: what NumPy and PyTorch take for seeds and sizes."""
-
-NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "calculation overflow")
-"""What PyTorch says when there is too little memory."""
 
 LONGEST = 1_000
 """The most values of a setting that takes several."""
@@ -218,9 +155,7 @@ class Settings:
     @property
     def share(self) -> int:
         """Examples a step of this process, one of those that torchrun started."""
-        from train import parallel
-
-        return self.batch_size // parallel.size()
+        return self.batch_size // processes.size()
 
 
 @dataclass(frozen=True)
@@ -418,102 +353,3 @@ def parameters(message: str, settings: type[Settings], **others: str) -> str:
         return f"{positive}=False" if positive in hints else match[0]
 
     return re.sub(r"--([a-z][a-z0-9-]*)", named, message)
-
-
-M = TypeVar("M", bound=Callable[..., Any])
-
-
-def leaves_no_trace(main: M) -> M:
-    """Makes a ``main`` leave the process of whoever calls it as it was; a decorator.
-
-    See :func:`train.runtime.preserved`.
-    """
-
-    @functools.wraps(main)
-    def alone(settings: Any) -> Any:
-        from train import runtime
-
-        with runtime.preserved():
-            return main(settings)
-
-    return alone
-
-
-def command(
-    settings: type[S], main: Callable[[S], Mapping[str, Any]], args: list[str] | None = None
-) -> None:
-    """Runs ``main`` with settings read from the command line.
-
-    Every command has the flag ``--traceback`` too, which is none of its settings: before the line
-    of an error it shows where in the code the error came from.
-
-    Args:
-        settings: The dataclass whose fields are the flags.
-        main: What to run; it returns the results. Those that are numbers or words are printed in a
-            line on standard output, then the lines of :class:`~train.verdict.Results`, if that is
-            what they are, on standard error.
-        args: The command line; :data:`sys.argv` if not given.
-
-    Raises:
-        SystemExit: With status 2 and one line on standard error if an :class:`InputError` came,
-            with 130 if Ctrl-C did.
-    """
-    from train import parallel
-
-    args = sys.argv[1:] if args is None else args
-    # Which process of several, so that a person sees where to look.
-    who = f"process {parallel.rank()}: " if parallel.rank() else ""
-    try:
-        with _memory_named():
-            given = _parsed(settings, args)
-            # Not above: --help and a wrong flag are answered before PyTorch is there.
-            from train import runtime
-
-            runtime.tune_malloc()
-            results = main(given)
-    except Interrupted as stop:
-        print(f"{who}{stop}", file=sys.stderr)
-        raise SystemExit(130) from None
-    except InputError as error:
-        # Settings that are refused are no object that could be asked.
-        if "--traceback" in args:
-            traceback.print_exc()
-        print(f"{who}error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
-    # Of several processes only the first has any.
-    if not results:
-        return
-    plain = {k: v for k, v in results.items() if not isinstance(v, Mapping | list)}
-    shown = (f"{k}={v:.5g}" if isinstance(v, float) else f"{k}={v}" for k, v in plain.items())
-    print(" ".join(shown), flush=True)
-    # What a person reads comes last, and not where a script looks for numbers.
-    for line in getattr(results, "lines", ()):
-        print(line, file=sys.stderr)
-
-
-def _parsed(settings: type[S], args: list[str]) -> S:
-    """Settings of a command line that may also have the flag ``--traceback``."""
-    shown = tyro.conf.arg(help="Show where in the code an error came from.")
-    line = make_dataclass(
-        "CommandLine",
-        [
-            ("settings", tyro.conf.OmitArgPrefixes[settings]),
-            ("traceback", Annotated[tyro.conf.FlagCreatePairsOff[bool], shown], False),
-        ],
-    )
-    return tyro.cli(line, args=args, description="").settings
-
-
-@contextmanager
-def _memory_named() -> Iterator[None]:
-    """Raises :class:`InputError` where memory was what was missing."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        # PyTorch has no type for it on the CPU.
-        if isinstance(error, MemoryError) or any(word in str(error) for word in NO_MEMORY):
-            raise InputError(
-                "there is not enough memory: give a smaller --batch-size, or smaller sizes of "
-                "networks or data"
-            ) from error
-        raise

@@ -14,27 +14,20 @@ from torch import Tensor
 
 from guides.air import Detection
 from pyro_models.air import Scene
-from train import abc, acai, ae, air, disk, icvae, losses, runtime
+from train import abc, acai, ae, air, icvae, losses
 from train.arguments import as_codes, require_pairs, whole
 from train.data.batches import as_input
 from train.data.conditions import Condition
 from train.data.digits import Frame
 from train.data.images import as_images
+from train.engine import disk, runtime
+from train.engine.outline import weightless
+from train.engine.runs import Learnt, read_config, read_weights
+from train.errors import InputError, brief, first_line, require
 from train.estimators import restored
 from train.metrics.interpolation import interpolate, mixes
 from train.objective import Objective
-from train.outline import weightless
-from train.runs import Learnt, read_config, read_weights
-from train.settings import (
-    LARGEST,
-    InputError,
-    Settings,
-    brief,
-    first_line,
-    parameters,
-    require,
-    restore,
-)
+from train.settings import LARGEST, Settings, parameters, restore
 
 Array = Any
 """Images of shape :math:`(M, H, W)`, or one of :math:`(H, W)`, for which the answer is a batch of
@@ -606,7 +599,7 @@ def _sound(condition: Any) -> Mapping[str, Any]:
 
 
 def named_device(device: str | torch.device) -> torch.device:
-    """:func:`train.runtime.find_device`, with errors for somebody who calls from Python."""
+    """:func:`train.engine.runtime.find_device`, with errors for somebody who calls from Python."""
     try:
         return runtime.find_device(device)
     except InputError as error:

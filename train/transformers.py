@@ -19,17 +19,19 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
 from pyro_models.acai import halvings
-from train import abc, fitting, icvae, runtime
+from train import abc, fitting, icvae
 from train.data import digits
 from train.data.batches import Batches
 from train.data.conditions import Condition
 from train.data.digits import Images
 from train.data.labels import as_labels
 from train.data.stacks import sets_of
-from train.loop import fit
+from train.engine import runtime
+from train.engine.loop import fit
+from train.engine.runs import Learnt, Run
+from train.errors import InputError, Interrupted, require
 from train.objective import Batch, Objective
-from train.runs import Learnt, Run
-from train.settings import InputError, Interrupted, parameters, require
+from train.settings import parameters
 from train.trained import METHODS
 
 OWN = ("data", "data_dir", "evaluate_on", "resume", "run_dir", "sweep", "tensorboard")
@@ -56,7 +58,7 @@ class Transformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         ValueError: If ``X``, ``y`` or a setting cannot be used.
         KeyboardInterrupt: If Ctrl-C was pressed; nothing is kept of a fit that was not finished.
 
-    ``fit`` leaves the process as it was: see :func:`train.runtime.preserved`.
+    ``fit`` leaves the process as it was: see :func:`train.engine.runtime.preserved`.
 
     Example:
         >>> images = np.random.default_rng(0).random((50, 12, 12))

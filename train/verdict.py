@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from train.engine.runs import Run
 from train.metrics.goals import Goal
 from train.metrics.measuring import Measures
-from train.runs import Run
 
 
 class Results(dict[str, Any]):

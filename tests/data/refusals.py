@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from train.settings import InputError
+from train.errors import InputError
 
 
 @contextmanager

@@ -17,13 +17,14 @@ from tests.test_train_air import SMALL, small
 from train import air, figures
 from train.ae import AESettings
 from train.ae import main as train_ae
-from train.estimators.__main__ import BenchSettings, air_settings, assembled, main, row_settings
+from train.cli import command
+from train.engine.runs import Run
+from train.errors import InputError
 from train.figures import races
-from train.metrics import gradients
-from train.metrics.races import SUMMARY, evaluations, summary
 from train.objective import ELBOObjective
-from train.runs import Run
-from train.settings import InputError, command
+from train.studies import gradients
+from train.studies.estimators import BenchSettings, air_settings, assembled, main, row_settings
+from train.studies.races import SUMMARY, evaluations, summary
 from train.tables import markdown
 from train.trained import load
 

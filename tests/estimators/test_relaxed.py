@@ -13,6 +13,7 @@ from torch.distributions import kl_divergence
 
 from guides.air import RecurrentGuide, ResidualGuide
 from tests.estimators.exact import Projections, gradients, kl_bernoulli, z_scores
+from train.errors import InputError
 from train.estimators import (
     ESTIMATORS,
     ConcreteELBO,
@@ -22,7 +23,6 @@ from train.estimators import (
     count_out,
     make,
 )
-from train.settings import InputError
 
 GUIDES = pytest.mark.parametrize("guide_class", [ResidualGuide, RecurrentGuide])
 

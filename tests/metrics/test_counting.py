@@ -13,6 +13,7 @@ from guides.air import ResidualGuide
 from pyro_models.air import AIR
 from train.data.batches import Batches
 from train.data.scenes import Scenes, ScenesSplit
+from train.engine.runs import Run
 from train.metrics.counting import (
     Watch,
     box_iou,
@@ -26,7 +27,6 @@ from train.metrics.counting import (
     what_to_try,
 )
 from train.metrics.measuring import Measures, Unmeasurable, attempt
-from train.runs import Run
 
 
 @pytest.fixture

@@ -9,7 +9,8 @@ from torch import nn
 from guides.air import BaselineNetwork, DecayingAverage, ResidualGuide
 from pyro_models.air import AIR
 from train.estimators import ConcreteELBO, MarginalELBO, TraceGraphELBO
-from train.metrics.gradients import (
+from train.objective import ELBOObjective
+from train.studies.gradients import (
     Moments,
     compare,
     groups,
@@ -19,7 +20,6 @@ from train.metrics.gradients import (
     moments,
     quality,
 )
-from train.objective import ELBOObjective
 
 
 def test_moments_are_means_and_variances():

@@ -6,9 +6,9 @@ import pytest
 from matplotlib.figure import Figure
 
 from tests.data.refusals import refused
+from train.engine.runs import Run
+from train.errors import Interrupted
 from train.metrics.measuring import Measures, Unmeasurable
-from train.runs import Run
-from train.settings import Interrupted
 
 
 def fails(error: BaseException):

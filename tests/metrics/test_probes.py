@@ -9,11 +9,11 @@ from pyro_models.icvae import ICVAE
 from tests.data.refusals import refused
 from train.data.conditions import Condition
 from train.data.digits import Images
+from train.engine.runs import Run
 from train.metrics import probes
 from train.metrics.coding import Watch, encode, measure
 from train.metrics.measuring import Measures
 from train.metrics.probes import leakage
-from train.runs import Run
 
 ADVERSARIES = {"linear", "mlp1", "mlp2", "mlp3", "nearest1", "nearest15", "trees"}
 SMOOTH = ("linear", "mlp1", "mlp2", "mlp3")

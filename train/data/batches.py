@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from train.settings import require
+from train.errors import require
 
 
 class Batches:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from train.data.digits import Images
 from train.data.labels import Classes, as_labels
-from train.settings import require
+from train.errors import require
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,7 @@ from torch import Tensor
 from train.data import files
 from train.data.labels import Classes, are_classes
 from train.data.splits import hold_out
-from train.settings import InputError, require
+from train.errors import InputError, require
 
 IDX_FILES = (
     "train-images-idx3-ubyte",

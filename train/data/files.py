@@ -20,7 +20,7 @@ from PIL import Image
 from train.data import memory, pictures
 from train.data.images import as_bytes, as_images
 from train.data.labels import as_labels, chosen
-from train.settings import InputError, note, require
+from train.errors import InputError, note, require
 
 NAMES = ("mnist5k", "mnist", "fashion-mnist", "kmnist")
 """What ``--data`` takes for a name; anything else is a path."""

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from train.data import pictures
-from train.settings import InputError, require, warn
+from train.errors import InputError, require, warn
 
 ROUNDING = 1e-3
 """Floats this far outside of [0, 1] are there by rounding, and are clipped without a word."""

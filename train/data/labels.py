@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from train.settings import InputError, require
+from train.errors import InputError, require
 
 FEW = 20
 """Floats that are all whole are classes if no more values occur: see :func:`as_labels`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from train.settings import require
+from train.errors import require
 
 SHARE = 0.5
 """The part of the available memory that the images of a data set may take; networks need some."""

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageOps
 
-from train.settings import InputError
+from train.errors import InputError
 
 UNREADABLE = (
     *(OSError, SyntaxError, ValueError, EOFError, RuntimeError),

@@ -15,7 +15,8 @@ from torch import Tensor
 from train.data import digits as labelled
 from train.data import files
 from train.data.splits import hold_out
-from train.settings import SceneSettings, require
+from train.errors import require
+from train.settings import SceneSettings
 
 Overlap = Literal["apart", "dim", "any"]
 

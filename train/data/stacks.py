@@ -12,7 +12,7 @@ from torch import Tensor
 from train.data.batches import as_input
 from train.data.digits import Images
 from train.data.labels import Classes, are_whole
-from train.settings import require
+from train.errors import require
 
 CHUNK = 64
 """Steps whose indices are drawn, and moved to the device, at once."""

@@ -14,6 +14,7 @@ from typing import Any
 from pyro.infer import ELBO
 from torch import Tensor
 
+from train.errors import InputError, brief
 from train.estimators.base import DifferentiableELBO
 from train.estimators.concrete import ConcreteELBO
 from train.estimators.counts import Counts, count_out
@@ -23,7 +24,6 @@ from train.estimators.meanfield import MeanFieldELBO
 from train.estimators.tracegraph import TraceGraphELBO
 from train.estimators.wake_sleep import ReweightedWakeSleepELBO
 from train.estimators.weights import importance_weighted
-from train.settings import InputError, brief
 
 __all__ = [
     "ESTIMATORS",

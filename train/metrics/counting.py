@@ -18,11 +18,11 @@ from pyro_models.air import AIR
 from pyro_models.sharing import one_estimate
 from train.data.batches import Batches, as_input
 from train.data.scenes import Scenes, ScenesSplit
+from train.engine.runs import Run
 from train.estimators import ImportanceWeightedELBO, MarginalELBO
 from train.metrics.goals import Beats, Goal
 from train.metrics.measuring import Measures, Unmeasurable
 from train.metrics.references import majority, mean_image_mse
-from train.runs import Run
 
 
 class Found(NamedTuple):

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure
 
-from train.runs import Run
-from train.settings import InputError, Interrupted, first_line
+from train.engine.runs import Run
+from train.errors import InputError, Interrupted, first_line
 
 NOT_FINITE = "it is not a finite number"
 """Why a number that came out is not in the results."""

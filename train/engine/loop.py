@@ -15,13 +15,15 @@ import pyro
 import torch
 from torch import Tensor, nn
 
-from train import parallel
+from train import processes
+from train.engine import parallel
+from train.engine.progress import Progress
+from train.engine.runs import Run
+from train.engine.runtime import random_state, set_random_state
+from train.engine.steps import Stepper
+from train.errors import InputError, Interrupted
 from train.objective import Batch, Objective
-from train.progress import Progress
-from train.runs import Run
-from train.runtime import random_state, set_random_state
-from train.settings import LARGEST, InputError, Interrupted, Settings
-from train.steps import Stepper
+from train.settings import LARGEST, Settings
 
 STARTING = 32
 """Batches that an objective may look at before its first step."""
@@ -119,7 +121,7 @@ def fit(
         evaluate: Called every ``eval_every`` steps and after the last; what it returns is logged.
         best: Chooses among the evaluations: its weights are what is left in the objective and in
             ``model.safetensors``, and training ends when it says so.
-        progress: Whether to show how far it is: see :class:`~train.progress.Progress`.
+        progress: Whether to show how far it is: see :class:`~train.engine.progress.Progress`.
 
     Raises:
         InputError: If a loss is not a finite number, or another process is gone.
@@ -155,14 +157,14 @@ def fit(
                 losses = {name: each for name, each in metrics.items() if name.endswith("_loss")}
                 shown.show(step, losses | watched)
             if evaluate is not None and (last or step % settings.eval_every == 0):
-                seen = parallel.told(_aside(evaluate, step, objective, settings))
+                seen = parallel.broadcast(_aside(evaluate, step, objective, settings))
                 run.log(step, seen)
                 shown.show(step, seen)
                 if best is not None:
                     best.see(step, seen, objective)
                     last = last or best.over
             # Processes must stop at the same step, so they ask each other, but not at each one.
-            stop = parallel.told(interrupted()) if reads or parallel.size() == 1 else False
+            stop = parallel.broadcast(interrupted()) if reads or processes.size() == 1 else False
             if last or stop or step % settings.checkpoint_every == 0:
                 save()
             if stop and not last:
@@ -226,7 +228,7 @@ class Training:
 
     def share_of(self, batch: Callable[[int], Batch], step: int) -> Batch:
         """This process' part of the batch of a step."""
-        return tuple(parallel.mine(part) for part in batch(step))
+        return tuple(parallel.shard(part) for part in batch(step))
 
     def state(self) -> dict[str, Any]:
         """Everything, as tensors and plain values; every process has to ask for it."""
@@ -244,7 +246,7 @@ class Training:
                 name: optimiser.state_dict() for name, optimiser in self.stepper.optimisers.items()
             },
             "best": self.best.state() if self.best is not None else {},
-            "own": parallel.gathered(own),
+            "own": parallel.all_gather(own),
         }
 
     def load(self, state: Mapping[str, Any]) -> None:
@@ -256,18 +258,18 @@ class Training:
         self.step = int(state["step"])
         self.warm_up.seconds = float(state["warm_up_seconds"])
         self.clock.seconds = float(state["train_seconds"])
-        self.own = list(state["own"])[parallel.rank() :][:1]
+        self.own = list(state["own"])[processes.rank() :][:1]
         for own in self.own:
             self.meter.load(own["meter"])
             set_random_state(own["random"], self.device)
 
     def share(self) -> None:
         """Makes all processes begin with the same weights, and with draws of their own."""
-        parallel.same(self.objective)
+        parallel.broadcast_module(self.objective)
         for own in self.own:
             self.objective.load_state_dict(own["buffers"], strict=False)
-        if parallel.rank() and not self.own:
-            seed = self.settings.seed + 1_000_003 * parallel.rank() + self.step
+        if processes.rank() and not self.own:
+            seed = self.settings.seed + 1_000_003 * processes.rank() + self.step
             pyro.set_rng_seed(seed % LARGEST)
 
 
@@ -296,7 +298,7 @@ class Meter:
     def read(self, run: Run) -> dict[str, float]:
         """The means since the last reading, as numbers; waits for the device."""
         self.check(run)
-        parallel.average([self.sums])
+        parallel.all_reduce_mean([self.sums])
         means = (self.sums / self.steps).tolist()
         self.sums.zero_()
         self.steps = 0
@@ -373,7 +375,7 @@ def _aside(
     settings: Settings,
 ) -> dict[str, float]:
     """Looks at the objective in evaluation mode, with random numbers that training never sees."""
-    if watch is None or parallel.rank():
+    if watch is None or processes.rank():
         return {}
     objective.eval()
     with torch.random.fork_rng(), torch.no_grad():

@@ -14,12 +14,23 @@ import pyro
 import torch
 from torch import Tensor, nn
 
-from train import parallel
-from train.agreement import BUFFER, WEIGHTS, Outcome, State, difference
-from train.compiled import Differentiate, Gradients, Replay, Take, Values, compiled, replays, wanted
+from train import processes
+from train.engine import parallel
+from train.engine.agreement import BUFFER, WEIGHTS, Outcome, State, difference
+from train.engine.compiled import (
+    Differentiate,
+    Gradients,
+    Replay,
+    Take,
+    Values,
+    compiled,
+    replays,
+    wanted,
+)
+from train.engine.runtime import precision, random_state, set_random_state
+from train.errors import InputError, first_line, require
 from train.objective import Batch, Objective
-from train.runtime import precision, random_state, set_random_state
-from train.settings import InputError, Settings, first_line, require
+from train.settings import Settings
 
 
 class Stepper:
@@ -87,13 +98,13 @@ class Stepper:
         except InputError as error:
             problem = str(error)
         # Processes that train one model take its steps in one way.
-        problems = [each for each in parallel.gathered(problem) if each]
+        problems = [each for each in parallel.all_gather(problem) if each]
         if not problems:
             self.take = take
             return
         require(self.settings.compile != "on", problems[0])
         self.use_rates(self.rates)
-        if parallel.rank() == 0:
+        if processes.rank() == 0:
             print(f"{problems[0]}; it goes on without", file=sys.stderr)
 
     def faster(self, batch: Callable[[int], Batch], done: int) -> Take:
@@ -288,8 +299,8 @@ class Stepper:
         for name, weights in self.parameters.items():
             for weight, gradient in zip(weights, found[name], strict=True):
                 weight.grad = gradient
-            if parallel.size() > 1 and not self.rehearsing:
-                parallel.average(every_gradient(weights))
+            if processes.size() > 1 and not self.rehearsing:
+                parallel.all_reduce_mean(every_gradient(weights))
             if self.settings.clip_norm is not None:
                 nn.utils.clip_grad_norm_(weights, self.settings.clip_norm)
         for optimiser in self.optimisers.values():

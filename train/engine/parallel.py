@@ -5,13 +5,13 @@ Every function does the right thing in a process that is alone, and needs no sta
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from train.settings import InputError, first_line, require
+from train import processes
+from train.errors import InputError, first_line, require
 
 if TYPE_CHECKING:
     import torch
@@ -22,25 +22,9 @@ PATIENCE = timedelta(hours=6)
 """How long processes wait for one that evaluates; one that is gone is noticed at once."""
 
 
-def rank() -> int:
-    """Which process this is, from 0."""
-    return int(os.environ["RANK"]) if size() > 1 else 0
-
-
-def size() -> int:
-    """How many processes there are."""
-    # Schedulers set a number of processes too, for programs that meet in another way.
-    return int(os.environ.get("WORLD_SIZE", "1")) if "MASTER_ADDR" in os.environ else 1
-
-
-def local_rank() -> int:
-    """Which of this machine's processes this is, from 0."""
-    return int(os.environ.get("LOCAL_RANK", "0")) if size() > 1 else 0
-
-
 def require_alone(what: str) -> None:
     """Raises :class:`InputError` if torchrun started several processes."""
-    require(size() == 1, f"{what} makes one run after another: start it without torchrun")
+    require(processes.size() == 1, f"{what} makes one run after another: start it without torchrun")
 
 
 def start(device: torch.device) -> bool:
@@ -54,7 +38,7 @@ def start(device: torch.device) -> bool:
     """
     from torch import distributed
 
-    joins = size() > 1 and not distributed.is_initialized()
+    joins = processes.size() > 1 and not distributed.is_initialized()
     if joins:
         with _together():
             distributed.init_process_group(
@@ -67,49 +51,49 @@ def stop() -> None:
     """Leaves the other processes."""
     from torch import distributed
 
-    if size() > 1:
+    if processes.size() > 1:
         distributed.destroy_process_group()
 
 
-def mine(tensor: torch.Tensor) -> torch.Tensor:
+def shard(tensor: torch.Tensor) -> torch.Tensor:
     r"""This process' rows of a tensor with one row for each datum: :math:`(B, *)`, of which it has
     :math:`B / R` of :math:`R` processes."""
-    if size() == 1:
+    if processes.size() == 1:
         return tensor
-    share = len(tensor) // size()
-    return tensor[rank() * share : (rank() + 1) * share]
+    share = len(tensor) // processes.size()
+    return tensor[processes.rank() * share : (processes.rank() + 1) * share]
 
 
-def average(tensors: Sequence[torch.Tensor]) -> None:
+def all_reduce_mean(tensors: Sequence[torch.Tensor]) -> None:
     """Puts the mean over all processes into each tensor, in one message."""
     import torch
 
-    if size() == 1 or not tensors:
+    if processes.size() == 1 or not tensors:
         return
     together = torch.cat([tensor.flatten() for tensor in tensors])
     with _together():
         torch.distributed.all_reduce(together)
-    together /= size()
+    together /= processes.size()
     parts = together.split([tensor.numel() for tensor in tensors])
     for tensor, part in zip(tensors, parts, strict=True):
         tensor.copy_(part.view_as(tensor))
 
 
-def same(module: torch.nn.Module) -> None:
+def broadcast_module(module: torch.nn.Module) -> None:
     """Gives every process the weights and buffers of the first one."""
     import torch
 
-    if size() > 1:
+    if processes.size() > 1:
         with _together(), torch.no_grad():
             for tensor in (*module.parameters(), *module.buffers()):
                 torch.distributed.broadcast(tensor, 0)
 
 
-def told(value: T) -> T:
+def broadcast(value: T) -> T:
     """What the first process has for a value."""
     from torch import distributed
 
-    if size() == 1:
+    if processes.size() == 1:
         return value
     values = [value]
     with _together():
@@ -117,12 +101,12 @@ def told(value: T) -> T:
     return values[0]
 
 
-def gathered(value: T) -> list[T]:
+def all_gather(value: T) -> list[T]:
     """What each process has for a value."""
     from torch import distributed
 
-    values: list[Any] = [value] * size()
-    if size() > 1:
+    values: list[Any] = [value] * processes.size()
+    if processes.size() > 1:
         with _together():
             distributed.all_gather_object(values, value)
     return values

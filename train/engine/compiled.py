@@ -17,9 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from train import parallel
+from train import processes
+from train.errors import InputError, first_line, require
 from train.objective import Batch
-from train.settings import InputError, Settings, first_line, require
+from train.settings import Settings
 
 Values = tuple[dict[str, Tensor], dict[str, Tensor]]
 """Losses and metrics by name, detached, of shape ()."""
@@ -45,7 +46,7 @@ def wanted(settings: Settings, device: torch.device) -> bool:
 
 def replays(device: torch.device) -> bool:
     """Whether steps can be recorded: on CUDA, in a process that has none to talk to."""
-    return device.type == "cuda" and parallel.size() == 1
+    return device.type == "cuda" and processes.size() == 1
 
 
 def compiled(

@@ -23,7 +23,7 @@ class Outcome(NamedTuple):
         losses: By name, of shape ().
         metrics: By name, of shape ().
         state: Weights, buffers and moments.
-        random: Of every random generator, see :func:`train.runtime.random_state`.
+        random: Of every random generator, see :func:`train.engine.runtime.random_state`.
     """
 
     losses: dict[str, Tensor]

@@ -7,9 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from train import figures, parallel
+from train import figures
+from train.engine import parallel
+from train.engine.runs import Run, read_results
 from train.metrics.measuring import Measures
-from train.runs import Run, read_results
 
 if TYPE_CHECKING:
     from train.icvae import ICVAESettings

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from train.settings import InputError, first_line, require
+from train.errors import InputError, first_line, require
 
 SUFFIX = ".part"
 """What a hidden file ends in while it is written; a process that was killed leaves it behind."""

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from train import air
-from train.runs import Run, read_results
-from train.settings import InputError
+from train.engine.runs import Run, read_results
+from train.errors import InputError
 
 
 def race(run: Run, runs: Sequence[tuple[str, air.AIRSettings]], seeds: int) -> list[dict[str, Any]]:

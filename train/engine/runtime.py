@@ -14,8 +14,9 @@ import numpy as np
 import pyro
 import torch
 
-from train import parallel
-from train.settings import InputError, Settings, require
+from train import processes
+from train.errors import InputError, require
+from train.settings import Settings
 
 # From glibc's malloc.h.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
@@ -36,17 +37,17 @@ def setup(settings: Settings) -> torch.device:
         InputError: If the device that was asked for is not there, or the batch cannot be shared
             out among the processes that torchrun started.
     """
-    processes = parallel.size()
+    number = processes.size()
     require(
-        settings.batch_size % processes == 0,
-        f"--batch-size {settings.batch_size} cannot be shared evenly by {processes} processes: "
-        f"give a multiple of {processes}",
+        settings.batch_size % number == 0,
+        f"--batch-size {settings.batch_size} cannot be shared evenly by {number} processes: "
+        f"give a multiple of {number}",
     )
     device = find_device(settings.device)
-    alone = processes == 1
+    alone = number == 1
     require(alone or device.type != "mps", "--device mps: one process only; give --device cpu")
     if device.type == "cuda" and not alone:
-        device = find_device(f"cuda:{parallel.local_rank()}")
+        device = find_device(f"cuda:{processes.local_rank()}")
         torch.cuda.set_device(device)
     if settings.deterministic:
         # What cuBLAS asks for; read when it is first used.

@@ -23,9 +23,11 @@ from matplotlib.figure import Figure
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from train import disk, parallel
-from train.checkpoints import Checkpoints
-from train.settings import LARGEST, InputError, Settings, brief, first_line, flag, require
+from train import processes
+from train.engine import disk
+from train.engine.checkpoints import Checkpoints
+from train.errors import InputError, brief, first_line, require
+from train.settings import LARGEST, Settings, flag
 
 MOST_BYTES = 8
 """Bytes of a number of the widest type that weights may have."""
@@ -73,7 +75,7 @@ class Run:
                 then.
         """
         directory = settings.run_dir or _fresh(method)
-        run = cls(directory, method, settings.keep_checkpoints, writes=parallel.rank() == 0)
+        run = cls(directory, method, settings.keep_checkpoints, writes=processes.rank() == 0)
         if not run.writes:
             return run
         require(

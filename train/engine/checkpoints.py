@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from train.disk import require_regular, write_inside
-from train.settings import InputError, first_line, require
+from train.engine.disk import require_regular, write_inside
+from train.errors import InputError, first_line, require
 
 
 class Checkpoints:

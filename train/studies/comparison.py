@@ -16,12 +16,12 @@ from torch.nn.functional import normalize
 from train import acai
 from train.data.batches import codes_of
 from train.data.digits import Frame, Images, Split
+from train.engine.runs import read_results
+from train.errors import require
 from train.metrics.clusters import cluster_accuracy
 from train.metrics.measuring import NOT_FINITE, Unmeasurable, attempt, finite
 from train.metrics.probes import leakage, probe_accuracy
 from train.metrics.style import STYLES, morphometrics, style_r2
-from train.runs import read_results
-from train.settings import require
 from train.trained import Trained, TrainedAIR, TrainedAutoencoder, TrainedICVAE
 
 MEASURES = {
