@@ -22,7 +22,7 @@ from timing import wait
 
 from train.air import AIRSettings
 from train.data.batches import Batches
-from train.engine.loop import Training
+from train.engine.loop import TrainState
 from train.engine.runtime import tune_cpu
 from train.tables import markdown
 
@@ -58,7 +58,7 @@ def ours(
 ) -> tuple[Callable[[int], object], float]:
     """A step of ``python -m train.air`` with these settings, and the seconds before the first."""
     settings = replace(SIZES, **changes)
-    training = Training(case(settings, device)[0], settings, device, None)
+    training = TrainState(case(settings, device)[0], settings, device, None)
     training.begin(batches)
     return lambda _: training.take(batches), training.warm_up.seconds
 

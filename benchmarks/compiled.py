@@ -19,7 +19,7 @@ import tyro
 from cases import DEFAULTS, case
 from timing import ratio, turns
 
-from train.engine.loop import Training
+from train.engine.loop import TrainState
 from train.engine.runtime import tune_cpu
 from train.settings import Settings
 from train.tables import markdown
@@ -39,17 +39,17 @@ class Benchmark:
     """Where to compute."""
 
 
-def begun(settings: Settings, device: torch.device) -> tuple[Training, Any]:
+def begun(settings: Settings, device: torch.device) -> tuple[TrainState, Any]:
     """A run that is ready for its first step, and its data."""
     torch._dynamo.reset()
     torch.manual_seed(0)
     objective, data = case(settings, device)
-    training = Training(objective, settings, device, None)
+    training = TrainState(objective, settings, device, None)
     training.begin(data)
     return training, data
 
 
-def losses(training: Training, data: Any, steps: int) -> torch.Tensor:
+def losses(training: TrainState, data: Any, steps: int) -> torch.Tensor:
     """The losses of steps from one seed, of shape (steps, *)."""
     torch.manual_seed(1)
     # Copied at once: what a replayed step returns is written over by the next one.

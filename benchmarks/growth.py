@@ -24,7 +24,7 @@ import tyro
 from cases import CPU, DEFAULTS, case
 from matplotlib.figure import Figure
 
-from train.engine.loop import Training
+from train.engine.loop import TrainState
 from train.engine.runtime import tune_cpu
 from train.tables import markdown
 
@@ -58,7 +58,7 @@ def point(method: str, settings: dict[str, Any], steps: int) -> tuple[float, flo
     torch.manual_seed(0)
     chosen = DEFAULTS[method](**settings)
     objective, batch = case(chosen)
-    training = Training(objective, chosen, CPU, None)
+    training = TrainState(objective, chosen, CPU, None)
     before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
     times = []
     for _ in range(steps + 2):

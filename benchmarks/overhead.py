@@ -29,7 +29,7 @@ from guides.icvae import GaussianGuide
 from pyro_models.air import AIR
 from pyro_models.icvae import ICVAE
 from pyro_models.networks import crop, paste
-from train.engine.loop import Training
+from train.engine.loop import TrainState
 from train.engine.runtime import tune_cpu
 from train.losses import class_information
 from train.objective import Batch
@@ -154,8 +154,8 @@ def steps(name: str) -> dict[str, Step]:
         expected = objective(batch, start)[0]["elbo"]
         torch.manual_seed(0)
         torch.testing.assert_close(loss(batch), expected)
-    training = Training(objective, settings, CPU, None)
-    compiled = Training(objective, replace(settings, compile="on"), CPU, None)
+    training = TrainState(objective, settings, CPU, None)
+    compiled = TrainState(objective, replace(settings, compile="on"), CPU, None)
     compiled.begin(data)
     parameters = training.stepper.parameters
 

@@ -101,7 +101,7 @@ def convolutional_encoder(depth: int, scales: int, latent: int) -> nn.Sequential
         before = after
     layers += [nn.Conv2d(before, depth << scales, 3, padding=1), nn.LeakyReLU(SLOPE)]
     layers += [nn.Conv2d(depth << scales, latent, 3, padding=1)]
-    return started(nn.Sequential(*layers))
+    return init_weights(nn.Sequential(*layers))
 
 
 def convolutional_decoder(
@@ -127,10 +127,10 @@ def convolutional_decoder(
         layers += [nn.LeakyReLU(SLOPE), nn.Conv2d(after, after, 3, padding=1), nn.LeakyReLU(SLOPE)]
         before = after
     layers += [Doubled(before, depth), nn.LeakyReLU(SLOPE), nn.Conv2d(depth, 1, 3, padding=1)]
-    return started(nn.Sequential(*layers, Unsigned()))
+    return init_weights(nn.Sequential(*layers, Unsigned()))
 
 
-def started(network: nn.Sequential) -> nn.Sequential:
+def init_weights(network: nn.Sequential) -> nn.Sequential:
     r"""Draws weights from :math:`\mathcal{N}(0, 1 / ((1 + a^2) n))`, and sets biases to zero.
 
     With :math:`n` the fan-in and :math:`a` the slope below zero that keeps the size of features

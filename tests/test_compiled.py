@@ -195,13 +195,13 @@ class Tape(TorchDispatchMode):
 
 
 def record(
-    function: Callable[[], Any], rehearsal: Callable[[], Any], **options: Any
+    function: Callable[[], Any], dry_run: Callable[[], Any], **options: Any
 ) -> tuple[Any, Any]:
     """As :func:`train.engine.compiled.record`; recording takes a step, which is taken back."""
-    with rehearsal():
+    with dry_run():
         function()
     tape = Tape(**options)
-    with rehearsal(), tape:
+    with dry_run(), tape:
         values = function()
     return tape.play, values
 
@@ -501,7 +501,7 @@ def test_beginning_changes_nothing(double, monkeypatch, compares):
                 stepper.begin(batch, done)
             assert isinstance(stepper.take, Replay)
         else:
-            with stepper.rehearsal():
+            with stepper.dry_run():
                 stepper.move(batch(done), torch.tensor(done))
         assert torch.equal(torch.get_rng_state(), random)
         for name, each in stepper.objective.state_dict().items():

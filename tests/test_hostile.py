@@ -264,7 +264,7 @@ def test_a_run_without_a_checksum_is_loaded(made, tmp_path):
     shutil.copytree(made("ae"), run)
     weights(lambda held: None)(run)
     trained, expected = load(run), load(made("ae"))
-    assert trained.learnt.step == expected.learnt.step == 2
+    assert trained.saved.step == expected.saved.step == 2
     for name, weight in expected.objective.state_dict().items():
         assert torch.equal(trained.objective.state_dict()[name], weight)
 

@@ -34,7 +34,7 @@ from train.cli import command
 from train.data import digits, files
 from train.engine import runs
 from train.engine.checkpoints import Checkpoints
-from train.engine.loop import Best, Training
+from train.engine.loop import Best, TrainState
 from train.errors import InputError
 from train.objective import Objective
 from train.settings import Settings, restore
@@ -233,8 +233,8 @@ class Wide(Objective):
         return {"one": [{"params": [self.weight], "lr": learning_rate}]}
 
 
-def training(settings: Settings) -> Training:
-    return Training(Wide(), settings, torch.device("cpu"), Best("metric"))
+def training(settings: Settings) -> TrainState:
+    return TrainState(Wide(), settings, torch.device("cpu"), Best("metric"))
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from tests.test_transformers import SMALL, small_digits
 from tests.test_transformers import ICVAETransformer as Transformer
 
 # What libraries set when they are imported is theirs: SymPy for PyTorch a filter of warnings.
-from train import compare, processes, settings
+from train import compare, processes
 from train.engine import runtime
 from train.icvae import ICVAESettings, main
 from train.metrics import coding  # noqa: F401
@@ -109,7 +109,7 @@ def test_a_comparison_is_made_by_one_process(monkeypatch):
 def test_a_command_keeps_its_memory(tmp_path, monkeypatch):
     kept = []
     monkeypatch.setattr(runtime, "tune_malloc", lambda: kept.append(True))
-    settings.command(ICVAESettings, lambda given: {}, [])
+    cli.command(ICVAESettings, lambda given: {}, [])
     assert kept == [True]
 
 
@@ -161,7 +161,7 @@ def test_processes_that_do_not_write_end_quietly(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(processes, "rank", lambda: 1)
     given = ICVAESettings(**TINY, data=data, run_dir=tmp_path / "run")
     assert main(given) == {}
-    settings.command(ICVAESettings, lambda _: main(given), [])
+    cli.command(ICVAESettings, lambda _: main(given), [])
     assert capsys.readouterr().out == ""
     assert not (tmp_path / "run").exists()
     # With draws of its own, so that its weights are others; but it has them.

@@ -50,7 +50,7 @@ class ACAISettings(Settings):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(
-            not self.critic or self.share > 1,
+            not self.critic or self.local_batch_size > 1,
             f"--batch-size {self.batch_size}: mixing needs a partner: give 2 or more a process, "
             "or --no-critic",
         )

@@ -99,7 +99,7 @@ def codecs_of(paths: Sequence[Path], data: Split, device: torch.device) -> list[
     for path in paths:
         try:
             trained = load(path, device)
-            made = reproduced(trained.learnt.method, trained.settings)
+            made = reproduced(trained.saved.method, trained.settings)
             codec = comparison.of_run(path, trained, made, data.held_out.shape)
             comparison.try_out(codec, data)
             codecs.append(codec)

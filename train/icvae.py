@@ -58,12 +58,12 @@ class ICVAESettings(ELBOSettings):
         super().__post_init__()
         bound = self.invariance in ("pairwise", "kt", "direct")
         require(
-            not bound or self.share > 1,
+            not bound or self.local_batch_size > 1,
             f"--batch-size {self.batch_size}: --invariance {self.invariance} compares images of a "
             "process' batch: give more",
         )
         require(
-            self.invariance != "echo" or self.share > self.echo_terms,
+            self.invariance != "echo" or self.local_batch_size > self.echo_terms,
             f"--batch-size {self.batch_size} is too small for --echo-terms {self.echo_terms}: "
             "Echo's noise is made of that many others",
         )

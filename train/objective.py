@@ -140,7 +140,8 @@ class ELBOObjective(Objective):
 class CorrespondenceObjective(Objective):
     r"""ABC's loss: stacks find each other's images, both ways, under the name ``"cycle"``.
 
-    A datum is a pair of stacks. The metric ``found`` is the share of images whose soft neighbour
+    A datum is a pair of stacks. The metric ``cycle_accuracy`` is the share of images whose soft
+    neighbour
     in the other stack is nearest to them.
 
     Args:
@@ -171,7 +172,7 @@ class CorrespondenceObjective(Objective):
         there, found = losses.cycle(a, b, back_a, **self.options)
         back, found_too = losses.cycle(b, a, back_b, **self.options)
         share = (found.float().mean() + found_too.float().mean()) / 2
-        return {"cycle": (there + back).mean()}, {"found": share}
+        return {"cycle": (there + back).mean()}, {"cycle_accuracy": share}
 
     def embed(self, batch: Batch, view: Callable[[Tensor], Tensor] | None) -> tuple[Tensor, ...]:
         """Embeddings of the stacks of pairs, all in one pass."""

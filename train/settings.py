@@ -153,7 +153,7 @@ class Settings:
         )
 
     @property
-    def share(self) -> int:
+    def local_batch_size(self) -> int:
         """Examples a step of this process, one of those that torchrun started."""
         return self.batch_size // processes.size()
 

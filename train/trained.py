@@ -22,7 +22,7 @@ from train.data.digits import Frame
 from train.data.images import as_images
 from train.engine import disk, runtime
 from train.engine.outline import weightless
-from train.engine.runs import Learnt, read_config, read_weights
+from train.engine.runs import SavedRun, read_config, read_weights
 from train.errors import InputError, brief, first_line, require
 from train.estimators import restored
 from train.metrics.interpolation import interpolate, mixes
@@ -77,7 +77,7 @@ class Trained:
     What is given back is on its device, without gradients; images are in [0, 1].
 
     Args:
-        learnt: What a run has learnt.
+        learnt: What a run has saved.
         device: Where to put it.
 
     Attributes:
@@ -91,22 +91,22 @@ class Trained:
     batch = 1_000
     """How many images are looked at together."""
 
-    def __init__(self, learnt: Learnt, device: torch.device) -> None:
-        self.learnt = learnt._replace(weights={})
-        self.settings: Any = restore(self.door[0], learnt.settings)
-        self.shape = _sides("shape", learnt.inputs["shape"], least=1)
+    def __init__(self, saved: SavedRun, device: torch.device) -> None:
+        self.saved = saved._replace(weights={})
+        self.settings: Any = restore(self.door[0], saved.settings)
+        self.shape = _sides("shape", saved.inputs["shape"], least=1)
         # Weights are drawn before they are replaced, and others' draws are not to change by that.
         with torch.random.fork_rng(devices=[]):
-            self.objective: Any = self.build(learnt.inputs)
+            self.objective: Any = self.build(saved.inputs)
         # There are none where a network's shapes are all that is wanted.
-        if learnt.weights:
-            self.objective.load_state_dict(learnt.weights)
+        if saved.weights:
+            self.objective.load_state_dict(saved.weights)
         self.objective.to(device).eval()
 
     def __reduce__(self) -> tuple[Any, ...]:
         # As a run folder has it, and not as modules, which are of this version of the code alone.
         weights = {name: each.cpu() for name, each in self.objective.state_dict().items()}
-        return type(self), (self.learnt._replace(weights=weights), torch.device("cpu"))
+        return type(self), (self.saved._replace(weights=weights), torch.device("cpu"))
 
     def build(self, inputs: Mapping[str, Any]) -> Objective:
         """The networks, from what ``config.json`` says of the data."""
@@ -550,10 +550,10 @@ def load(run_dir: str | Path, device: str | torch.device = "cpu") -> Any:
     kind = METHODS[config.method]
     # Settings may ask for any amount of memory: the file of weights says whether it is needed.
     with _damage(directory), weightless():
-        outline = kind(Learnt(*config, weights={}, step=0), torch.device("meta"))
+        outline = kind(SavedRun(*config, weights={}, step=0), torch.device("meta"))
     weights, step = read_weights(directory, outline.objective.state_dict())
     with _damage(directory):
-        return kind(Learnt(*config, weights=weights, step=step), device)
+        return kind(SavedRun(*config, weights=weights, step=step), device)
 
 
 @contextmanager

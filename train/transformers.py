@@ -28,7 +28,7 @@ from train.data.labels import as_labels
 from train.data.stacks import sets_of
 from train.engine import runtime
 from train.engine.loop import fit
-from train.engine.runs import Learnt, Run
+from train.engine.runs import Run, SavedRun
 from train.errors import InputError, Interrupted, require
 from train.objective import Batch, Objective
 from train.settings import parameters
@@ -157,8 +157,8 @@ class Transformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         fitted = fit(objective.to(device), batches, run, settings, device, progress=False)
         # Not from the folder, which only the first of several processes writes.
         weights = objective.state_dict()
-        learnt = Learnt(self.method, asdict(settings), inputs, weights, fitted.steps)
-        self.trained_ = METHODS[self.method](learnt, device)
+        saved = SavedRun(self.method, asdict(settings), inputs, weights, fitted.steps)
+        self.trained_ = METHODS[self.method](saved, device)
 
     def _fitting(self, values: Mapping[str, Any], images: Tensor, y: Any) -> dict[str, Any]:
         """Settings that few images make smaller."""

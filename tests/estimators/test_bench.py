@@ -154,7 +154,7 @@ def test_a_checkpoint_that_cannot_be_read(tmp_path):
     run = tmp_path / "run"
     air.main(small(tmp_path))
     trained = load(run)
-    assert (trained.learnt.method, trained.learnt.step) == ("air", 6)
+    assert (trained.saved.method, trained.saved.step) == ("air", 6)
     assert trained.settings == replace(small(tmp_path), run_dir=run)
 
     config = json.loads((run / "config.json").read_text())

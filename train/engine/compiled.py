@@ -104,7 +104,7 @@ class Replay:
         take: The step. Nothing in it may wait for the device.
         batch: A batch, whose shapes all others have.
         step: The number of steps done.
-        rehearsal: A context that takes all back that steps in it did.
+        dry_run: A context that takes all back that steps in it did.
     """
 
     def __init__(
@@ -112,11 +112,11 @@ class Replay:
         take: Take,
         batch: Batch,
         step: Tensor,
-        rehearsal: Callable[[], AbstractContextManager[None]],
+        dry_run: Callable[[], AbstractContextManager[None]],
     ) -> None:
         self.batch = tuple(part.clone() for part in batch)
         self.step = step.clone()
-        self.replay, self.values = record(lambda: take(self.batch, self.step), rehearsal)
+        self.replay, self.values = record(lambda: take(self.batch, self.step), dry_run)
 
     def __call__(self, batch: Batch, step: Tensor) -> Values:
         """Takes a step; what it returns is written over by the next one."""
@@ -128,7 +128,7 @@ class Replay:
 
 
 def record(
-    function: Callable[[], Values], rehearsal: Callable[[], AbstractContextManager[None]]
+    function: Callable[[], Values], dry_run: Callable[[], AbstractContextManager[None]]
 ) -> tuple[Callable[[], None], Values]:
     """Records the kernels of a function as a CUDA graph, after it was warmed up.
 
@@ -143,7 +143,7 @@ def record(
     """
     aside = torch.cuda.Stream()
     aside.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(aside), rehearsal():
+    with torch.cuda.stream(aside), dry_run():
         for _ in range(3):
             function()
     torch.cuda.current_stream().wait_stream(aside)

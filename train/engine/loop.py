@@ -29,7 +29,7 @@ STARTING = 32
 """Batches that an objective may look at before its first step."""
 
 
-class Fitted(NamedTuple):
+class FitResult(NamedTuple):
     """What a finished run took.
 
     Attributes:
@@ -102,7 +102,7 @@ def fit(
     evaluate: Callable[[int], Mapping[str, float]] | None = None,
     best: Best | None = None,
     progress: bool = True,
-) -> Fitted:
+) -> FitResult:
     """Minimises an objective's losses, each with its own optimiser; leaves it in evaluation mode.
 
     Nothing in a step waits for the device: losses and metrics are added up there, and read every
@@ -129,7 +129,7 @@ def fit(
     """
     joined = parallel.start(device)
     objective.start(map(batch, range(STARTING)))
-    training = Training(objective, settings, device, best)
+    training = TrainState(objective, settings, device, best)
     if settings.resume:
         run.load_checkpoint(training.load, device)
     training.share()
@@ -181,10 +181,10 @@ def fit(
     objective.eval()
     seconds = training.clock.seconds
     rate = settings.batch_size * training.step / max(seconds, 1e-9)
-    return Fitted(training.step, training.warm_up.seconds, seconds, rate, str(device))
+    return FitResult(training.step, training.warm_up.seconds, seconds, rate, str(device))
 
 
-class Training:
+class TrainState:
     """A run as far as it is: all that a checkpoint has to hold.
 
     Args:

@@ -316,7 +316,7 @@ class Config(NamedTuple):
     inputs: dict[str, Any]
 
 
-class Learnt(NamedTuple):
+class SavedRun(NamedTuple):
     """What a run has learnt.
 
     Attributes:

@@ -62,7 +62,7 @@ class Stepper:
         self.rates = [group["lr"] for group in self.groups()]
         self.take: Take = self.move
         self.begun = False
-        self.rehearsing = False
+        self.in_dry_run = False
 
     def __call__(self, batch: Batch, done: int) -> Values:
         """Takes the step after ``done`` others; returns losses and metrics, detached.
@@ -88,7 +88,7 @@ class Stepper:
         """
         self.begun = True
         # Pyro's checks of shapes and supports wait for the device; once is enough.
-        with self.rehearsal(), pyro.validation_enabled(), precision(self.settings, self.device):
+        with self.dry_run(), pyro.validation_enabled(), precision(self.settings, self.device):
             self.objective(batch(done), self.number(done))
         if not wanted(self.settings, self.device):
             return
@@ -114,13 +114,13 @@ class Stepper:
             InputError: If one of these fails.
         """
         first, step = batch(done), self.number(done)
-        with self.rehearsal():
+        with self.dry_run():
             differentiate = compiled(self.gradients, self.objective, first, step)
         take: Take = partial(self.move, differentiate=differentiate)
         try:
             if replays(self.device):
                 self.use_rates([torch.tensor(rate, device=self.device) for rate in self.rates])
-                take = Replay(take, first, step, self.rehearsal)
+                take = Replay(take, first, step, self.dry_run)
             found = self.compare(take, batch, done)
         # CUDA's errors are among them, that of too little memory for the comparison too.
         except RuntimeError as error:
@@ -153,15 +153,15 @@ class Stepper:
             The first thing that differs by more than rounding, in words; nothing if all agree.
         """
         last = max(done, self.settings.steps - 1)
-        with self.rehearsal():
+        with self.dry_run():
             # An optimiser makes its moments in its first step.
-            with self.rehearsal():
+            with self.dry_run():
                 self.move(batch(done), self.number(done))
             random = random_state(self.device)
             rates = [group["lr"] for group in self.groups()]
             for i, number in enumerate((done, (done + last) // 2, last)):
                 step, before = self.number(number), self.state()
-                with self.rehearsal():
+                with self.dry_run():
                     set_random_state(random, self.device)
                     self.use_rates(rates)
                     self.set_rates(0.25**i)
@@ -171,7 +171,7 @@ class Stepper:
                 self.set_rates(0.25**i)
                 exact = None
                 if self.settings.precision != "fp32":
-                    with self.rehearsal(), self.single_precision():
+                    with self.dry_run(), self.single_precision():
                         exact = self.outcome(self.move, batch(done + i), step)
                 expected = self.outcome(self.move, batch(done + i), step)
                 differs = difference(before, expected, found, exact or expected)
@@ -229,7 +229,7 @@ class Stepper:
         return torch.full((), done, device=self.device)
 
     @contextmanager
-    def rehearsal(self) -> Iterator[None]:
+    def dry_run(self) -> Iterator[None]:
         """Takes everything back, at the end, to what it was: weights, moments, random numbers.
 
         Steps in it are this process' alone: they wait for no other.
@@ -242,11 +242,11 @@ class Stepper:
         changed = [*self.objective.parameters(), *(held for _, _, held in buffers), *self.moments()]
         kept = [tensor.detach().clone() for tensor in changed]
         random = random_state(self.device)
-        outer, self.rehearsing = self.rehearsing, True
+        outer, self.in_dry_run = self.in_dry_run, True
         try:
             yield
         finally:
-            self.rehearsing = outer
+            self.in_dry_run = outer
             with torch.no_grad():
                 for moment in self.moments():
                     # What an optimiser has made meanwhile begins at zero.
@@ -299,7 +299,7 @@ class Stepper:
         for name, weights in self.parameters.items():
             for weight, gradient in zip(weights, found[name], strict=True):
                 weight.grad = gradient
-            if processes.size() > 1 and not self.rehearsing:
+            if processes.size() > 1 and not self.in_dry_run:
                 parallel.all_reduce_mean(every_gradient(weights))
             if self.settings.clip_norm is not None:
                 nn.utils.clip_grad_norm_(weights, self.settings.clip_norm)

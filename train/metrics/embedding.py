@@ -96,7 +96,7 @@ class Watch:
 
     PANELS: ClassVar = {
         "loss, nats": {"cycle_loss": "training", "held_out_loss": "held out"},
-        "found again": {"found": "training", "held_out_found": "held out"},
+        "cycle accuracy": {"cycle_accuracy": "training", "held_out_cycle_accuracy": "held out"},
     }
     """What to plot of the run's metrics."""
     STACKS = 16
@@ -139,7 +139,7 @@ class Watch:
         for i in range(self.STACKS):
             loss, metrics = self.objective(self.stacks(i), torch.zeros((), device=device))
             losses.append(loss["cycle"])
-            found.append(metrics["found"])
+            found.append(metrics["cycle_accuracy"])
         loss, share = (float(torch.stack(each).mean()) for each in (losses, found))
         lost = collapse(*self.stacks.sizes)
         if loss > 0.99 * lost:
@@ -148,7 +148,7 @@ class Watch:
                 f"one is {lost:.3f}: they have collapsed, or not spread yet",
                 file=sys.stderr,
             )
-        return {"held_out_loss": loss, "held_out_found": share}
+        return {"held_out_loss": loss, "held_out_cycle_accuracy": share}
 
     def measure(self, measures: Measures) -> None:
         """Takes the measures: class probes, styles and retrieval, of all sets and of withheld ones.

@@ -84,12 +84,12 @@ def air_settings(settings: BenchSettings) -> tuple[AIRSettings, dict[str, Any], 
     trained = load(settings.checkpoint)
     require(
         isinstance(trained, TrainedAIR),
-        f"--checkpoint {settings.checkpoint} holds a run of {trained.learnt.method}, not of air: "
+        f"--checkpoint {settings.checkpoint} holds a run of {trained.saved.method}, not of air: "
         "give another one",
     )
     kept = ("data_dir", "device", "seed", "particles", "temperature", "temperature_start")
     chosen = replace(trained.settings, **{name: getattr(settings, name) for name in kept})
-    return chosen, trained.objective.state_dict(), trained.learnt.step
+    return chosen, trained.objective.state_dict(), trained.saved.step
 
 
 def assembled(
