@@ -19,7 +19,7 @@ from tests.test_transformers import SMALL, small_digits
 from tests.test_transformers import ICVAETransformer as Transformer
 
 # What libraries set when they are imported is theirs: SymPy for PyTorch a filter of warnings.
-from train import compare, processes
+from train import cli, compare, processes
 from train.engine import runtime
 from train.icvae import ICVAESettings, main
 from train.metrics import coding  # noqa: F401
