@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from train.cli import command, leaves_no_trace
+from train.cli import command
 from train.errors import require
+from train.method import Method
 from train.settings import Count, Positive, Settings, Whole
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
 
+    from train.data.digits import Split
     from train.data.stacks import Sets, Stacks
+    from train.fitting import Misfit
+    from train.metrics.embedding import ABCWatch
     from train.objective import CorrespondenceObjective
+    from train.verbs.embedder import TrainedABC
 
 
 @dataclass(frozen=True)
@@ -78,134 +82,94 @@ class ABCSettings(Settings):
         return self.stack_size, self.other_stack_size or self.stack_size
 
 
-def stacks(
-    settings: ABCSettings, images: Tensor, sets: Tensor, device: torch.device, **options: Any
-) -> Stacks:
-    """Pairs of stacks of the settings, but for options of :class:`~train.data.stacks.Stacks`.
+class ABC(Method):
+    """Embeddings of style without class."""
 
-    What is withheld is an option, as a set's number depends on the data.
-    """
-    from train.data.stacks import Stacks
+    name = "abc"
+    settings = ABCSettings
 
-    drawing = {
-        "pairs": settings.batch_size,
-        "curated": settings.curated,
-        "replacement": settings.replacement,
-        "seed": settings.seed,
-        "device": device,
-    }
-    return Stacks(images, sets, settings.sizes, **drawing | options)
+    def misfits(self, settings: ABCSettings, data: Split) -> list[Misfit | None]:
+        from train import fitting
 
+        sets = self.sets(settings, data)
+        least = 2 if settings.curated == "both" else 1
+        withheld = fitting.withheld(settings.withheld, sets, least=least)
+        counts = sets.counts(() if withheld else settings.withheld)
+        if settings.replacement or len(counts) < least:
+            return [withheld]
+        sizes = {name: getattr(settings, name) for name in ("stack_size", "other_stack_size")}
+        return [withheld, *fitting.stacks(sizes, counts)]
 
-def require_held_out(sets: Tensor, withheld: tuple[int, ...], names: Sequence[Any]) -> None:
-    """Raises :class:`InputError` unless held-out images are of the withheld and two other sets.
+    def inputs(self, settings: ABCSettings, data: Split) -> dict[str, Any]:
+        return super().inputs(settings, data) | {"sets": self.sets(settings, data).classes.values}
 
-    Args:
-        sets: The number of the set of each held-out image.
-        withheld: The numbers of the sets of which training sees nothing.
-        names: By their numbers, what the data call the sets.
-    """
-    there = set(sets.unique().tolist())
-    absent = sorted(set(withheld) - there)
-    require(
-        not absent,
-        f"--withheld {names[absent[0]] if absent else ''}: none of its images is among the "
-        f"{len(sets)} held out: add more of them, or withhold another set",
-    )
-    require(
-        len(there - set(withheld)) > 1,
-        f"--data: the {len(sets)} images held out are of fewer than two sets that training sees: "
-        "add more images",
-    )
+    def sets(self, settings: ABCSettings, data: Split) -> Sets:
+        """Returns the sets of training and held-out images."""
+        from train.data.stacks import sets_of
 
+        return sets_of(data.train, data.held_out, column=settings.set_column)
 
-def sized(settings: ABCSettings, sets: Sets) -> ABCSettings:
-    """Settings that fit the sets of the training images, which are the first part of ``sets``.
+    def batches(self, settings: ABCSettings, data: Split, device: torch.device) -> Stacks:
+        from train.data.stacks import Stacks
 
-    Raises:
-        InputError: If sets that are to be withheld are not there, or stacks are too large.
-    """
-    from train import fitting
+        sets = self.sets(settings, data)
+        return Stacks(
+            data.train.images,
+            sets.numbers[0],
+            settings.sizes,
+            pairs=settings.batch_size,
+            withheld=sets.find(settings.withheld),
+            names=sets.classes.values,
+            curated=settings.curated,
+            replacement=settings.replacement,
+            seed=settings.seed,
+            device=device,
+        )
 
-    missing = sets.missing(settings.withheld)
-    left = len(sets.counts(settings.withheld))
-    least = 2 if settings.curated == "both" else 1
-    problem = None
-    if missing:
-        problem = f"--withheld {' '.join(missing)}: there is no such set"
-    elif left < least:
-        problem = f"--data has {left} sets besides the withheld ones: a pair needs {least} or more"
-    if problem and settings.withheld:
-        remedy = f"give some of {sets.classes}, or --withheld alone for none"
-        nothing = fitting.Misfit("withheld", (), problem, remedy, "nothing is withheld")
-        settings = fitting.fitted(settings, nothing)
-    counts = sets.counts(settings.withheld)
-    if settings.replacement or len(counts) < least:
-        return settings
-    sizes = {name: getattr(settings, name) for name in ("stack_size", "other_stack_size")}
-    return fitting.fitted(settings, *fitting.stacks(sizes, counts))
+    def build(self, settings: ABCSettings, inputs: Mapping[str, Any]) -> CorrespondenceObjective:
+        from pyro_models.abc import Embedder, shifted
+        from train.objective import CorrespondenceObjective
 
+        shape = self.shape(inputs)
+        require(min(shape) >= 15, f"--data: images are {shape}: give 15x15 or more")
+        embedder = Embedder(
+            shape,
+            settings.embed_dim,
+            network=settings.network,
+            channels=settings.channels,
+            hidden=settings.hidden,
+            normalise=settings.normalise,
+        )
+        return CorrespondenceObjective(
+            embedder,
+            similarity=settings.similarity,
+            temperature=settings.temperature,
+            view=shifted if settings.views == 2 else None,
+        )
 
-def build(settings: ABCSettings, shape: tuple[int, int]) -> CorrespondenceObjective:
-    """Embedder and loss of the settings, for images of a height and width."""
-    from pyro_models.abc import Embedder, shifted
-    from train.objective import CorrespondenceObjective
+    def watch(
+        self, settings: ABCSettings, data: Split, objective: CorrespondenceObjective
+    ) -> ABCWatch:
+        from train.data.stacks import Stacks
+        from train.metrics.embedding import ABCWatch, require_held_out
 
-    require(min(shape) >= 15, f"--data: images are {shape[0]}x{shape[1]}: give 15x15 or more")
-    embedder = Embedder(
-        shape,
-        settings.embed_dim,
-        network=settings.network,
-        channels=settings.channels,
-        hidden=settings.hidden,
-        normalise=settings.normalise,
-    )
-    return CorrespondenceObjective(
-        embedder,
-        similarity=settings.similarity,
-        temperature=settings.temperature,
-        view=shifted if settings.views == 2 else None,
-    )
+        sets = self.sets(settings, data)
+        names = {"withheld": sets.find(settings.withheld), "names": sets.classes.values}
+        require_held_out(sets.numbers[1], **names)
+        device = next(objective.parameters()).device
+        options = {"curated": settings.curated, "replacement": True, "device": device}
+        stacks = Stacks(data.held_out.images, sets.numbers[1], settings.sizes, **names, **options)
+        return ABCWatch(objective, *data, sets.numbers, stacks, **names, seed=settings.seed)
+
+    @property
+    def trained(self) -> type[TrainedABC]:
+        from train.verbs.embedder import TrainedABC
+
+        return TrainedABC
 
 
-@leaves_no_trace
-def main(settings: ABCSettings) -> dict[str, Any]:
-    """Data, objective, loop, measures, figures."""
-    from train import figures, verdict
-    from train.data import digits
-    from train.data.fingerprint import fingerprint
-    from train.data.stacks import sets_of
-    from train.engine import runtime
-    from train.engine.loop import fit
-    from train.engine.runs import Run
-    from train.metrics.embedding import GOALS, Watch
-    from train.metrics.measuring import Measures
-
-    device = runtime.setup(settings)
-    train, held_out = digits.load(settings.data, settings.data_dir, settings.evaluate_on)
-    sets = sets_of(train, held_out, column=settings.set_column)
-    settings = sized(settings, sets)
-    names = {"withheld": sets.find(settings.withheld), "names": sets.classes.values}
-    batches = stacks(settings, train.images, sets.numbers[0], device, **names)
-    require_held_out(sets.numbers[1], **names)
-    options = {"pairs": 1, "replacement": True, "seed": 0, **names}
-    others = stacks(settings, held_out.images, sets.numbers[1], device, **options)
-    objective = build(settings, train.shape).to(device)
-    inputs = {"shape": train.shape, "sets": sets.classes.values}
-    run = Run.create(settings, "abc", **inputs, data_hash=fingerprint(train, held_out))
-
-    watch = Watch(objective, train, held_out, sets.numbers, others, **names, seed=settings.seed)
-    fitted = fit(objective, batches, run, settings, device, evaluate=watch.evaluate)
-    if not run.writes:
-        return {}
-
-    measures = Measures(run)
-    watch.measure(measures)
-    measures.draw("maps", lambda: figures.maps(watch.maps()))
-    measures.draw("retrieval", lambda: figures.gallery(watch.retrieved()))
-    measures.draw("curves", lambda: figures.curves(run.history(), watch.PANELS))
-    return verdict.finish(run, fitted._asdict(), measures, GOALS)
-
+METHOD = ABC()
+main = METHOD.main
 
 if __name__ == "__main__":
     command(ABCSettings, main)

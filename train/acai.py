@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from train import processes
-from train.cli import command, leaves_no_trace
+from pyro_models.shapes import Shape
+from train.cli import command
 from train.errors import InputError, require
+from train.method import Method, sides
 from train.settings import Count, NonNegative, Positive, Range, Settings
 
 if TYPE_CHECKING:
+    from train.data.digits import Split
+    from train.fitting import Misfit
+    from train.metrics.autoencoding import ACAIWatch
     from train.objective import InterpolationObjective, ReconstructionObjective
+    from train.verbs.autoencoder import TrainedAutoencoder
 
 
 @dataclass(frozen=True)
@@ -56,86 +62,71 @@ class ACAISettings(Settings):
         )
 
 
-def build(
-    settings: ACAISettings, shape: tuple[int, int]
-) -> InterpolationObjective | ReconstructionObjective:
-    """Autoencoder, critic and losses of the settings, for images of a height and width."""
-    from pyro_models import acai
-    from train.objective import InterpolationObjective, ReconstructionObjective
+class ACAI(Method):
+    """ACAI, or its autoencoder without a critic."""
 
-    if settings.network == "dense":
-        autoencoder, critic = acai.dense(shape, settings.z_dim, settings.hidden, settings.dropout)
-    else:
-        try:
-            autoencoder, critic = acai.convolutional(shape, settings.z_dim, settings.depth)
-        except ValueError as error:
-            raise InputError(f"--network conv: {error}; or give --network dense") from None
-    if not settings.critic:
-        return ReconstructionObjective(autoencoder)
-    return InterpolationObjective(
-        autoencoder,
-        critic,
-        weight=settings.critic_weight,
-        blend=settings.critic_blend,
-        reach=settings.mixing,
-    )
+    name = "acai"
+    settings = ACAISettings
 
+    def load_data(self, settings: ACAISettings) -> Split:
+        from train.data import digits
 
-@leaves_no_trace
-def main(settings: ACAISettings) -> dict[str, Any]:
-    """Data, objective, loop, measures, figures."""
-    from pyro_models.acai import halvings
-    from train import figures, fitting, verdict
-    from train.data import digits, lines
-    from train.data.batches import Batches, as_input
-    from train.data.fingerprint import fingerprint
-    from train.engine import runtime
-    from train.engine.loop import fit
-    from train.engine.runs import Run
-    from train.metrics import interpolation
-    from train.metrics.autoencoding import GOAL, Watch
-    from train.metrics.measuring import Measures
+        data = super().load_data(settings)
+        digits.require_contrast(data.train)
+        return data
 
-    device = runtime.setup(settings)
-    if settings.data == "lines":
-        train = held_out = lines.held_out()
-        frame = digits.Frame()
-        batches = lines.Lines(settings.batch_size, settings.seed, device)
-    else:
-        train, held_out = digits.load(settings.data, settings.data_dir, settings.evaluate_on)
-        digits.require_contrast(train)
-        conv = settings.network == "conv"
-        multiple = 1 << halvings(train.shape) if conv else 1
-        train, frame = digits.pad(train, multiple)
-        held_out, _ = digits.pad(held_out, multiple)
-        settings = fitting.fitted(
-            settings,
-            fitting.batch(settings.batch_size, len(train), processes.size()),
-            fitting.code(settings.z_dim, train.shape) if conv else None,
+    def misfits(self, settings: ACAISettings, data: Split) -> list[Misfit | None]:
+        from train import fitting
+
+        code = fitting.code(settings.z_dim, data.train.shape)
+        return [*super().misfits(settings, data), code if settings.network == "conv" else None]
+
+    def shape(self, inputs: Mapping[str, Any]) -> Shape:
+        # Earlier versions kept the shape of padded images, and the padding as frame.
+        frame = sides("frame", inputs.get("frame", (0, 0)), least=0)
+        padded = super().shape(inputs)
+        shape = Shape(padded.height - frame.height, padded.width - frame.width)
+        return sides("shape without frame", tuple(shape), least=1)
+
+    def build(
+        self, settings: ACAISettings, inputs: Mapping[str, Any]
+    ) -> InterpolationObjective | ReconstructionObjective:
+        from pyro_models import acai
+        from train.objective import InterpolationObjective, ReconstructionObjective
+
+        shape, z_dim = self.shape(inputs), settings.z_dim
+        if settings.network == "dense":
+            autoencoder, critic = acai.dense(shape, z_dim, settings.hidden, settings.dropout)
+        else:
+            try:
+                autoencoder, critic = acai.convolutional(shape, z_dim, settings.depth)
+            except ValueError as error:
+                raise InputError(f"--network conv: {error}; or give --network dense") from None
+        if not settings.critic:
+            return ReconstructionObjective(autoencoder)
+        return InterpolationObjective(
+            autoencoder,
+            critic,
+            weight=settings.critic_weight,
+            blend=settings.critic_blend,
+            reach=settings.mixing,
         )
-        batches = Batches((train.images,), settings.batch_size, settings.seed, device)
-    objective = build(settings, train.shape).to(device)
-    autoencoder = objective.autoencoder
-    inputs = {"shape": train.shape, "frame": frame}
-    run = Run.create(settings, "acai", **inputs, data_hash=fingerprint(train, held_out))
 
-    options = {"frame": frame, "starts": settings.cluster_starts, "seed": settings.seed}
-    watch = Watch(autoencoder, train, held_out, **options)
-    fitted = fit(objective, batches, run, settings, device, evaluate=watch.look)
-    if not run.writes:
-        return {}
+    def watch(self, settings: ACAISettings, data: Split, objective: Any) -> ACAIWatch:
+        from train.metrics.autoencoding import ACAIWatch
 
-    measures = Measures(run)
-    watch.measure(measures)
-    if settings.data == "lines":
-        images = as_input(held_out.images.to(device))
-        names = interpolation.Interpolation._fields
-        measures.take(names, lambda: interpolation.measure(autoencoder, images)._asdict())
-    measures.draw("interpolations", lambda: figures.gallery(watch.interpolations()))
-    measures.draw("codes", lambda: figures.codes(*watch.codes()))
-    measures.draw("curves", lambda: figures.curves(run.history(), watch.PANELS))
-    return verdict.finish(run, fitted._asdict(), measures, [GOAL])
+        options = {"starts": settings.cluster_starts, "seed": settings.seed}
+        return ACAIWatch(objective.autoencoder, *data, lines=settings.data == "lines", **options)
 
+    @property
+    def trained(self) -> type[TrainedAutoencoder]:
+        from train.verbs.autoencoder import TrainedAutoencoder
+
+        return TrainedAutoencoder
+
+
+METHOD = ACAI()
+main = METHOD.main
 
 if __name__ == "__main__":
     command(ACAISettings, main)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from train import processes
-from train.cli import command, leaves_no_trace
+from train.cli import command
+from train.method import Method
 from train.settings import Count, NonNegative, Positive, Settings, Whole
 
 if TYPE_CHECKING:
+    from train.data.digits import ValidationSplit
+    from train.engine.loop import Best
+    from train.metrics.autoencoding import AEWatch
     from train.objective import ReconstructionObjective
+    from train.verbs.autoencoder import TrainedAutoencoder
 
 
 @dataclass(frozen=True)
@@ -40,69 +45,55 @@ class AESettings(Settings):
     """How often k-means starts when clusters are measured."""
 
 
-def build(settings: AESettings, shape: tuple[int, int]) -> ReconstructionObjective:
-    """Autoencoder and loss of the settings, for images of a height and width."""
-    from pyro_models import ae
-    from train.objective import ReconstructionObjective
+class AE(Method):
+    """The plain autoencoder."""
 
-    if settings.network == "conv":
-        autoencoder = ae.convolutional(shape, settings.z_dim)
-    else:
-        autoencoder = ae.dense(shape, settings.z_dim, settings.hidden)
-    return ReconstructionObjective(autoencoder, settings.noise)
+    name = "ae"
+    settings = AESettings
+
+    def load_data(self, settings: AESettings) -> ValidationSplit:
+        from train.data import digits
+
+        train, held_out = super().load_data(settings)
+        digits.require_contrast(train)
+        # The weights are selected on images that are neither trained on nor reported on.
+        train, validation = digits.part(train, one_in=min(12, len(train)))
+        return digits.ValidationSplit(train, validation, held_out)
+
+    def build(self, settings: AESettings, inputs: Mapping[str, Any]) -> ReconstructionObjective:
+        from pyro_models import ae
+        from train.objective import ReconstructionObjective
+
+        shape = self.shape(inputs)
+        if settings.network == "conv":
+            autoencoder = ae.convolutional(shape, settings.z_dim)
+        else:
+            autoencoder = ae.dense(shape, settings.z_dim, settings.hidden)
+        return ReconstructionObjective(autoencoder, settings.noise)
+
+    def watch(
+        self, settings: AESettings, data: ValidationSplit, objective: ReconstructionObjective
+    ) -> AEWatch:
+        from train.metrics.autoencoding import AEWatch
+
+        images = {"train": data.train, "validation": data.validation, "held_out": data.held_out}
+        options = {"starts": settings.cluster_starts, "seed": settings.seed}
+        return AEWatch(objective.autoencoder, **images, **options)
+
+    def best(self, settings: AESettings) -> Best:
+        from train.engine.loop import Best
+
+        return Best("validation_mse", settings.patience)
+
+    @property
+    def trained(self) -> type[TrainedAutoencoder]:
+        from train.verbs.autoencoder import TrainedAutoencoder
+
+        return TrainedAutoencoder
 
 
-@leaves_no_trace
-def main(settings: AESettings) -> dict[str, Any]:
-    """Data, objective, loop, measures, figures."""
-    from train import figures, fitting, verdict
-    from train.data import digits
-    from train.data.batches import Batches
-    from train.data.fingerprint import fingerprint
-    from train.engine import runtime
-    from train.engine.loop import Best, fit
-    from train.engine.runs import Run
-    from train.metrics.autoencoding import GOAL, Watch
-    from train.metrics.measuring import Measures
-
-    device = runtime.setup(settings)
-    train, held_out = digits.load(settings.data, settings.data_dir, settings.evaluate_on)
-    digits.require_contrast(train)
-    # The checkpoint is chosen on images that are neither trained on nor reported on.
-    train, validation = digits.part(train, one_in=min(12, len(train)))
-    size = fitting.batch(settings.batch_size, len(train), processes.size())
-    settings = fitting.fitted(settings, size)
-    batches = Batches((train.images,), settings.batch_size, settings.seed, device)
-    objective = build(settings, train.shape).to(device)
-    data = fingerprint(train, validation, held_out)
-    run = Run.create(settings, "ae", shape=train.shape, data_hash=data)
-
-    watch = Watch(
-        objective.autoencoder, train, held_out, starts=settings.cluster_starts, seed=settings.seed
-    )
-    best = Best("validation_mse", settings.patience)
-    fitted = fit(
-        objective,
-        batches,
-        run,
-        settings,
-        device,
-        evaluate=lambda step: {"validation_mse": watch.error(validation.images)},
-        best=best,
-    )
-    if not run.writes:
-        return {}
-
-    measures = Measures(run)
-    watch.measure(measures)
-    measures.draw("reconstructions", lambda: figures.gallery(watch.reconstructions()))
-    measures.draw("codes", lambda: figures.codes(*watch.codes()))
-    measures.draw("curves", lambda: figures.curves(run.history(), watch.PANELS))
-    if settings.z_dim == 2:
-        measures.draw("grid", lambda: figures.gallery(watch.grid()))
-    values = fitted._asdict() | {"best_step": best.step}
-    return verdict.finish(run, values, measures, [GOAL])
-
+METHOD = AE()
+main = METHOD.main
 
 if __name__ == "__main__":
     command(AESettings, main)

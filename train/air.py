@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from train import processes
-from train.cli import command, leaves_no_trace
+from train.cli import command
+from train.method import Method, Prepared
 from train.settings import Count, EstimatorSettings, Positive, Probability, SceneSettings, Whole
 
 if TYPE_CHECKING:
-    from pyro.infer import ELBO
+    import torch
 
+    from train.data.scenes import ScenesSplit
+    from train.metrics.counting import AIRWatch
     from train.objective import ELBOObjective
+    from train.verbs.scenes import TrainedAIR
 
 
 @dataclass(frozen=True)
@@ -57,94 +61,79 @@ class AIRSettings(EstimatorSettings, SceneSettings):
     """Held-out scenes on which that bound is measured, from the first."""
 
 
-def build(
-    settings: AIRSettings, shape: tuple[int, int], estimator: ELBO | None = None
-) -> ELBOObjective:
-    """Model, guide and estimator of the settings, for scenes of a height and width in pixels.
+class AIR(Method):
+    """Attend, Infer, Repeat."""
 
-    Args:
-        settings: The settings.
-        shape: Height and width.
-        estimator: The estimator; the one that the settings name, which is imported, if not given.
-    """
-    from guides.air import BaselineNetwork, DecayingAverage, RecurrentGuide, ResidualGuide
-    from pyro_models.air import AIR
-    from train.estimators import make
-    from train.objective import ELBOObjective, schedule
+    name = "air"
+    settings = AIRSettings
 
-    model = AIR(
-        shape,
-        max_objects=settings.max_objects,
-        window_size=settings.window_size,
-        what_dim=settings.what_dim,
-        hidden=settings.what_hidden,
-        decoder_bias=settings.decoder_bias,
-        likelihood_scale=settings.likelihood_scale,
-        presence_prior=settings.presence_prior,
-        count_prior=settings.count_prior,
-        where_loc=(settings.window_scale[0], 0.0, 0.0),
-        where_scale=(settings.window_scale[1], 1.0, 1.0),
-    )
-    baseline = None
-    if settings.baseline == "average":
-        baseline = DecayingAverage(settings.max_objects)
-    elif settings.baseline == "network":
-        baseline = BaselineNetwork(shape[0] * shape[1], settings.guide_hidden)
-    kind = ResidualGuide if settings.guide == "residual" else RecurrentGuide
-    sizes = {"hidden": settings.guide_hidden, "encoder_hidden": settings.what_hidden}
-    guide = kind(model, **sizes, anchors=settings.anchors, baseline=baseline)
-    relaxed = ["temperature"] if settings.estimator == "concrete" else []
-    return ELBOObjective(
-        model,
-        guide,
-        make(settings.estimator, settings.particles) if estimator is None else estimator,
-        annealed=schedule(settings, "beta", "presence_prior", *relaxed),
-        rates=[(baseline, settings.baseline_learning_rate)] if baseline else [],
-    )
+    def load_data(self, settings: AIRSettings) -> ScenesSplit:
+        from train.data.scenes import load_scenes
+
+        data = load_scenes(settings)
+        data.require_room(settings.max_objects)
+        return data
+
+    def build(self, settings: AIRSettings, inputs: Mapping[str, Any]) -> ELBOObjective:
+        shape = self.shape(inputs)
+        from guides.air import BaselineNetwork, DecayingAverage, RecurrentGuide, ResidualGuide
+        from pyro_models import air
+        from train.estimators import restored
+        from train.objective import ELBOObjective, schedule
+
+        model = air.AIR(
+            shape,
+            max_objects=settings.max_objects,
+            window_size=settings.window_size,
+            what_dim=settings.what_dim,
+            hidden=settings.what_hidden,
+            decoder_bias=settings.decoder_bias,
+            likelihood_scale=settings.likelihood_scale,
+            presence_prior=settings.presence_prior,
+            count_prior=settings.count_prior,
+            where_loc=(settings.window_scale[0], 0.0, 0.0),
+            where_scale=(settings.window_scale[1], 1.0, 1.0),
+        )
+        baseline = None
+        if settings.baseline == "average":
+            baseline = DecayingAverage(settings.max_objects)
+        elif settings.baseline == "network":
+            baseline = BaselineNetwork(shape[0] * shape[1], settings.guide_hidden)
+        kind = ResidualGuide if settings.guide == "residual" else RecurrentGuide
+        sizes = {"hidden": settings.guide_hidden, "encoder_hidden": settings.what_hidden}
+        guide = kind(model, **sizes, anchors=settings.anchors, baseline=baseline)
+        relaxed = ["temperature"] if settings.estimator == "concrete" else []
+        return ELBOObjective(
+            model,
+            guide,
+            restored(settings.estimator, settings.particles),
+            annealed=schedule(settings, "beta", "presence_prior", *relaxed),
+            rates=[(baseline, settings.baseline_learning_rate)] if baseline else [],
+        )
+
+    def prepare(self, settings: AIRSettings, data: ScenesSplit, device: torch.device) -> Prepared:
+        from train.estimators import make
+
+        prepared = super().prepare(settings, data, device)
+        # Here and not in build: this imports an estimator that the settings name.
+        prepared.objective.estimator = make(settings.estimator, settings.particles)
+        return prepared
+
+    def watch(self, settings: AIRSettings, data: ScenesSplit, objective: ELBOObjective) -> AIRWatch:
+        from train.metrics.counting import AIRWatch
+
+        options = {name: getattr(settings, name) for name in ("iw_particles", "iw_scenes")}
+        return AIRWatch(objective.model, objective.guide, data, **options)
+
+    @property
+    def trained(self) -> type[TrainedAIR]:
+        from train.verbs.scenes import TrainedAIR
+
+        return TrainedAIR
 
 
-@leaves_no_trace
-def main(settings: AIRSettings) -> dict[str, Any]:
-    """Data, objective, loop, measures, figures."""
-    # Here and not above: --help and a wrong flag are answered before PyTorch is there.
-    from train import figures, fitting, verdict
-    from train.data.batches import Batches
-    from train.data.fingerprint import fingerprint
-    from train.data.scenes import load_scenes
-    from train.engine import runtime
-    from train.engine.loop import fit
-    from train.engine.runs import Run
-    from train.metrics.counting import Watch, goals, measure
-    from train.metrics.measuring import Measures
-
-    device = runtime.setup(settings)
-    data = load_scenes(settings)
-    data.require_room(settings.max_objects)
-    size = fitting.batch(settings.batch_size, len(data.train), processes.size())
-    settings = fitting.fitted(settings, size)
-    batches = Batches((data.train.images,), settings.batch_size, settings.seed, device)
-    objective = build(settings, data.train.shape).to(device)
-    model, guide = objective.model, objective.guide
-    run = Run.create(settings, "air", shape=data.train.shape, data_hash=fingerprint(*data))
-
-    watch = Watch(model, guide, data, batches, run)
-    fitted = fit(objective, batches, run, settings, device, watch.monitor, watch.evaluate)
-    if not run.writes:
-        return {}
-
-    measures = Measures(run)
-    confusion = measure(watch, measures, settings.iw_particles, settings.iw_scenes)
-    measures.draw("scenes", lambda: figures.scenes(watch.examples.numpy(), run.stages()))
-    measures.draw("curves", lambda: figures.curves(run.history(), watch.PANELS))
-    measures.draw("prior", lambda: figures.gallery(watch.draws()))
-    if data.held_out.counts is not None:
-        measures.draw("counts", lambda: figures.confusion(confusion()))
-    bound = {
-        "iw_particles": settings.iw_particles,
-        "iw_scenes": min(settings.iw_scenes, len(data.held_out)),
-    }
-    return verdict.finish(run, fitted._asdict() | bound, measures, goals(data.train))
-
+METHOD = AIR()
+main = METHOD.main
 
 if __name__ == "__main__":
     command(AIRSettings, main)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import torch
 
     from train.data.digits import Split
+    from train.method import Method
     from train.studies import comparison
 
 
@@ -46,13 +47,13 @@ class CompareSettings:
     """Folder of the comparison; runs/compare-<time> if not given."""
 
     def shared(self) -> dict[str, Any]:
-        """What runs and their comparison have in common, by the names of settings."""
+        """Returns the settings that runs and their comparison share, by name."""
         names = ("data", "data_dir", "evaluate_on", "seed", "device")
         return {name: getattr(self, name) for name in names}
 
 
 def reproduced(method: str, settings: Settings | CompareSettings) -> str:
-    """The command that makes a run of these settings."""
+    """Returns the command that makes a run of these settings."""
     words = ["python", "-m", f"train.{method}"]
     for field in fields(settings):
         value = getattr(settings, field.name)
@@ -65,42 +66,45 @@ def reproduced(method: str, settings: Settings | CompareSettings) -> str:
     return shlex.join(words)
 
 
-def briefly(settings: CompareSettings, folder: Path) -> list[Path]:
-    """Trains each method with its defaults but for the number of steps."""
-    import importlib
-
-    from train.trained import METHODS
-
-    made = []
-    for method, kind in METHODS.items():
-        door = importlib.import_module(f"train.{method}")
-        made.append(folder / "runs" / method)
-        given = settings.shared() | {"steps": settings.steps, "run_dir": made[-1]}
-        door.main(kind.door[0](**given))
-    return made
+def train_all(settings: CompareSettings, folder: Path, methods: Sequence[Method]) -> list[Path]:
+    """Trains each method with its defaults but for the number of steps; returns run folders."""
+    directories = []
+    for method in methods:
+        directories.append(folder / "runs" / method.name)
+        shared = settings.shared() | {"steps": settings.steps, "run_dir": directories[-1]}
+        method.main(method.settings(**shared))
+    return directories
 
 
-def codecs_of(paths: Sequence[Path], data: Split, device: torch.device) -> list[comparison.Codec]:
-    """The codecs of runs, each tried out on a few images.
+def codecs_of(
+    paths: Sequence[Path],
+    data: Split,
+    device: torch.device,
+    methods: Sequence[Method] = (),
+) -> list[comparison.Codec]:
+    """Returns the codecs of runs, each tried out on a few images.
 
     Args:
         paths: Run folders.
         data: The images that they are to be compared on.
         device: Where to put them.
+        methods: Records of methods of one's own.
 
     Raises:
         InputError: If runs cannot be loaded, or cannot be compared on these data; the message names
             each of them.
     """
+    from train.engine.runs import read_config
     from train.studies import comparison
     from train.trained import load
 
+    own = {method.name: method for method in methods}
     codecs, problems = [], []
     for path in paths:
         try:
-            trained = load(path, device)
-            made = reproduced(trained.saved.method, trained.settings)
-            codec = comparison.of_run(path, trained, made, data.held_out.shape)
+            trained = load(path, own.get(read_config(path).method), device)
+            command = reproduced(trained.method.name, trained.settings)
+            codec = comparison.of_run(path, trained, command, data.held_out.shape)
             comparison.try_out(codec, data)
             codecs.append(codec)
         except (InputError, ValueError) as error:
@@ -111,13 +115,18 @@ def codecs_of(paths: Sequence[Path], data: Split, device: torch.device) -> list[
 
 
 @leaves_no_trace
-def main(settings: CompareSettings) -> dict[str, Any]:
-    """Data, runs, measures, table and figure."""
-    from train import figures, tables
+def main(settings: CompareSettings, methods: Sequence[Method] = ()) -> dict[str, Any]:
+    """Compares runs: data, runs, measures, table and figure.
+
+    Args:
+        settings: What to compare.
+        methods: Records of methods of one's own, whose runs are compared too.
+    """
+    from train import tables, verdict
     from train.data import digits
     from train.engine import parallel, runtime
     from train.engine.runs import Run
-    from train.metrics.measuring import Measures
+    from train.methods import METHODS
     from train.studies import comparison
 
     parallel.require_alone("train.compare")
@@ -125,26 +134,27 @@ def main(settings: CompareSettings) -> dict[str, Any]:
     device = runtime.setup(shared)
     data = digits.load(settings.data, settings.data_dir, settings.evaluate_on)
     comparison.require_classes(data)
-    codecs = codecs_of(settings.runs, data, device)
+    codecs = codecs_of(settings.runs, data, device, methods)
     run = Run.create(shared, "compare", runs=settings.runs)
     if not settings.runs:
-        codecs = codecs_of(briefly(settings, run.directory), data, device)
+        every = (*METHODS.values(), *methods)
+        paths = train_all(settings, run.directory, every)
+        codecs = codecs_of(paths, data, device, methods)
 
-    own = reproduced("compare", replace(settings, runs=()))
-    codecs = [*comparison.references(data, own, settings.seed), *codecs]
+    command = reproduced("compare", replace(settings, runs=()))
+    codecs = [*comparison.references(data, command, settings.seed), *codecs]
     rows = comparison.compare(codecs, data, settings.seed)
 
     table = tables.markdown(rows, ["method", *comparison.MEASURES])
     commands = "\n".join(f"- {row['method']}: `{row['command']}`" for row in rows)
     run.save_text("comparison.md", f"{table}\n\nEach row is made by\n\n{commands}\n")
     run.save_table("comparison", comparison.cells(rows))
-    measures = Measures(run)
-    measures.draw("comparison", lambda: figures.comparison(rows, comparison.MEASURES))
+    figures, reasons = verdict.draw(run, {"comparison": lambda: comparison.figure(rows)})
     for row in rows:
-        measures.reasons |= {f"{row['method']}.{name}": why for name, why in row["reasons"].items()}
+        reasons |= {f"{row['method']}.{name}": why for name, why in row["reasons"].items()}
     print(table)
     results = {"rows": len(rows), "table": str(run.directory / "comparison.md")}
-    return run.finish(results | measures.results())
+    return run.finish(results | {"figures": figures, "reasons": reasons})
 
 
 if __name__ == "__main__":

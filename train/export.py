@@ -14,7 +14,7 @@ from train.cli import command
 from train.errors import InputError
 
 if TYPE_CHECKING:
-    from train.trained import Part, Trained
+    from train.verbs.base import TensorFunction, Trained
 
 SIZES = (1, 2, 7, 64)
 """Batch sizes with which an export is compared with its original."""
@@ -36,7 +36,7 @@ class ExportSettings:
 
 
 def export(trained: Trained, folder: Path, *, onnx: bool = False) -> list[Path]:
-    """Writes a trained method's parts, ``encoder.pt2`` and ``decoder.pt2``.
+    """Writes a trained method's functions, ``encoder.pt2`` and ``decoder.pt2``.
 
     Args:
         trained: See :func:`train.trained.load`.
@@ -60,29 +60,29 @@ def export(trained: Trained, folder: Path, *, onnx: bool = False) -> list[Path]:
     files = []
     # Checks of values would wait for them, and there are none yet.
     with torch.no_grad(), pyro.validation_enabled(False):
-        for name, part in trained.parts().items():
-            program = exported(trained, part)
-            compare(program.module(), part, trained.device)
+        for name, function in trained.functions().items():
+            program = exported(trained, function)
+            compare(program.module(), function, trained.device)
             buffer = io.BytesIO()
             torch.export.save(program, buffer)
             content = {".pt2": buffer.getvalue()}
             if onnx:
-                content[".onnx"] = _onnx(program, part)
+                content[".onnx"] = _onnx(program, function)
             for kind, data in content.items():
                 files.append(folder / f"{name}{kind}")
                 disk.write_atomically(files[-1], lambda file, data=data: file.write(data))
     return files
 
 
-def exported(trained: Trained, part: Part) -> Any:
-    """A part as a program of any batch size, whose inputs have the part's names."""
+def exported(trained: Trained, tensor_function: TensorFunction) -> Any:
+    """Exports a function as a program of any batch size; its arguments keep their names."""
     import torch
     from torch import nn
 
-    function, examples, _ = part
+    function, examples, _ = tensor_function
 
     class Module(nn.Module):
-        """The part; its weights are the objective's."""
+        """The function as a module; its weights are the objective's."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -100,19 +100,19 @@ def exported(trained: Trained, part: Part) -> Any:
     return torch.export.export(Module(), inputs, dynamic_shapes=shapes, strict=False)
 
 
-def compare(program: Any, part: Part, device: Any) -> None:
-    """Raises :class:`AssertionError` unless a program gives what its part does."""
+def compare(program: Any, function: TensorFunction, device: Any) -> None:
+    """Raises :class:`AssertionError` unless a program returns what its function does."""
     import torch
 
     for size in SIZES:
         inputs = []
-        for example in part.inputs.values():
+        for example in function.inputs.values():
             like = torch.rand(size, *example.shape[1:], device=device)
             inputs.append(like if example.is_floating_point() else (3 * like).to(example.dtype))
-        torch.testing.assert_close(program(*inputs), part.function(*inputs))
+        torch.testing.assert_close(program(*inputs), function.function(*inputs))
 
 
-def _onnx(program: Any, part: Part) -> bytes:
+def _onnx(program: Any, function: TensorFunction) -> bytes:
     import torch
 
     try:
@@ -122,13 +122,13 @@ def _onnx(program: Any, part: Part) -> bytes:
             "--onnx needs ONNX: pip install 'structured-latents[onnx]', or leave --onnx out"
         ) from None
     buffer = io.BytesIO()
-    names = {"input_names": list(part.inputs), "output_names": list(part.outputs)}
+    names = {"input_names": list(function.inputs), "output_names": list(function.outputs)}
     torch.onnx.export(program, dynamo=True, verbose=False, **names).save(buffer)
     return buffer.getvalue()
 
 
 def main(settings: ExportSettings) -> dict[str, Any]:
-    """Loads, exports, compares."""
+    """Exports a run's functions, and compares them with their originals."""
     from train.trained import load
 
     folder = settings.out or settings.run / "export"

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from train.errors import note, require
 from train.settings import Settings
+
+if TYPE_CHECKING:
+    from train.data.stacks import Sets
 
 S = TypeVar("S", bound=Settings)
 
@@ -119,6 +122,26 @@ def stacks(sizes: Mapping[str, int | None], sets: Mapping[int | str, int]) -> li
         problem = f"{flag} {size} is larger than {', '.join(small)}"
         misfits.append(Misfit(name, fewest, problem, "give less, or add --replacement"))
     return misfits
+
+
+def withheld(labels: Sequence[str], sets: Sets, *, least: int) -> Misfit | None:
+    """Withheld sets that the data lack, or that leave too few sets to draw from.
+
+    Args:
+        labels: The sets to be withheld, by their labels.
+        sets: The sets of the data.
+        least: The number of sets that a pair of stacks needs.
+    """
+    missing = sets.missing(labels)
+    left = len(sets.counts(labels))
+    if missing:
+        problem = f"--withheld {' '.join(missing)}: there is no such set"
+    elif labels and left < least:
+        problem = f"--data has {left} sets besides the withheld ones: a pair needs {least} or more"
+    else:
+        return None
+    remedy = f"give some of {sets.classes}, or --withheld alone for none"
+    return Misfit("withheld", (), problem, remedy, "nothing is withheld")
 
 
 def code(z_dim: int, shape: tuple[int, int]) -> Misfit | None:

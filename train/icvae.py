@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from train import processes
-from train.cli import command, leaves_no_trace
+from train.cli import command
 from train.errors import require
+from train.method import Method
 from train.settings import Count, ELBOSettings, NonNegative, Positive, Whole
 
 if TYPE_CHECKING:
+    import torch
+
+    from train.data.batches import Batches
     from train.data.conditions import Condition
+    from train.data.digits import Split
+    from train.engine.callbacks import Callback
+    from train.fitting import Misfit
+    from train.metrics.coding import ICVAEWatch
     from train.objective import ELBOObjective
+    from train.verbs.conditional import TrainedICVAE
 
 
 @dataclass(frozen=True)
@@ -75,92 +85,106 @@ class ICVAESettings(ELBOSettings):
         require(not (self.sweep and self.resume), "--sweep goes on by itself: leave --resume out")
 
 
-def require_classes(settings: ICVAESettings, condition: Condition) -> None:
-    """Raises :class:`InputError` if the term for invariance needs classes and there are none."""
-    require(
-        condition.classes > 0 or settings.invariance != "direct",
-        "--invariance direct needs classes, but the labels are quantities: give another one",
-    )
+class ICVAE(Method):
+    """Codes that say nothing about a known factor; also a CVAE and a VAE."""
+
+    name = "icvae"
+    settings = ICVAESettings
+
+    def condition(self, settings: ICVAESettings, data: Split) -> Condition:
+        """Returns what turns labels into the condition."""
+        from train.data.conditions import Condition
+
+        if settings.condition == "none" and data.train.values is None:
+            return Condition.none()
+        condition = Condition.of(*data)
+        require(
+            condition.classes > 0 or settings.invariance != "direct",
+            "--invariance direct needs classes, but the labels are quantities: give another one",
+        )
+        return condition
+
+    def load_data(self, settings: ICVAESettings) -> Split:
+        data = super().load_data(settings)
+        require(
+            data.train.values is not None, "--data has no labels: add an array labels to the .npz"
+        )
+        return data
+
+    def misfits(self, settings: ICVAESettings, data: Split) -> list[Misfit | None]:
+        from train import fitting
+
+        self.condition(settings, data)
+        (batch,) = super().misfits(settings, data)
+        if settings.invariance != "echo":
+            return [batch]
+        local = (batch.fits if batch else settings.batch_size) // processes.size()
+        return [batch, fitting.echo_terms(settings.echo_terms, local, len(data.held_out))]
+
+    def inputs(self, settings: ICVAESettings, data: Split) -> dict[str, Any]:
+        condition = self.condition(settings, data)
+        return super().inputs(settings, data) | {"condition": condition.state()}
+
+    def batches(self, settings: ICVAESettings, data: Split, device: torch.device) -> Batches:
+        from train.data.batches import Batches
+
+        c = self.condition(settings, data).told(data.train, settings.condition == "labels")
+        return Batches((data.train.images, c), settings.batch_size, settings.seed, device)
+
+    def build(self, settings: ICVAESettings, inputs: Mapping[str, Any]) -> ELBOObjective:
+        from guides.icvae import EchoGuide, GaussianGuide
+        from pyro_models import icvae
+        from train import losses
+        from train.data.conditions import Condition
+        from train.estimators import MeanFieldELBO
+        from train.objective import ELBOObjective, schedule
+
+        shape, condition = self.shape(inputs), Condition.restored(inputs["condition"])
+        sizes = {"hidden": settings.hidden, "network": settings.network}
+        likelihood = {key: getattr(settings, key) for key in ("likelihood", "likelihood_scale")}
+        prior = settings.invariance != "echo"
+        c_dim = condition.size if settings.condition == "labels" else 0
+        model = icvae.ICVAE(shape, c_dim, settings.z_dim, **sizes, **likelihood, prior=prior)
+        sizes["sees_c"] = settings.encoder_sees_labels
+        if settings.invariance == "echo":
+            guide = EchoGuide(model, terms=settings.echo_terms, **sizes)
+        else:
+            sizes["memory"] = settings.memory if settings.invariance == "direct" else 0
+            guide = GaussianGuide(model, losses.INVARIANCES[settings.invariance], **sizes)
+        annealed = schedule(settings, "beta", "weight")
+        weight = annealed.pop("weight")
+        if settings.invariance != "none":
+            annealed["invariance"] = weight
+        if settings.invariance in ("pairwise", "kt", "echo"):
+            annealed["reconstruction"] = lambda step: 1 + weight(step)
+        return ELBOObjective(model, guide, MeanFieldELBO(), annealed=annealed)
+
+    def watch(self, settings: ICVAESettings, data: Split, objective: ELBOObjective) -> ICVAEWatch:
+        from train.metrics.coding import ICVAEWatch
+
+        return ICVAEWatch(
+            *(objective.model, objective.guide, data, self.condition(settings, data)),
+            conditional=settings.condition == "labels",
+            invariance=settings.invariance != "none",
+            seed=settings.seed,
+        )
+
+    @property
+    def trained(self) -> type[TrainedICVAE]:
+        from train.verbs.conditional import TrainedICVAE
+
+        return TrainedICVAE
+
+    def main(self, settings: ICVAESettings, callbacks: Sequence[Callback] = ()) -> dict[str, Any]:
+        if not settings.sweep:
+            return super().main(settings, callbacks)
+        from train.studies import sweeps
+
+        return sweeps.tradeoff(settings, super().main)
 
 
-def build(settings: ICVAESettings, shape: tuple[int, int], condition: Condition) -> ELBOObjective:
-    """Model, guide and loss of the settings, for images of a height and width."""
-    from guides.icvae import EchoGuide, GaussianGuide
-    from pyro_models.icvae import ICVAE
-    from train import losses
-    from train.estimators import MeanFieldELBO
-    from train.objective import ELBOObjective, schedule
-
-    sizes = {"hidden": settings.hidden, "network": settings.network}
-    likelihood = {key: getattr(settings, key) for key in ("likelihood", "likelihood_scale")}
-    require_classes(settings, condition)
-    prior = settings.invariance != "echo"
-    c_dim = condition.size if settings.condition == "labels" else 0
-    model = ICVAE(shape, c_dim, settings.z_dim, **sizes, **likelihood, prior=prior)
-    sizes["sees_c"] = settings.encoder_sees_labels
-    if settings.invariance == "echo":
-        guide = EchoGuide(model, terms=settings.echo_terms, **sizes)
-    else:
-        sizes["memory"] = settings.memory if settings.invariance == "direct" else 0
-        guide = GaussianGuide(model, losses.INVARIANCES[settings.invariance], **sizes)
-    annealed = schedule(settings, "beta", "weight")
-    weight = annealed.pop("weight")
-    if settings.invariance != "none":
-        annealed["invariance"] = weight
-    if settings.invariance in ("pairwise", "kt", "echo"):
-        annealed["reconstruction"] = lambda step: 1 + weight(step)
-    return ELBOObjective(model, guide, MeanFieldELBO(), annealed=annealed)
-
-
-@leaves_no_trace
-def main(settings: ICVAESettings) -> dict[str, Any]:
-    """Data, objective, loop, measures, figures."""
-    from train import figures, fitting, verdict
-    from train.data import digits
-    from train.data.batches import Batches
-    from train.data.conditions import Condition
-    from train.data.fingerprint import fingerprint
-    from train.engine import runtime
-    from train.engine.loop import fit
-    from train.engine.runs import Run
-    from train.metrics.coding import Watch, goals, measure
-    from train.metrics.measuring import Measures
-    from train.studies import sweeps
-
-    if settings.sweep:
-        return sweeps.icvae(settings, main)
-    device = runtime.setup(settings)
-    data = digits.load(settings.data, settings.data_dir, settings.evaluate_on)
-    condition = Condition.of(*data)
-    require_classes(settings, condition)
-    size = fitting.batch(settings.batch_size, len(data.train), processes.size())
-    terms = None
-    if settings.invariance == "echo":
-        share = (size.fits if size else settings.batch_size) // processes.size()
-        terms = fitting.echo_terms(settings.echo_terms, share, len(data.held_out))
-    settings = fitting.fitted(settings, size, terms)
-    told = condition.told(data.train, settings.condition == "labels")
-    objective = build(settings, data.train.shape, condition).to(device)
-    batches = Batches((data.train.images, told), settings.batch_size, settings.seed, device)
-    inputs = {"shape": data.train.shape, "condition": condition.state()}
-    run = Run.create(settings, "icvae", **inputs, data_hash=fingerprint(*data))
-
-    model, guide = objective.model, objective.guide
-    watch = Watch(model, guide, data.held_out, condition, settings.condition == "labels")
-    fitted = fit(objective, batches, run, settings, device, evaluate=watch.evaluate)
-    if not run.writes:
-        return {}
-
-    measures = Measures(run)
-    measure(watch, measures, data.train, settings.seed)
-    measures.draw("reconstructions", lambda: figures.gallery(watch.reconstructions()))
-    if condition.classes and settings.condition == "labels":
-        measures.draw("swaps", lambda: figures.gallery(watch.swaps()))
-    measures.draw("codes", lambda: figures.codes(*watch.codes()))
-    measures.draw("curves", lambda: figures.curves(run.history(), watch.PANELS))
-    wanted = goals(invariance=settings.invariance != "none")
-    return verdict.finish(run, fitted._asdict(), measures, wanted)
-
+METHOD = ICVAE()
+main = METHOD.main
 
 if __name__ == "__main__":
     command(ICVAESettings, main)

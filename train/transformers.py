@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import Field, asdict, fields, replace
 from inspect import Parameter, Signature
@@ -18,24 +18,23 @@ from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
-from pyro_models.acai import halvings
-from train import abc, fitting, icvae
-from train.data import digits
-from train.data.batches import Batches
-from train.data.conditions import Condition
-from train.data.digits import Images
+from train import fitting
+from train.data.digits import Images, Split
 from train.data.labels import as_labels
-from train.data.stacks import sets_of
 from train.engine import runtime
 from train.engine.loop import fit
 from train.engine.runs import Run, SavedRun
 from train.errors import InputError, Interrupted, require
-from train.objective import Batch, Objective
+from train.fitting import Misfit
+from train.method import Method
+from train.methods import METHODS
 from train.settings import parameters
-from train.trained import METHODS
 
-OWN = ("data", "data_dir", "evaluate_on", "resume", "run_dir", "sweep", "tensorboard")
-"""Settings of the command line that a transformer has no use for."""
+COMMAND_LINE_ONLY = ("data", "data_dir", "evaluate_on", "resume", "run_dir", "sweep", "tensorboard")
+"""Settings that are no parameters of a transformer."""
+
+SIZES = ("batch_size", "stack_size", "other_stack_size", "echo_terms")
+"""Settings that are made to fit small data, whoever chose them."""
 
 
 class Transformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -66,18 +65,20 @@ class Transformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         (50, 3)
     """
 
-    method: ClassVar[str]
+    method: ClassVar[Method]
+    """The method's record: a subclass gives it, and may be of a method of one's own."""
+    labelled: ClassVar[bool] = False
+    """Whether the method needs ``y``."""
     DEFAULTS: ClassVar[Mapping[str, Any]] = {}
-    """Where they are not those of the command line."""
+    """Defaults that differ from those of the command line."""
     OPTIONS: ClassVar[Mapping[str, Any]] = {"image_shape": None}
-    """What there is beside settings, with its defaults."""
+    """Parameters beside the settings, with their defaults."""
 
     def __init_subclass__(cls) -> None:
         # scikit-learn reads a constructor's parameters, and so do people: they are the settings.
-        known = {**cls.OPTIONS, **{field.name: field.default for field in cls._fields()}}
         named = [
-            Parameter(name, Parameter.KEYWORD_ONLY, default=cls.DEFAULTS.get(name, default))
-            for name, default in known.items()
+            Parameter(name, Parameter.KEYWORD_ONLY, default=default)
+            for name, default in cls._defaults().items()
         ]
 
         def __init__(self: Transformer, **settings: Any) -> None:
@@ -92,9 +93,16 @@ class Transformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
 
     @classmethod
     def _fields(cls) -> list[Field]:
+        """Returns the settings that are parameters."""
         method = getattr(cls, "method", None)
-        every = fields(METHODS[method].door[0]) if method else ()
-        return [field for field in every if field.name not in OWN]
+        every = fields(method.settings) if method else ()
+        return [field for field in every if field.name not in COMMAND_LINE_ONLY]
+
+    @classmethod
+    def _defaults(cls) -> dict[str, Any]:
+        """Returns the default of each parameter."""
+        settings = {field.name: field.default for field in cls._fields()}
+        return {**cls.OPTIONS, **settings, **cls.DEFAULTS}
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
@@ -140,37 +148,45 @@ class Transformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         try:
             yield
         except InputError as error:
-            settings = METHODS[self.method].door[0]
-            raise ValueError(parameters(str(error), settings, data="the data")) from error
+            message = parameters(str(error), self.method.settings, data="the data")
+            raise ValueError(message) from error
+
+    def _labelled(self, settings: Any) -> bool:
+        """Returns whether ``y`` is needed under some settings."""
+        return self.labelled
 
     def _train(self, images: Tensor, y: Any, folder: Path) -> None:
         names = [field.name for field in self._fields()]
-        values = {name: getattr(self, name) for name in names} | {"run_dir": folder}
-        settings = METHODS[self.method].door[0](**values)
-        # In Python's own types from here on.
-        values = {name: getattr(settings, name) for name in values}
-        settings = replace(settings, **self._fitting(values, images, y))
+        values = {name: getattr(self, name) for name in names}
+        settings = self.method.settings(**values, run_dir=folder)
+        labels = labels_of(y, images) if self._labelled(settings) else None
+        data = Images.labelled(images, labels)
+        split = Split(data, data)
+        settings = self._fitted(settings, self.method.misfits(settings, split))
         device = runtime.setup(settings)
-        objective, batches, inputs = self._prepare(settings, images, y, device)
-        inputs = {"shape": tuple(images.shape[1:])} | inputs
-        run = Run.create(settings, self.method, **inputs)
-        fitted = fit(objective.to(device), batches, run, settings, device, progress=False)
+        objective, batches, inputs = self.method.prepare(settings, split, device)
+        run = Run.create(settings, self.method.name, **inputs)
+        result = fit(objective, batches, run, settings, device)
         # Not from the folder, which only the first of several processes writes.
         weights = objective.state_dict()
-        saved = SavedRun(self.method, asdict(settings), inputs, weights, fitted.steps)
-        self.trained_ = METHODS[self.method](saved, device)
+        saved = SavedRun(self.method.name, asdict(settings), inputs, weights, result.steps)
+        self.trained_ = self.method.trained(self.method, saved, device)
 
-    def _fitting(self, values: Mapping[str, Any], images: Tensor, y: Any) -> dict[str, Any]:
-        """Settings that few images make smaller."""
-        return fitting.changes(fitting.batch(values["batch_size"], len(images)))
+    def _fitted(self, settings: Any, misfits: Sequence[Misfit | None]) -> Any:
+        """Fits settings to the data.
 
-    def _prepare(
-        self, settings: Any, images: Tensor, y: Any, device: torch.device
-    ) -> tuple[Objective, Callable[[int], Batch], dict[str, Any]]:
-        """Objective, batches, and what else the method must know of its data."""
-        _, build = METHODS[self.method].door
-        batches = Batches((images,), settings.batch_size, settings.seed, device)
-        return build(settings, tuple(images.shape[1:])), batches, {}
+        Sizes of batches, and whatever has its default, are changed without a word: a search or a
+        cross-validation fits to parts of the data. Anything else is refused.
+
+        Raises:
+            InputError: If a setting does not fit that somebody has chosen.
+        """
+        wrong = [misfit for misfit in misfits if misfit is not None]
+        defaults = self._defaults()
+        for misfit in wrong:
+            default = getattr(settings, misfit.setting) == defaults[misfit.setting]
+            require(misfit.setting in SIZES or default, f"{misfit.problem}: {misfit.remedy}")
+        return replace(settings, **fitting.changes(*wrong))
 
     def _images(self, X: Any, *, fitting: bool = False) -> Tensor:
         """Images in [0, 1], of shape (M, H, W)."""
@@ -208,106 +224,54 @@ class Invertible(Transformer):
 class AETransformer(Invertible):
     """The plain autoencoder."""
 
-    method = "ae"
+    method = METHODS["ae"]
 
 
 class ACAITransformer(Invertible):
     """ACAI."""
 
-    method = "acai"
-
-    def _fitting(self, values: Mapping[str, Any], images: Tensor, y: Any) -> dict[str, Any]:
-        fits = super()._fitting(values, images, y)
-        default = {field.name: field.default for field in self._fields()}["z_dim"]
-        if values["network"] == "conv" and values["z_dim"] == default:
-            padded, _ = digits.pad(Images(images, None), 1 << halvings(self.shape_))
-            fits |= fitting.changes(fitting.code(default, padded.shape))
-        return fits
-
-    def _prepare(
-        self, settings: Any, images: Tensor, y: Any, device: torch.device
-    ) -> tuple[Objective, Callable[[int], Batch], dict[str, Any]]:
-        multiple = 1 << halvings(self.shape_) if settings.network == "conv" else 1
-        padded, frame = digits.pad(Images(images, None), multiple)
-        prepared = super()._prepare(settings, padded.images, y, device)
-        return *prepared[:2], {"frame": frame, "shape": padded.shape}
+    method = METHODS["acai"]
 
 
 class ABCTransformer(Transformer):
     """ABC: ``y`` are the sets of the images, all of which it is trained on."""
 
-    method = "abc"
+    method = METHODS["abc"]
+    labelled = True
     DEFAULTS: ClassVar = {"withheld": ()}
-
-    def _fitting(self, values: Mapping[str, Any], images: Tensor, y: Any) -> dict[str, Any]:
-        # A stack is of one set, and the batch is of pairs of stacks.
-        if values["replacement"]:
-            return {}
-        sets = sets_of(Images.labelled(images, labels_of(y, images)))
-        sizes = {name: values[name] for name in ("stack_size", "other_stack_size")}
-        return fitting.changes(*fitting.stacks(sizes, sets.counts(values["withheld"])))
-
-    def _prepare(
-        self, settings: Any, images: Tensor, y: Any, device: torch.device
-    ) -> tuple[Objective, Callable[[int], Batch], dict[str, Any]]:
-        sets = sets_of(Images.labelled(images, labels_of(y, images)))
-        names = {"withheld": sets.find(settings.withheld), "names": sets.classes.values}
-        batches = abc.stacks(settings, images, sets.numbers[0], device, **names)
-        inputs = {"sets": sets.classes.values}
-        return abc.build(settings, tuple(images.shape[1:])), batches, inputs
 
 
 class ICVAETransformer(Transformer):
     """ICVAE: its codes are to say nothing of ``y``, classes or quantities.
 
     Args:
-        sample: Whether ``transform`` draws codes, from ``seed``, or gives their means. Labels were
-            kept out of draws, and from means more of them can be read: see
-            :class:`train.trained.TrainedICVAE`.
+        sample: Whether ``transform`` draws codes, from ``seed``, or returns their means. Labels are
+            kept out of draws; from means more of them can be read: see
+            :class:`train.verbs.conditional.TrainedICVAE`.
         image_shape: See :class:`Transformer`.
         settings: See :class:`Transformer`.
     """
 
-    method = "icvae"
+    method = METHODS["icvae"]
     OPTIONS: ClassVar = {**Transformer.OPTIONS, "sample": False}
 
     def _encode(self, images: Tensor) -> Tensor:
         return self.trained_.encode(images, sample=self.sample, seed=self.seed)
 
-    def _fitting(self, values: Mapping[str, Any], images: Tensor, y: Any) -> dict[str, Any]:
-        fits = super()._fitting(values, images, y)
-        if values["invariance"] != "echo":
-            return fits
-        share = (values | fits)["batch_size"]
-        return fits | fitting.changes(fitting.echo_terms(values["echo_terms"], share))
-
-    def _prepare(
-        self, settings: Any, images: Tensor, y: Any, device: torch.device
-    ) -> tuple[Objective, Callable[[int], Batch], dict[str, Any]]:
+    def _labelled(self, settings: Any) -> bool:
         require(not settings.encoder_sees_labels, "encoder_sees_labels: transform has no labels")
-        if settings.condition == "none":
-            # A VAE is told nothing, and needs no labels.
-            condition, told = (
-                Condition(0, torch.zeros(1), torch.ones(1)),
-                images.new_zeros(len(images), 0),
-            )
-        else:
-            known = Images.labelled(images, labels_of(y, images))
-            condition = Condition.of(known, known)
-            told = condition.told(known)
-        batches = Batches((images, told), settings.batch_size, settings.seed, device)
-        objective = icvae.build(settings, tuple(images.shape[1:]), condition)
-        return objective, batches, {"condition": condition.state()}
+        # A VAE has no condition.
+        return settings.condition == "labels"
 
 
 class AIRTransformer(Transformer):
-    """AIR: of each object whether it is there, its place and its code."""
+    """AIR: presence, place and code of each object."""
 
-    method = "air"
+    method = METHODS["air"]
 
 
 def labels_of(y: Any, images: Tensor) -> np.ndarray:
-    """Labels as data have them: see :func:`train.data.labels.as_labels`."""
+    """Converts labels: see :func:`train.data.labels.as_labels`."""
     require(y is not None, "y is missing: this method needs a label for each image")
     labels = as_labels(y, "y")
     require(len(labels) == len(images), f"there are {len(labels)} labels for {len(images)} images")

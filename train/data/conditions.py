@@ -67,6 +67,11 @@ class Condition:
         )
         return cls(len(seen), torch.zeros(0), torch.zeros(0), Classes(tuple(sorted(seen))))
 
+    @classmethod
+    def none(cls) -> Condition:
+        """The condition of images without labels: of no columns, once it is standardised."""
+        return cls(0, torch.zeros(1), torch.ones(1))
+
     def state(self) -> dict[str, Any]:
         """Plain values, from which :meth:`restored` makes it again."""
         return {

@@ -79,6 +79,14 @@ class Split(NamedTuple):
     held_out: Images
 
 
+class ValidationSplit(NamedTuple):
+    """A split of which validation images are held out of the training images, to select weights."""
+
+    train: Images
+    validation: Images
+    held_out: Images
+
+
 class Frame(NamedTuple):
     """What is around images so that networks can take them: rows and columns of nothing.
 

@@ -1,4 +1,4 @@
-"""What an autoencoder's codes keep: the image, and its class."""
+"""What is watched of an autoencoder: what its codes keep of the image and of its class."""
 
 from __future__ import annotations
 
@@ -8,17 +8,20 @@ from typing import ClassVar
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from pyro_models.ae import Autoencoder
+from train import figures
 from train.data.batches import as_input, codes_of
-from train.data.digits import Frame, Images
+from train.data.digits import Images
+from train.metrics import interpolation
 from train.metrics.clusters import cluster_accuracy
-from train.metrics.goals import Beats
-from train.metrics.interpolation import interpolate
+from train.metrics.goals import Beats, Goal
 from train.metrics.measuring import Measures, Unmeasurable, attempt
 from train.metrics.probes import Labelled, probe_accuracy
 from train.metrics.references import mean_image_mse
+from train.watch import TrainingLog, Watch
 
 GOAL = Beats(
     measure="reconstruction_mse",
@@ -26,18 +29,17 @@ GOAL = Beats(
     beside="the mean training image's",
     advice="more --steps, a lower --learning-rate, or a larger --z-dim",
 )
-"""What an autoencoder is to reach."""
+"""What an autoencoder has to reach."""
 
 
-class Watch:
-    r"""Looks at an autoencoder while it is trained.
+class AutoencoderWatch(Watch):
+    r"""Watches an autoencoder: its error, and what its codes keep of the class.
 
     Args:
         autoencoder: The autoencoder.
         train: Training images.
         held_out: Held-out images.
-        frame: What is around images only so that they can be halved, and does not count.
-        starts: How often k-means starts when it counts.
+        starts: How often k-means starts when clusters are measured.
         seed: Seed of k-means.
     """
 
@@ -50,9 +52,6 @@ class Watch:
         "critic's loss": {"critic_loss": "training"},
         "accuracy": {"probe_accuracy": "linear probe", "cluster_accuracy": "k-means"},
     }
-    """What to plot of the run's metrics."""
-    FEW = 10_000
-    """How many training codes a look takes."""
 
     def __init__(
         self,
@@ -60,14 +59,12 @@ class Watch:
         train: Images,
         held_out: Images,
         *,
-        frame: Frame = Frame(),  # noqa: B008
         starts: int = 50,
         seed: int = 0,
     ) -> None:
         self.autoencoder = autoencoder
         self.train = train
         self.held_out = held_out
-        self.frame = frame
         self.starts = starts
         self.seed = seed
 
@@ -77,102 +74,187 @@ class Watch:
         return next(self.autoencoder.parameters()).device
 
     def encode(self, images: Tensor) -> np.ndarray:
-        """Codes of uint8 images (M, H, W), of shape (M, D)."""
+        """Encodes uint8 images (M, H, W) to codes, of shape (M, D)."""
         return codes_of(self.autoencoder.encode, images, self.device)
 
     @torch.no_grad()
     def error(self, images: Tensor, batch: int = 1_000) -> float:
-        """The mean square of a pixel's error, of uint8 images (M, H, W)."""
+        """Returns the mean squared error of a pixel, of uint8 images (M, H, W)."""
         total = torch.zeros((), dtype=torch.float64)
-        for part in images.split(batch):
-            part = as_input(part.to(self.device))
-            difference = self.frame.inside(self.autoencoder(part) - part)
+        for chunk in images.split(batch):
+            chunk = as_input(chunk.to(self.device))
+            difference = self.autoencoder(chunk) - chunk
             total += difference.square().mean((1, 2)).double().sum().cpu()
         return float(total) / len(images)
 
     def evaluate(self, step: int) -> dict[str, float]:
-        """The error on held-out images."""
         return {"held_out_mse": self.error(self.held_out.images)}
 
-    def look(self, step: int) -> dict[str, float]:
-        """That, and probes of the codes: of fewer training images, with fewer starts."""
-        few = self.train.select(torch.arange(min(self.FEW, len(self.train))))
-        looked = {name: attempt(probe).value for name, probe in self.probes(few, starts=20).items()}
-        seen = {name: value for name, value in looked.items() if value is not None}
-        return self.evaluate(step) | seen
-
     def probes(self, train: Images, starts: int) -> dict[str, Callable[[], float]]:
-        """Probe and clusters by name, learnt from training images' codes."""
+        """Returns the probes by name: functions that fit one to codes of training images.
+
+        Args:
+            train: Training images.
+            starts: How often k-means starts.
+        """
 
         @cache
-        def known() -> list[Labelled]:
+        def codes() -> list[Labelled]:
             require_classes(train.labels)
-            parts = (train, self.held_out)
-            return [(self.encode(part.images), part.labels.numpy()) for part in parts]
+            return [(self.encode(x.images), x.labels.numpy()) for x in (train, self.held_out)]
 
         return {
-            "probe_accuracy": lambda: probe_accuracy(*known()),
-            "cluster_accuracy": lambda: cluster_accuracy(*known(), starts=starts, seed=self.seed),
+            "probe_accuracy": lambda: probe_accuracy(*codes()),
+            "cluster_accuracy": lambda: cluster_accuracy(*codes(), starts=starts, seed=self.seed),
         }
 
-    def measure(self, measures: Measures) -> None:
-        """Takes the measures, on all images.
+    def measure(self) -> Measures:
+        """Measures held-out images.
 
-        ``reconstruction_mse`` is the mean square of a pixel's error on held-out images, in [0, 1],
-        and ``reconstruction_mse_mean_image`` that of the mean training image. For
-        ``probe_accuracy`` see :func:`~train.metrics.probes.probe_accuracy`, for
-        ``cluster_accuracy`` :func:`~train.metrics.clusters.cluster_accuracy`.
+        ``reconstruction_mse`` is the mean squared error of a pixel in [0, 1], and
+        ``reconstruction_mse_mean_image`` that of the mean training image. For ``probe_accuracy``
+        see :func:`~train.metrics.probes.probe_accuracy`, for ``cluster_accuracy``
+        :func:`~train.metrics.clusters.cluster_accuracy`.
         """
+        measures = Measures()
         measures.take("reconstruction_mse", lambda: self.error(self.held_out.images))
         measures.take(
             "reconstruction_mse_mean_image",
-            lambda: mean_image_mse(self.train.images, self.held_out.images, self.frame.inside),
+            lambda: mean_image_mse(self.train.images, self.held_out.images),
         )
         for name, probe in self.probes(self.train, self.starts).items():
             measures.take(name, probe)
+        return measures
+
+    def goals(self) -> list[Goal]:
+        return [GOAL]
+
+    def figures(self, log: TrainingLog) -> dict[str, Callable[[], Figure]]:
+        return {
+            "reconstructions": lambda: figures.gallery(self.reconstructions()),
+            "codes": lambda: figures.codes(*self.codes()),
+            **super().figures(log),
+        }
 
     def reconstructions(self, number: int = 10) -> dict[str, np.ndarray]:
-        """Rows of held-out images and of what is left of them."""
+        """Returns rows of held-out images, and of their reconstructions."""
         images = self.first(number)
         with torch.no_grad():
-            drawn = self.autoencoder(images)
-        return {"data": self.shown(images), "decoded": self.shown(drawn)}
-
-    def interpolations(self, pairs: int = 10, steps: int = 11) -> dict[str, np.ndarray]:
-        """Rows of images on the way from one held-out image to another, both among them."""
-        one, other = self.first(2 * pairs).chunk(2)
-        between = interpolate(self.autoencoder, one, other, steps)
-        mixes = {
-            f"{share:.0%}": self.shown(between[:, i])
-            for i, share in enumerate(np.linspace(0, 1, steps))
-        }
-        return {"from": self.shown(one), **mixes, "to": self.shown(other)}
-
-    @torch.no_grad()
-    def grid(self, reach: float = 5.0, number: int = 11) -> dict[str, np.ndarray]:
-        """Rows of what codes of two dimensions decode to, the second falling from row to row."""
-        ticks = torch.linspace(-reach, reach, number, device=self.device)
-        return {
-            f"{height:g}": self.shown(
-                self.autoencoder.decode(torch.stack([ticks, torch.full_like(ticks, height)], dim=1))
-            )
-            for height in ticks.flip(0).tolist()
-        }
+            decoded = self.autoencoder(images)
+        return {"data": images.cpu().numpy(), "decoded": decoded.cpu().numpy()}
 
     def codes(self, number: int = 5_000) -> tuple[np.ndarray, np.ndarray]:
-        """Codes of held-out images, and labels as the data have them; zeros if there are none."""
+        """Returns codes of held-out images, and labels as the data have them, or zeros."""
         few = self.held_out.select(torch.arange(min(number, len(self.held_out))))
         labels = np.zeros(len(few), dtype=int) if few.values is None else few.values
         return self.encode(few.images), labels
 
     def first(self, number: int) -> Tensor:
-        """The first held-out images, on the device, over again if there are too few."""
+        """Returns the first held-out images, on the device; repeats them if there are too few."""
         rows = torch.arange(number) % len(self.held_out)
         return as_input(self.held_out.images[rows].to(self.device))
 
-    def shown(self, images: Tensor) -> np.ndarray:
-        """Images for a figure."""
-        return self.frame.inside(images).cpu().numpy()
+
+class AEWatch(AutoencoderWatch):
+    """Watches the plain autoencoder, whose weights are selected on validation images.
+
+    Args:
+        autoencoder: The autoencoder.
+        train: Training images.
+        held_out: Held-out images.
+        validation: Validation images.
+        starts: See :class:`AutoencoderWatch`.
+        seed: See :class:`AutoencoderWatch`.
+    """
+
+    def __init__(
+        self,
+        autoencoder: Autoencoder,
+        train: Images,
+        held_out: Images,
+        *,
+        validation: Images,
+        starts: int = 50,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(autoencoder, train, held_out, starts=starts, seed=seed)
+        self.validation = validation
+
+    def evaluate(self, step: int) -> dict[str, float]:
+        return {"validation_mse": self.error(self.validation.images)}
+
+    def figures(self, log: TrainingLog) -> dict[str, Callable[[], Figure]]:
+        drawn = super().figures(log)
+        if self.encode(self.held_out.images[:1]).shape[1] == 2:
+            drawn["grid"] = lambda: figures.gallery(self.grid())
+        return drawn
+
+    @torch.no_grad()
+    def grid(self, reach: float = 5.0, number: int = 11) -> dict[str, np.ndarray]:
+        """Decodes a grid of codes of two dimensions; the second falls from row to row."""
+        ticks = torch.linspace(-reach, reach, number, device=self.device)
+        decode = self.autoencoder.decode
+        return {
+            f"{y:g}": decode(torch.stack([ticks, torch.full_like(ticks, y)], 1)).cpu().numpy()
+            for y in ticks.flip(0).tolist()
+        }
+
+
+class ACAIWatch(AutoencoderWatch):
+    """Watches ACAI's autoencoder: its probes too, and what lies between codes.
+
+    Args:
+        autoencoder: The autoencoder.
+        train: Training images.
+        held_out: Held-out images.
+        lines: Whether the images are lines, whose interpolations can be judged.
+        starts: See :class:`AutoencoderWatch`.
+        seed: See :class:`AutoencoderWatch`.
+    """
+
+    FEW = 10_000
+    """The most training images whose codes an evaluation takes."""
+
+    def __init__(
+        self,
+        autoencoder: Autoencoder,
+        train: Images,
+        held_out: Images,
+        *,
+        lines: bool = False,
+        starts: int = 50,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(autoencoder, train, held_out, starts=starts, seed=seed)
+        self.lines = lines
+
+    def evaluate(self, step: int) -> dict[str, float]:
+        few = self.train.select(torch.arange(min(self.FEW, len(self.train))))
+        probes = {name: attempt(probe) for name, probe in self.probes(few, starts=20).items()}
+        values = {name: each.value for name, each in probes.items() if each.value is not None}
+        return super().evaluate(step) | values
+
+    def measure(self) -> Measures:
+        measures = super().measure()
+        if self.lines:
+            images = as_input(self.held_out.images.to(self.device))
+            names = interpolation.Interpolation._fields
+            measures.take(names, lambda: interpolation.measure(self.autoencoder, images)._asdict())
+        return measures
+
+    def figures(self, log: TrainingLog) -> dict[str, Callable[[], Figure]]:
+        drawn = super().figures(log)
+        drawn.pop("reconstructions")
+        return {"interpolations": lambda: figures.gallery(self.interpolations()), **drawn}
+
+    def interpolations(self, pairs: int = 10, steps: int = 11) -> dict[str, np.ndarray]:
+        """Returns rows of held-out images, of interpolations between them, and of their ends."""
+        one, other = self.first(2 * pairs).chunk(2)
+        between = interpolation.interpolate(self.autoencoder, one, other, steps).cpu().numpy()
+        rows = {
+            f"{fraction:.0%}": between[:, i] for i, fraction in enumerate(np.linspace(0, 1, steps))
+        }
+        return {"from": one.cpu().numpy(), **rows, "to": other.cpu().numpy()}
 
 
 def require_classes(labels: Tensor | None) -> None:

@@ -1,14 +1,15 @@
-"""How well a model of scenes counts, explains and finds objects."""
+"""What is watched of AIR: how well it counts, explains and finds objects."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
+from functools import cached_property
 from typing import ClassVar, NamedTuple
 
 import numpy as np
 import pyro
 import torch
+from matplotlib.figure import Figure
 from pyro import poutine
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
@@ -16,37 +17,39 @@ from torch import Tensor
 from guides.air import RecurrentGuide
 from pyro_models.air import AIR
 from pyro_models.sharing import one_estimate
-from train.data.batches import Batches, as_input
+from train import figures
+from train.data.batches import as_input
 from train.data.scenes import Scenes, ScenesSplit
-from train.engine.runs import Run
 from train.estimators import ImportanceWeightedELBO, MarginalELBO
 from train.metrics.goals import Beats, Goal
 from train.metrics.measuring import Measures, Unmeasurable
 from train.metrics.references import majority, mean_image_mse
+from train.watch import TrainingLog, Watch
 
 
-class Found(NamedTuple):
+class Explanation(NamedTuple):
     r"""What a model and guide make of scenes.
 
     Attributes:
-        elbos: Nats a scene, at beta 1, with the likelihood's constant, of shape :math:`(M)`.
-        drawn: The counts in one draw from the guide, of shape :math:`(M)`.
+        elbos: ELBOs in nats a scene, at beta 1, with the likelihood's constant, of shape
+            :math:`(M)`.
+        draws: The counts in one draw from the guide, of shape :math:`(M)`.
         counts: The most probable counts, all else at its mean, of shape :math:`(M)`.
-        boxes: Boxes there, of shape :math:`(M, N, 4)`.
-        squares: The mean square of a pixel's error there, of shape :math:`(M)`.
+        boxes: Boxes of the objects that these count, of shape :math:`(M, N, 4)`.
+        mse: The mean squared error of a pixel of their reconstruction, of shape :math:`(M)`.
     """
 
     elbos: Tensor
-    drawn: Tensor
+    draws: Tensor
     counts: Tensor
     boxes: Tensor
-    squares: Tensor
+    mse: Tensor
 
 
 @torch.no_grad()
 @pyro.get_param_store().scope()
 def draw_counts(guide: RecurrentGuide, images: Tensor) -> Tensor:
-    """The number of objects in one draw from the guide for each image, of shape :math:`(B)`."""
+    """Draws the number of objects in each image from the guide; of shape :math:`(B)`."""
     trace = poutine.trace(guide).get_trace(images)
     steps = range(guide.model.max_objects)
     return sum(trace.nodes[f"z_pres_{i}"]["value"] for i in steps).long()
@@ -58,13 +61,13 @@ def draw_counts(guide: RecurrentGuide, images: Tensor) -> Tensor:
 def elbo(
     model: AIR, guide: RecurrentGuide, images: Tensor, estimator: MarginalELBO | None = None
 ) -> Tensor:
-    """The ELBO of each scene in nats at beta 1, the count summed out, of shape :math:`(B)`.
+    """Estimates the ELBO of each scene, the count summed out: nats at beta 1, shape :math:`(B)`.
 
     Args:
         model: The model.
         guide: Its guide.
         images: Scenes, of shape :math:`(B, H, W)`.
-        estimator: One that has seen the pair before need not examine it again.
+        estimator: An estimator that has examined the pair before, which saves time.
     """
     return (estimator or MarginalELBO()).elbo(model, guide, images)
 
@@ -74,14 +77,16 @@ def elbo(
 def iw_bound(
     model: AIR, guide: RecurrentGuide, images: Tensor, particles: int = 100, rows: int = 2_000
 ) -> Tensor:
-    """:class:`~train.estimators.ImportanceWeightedELBO`'s bound of each scene, in nats.
+    """Estimates the importance-weighted bound of each scene, in nats.
+
+    See :class:`~train.estimators.ImportanceWeightedELBO`.
 
     Args:
         model: The model.
         guide: Its guide.
         images: Scenes, of shape :math:`(B, H, W)`.
         particles: The number :math:`K` of draws a scene.
-        rows: About how many draws are in memory at a time.
+        rows: About how many draws memory holds at once.
 
     Returns:
         The bound, of shape :math:`(B)`.
@@ -89,114 +94,51 @@ def iw_bound(
     estimator = ImportanceWeightedELBO(particles)
 
     @one_estimate()
-    def bound(part: Tensor) -> Tensor:
-        return estimator.bound(model, guide, part)
+    def bound(batch: Tensor) -> Tensor:
+        return estimator.bound(model, guide, batch)
 
-    return torch.cat([bound(part) for part in images.split(max(rows // particles, 1))])
+    return torch.cat([bound(batch) for batch in images.split(max(rows // particles, 1))])
 
 
 @torch.no_grad()
-def find(model: AIR, guide: RecurrentGuide, scenes: Tensor, batch: int = 500) -> Found:
-    r"""Looks at scenes, some at a time.
+def explain(model: AIR, guide: RecurrentGuide, scenes: Tensor, batch: int = 500) -> Explanation:
+    r"""Evaluates model and guide on scenes, in batches.
 
     Args:
         model: The model.
         guide: Its guide.
         scenes: Of shape :math:`(M, H, W)`, uint8.
-        batch: How many at a time.
+        batch: How many scenes a batch has.
     """
     device = model.zero.device
     estimator = MarginalELBO()
-    parts = []
+    batches = []
     for images in scenes.split(batch):
         images = as_input(images.to(device))
         detection = guide.detect(images)
-        found = Found(
+        explanation = Explanation(
             elbo(model, guide, images, estimator),
             draw_counts(guide, images),
             detection.counts,
             detection.boxes,
             (detection.reconstruction - images).square().mean((1, 2)),
         )
-        parts.append([each.cpu() for each in found])
-    return Found(*map(torch.cat, zip(*parts, strict=True)))
+        batches.append([tensor.cpu() for tensor in explanation])
+    return Explanation(*map(torch.cat, zip(*batches, strict=True)))
 
 
-def measure(
-    watch: Watch, measures: Measures, iw_particles: int = 100, iw_scenes: int | None = None
-) -> Callable[[], np.ndarray]:
-    """Takes the measures of a watched model and guide on held-out scenes.
+def mean_box_iou(scenes: Scenes, counts: Tensor, boxes: Tensor) -> float:
+    r"""Mean IoU of true and detected boxes, in scenes whose count is right and not zero.
 
-    - ``count_accuracy`` is the share of scenes whose count one draw from the guide gives,
-      ``count_accuracy_map`` the share whose most probable count, all else at its mean, is right,
-      and ``count_accuracy_majority`` that of the most frequent count.
-    - ``box_iou`` is :func:`box_iou`.
-    - ``reconstruction_mse`` is the mean square of a pixel's error of what is found,
-      ``reconstruction_mse_mean_image`` that of the mean training scene, and
-      ``reconstruction_mse_empty`` that of a canvas without objects.
-    - ``elbo`` is in nats a scene, at beta 1, with the likelihood's constant; ``iw_bound`` is
-      :func:`iw_bound` with ``iw_particles`` draws, on the first ``iw_scenes`` scenes.
+    Boxes are matched so that the mean is largest.
 
     Args:
-        watch: The model, the guide, and scenes.
-        measures: Where measures go.
-        iw_particles: Draws a scene in the importance-weighted bound.
-        iw_scenes: On how many of the scenes, from the first, to take that bound; ``None`` for all.
+        scenes: Scenes with their counts and boxes.
+        counts: The detected counts, of shape :math:`(M)`.
+        boxes: The detected boxes, of shape :math:`(M, N, 4)`.
 
     Returns:
-        What counts the scenes by true count (rows) and by the count found at the means (columns).
-    """
-    model, guide, (train, scenes) = watch.model, watch.guide, watch.data
-    few = scenes.images[:iw_scenes]
-
-    @cache
-    def found() -> Found:
-        return find(model, guide, scenes.images)
-
-    def bound() -> float:
-        images = as_input(few.to(model.zero.device))
-        return iw_bound(model, guide, images, iw_particles).double().mean().item()
-
-    def truth() -> Tensor:
-        if scenes.counts is None:
-            raise Unmeasurable("the scenes have no counts")
-        return scenes.counts
-
-    def right(name: str) -> float:
-        return (truth() == getattr(found(), name)).double().mean().item()
-
-    def confusion() -> np.ndarray:
-        size = max(model.max_objects, int(truth().max())) + 1
-        table = torch.bincount(truth() * size + found().counts, minlength=size**2)
-        return table.reshape(size, size).numpy()
-
-    measures.take("count_accuracy", lambda: right("drawn"))
-    measures.take("count_accuracy_map", lambda: right("counts"))
-    measures.take("count_accuracy_majority", lambda: majority(truth().numpy()))
-    measures.take("box_iou", lambda: box_iou(scenes, found().counts, found().boxes))
-    measures.take("reconstruction_mse", lambda: found().squares.double().mean().item())
-    measures.take(
-        "reconstruction_mse_mean_image", lambda: mean_image_mse(train.images, scenes.images)
-    )
-    empty = torch.zeros_like(scenes.images[:1])
-    measures.take("reconstruction_mse_empty", lambda: mean_image_mse(empty, scenes.images))
-    measures.take("elbo", lambda: found().elbos.double().mean().item())
-    measures.take("iw_bound", bound)
-    return confusion
-
-
-def box_iou(scenes: Scenes, counts: Tensor, boxes: Tensor) -> float:
-    """The mean IoU of true boxes and those found, in scenes whose count is right and not zero.
-
-    Boxes are matched so that it is largest.
-
-    Args:
-        scenes: Scenes with their counts.
-        counts: The counts found, of shape :math:`(M)`.
-        boxes: The boxes found, of shape :math:`(M, N, 4)`.
-
-    Returns:
-        A share from 0 to 1.
+        A number from 0 to 1.
 
     Raises:
         Unmeasurable: If no box is known, or there is no such scene.
@@ -210,129 +152,198 @@ def box_iou(scenes: Scenes, counts: Tensor, boxes: Tensor) -> float:
     return float(np.mean(ious))
 
 
-def iou(boxes: Tensor, others: Tensor) -> Tensor:
-    r"""Intersection over union of each box with each other one.
+def matched_iou(truth: Tensor, detected: Tensor) -> float:
+    """Mean IoU of as many boxes, (n, 4) each, matched so that it is largest (Hungarian)."""
+    # Takes longer to import than torch, and few commands need it.
+    from torchvision.ops import box_iou
 
-    Args:
-        boxes: :math:`(x_0, y_0, x_1, y_1)`, of shape :math:`(n, 4)`.
-        others: The same, of shape :math:`(m, 4)`.
-
-    Returns:
-        Shares from 0 to 1, of shape :math:`(n, m)`.
-    """
-    low = torch.maximum(boxes[:, None, :2], others[None, :, :2])
-    high = torch.minimum(boxes[:, None, 2:], others[None, :, 2:])
-    shared = (high - low).clamp(min=0).prod(-1)
-    areas = [(box[:, 2:] - box[:, :2]).prod(-1) for box in (boxes, others)]
-    return shared / (areas[0][:, None] + areas[1][None, :] - shared)
+    ious = box_iou(truth, detected).numpy()
+    return float(ious[linear_sum_assignment(ious, maximize=True)].mean())
 
 
-def matched_iou(truth: Tensor, found: Tensor) -> float:
-    """The mean IoU of as many boxes, paired so that it is largest (Hungarian matching)."""
-    shares = iou(truth, found).numpy()
-    return float(shares[linear_sum_assignment(shares, maximize=True)].mean())
-
-
-class Watch:
-    """Looks at a model and guide while they are trained.
+class AIRWatch(Watch):
+    """Watches a model and guide of scenes: how well they count, explain and find objects.
 
     Args:
         model: The model.
         guide: Its guide.
         data: Training and held-out scenes.
-        batches: The training batches.
-        run: Where stages of training are kept for the figures.
+        iw_particles: Draws a scene in the importance-weighted bound.
+        iw_scenes: On how many held-out scenes, from the first, that bound is measured; ``None``
+            for all.
 
     Attributes:
-        examples: Held-out scenes, of shape :math:`(8, H, W)`, one count after another if known.
+        examples: Held-out scenes, of shape :math:`(8, H, W)`, in order of their counts if known.
     """
 
     PANELS: ClassVar = {
         "nats a scene": {"elbo": "ELBO, training", "held_out_elbo": "ELBO, held out"},
-        "count accuracy": {
-            "count_accuracy": "training batch",
-            "held_out_count_accuracy": "held out",
-        },
+        "count accuracy": {"count_accuracy": "training", "held_out_count_accuracy": "held out"},
         "KL, nats a scene": {f"kl_z_{name}": name for name in ("pres", "where", "what")},
     }
-    """What to plot of the run's metrics."""
+    FEW = 1_000
+    """How many training and held-out scenes an evaluation takes."""
 
     def __init__(
-        self, model: AIR, guide: RecurrentGuide, data: ScenesSplit, batches: Batches, run: Run
+        self,
+        model: AIR,
+        guide: RecurrentGuide,
+        data: ScenesSplit,
+        *,
+        iw_particles: int = 100,
+        iw_scenes: int | None = None,
     ) -> None:
         self.model = model
         self.guide = guide
         self.data = data
-        self.batches = batches
-        self.run = run
+        self.iw_particles = iw_particles
+        self.iw_scenes = min(iw_scenes or len(data.held_out), len(data.held_out))
         self.estimator = MarginalELBO()
-        self.few = data.held_out.select(slice(1_000))
-        order = torch.arange(8) if self.few.counts is None else self.few.counts[:8].argsort()
-        self.examples = as_input(self.few.images[:8][order[: len(self.few)]])
-
-    def monitor(self, step: int) -> dict[str, float]:
-        """The count accuracy on the last training batch, if the truth is known."""
-        if self.data.train.counts is None:
-            return {}
-        rows = self.batches.indices(step - 1)
-        images = as_input(self.batches.tensors[0][rows])
-        right = draw_counts(self.guide, images).cpu() == self.data.train.counts[rows.cpu()]
-        return {"count_accuracy": right.double().mean().item()}
+        self.few = [scenes.select(slice(self.FEW)) for scenes in (data.train, data.held_out)]
+        held_out = self.few[1]
+        order = torch.arange(8) if held_out.counts is None else held_out.counts[:8].argsort()
+        self.examples = as_input(held_out.images[:8][order[: len(held_out)]])
 
     def evaluate(self, step: int) -> dict[str, float]:
-        """Count accuracy and ELBO on 1,000 held-out scenes; keeps what is found in the examples."""
-        found = self.guide.detect(self.examples.to(self.model.zero.device))
-        self.run.save_stage(
-            step,
-            reconstruction=found.reconstruction.cpu().numpy(),
-            boxes=found.boxes.cpu().numpy(),
-            counts=found.counts.cpu().numpy(),
-        )
-        images = as_input(self.few.images.to(self.model.zero.device))
+        """Returns count accuracies on training and held-out scenes, and the held-out ELBO."""
+        train, held_out = self.few
+        images = as_input(held_out.images.to(self.model.zero.device))
         values = elbo(self.model, self.guide, images, self.estimator)
-        seen = {"held_out_elbo": values.mean().item()}
-        if self.few.counts is not None:
-            right = draw_counts(self.guide, images).cpu() == self.few.counts
-            seen["held_out_count_accuracy"] = right.double().mean().item()
-        return seen
+        metrics = {"held_out_elbo": values.mean().item()}
+        for name, scenes in (("held_out_count_accuracy", held_out), ("count_accuracy", train)):
+            if scenes.counts is not None:
+                metrics[name] = self.count_accuracy(scenes)
+        return metrics
 
-    def draws(self) -> dict[str, np.ndarray]:
-        """Eight draws from the prior for each number of objects but none, without noise."""
+    def count_accuracy(self, scenes: Scenes) -> float:
+        """Returns the fraction of scenes whose count is that of one draw from the guide."""
+        images = as_input(scenes.images.to(self.model.zero.device))
+        return (draw_counts(self.guide, images).cpu() == scenes.counts).double().mean().item()
+
+    def snapshot(self) -> dict[str, np.ndarray]:
+        """Returns reconstructions, boxes and counts of the examples."""
+        detection = self.guide.detect(self.examples.to(self.model.zero.device))
+        return {
+            "reconstruction": detection.reconstruction.cpu().numpy(),
+            "boxes": detection.boxes.cpu().numpy(),
+            "counts": detection.counts.cpu().numpy(),
+        }
+
+    @cached_property
+    def explanation(self) -> Explanation:
+        """What model and guide make of the held-out scenes, computed once."""
+        return explain(self.model, self.guide, self.data.held_out.images)
+
+    @property
+    def counts(self) -> Tensor:
+        """The true counts of the held-out scenes.
+
+        Raises:
+            Unmeasurable: If they are not known.
+        """
+        if self.data.held_out.counts is None:
+            raise Unmeasurable("the scenes have no counts")
+        return self.data.held_out.counts
+
+    def measure(self) -> Measures:
+        """Measures model and guide on held-out scenes.
+
+        - ``count_accuracy`` is the fraction of scenes whose count one draw from the guide has,
+          ``count_accuracy_map`` the fraction whose most probable count is right, all else at its
+          mean, and ``count_accuracy_majority`` that of the most frequent count.
+        - ``box_iou`` is :func:`mean_box_iou`.
+        - ``reconstruction_mse`` is the mean squared error of a pixel of the reconstruction,
+          ``reconstruction_mse_mean_image`` that of the mean training scene, and
+          ``reconstruction_mse_empty`` that of a canvas without objects.
+        - ``elbo`` is in nats a scene, at beta 1, with the likelihood's constant; ``iw_bound`` is
+          :func:`iw_bound` with ``iw_particles`` draws, on the first ``iw_scenes`` scenes.
+        """
+        measures = Measures()
+        train, held_out = self.data
+
+        def accuracy(name: str) -> float:
+            return (self.counts == getattr(self.explanation, name)).double().mean().item()
+
+        def box_iou() -> float:
+            return mean_box_iou(held_out, self.explanation.counts, self.explanation.boxes)
+
+        def bound() -> float:
+            images = as_input(held_out.images[: self.iw_scenes].to(self.model.zero.device))
+            bounds = iw_bound(self.model, self.guide, images, self.iw_particles)
+            return bounds.double().mean().item()
+
+        measures.take("count_accuracy", lambda: accuracy("draws"))
+        measures.take("count_accuracy_map", lambda: accuracy("counts"))
+        measures.take("count_accuracy_majority", lambda: majority(self.counts.numpy()))
+        measures.take("box_iou", box_iou)
+        measures.take("reconstruction_mse", lambda: self.explanation.mse.double().mean().item())
+        measures.take(
+            "reconstruction_mse_mean_image", lambda: mean_image_mse(train.images, held_out.images)
+        )
+        empty = torch.zeros_like(held_out.images[:1])
+        measures.take("reconstruction_mse_empty", lambda: mean_image_mse(empty, held_out.images))
+        measures.take("elbo", lambda: self.explanation.elbos.double().mean().item())
+        measures.take("iw_bound", bound)
+        measures.take("iw_particles", lambda: self.iw_particles)
+        measures.take("iw_scenes", lambda: self.iw_scenes)
+        return measures
+
+    def goals(self) -> list[Goal]:
+        return goals(self.data.train)
+
+    def figures(self, log: TrainingLog) -> dict[str, Callable[[], Figure]]:
+        drawn = {
+            "scenes": lambda: figures.scenes(self.examples.numpy(), log.stages),
+            **super().figures(log),
+            "prior": lambda: figures.gallery(self.prior()),
+        }
+        if self.data.held_out.counts is not None:
+            drawn["counts"] = lambda: figures.confusion(self.confusion())
+        return drawn
+
+    def prior(self) -> dict[str, np.ndarray]:
+        """Returns eight draws from the prior for each number of objects above 0, without noise."""
         return {
             f"n = {n}": self.model.sample(8, n).canvas.cpu().numpy()
             for n in range(1, self.model.max_objects + 1)
         }
 
+    def confusion(self) -> np.ndarray:
+        """Counts held-out scenes by true count (rows) and most probable count (columns)."""
+        size = max(self.model.max_objects, int(self.counts.max())) + 1
+        pairs = self.counts * size + self.explanation.counts
+        return torch.bincount(pairs, minlength=size**2).reshape(size, size).numpy()
+
 
 def goals(train: Scenes) -> list[Goal]:
-    """What a model and guide of scenes are to reach: to draw them, and to count where it is known.
+    """Returns what model and guide have to reach: reconstructions, and counts where known.
 
     Args:
-        train: Training scenes, which tell what to try.
+        train: Training scenes, on which the advice depends.
     """
     advice = what_to_try(train.images)
-    drawn = Beats(
+    reconstruction = Beats(
         measure="reconstruction_mse",
         reference="reconstruction_mse_mean_image",
         beside="the mean training scene's",
         advice=advice,
     )
     if train.counts is None:
-        return [drawn]
-    counted = Beats(
+        return [reconstruction]
+    counting = Beats(
         measure="count_accuracy",
         reference="count_accuracy_majority",
         beside="that of the most frequent count",
         advice=advice,
         best=1.0,
     )
-    return [counted, drawn]
+    return [counting, reconstruction]
 
 
 def what_to_try(scenes: Tensor) -> str:
-    r"""What to try if scenes of shape :math:`(M, H, W)`, uint8, are not explained.
+    r"""Returns what to try if scenes of shape :math:`(M, H, W)`, uint8, are not explained.
 
-    The model draws bright objects on black: another background is the first thing to look for.
+    The model draws bright objects on black, so another background is what to look for first.
     """
     few = scenes[:1_000]
     if bool((scenes == scenes[:1]).all()):

@@ -1,4 +1,4 @@
-"""What embeddings keep of style, and what they give away of the set."""
+"""What is watched of embeddings: what they keep of style, and what they tell of the set."""
 
 from __future__ import annotations
 
@@ -6,33 +6,37 @@ import itertools
 import sys
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from sklearn.decomposition import PCA
 from torch import Tensor
 from tqdm import tqdm
 
+from train import figures
 from train.data.batches import codes_of
 from train.data.digits import Images
 from train.data.stacks import Stacks
+from train.errors import require
 from train.losses import collapse
-from train.metrics.goals import Beats, Stays
+from train.metrics.goals import Beats, Goal, Stays
 from train.metrics.measuring import Measures, Unmeasurable
 from train.metrics.probes import ClassAccuracy, class_accuracy
 from train.metrics.references import majority
 from train.metrics.style import morphometrics, style_r2
 from train.objective import CorrespondenceObjective
+from train.watch import TrainingLog, Watch
 
 
 class Retrieval(NamedTuple):
-    """How far in style the nearest image of another set is, in standard deviations.
+    """Errors in style of images retrieved from another set, in standard deviations.
 
     Attributes:
-        error: Nearest as embeddings have it.
-        random: Of any image of that set, in the mean.
-        oracle: Of the image nearest in style.
+        error: Of the image whose embedding is nearest.
+        random: Of a random image of that set, in the mean.
+        oracle: Of the image that is nearest in style.
     """
 
     error: float
@@ -49,48 +53,48 @@ def retrieval(
     queries: int = 100,
     seed: int = 0,
 ) -> Retrieval:
-    r"""Looks up images of each set in each other one.
+    r"""Retrieves for images of each set the nearest embedding in each other set.
 
-    The error of a pick is the mean over the styles of :math:`|y_k - y'_k| / \sigma_k`, with
-    :math:`\sigma_k` the standard deviation over all images.
+    The error of a retrieved image is the mean over the styles of :math:`|y_k - y'_k| / \sigma_k`,
+    with :math:`\sigma_k` the standard deviation over all images.
 
     Args:
         embeddings: Of shape (M, D).
         styles: See :func:`train.metrics.style.morphometrics`; of shape (M, K).
         sets: Integers, of shape (M,).
-        only: Take pairs of sets with one of these in it; all pairs if empty.
-        queries: Random images of each set, looked up in every other set.
+        only: Sets of which one has to be in a pair; all pairs if empty.
+        queries: How many random images of each set are queries.
         seed: Seed of the queries.
     """
     random = np.random.default_rng(seed)
     scaled = styles / np.maximum(styles.std(0), 1e-12)
-    rows = {int(each): np.flatnonzero(sets == each) for each in np.unique(sets)}
-    asked = {
-        each: random.choice(own, min(queries, len(own)), replace=False)
-        for each, own in rows.items()
+    rows = {int(k): np.flatnonzero(sets == k) for k in np.unique(sets)}
+    chosen = {
+        k: random.choice(indices, min(queries, len(indices)), replace=False)
+        for k, indices in rows.items()
     }
     errors = []
     for one, other in itertools.permutations(rows, 2):
         if only and one not in only and other not in only:
             continue
-        gaps = np.abs(scaled[asked[one]][:, None] - scaled[rows[other]]).mean(-1)
-        squares = ((embeddings[asked[one]][:, None] - embeddings[rows[other]]) ** 2).sum(-1)
-        picks = gaps[np.arange(len(gaps)), squares.argmin(1)]
-        errors.append((picks.mean(), gaps.mean(), gaps.min(1).mean()))
+        gaps = np.abs(scaled[chosen[one]][:, None] - scaled[rows[other]]).mean(-1)
+        squares = ((embeddings[chosen[one]][:, None] - embeddings[rows[other]]) ** 2).sum(-1)
+        retrieved = gaps[np.arange(len(gaps)), squares.argmin(1)]
+        errors.append((retrieved.mean(), gaps.mean(), gaps.min(1).mean()))
     return Retrieval(*(float(value) for value in np.mean(errors, axis=0)))
 
 
-class Watch:
-    """Looks at an embedder while it is trained.
+class ABCWatch(Watch):
+    """Watches an embedder: its loss, and what its embeddings tell of style and set.
 
     Args:
         objective: The embedder and its loss.
         train: Training images.
         held_out: Held-out images.
-        sets: The sets of both.
-        stacks: Pairs of stacks of held-out images, to measure the loss on.
-        withheld: The numbers of sets that training does not see.
-        names: What figures call the sets, by their numbers; the numbers if not given.
+        sets: The set of each training and of each held-out image.
+        stacks: Pairs of stacks of held-out images, on which the loss is evaluated.
+        withheld: The numbers of the sets that training does not see.
+        names: The names of the sets in figures, by their numbers; the numbers if not given.
         seed: Seed of probes and queries.
     """
 
@@ -98,9 +102,8 @@ class Watch:
         "loss, nats": {"cycle_loss": "training", "held_out_loss": "held out"},
         "cycle accuracy": {"cycle_accuracy": "training", "held_out_cycle_accuracy": "held out"},
     }
-    """What to plot of the run's metrics."""
     STACKS = 16
-    """Pairs of held-out stacks that an evaluation looks at."""
+    """Pairs of held-out stacks in an evaluation."""
 
     def __init__(
         self,
@@ -116,16 +119,16 @@ class Watch:
     ) -> None:
         self.objective = objective
         self.images = (train.images, held_out.images)
-        self.sets = tuple(each.numpy() for each in sets)
+        self.sets = tuple(numbers.numpy() for numbers in sets)
         self.stacks = stacks
         self.withheld = withheld
-        self.names = range(max(int(each.max()) for each in sets) + 1) if names is None else names
+        self.names = range(max(int(x.max()) for x in sets) + 1) if names is None else names
         self.seed = seed
         self.untrained = self.embed()
         self.embedded = self.untrained
 
     def embed(self) -> tuple[np.ndarray, np.ndarray]:
-        """Embeddings of the training images and of the held-out ones."""
+        """Embeds the training images and the held-out ones."""
         device = next(self.objective.parameters()).device
         train, held_out = (
             codes_of(self.objective.embedder, images, device) for images in self.images
@@ -133,25 +136,25 @@ class Watch:
         return train, held_out
 
     def evaluate(self, step: int) -> dict[str, float]:
-        """The loss on held-out stacks; says so if the embeddings have collapsed."""
+        """Returns loss and cycle accuracy on held-out stacks; warns if embeddings collapse."""
         device = next(self.objective.parameters()).device
-        losses, found = [], []
+        losses, accuracies = [], []
         for i in range(self.STACKS):
             loss, metrics = self.objective(self.stacks(i), torch.zeros((), device=device))
             losses.append(loss["cycle"])
-            found.append(metrics["cycle_accuracy"])
-        loss, share = (float(torch.stack(each).mean()) for each in (losses, found))
-        lost = collapse(*self.stacks.sizes)
-        if loss > 0.99 * lost:
+            accuracies.append(metrics["cycle_accuracy"])
+        loss, accuracy = (float(torch.stack(x).mean()) for x in (losses, accuracies))
+        collapsed = collapse(*self.stacks.sizes)
+        if loss > 0.99 * collapsed:
             tqdm.write(
-                f"step {step:,}: the held-out loss is {loss:.3f}, that of embeddings that are all "
-                f"one is {lost:.3f}: they have collapsed, or not spread yet",
+                f"step {step:,}: the held-out loss is {loss:.3f}; with all embeddings equal it is "
+                f"{collapsed:.3f}: they have collapsed, or not spread yet",
                 file=sys.stderr,
             )
-        return {"held_out_loss": loss, "held_out_cycle_accuracy": share}
+        return {"held_out_loss": loss, "held_out_cycle_accuracy": accuracy}
 
-    def measure(self, measures: Measures) -> None:
-        """Takes the measures: class probes, styles and retrieval, of all sets and of withheld ones.
+    def measure(self) -> Measures:
+        """Measures class probes, styles and retrieval, of all sets and of the withheld ones.
 
         ``class_accuracy`` is :func:`~train.metrics.probes.class_accuracy`, of embeddings, of those
         before training (``_untrained``), of as many principal components (``_pca``), of the styles
@@ -159,8 +162,9 @@ class Watch:
         :func:`~train.metrics.style.style_r2`, and ``retrieval_error`` is :func:`retrieval`. Each is
         also taken of the withheld sets (``_withheld``) if there are any.
         """
+        measures = Measures()
         self.embedded = self.embed()
-        others = self.sets[1]
+        held_out_sets = self.sets[1]
 
         @cache
         def styles() -> list[np.ndarray]:
@@ -174,82 +178,91 @@ class Watch:
         }
         for name, codes in compared.items():
             self.take_class(measures, name, codes)
-        measures.take("class_accuracy_majority", lambda: majority(others))
-        groups = {"": [np.isin(each, self.withheld, invert=True) for each in self.sets]}
+        measures.take("class_accuracy_majority", lambda: majority(held_out_sets))
+        groups = {"": [np.isin(numbers, self.withheld, invert=True) for numbers in self.sets]}
         if self.withheld:
-            groups["_withheld"] = [~seen for seen in groups[""]]
-        for name, chosen in groups.items():
+            groups["_withheld"] = [~rows for rows in groups[""]]
+        for name, masks in groups.items():
             only = self.withheld if name else ()
 
-            def style(chosen: list[np.ndarray] = chosen) -> dict[str, float]:
-                known = zip(self.embedded, styles(), self.sets, chosen, strict=True)
-                return style_r2(*(tuple(each[rows] for each in values) for *values, rows in known))
+            def style(masks: list[np.ndarray] = masks) -> dict[str, float]:
+                splits = zip(self.embedded, styles(), self.sets, masks, strict=True)
+                return style_r2(*(tuple(x[mask] for x in arrays) for *arrays, mask in splits))
 
-            def looked_up(only: tuple[int, ...] = only, name: str = name) -> dict[str, float]:
-                known = (self.embedded[1], styles()[1], others)
-                found = retrieval(*known, only=only, seed=self.seed)
-                return dict(zip(retrieval_names(name), found, strict=True))
+            def retrieve(only: tuple[int, ...] = only, name: str = name) -> dict[str, float]:
+                held_out = (self.embedded[1], styles()[1], held_out_sets)
+                errors = retrieval(*held_out, only=only, seed=self.seed)
+                return dict(zip(retrieval_names(name), errors, strict=True))
 
             measures.take(f"style_r2{name}", style)
-            measures.take(retrieval_names(name), looked_up)
+            measures.take(retrieval_names(name), retrieve)
+        return measures
+
+    def goals(self) -> list[Goal]:
+        return GOALS
+
+    def figures(self, log: TrainingLog) -> dict[str, Callable[[], Figure]]:
+        return {
+            "maps": lambda: figures.maps(self.maps()),
+            "retrieval": lambda: figures.gallery(self.retrieved()),
+            **super().figures(log),
+        }
 
     def take_class(
         self, measures: Measures, name: str, codes: Callable[[], tuple[np.ndarray, ...]]
     ) -> None:
-        """Takes what probes read of the set in some codes.
+        """Measures how well probes predict the set from codes.
 
         Args:
-            measures: Where measures go.
-            name: What is added to their names.
-            codes: Gives codes of the training images and of the held-out ones.
+            measures: The measures taken so far; these are added.
+            name: The suffix of their names.
+            codes: Returns codes of the training images and of the held-out ones.
         """
 
         @cache
-        def found() -> ClassAccuracy:
+        def accuracy() -> ClassAccuracy:
             pairs = zip(codes(), self.sets, strict=True)
             return class_accuracy(*pairs, self.seed)
 
         def recall() -> float:
-            missing = [each for each in self.withheld if each not in found().recall]
+            missing = [number for number in self.withheld if number not in accuracy().recall]
             if missing:
                 raise Unmeasurable(f"no image of set {missing[0]} is held out")
-            return float(np.mean([found().recall[each] for each in self.withheld]))
+            return float(np.mean([accuracy().recall[number] for number in self.withheld]))
 
-        measures.take(f"class_accuracy{name}", lambda: found().best)
+        measures.take(f"class_accuracy{name}", lambda: accuracy().best)
         if not name:
-            measures.take("class_probes", lambda: found().scores)
+            measures.take("class_probes", lambda: accuracy().scores)
         if self.withheld:
             measures.take(f"class_accuracy{name}_withheld", recall)
 
     def components(self) -> tuple[np.ndarray, np.ndarray]:
-        """As many principal components of the images as embeddings have numbers."""
+        """Returns as many principal components of the images as embeddings have dimensions."""
         train, held_out = (images.numpy().reshape(len(images), -1) / 255 for images in self.images)
         size = min(self.embedded[0].shape[1], *train.shape)
         pca = PCA(size, random_state=self.seed).fit(train)
         return pca.transform(train), pca.transform(held_out)
 
     def maps(self, number: int = 300) -> list[tuple[str, np.ndarray, np.ndarray]]:
-        """Titles, embeddings (n, D) and images, of withheld and other sets, before training and
-        after."""
+        """Returns titles, embeddings (n, D) and images of sets, before and after training."""
         images, sets = self.images[1].numpy() / 255, self.sets[1]
-        shown = self.withheld[:1] or (int(sets.min()),)
-        others = [int(each) for each in np.unique(sets) if each not in shown][:4:3]
+        first = self.withheld[:1] or (int(sets.min()),)
+        others = [int(k) for k in np.unique(sets) if k not in first][:4:3]
         panels = []
-        for each, embedded, when in (
-            *((each, self.untrained, "before") for each in shown),
-            *((each, self.embedded, "after") for each in (*shown, *others)),
+        for k, embeddings, when in (
+            *((k, self.untrained, "before") for k in first),
+            *((k, self.embedded, "after") for k in (*first, *others)),
         ):
-            rows = np.flatnonzero(sets == each)[:number]
-            kind = "withheld " if each in self.withheld else ""
-            panels.append(
-                (f"{kind}{self.names[each]}, {when} training", embedded[1][rows], images[rows])
-            )
+            rows = np.flatnonzero(sets == k)[:number]
+            kind = "withheld " if k in self.withheld else ""
+            title = f"{kind}{self.names[k]}, {when} training"
+            panels.append((title, embeddings[1][rows], images[rows]))
         return panels
 
     def retrieved(self) -> dict[str, np.ndarray]:
-        """Rows of a random held-out image of each set, and the nearest to it in every set.
+        """Returns rows of a random held-out image of each set, and of its nearest in every set.
 
-        An image is never its own answer.
+        An image is never its own neighbour.
         """
         random = np.random.default_rng(self.seed)
         images, sets, z = self.images[1].numpy() / 255, self.sets[1], self.embedded[1]
@@ -258,15 +271,36 @@ class Watch:
         for query in (random.choice(np.flatnonzero(sets == kind)) for kind in kinds):
             squares = ((z - z[query]) ** 2).sum(1)
             squares[query] = np.inf
-            answers = [
-                own[squares[own].argmin()] for own in (np.flatnonzero(sets == k) for k in kinds)
-            ]
-            rows[f"a {self.names[sets[query]]}"] = images[[query, *answers]]
+            members = (np.flatnonzero(sets == k) for k in kinds)
+            nearest = [indices[squares[indices].argmin()] for indices in members]
+            rows[f"a {self.names[sets[query]]}"] = images[[query, *nearest]]
         return rows
 
 
+def require_held_out(sets: Tensor, withheld: tuple[int, ...], names: Sequence[Any]) -> None:
+    """Raises :class:`InputError` unless held-out images are of the withheld and two other sets.
+
+    Args:
+        sets: The number of the set of each held-out image.
+        withheld: The numbers of the sets that training does not see.
+        names: The names of the sets, by their numbers.
+    """
+    numbers = set(sets.unique().tolist())
+    absent = sorted(set(withheld) - numbers)
+    require(
+        not absent,
+        f"--withheld {names[absent[0]] if absent else ''}: none of its images is among the "
+        f"{len(sets)} held out: add more of them, or withhold another set",
+    )
+    require(
+        len(numbers - set(withheld)) > 1,
+        f"--data: the {len(sets)} images held out are of fewer than two sets that training sees: "
+        "add more images",
+    )
+
+
 def retrieval_names(group: str) -> list[str]:
-    """What results call the fields of a :class:`Retrieval`."""
+    """Returns the names that the fields of a :class:`Retrieval` have in results."""
     return [f"retrieval_error{kind}{group}" for kind in ("", "_random", "_oracle")]
 
 
@@ -287,4 +321,4 @@ GOALS = [
         advice="--views 2, a smaller --embed-dim, or a larger --stack-size",
     ),
 ]
-"""What an embedder is to reach: it tells style, and not the set."""
+"""What an embedder has to reach: embeddings tell style, and not the set."""

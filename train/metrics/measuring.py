@@ -1,4 +1,4 @@
-"""Measures and figures of a finished training: what cannot be taken is null, with a reason."""
+"""Measures of a finished training: what cannot be measured is null, with a reason."""
 
 from __future__ import annotations
 
@@ -7,10 +7,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from matplotlib.figure import Figure
-
-from train.engine.runs import Run
-from train.errors import InputError, Interrupted, first_line
+from train.errors import InputError, first_line
 
 NOT_FINITE = "it is not a finite number"
 """Why a number that came out is not in the results."""
@@ -21,12 +18,12 @@ class Unmeasurable(Exception):
 
 
 class Attempt(NamedTuple):
-    """What came of a measure.
+    """The outcome of a measure.
 
     Attributes:
-        value: What it gave; ``None`` if it raised.
+        value: What it returned; ``None`` if it raised.
         reason: Why there is no value; empty if there is one.
-        expected: Whether the measure itself knows of such data.
+        expected: Whether the measure itself foresees such data.
     """
 
     value: Any
@@ -35,13 +32,13 @@ class Attempt(NamedTuple):
 
 
 def attempt(measure: Callable[[], Any]) -> Attempt:
-    """Calls a measure, whatever it raises.
+    """Calls a measure, and catches what it raises.
 
     Args:
-        measure: What to call.
+        measure: The measure.
 
     Raises:
-        InputError: If a file cannot be written: no other measure would fare better.
+        InputError: If a file cannot be read or written: every other measure would fail too.
     """
     try:
         return Attempt(measure())
@@ -49,31 +46,35 @@ def attempt(measure: Callable[[], Any]) -> Attempt:
         raise
     except Unmeasurable as error:
         return Attempt(None, str(error))
-    # Nobody knows all data on which scikit-learn, SciPy and Matplotlib fail.
+    # No list names all data on which scikit-learn, SciPy and Matplotlib fail.
     except Exception as error:
         return Attempt(None, f"{type(error).__name__}: {first_line(error)}", expected=False)
 
 
-class Measures:
-    """Takes the measures and draws the figures of a run, so that one that fails costs no other.
+class Measures(Mapping[str, Any]):
+    """Takes measures so that one that fails costs no other; a mapping of their values.
 
-    What cannot be taken is ``None``, and so is a number that is not finite; the reason is kept, and
-    told on standard error where the measure did not expect it.
-
-    Args:
-        run: Where figures go.
+    A measure that fails is ``None``, and so is a number that is not finite. The reason is kept,
+    and printed on standard error where the measure did not expect it.
 
     Attributes:
-        values: The measures by name.
-        figures: By the figures' names, their paths inside the run folder.
-        reasons: By the name of each measure or figure that could not be taken, why.
+        results: The measures by name.
+        reasons: By the name of each measure that is ``None``, why.
     """
 
-    def __init__(self, run: Run) -> None:
-        self.run = run
-        self.values: dict[str, Any] = {}
-        self.figures: dict[str, str | None] = {}
+    def __init__(self) -> None:
+        # Not values: a Mapping has a method of that name.
+        self.results: dict[str, Any] = {}
         self.reasons: dict[str, str] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        return self.results[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.results)
+
+    def __len__(self) -> int:
+        return len(self.results)
 
     def take(self, names: str | Sequence[str], measure: Callable[[], Any]) -> None:
         """Takes a measure.
@@ -81,53 +82,22 @@ class Measures:
         Args:
             names: Its name; or several, of a measure that returns a mapping with these keys.
             measure: Returns the value, plain as JSON has it.
-
-        Raises:
-            Interrupted: If Ctrl-C was pressed.
         """
-        found = self._attempt(measure)
+        outcome = attempt(measure)
         several = not isinstance(names, str)
         named = list(names) if several else [names]
-        self._explain(named, found)
+        self.explain(named, outcome)
         for name in named:
-            value = found.value[name] if several and not found.reason else found.value
-            self.values[name] = finite(value)
+            value = outcome.value[name] if several and not outcome.reason else outcome.value
+            self.results[name] = finite(value)
             self.reasons |= dict.fromkeys(broken(name, value), NOT_FINITE)
 
-    def draw(self, name: str, figure: Callable[[], Figure]) -> None:
-        """Draws a figure and writes it to the run folder as ``figures/NAME.png``.
-
-        Args:
-            name: The figure's name.
-            figure: Makes it.
-
-        Raises:
-            InputError: If it cannot be written.
-            Interrupted: If Ctrl-C was pressed.
-        """
-        found = self._attempt(lambda: self.run.save_figure(name, figure()))
-        path = f"figures/{name}.png"
-        self.figures[name] = None if found.reason else path
-        self._explain([path], found)
-
-    def results(self) -> dict[str, Any]:
-        """All of it, for ``results.json``."""
-        return self.values | {"figures": self.figures, "reasons": self.reasons}
-
-    def _attempt(self, measure: Callable[[], Any]) -> Attempt:
-        try:
-            return attempt(measure)
-        except KeyboardInterrupt:
-            raise Interrupted(
-                "training is done and saved, but not all is measured; go on with the same command "
-                f"and --resume --run-dir {self.run.directory}"
-            ) from None
-
-    def _explain(self, names: Sequence[str], found: Attempt) -> None:
-        if found.reason:
-            self.reasons |= dict.fromkeys(names, found.reason)
-        if not found.expected:
-            print(f"left out: {', '.join(names)} ({found.reason})", file=sys.stderr)
+    def explain(self, names: Sequence[str], outcome: Attempt) -> None:
+        """Keeps the reason of what failed, if it failed, and prints one that was not expected."""
+        if outcome.reason:
+            self.reasons |= dict.fromkeys(names, outcome.reason)
+        if not outcome.expected:
+            print(f"left out: {', '.join(names)} ({outcome.reason})", file=sys.stderr)
 
 
 def finite(value: Any) -> Any:

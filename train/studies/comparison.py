@@ -9,20 +9,23 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from sklearn.decomposition import PCA
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from train import acai
+from pyro_models import acai
+from pyro_models.shapes import Shape
+from train import figures
 from train.data.batches import codes_of
-from train.data.digits import Frame, Images, Split
+from train.data.digits import Images, Split
 from train.engine.runs import read_results
 from train.errors import require
 from train.metrics.clusters import cluster_accuracy
 from train.metrics.measuring import NOT_FINITE, Unmeasurable, attempt, finite
 from train.metrics.probes import leakage, probe_accuracy
 from train.metrics.style import STYLES, morphometrics, style_r2
-from train.trained import Trained, TrainedAIR, TrainedAutoencoder, TrainedICVAE
+from train.verbs.base import Trained
 
 MEASURES = {
     "code_size": "numbers in a code",
@@ -34,15 +37,15 @@ MEASURES = {
     "interpolation": "halfway, to the nearest image",
     "seconds": "seconds of training",
 }
-"""What is measured, and what a figure calls it."""
+"""The measures, and their labels in a figure."""
 
 
 class Codec(NamedTuple):
-    """Codes of images, and images of codes.
+    """An encoder and a decoder to be compared.
 
     Attributes:
-        name: What a table calls it.
-        command: What makes it.
+        name: Its name in the table.
+        command: The command that makes it.
         encode: From images, and their labels if it was trained with them, to codes (M, D).
         decode: From codes and the images' labels, as the data have them, to images in [0, 1];
             ``None`` if there is none.
@@ -57,7 +60,7 @@ class Codec(NamedTuple):
 
 
 def references(data: Split, command: str, seed: int, size: int = 32) -> list[Codec]:
-    """Raw pixels, as many principal components as ACAI has numbers, and its untrained encoder."""
+    """Returns raw pixels, as many principal components as ACAI's code has, and its untrained encoder."""
 
     def flat(images: Tensor) -> np.ndarray:
         return images.numpy().reshape(len(images), -1) / 255.0
@@ -68,8 +71,7 @@ def references(data: Split, command: str, seed: int, size: int = 32) -> list[Cod
     pixels = flat(data.train.images)
     pca = PCA(min(size, *pixels.shape), random_state=seed).fit(pixels)
     torch.manual_seed(seed)
-    settings = acai.ACAISettings(network="dense", z_dim=size)
-    untrained = acai.build(settings, data.train.shape).eval().autoencoder
+    untrained = acai.dense(data.train.shape, size, dropout=0.0)[0].eval()
 
     def encode(images: Images) -> np.ndarray:
         return codes_of(untrained.encode, images.images, torch.device("cpu"))
@@ -86,55 +88,22 @@ def references(data: Split, command: str, seed: int, size: int = 32) -> list[Cod
     ]
 
 
-def of_run(path: Path, trained: Trained, command: str, shape: tuple[int, int]) -> Codec:
-    """The codec of a run.
+def of_run(path: Path, trained: Trained, command: str, shape: Shape) -> Codec:
+    """Returns the codec of a run.
 
     Args:
         path: The run folder.
         trained: What is loaded from it.
-        command: What makes such a run.
-        shape: The images' height and width; AIR's scenes may be larger.
+        command: The command that makes such a run.
+        shape: The images' height and width.
 
     Raises:
-        InputError: If AIR's scenes are smaller than the images, or the run's results are damaged.
+        InputError: If the method cannot take such images, or the run's results are damaged.
     """
     seconds = None
     if (path / "results.json").exists():
         seconds = read_results(path).get("train_seconds")
-
-    def encode(images: Images) -> np.ndarray:
-        return trained.encode(images.images).cpu().numpy()
-
-    decode: Callable[[np.ndarray, np.ndarray], Tensor] | None = None
-    if isinstance(trained, TrainedAutoencoder):
-        decode = lambda z, _: trained.decode(torch.from_numpy(z)).cpu()  # noqa: E731
-    elif isinstance(trained, TrainedICVAE):
-        encode = lambda x: trained.encode(x.images, x.values).cpu().numpy()  # noqa: E731
-        decode = lambda z, c: trained.decode(torch.from_numpy(z), c).cpu()  # noqa: E731
-    elif isinstance(trained, TrainedAIR):
-        return _alone(path, trained, command, shape, seconds)
-    return Codec(path.name, command, encode, decode, seconds)
-
-
-def _alone(
-    path: Path, trained: TrainedAIR, command: str, shape: tuple[int, int], seconds: float | None
-) -> Codec:
-    """AIR's, of images each alone in the middle of an empty scene."""
-    rows, columns = (whole - part for whole, part in zip(trained.shape, shape, strict=True))
-    require(
-        min(rows, columns) >= 0,
-        f"its scenes are {trained.shape[0]}x{trained.shape[1]}: too small for images of "
-        f"{shape[0]}x{shape[1]}",
-    )
-    frame = Frame(rows, columns)
-
-    def encode(images: Images) -> np.ndarray:
-        return trained.encode(frame.around(images.images)).cpu().numpy()
-
-    def decode(z: np.ndarray, _: np.ndarray) -> Tensor:
-        return frame.inside(trained.decode(torch.from_numpy(z)).clamp(0, 1).cpu())
-
-    return Codec(path.name, command, encode, decode, seconds)
+    return Codec(path.name, command, *trained.codec(shape), seconds)
 
 
 def require_classes(data: Split) -> None:
@@ -217,11 +186,16 @@ def _row(codec: Codec, data: Split, styles: Sequence[np.ndarray], seed: int) -> 
     row = {"method": codec.name, "command": codec.command, "reasons": {}} | dict.fromkeys(MEASURES)
     row |= {"code_size": codes[0].shape[1], "seconds": codec.seconds}
     for name, measure in measures.items():
-        found = attempt(measure)
-        row[name] = finite(found.value)
+        outcome = attempt(measure)
+        row[name] = finite(outcome.value)
         if row[name] is None:
-            row["reasons"][name] = found.reason or NOT_FINITE
+            row["reasons"][name] = outcome.reason or NOT_FINITE
     return row
+
+
+def figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """Draws the rows of :func:`compare`."""
+    return figures.comparison(rows, MEASURES)
 
 
 def pairs(labels: Tensor, number: int = 500) -> tuple[Tensor, Tensor]:

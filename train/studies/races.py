@@ -9,19 +9,23 @@ from typing import Any
 
 import numpy as np
 
-from train import air
-from train.engine.runs import Run, read_results
+from train.engine.runs import Run
 from train.errors import InputError
+from train.method import Method
+from train.settings import EstimatorSettings
 
 
-def race(run: Run, runs: Sequence[tuple[str, air.AIRSettings]], seeds: int) -> list[dict[str, Any]]:
-    """Trains AIR with each estimator and seed, in folders under ``training/``.
+def race(
+    run: Run, method: Method, runs: Sequence[tuple[str, EstimatorSettings]], seeds: int
+) -> list[dict[str, Any]]:
+    """Trains a method of scenes with each estimator and seed, in folders under ``training/``.
 
     Runs that are there already are not made again. One that breaks, because its loss is no longer
     finite, has its row without measures: that is a result too.
 
     Args:
-        run: Where the runs go.
+        run: The run folder that they go to.
+        method: The method.
         runs: For each estimator its name and the settings of its runs.
         seeds: The number of seeds, from 0.
 
@@ -35,13 +39,12 @@ def race(run: Run, runs: Sequence[tuple[str, air.AIRSettings]], seeds: int) -> l
         for name, settings in runs:
             directory = run.directory / "training" / f"{name.replace(':', '.')}-{seed}"
             try:
-                if not (directory / "results.json").exists():
-                    air.main(replace(settings, seed=seed, run_dir=directory))
-                results = read_results(directory)
+                chosen = replace(settings, seed=seed, run_dir=directory)
+                results = run_once(directory, lambda chosen=chosen: method.main(chosen))
             except InputError as error:
                 print(f"{name}, seed {seed}: {error}")
                 results = {}
-            rows += evaluations(Run(directory, "air"), name, seed, results)
+            rows += evaluations(Run(directory, method.name), name, seed, results)
     return rows
 
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from train import figures
+from train import figures, verdict
 from train.engine import parallel
-from train.engine.runs import Run, read_results
-from train.metrics.measuring import Measures
+from train.engine.runs import Run, run_once
 
 if TYPE_CHECKING:
     from train.icvae import ICVAESettings
@@ -27,14 +25,14 @@ MEASURES = (
 )
 
 
-def icvae(
+def tradeoff(
     settings: ICVAESettings, main: Callable[[ICVAESettings], Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """Trains with each weight of ``settings.sweep``, and a VAE and a CVAE of the same size.
+    """Trains with each weight of ``settings.sweep``, beside a VAE and a CVAE of the same size.
 
     Args:
-        settings: What the runs have in common.
-        main: Makes one run, in its ``run_dir``. Runs that are there already are not made again.
+        settings: The settings that the runs share.
+        main: Trains one run, in its ``run_dir``. A run that has its results is not trained again.
     """
     parallel.require_alone("--sweep")
     run = Run.create(settings, "icvae-sweep")
@@ -48,19 +46,13 @@ def icvae(
     rows = []
     for term, case in cases:
         directory = run.directory / "runs" / f"{term}-{case.weight:g}"
-        results = once(directory, lambda path, case=case: main(replace(case, run_dir=path)))
-        # Runs that were there already may be of a version that did not measure all of it.
-        found = {name: results.get(name) for name in MEASURES}
-        rows.append({"term": term, "weight": case.weight, "z_dim": case.z_dim} | found)
+        results = run_once(
+            directory, lambda case=case, path=directory: main(replace(case, run_dir=path))
+        )
+        # Results of an earlier version may lack a measure.
+        measures = {name: results.get(name) for name in MEASURES}
+        rows.append({"term": term, "weight": case.weight, "z_dim": case.z_dim} | measures)
     run.save_table("tradeoff", rows)
-    measures = Measures(run)
-    measures.draw("tradeoff", lambda: figures.tradeoff(rows))
+    paths, reasons = verdict.draw(run, {"tradeoff": lambda: figures.tradeoff(rows)})
     table = {"runs": len(rows), "table": str(run.directory / "tradeoff.csv")}
-    return run.finish(table | measures.results())
-
-
-def once(directory: Path, make: Callable[[Path], Any]) -> dict[str, Any]:
-    """The results of a run, which is made only if it is not there."""
-    if not (directory / "results.json").exists():
-        make(directory)
-    return read_results(directory)
+    return run.finish(table | {"figures": paths, "reasons": reasons})

@@ -1,0 +1,158 @@
+"""One record a method: settings, how it is built from data, what is watched, what it can do.
+
+Each front door defines its record, and everything else asks it: training,
+:func:`train.trained.load`, the comparison, exports and the scikit-learn transformers. Nothing here
+imports torch, so that ``--help`` answers at once; the methods of a record import what they need.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+from pyro_models.shapes import Shape
+from train.errors import brief
+from train.settings import Settings
+
+if TYPE_CHECKING:
+    import torch
+
+    from train.engine.callbacks import Callback
+    from train.engine.loop import Best
+    from train.fitting import Misfit
+    from train.objective import Batch, Objective
+    from train.verbs.base import Trained
+    from train.watch import Watch
+
+LARGEST_SIDE = 2**16
+"""Images have fewer pixels on each side."""
+
+
+class Prepared(NamedTuple):
+    """What training a method on data needs.
+
+    Attributes:
+        objective: Networks and losses, on the device.
+        batches: Returns the training batch of a step.
+        inputs: What the networks depend on beside the settings, as plain values for
+            ``config.json``; its ``shape`` is the images' height and width.
+    """
+
+    objective: Objective
+    batches: Callable[[int], Batch]
+    inputs: dict[str, Any]
+
+
+class Method(ABC):
+    """A method: subclass it, and give an instance to whatever trains, loads or compares.
+
+    Attributes:
+        name: Its name: ``config.json`` has it, and run folders are called by it.
+        settings: The dataclass of its settings.
+    """
+
+    name: ClassVar[str]
+    settings: ClassVar[type[Settings]]
+
+    @abstractmethod
+    def build(self, settings: Any, inputs: Mapping[str, Any]) -> Objective:
+        """Makes networks and losses; imports nothing that the settings name.
+
+        Args:
+            settings: The method's settings.
+            inputs: What :meth:`inputs` returns, or what ``config.json`` has of it.
+
+        Raises:
+            InputError: If the settings do not go together.
+            ValueError: If the inputs are not those of a run.
+        """
+
+    def load_data(self, settings: Any) -> Any:
+        """Loads the data, a named tuple with fields ``train`` and ``held_out`` at least."""
+        from train.data import digits
+
+        return digits.load(settings.data, settings.data_dir, settings.evaluate_on)
+
+    def misfits(self, settings: Any, data: Any) -> Sequence[Misfit | None]:
+        """Settings that the data are too few or too small for: see :mod:`train.fitting`."""
+        from train import fitting, processes
+
+        return [fitting.batch(settings.batch_size, len(data.train), processes.size())]
+
+    def inputs(self, settings: Any, data: Any) -> dict[str, Any]:
+        """What the networks depend on beside the settings, as plain values."""
+        return {"shape": data.train.shape}
+
+    def batches(self, settings: Any, data: Any, device: torch.device) -> Callable[[int], Batch]:
+        """Returns training batches as a function of the step."""
+        from train.data.batches import Batches
+
+        return Batches((data.train.images,), settings.batch_size, settings.seed, device)
+
+    def prepare(self, settings: Any, data: Any, device: torch.device) -> Prepared:
+        """Makes the objective on a device, and the batches that train it.
+
+        Args:
+            settings: The method's settings, fitted to the data.
+            data: What :meth:`load_data` returns.
+            device: Where to train.
+        """
+        inputs = self.inputs(settings, data)
+        batches = self.batches(settings, data, device)
+        return Prepared(self.build(settings, inputs).to(device), batches, inputs)
+
+    def watch(self, settings: Any, data: Any, objective: Any) -> Watch:
+        """Returns what evaluates, measures and draws the objective; by default nothing.
+
+        Args:
+            settings: The method's settings.
+            data: What :meth:`load_data` returns.
+            objective: The objective, before its first step.
+        """
+        from train.watch import Watch
+
+        return Watch()
+
+    def best(self, settings: Any) -> Best | None:
+        """Returns what selects the best weights by evaluation; by default the last ones stay."""
+        return None
+
+    @property
+    def trained(self) -> type[Trained]:
+        """The class of what :func:`train.trained.load` returns."""
+        from train.verbs.base import Trained
+
+        return Trained
+
+    def shape(self, inputs: Mapping[str, Any]) -> Shape:
+        """Reads the images' height and width out of :meth:`inputs`.
+
+        Raises:
+            ValueError: If they are none.
+        """
+        return sides("shape", inputs["shape"], least=1)
+
+    def main(self, settings: Any, callbacks: Sequence[Callback] = ()) -> dict[str, Any]:
+        """Trains, measures and draws a run: see :func:`train.training.train`."""
+        from train.training import train
+
+        return train(self, settings, callbacks)
+
+
+def sides(name: str, values: Any, least: int) -> Shape:
+    """Reads a height and a width that ``config.json`` has under a name.
+
+    Raises:
+        ValueError: If they are not two integers, at least ``least`` and below
+            :data:`LARGEST_SIDE`.
+    """
+    if (
+        not isinstance(values, list | tuple)
+        or len(values) != 2
+        or not all(type(value) is int and least <= value < LARGEST_SIDE for value in values)
+    ):
+        raise ValueError(
+            f"'{name}' is {brief(values)}, not two whole numbers from {least} to {LARGEST_SIDE:,}"
+        )
+    return Shape(*values)

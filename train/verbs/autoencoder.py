@@ -1,0 +1,45 @@
+"""What a trained autoencoder can do: the plain one, and ACAI's."""
+
+from __future__ import annotations
+
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+from train.arguments import require_pairs, whole
+from train.metrics.interpolation import interpolate
+from train.verbs.base import Array, TensorFunction, Trained, clipped
+
+
+class TrainedAutoencoder(Trained):
+    """An autoencoder, of an objective that has one as ``objective.autoencoder``."""
+
+    def encode(self, images: Array) -> Tensor:
+        return self.in_batches(self.objective.autoencoder.encode, self.inputs(images))
+
+    def functions(self) -> dict[str, TensorFunction]:
+        autoencoder = self.objective.autoencoder
+        images, z = self.example(*self.shape), self.example(self.code_size)
+        return {
+            "encoder": TensorFunction(autoencoder.encode, {"image": images}, ("z",)),
+            "decoder": TensorFunction(autoencoder.decode, {"z": z}, ("reconstruction",)),
+        }
+
+    @clipped
+    def decode(self, z: Tensor | ArrayLike) -> Tensor:
+        r"""Decodes codes: :math:`(M, D)` to images :math:`(M, H, W)`, in [0, 1]."""
+        return self.in_batches(self.objective.autoencoder.decode, self.codes(z))
+
+    @clipped
+    def reconstruct(self, images: Array) -> Tensor:
+        """Encodes images and decodes their codes; returns images of their shape."""
+        return self.in_batches(self.objective.autoencoder, self.inputs(images))
+
+    @clipped
+    def interpolate(self, one: Array, other: Array, n: int = 11) -> Tensor:
+        r"""Decodes the straight line from code to code: :math:`(M, n, H, W)`, with both ends."""
+        n = whole("n", n, least=2)
+        ends = [self.inputs(images) for images in (one, other)]
+        require_pairs(*ends)
+        return self.in_batches(
+            lambda *ends: interpolate(self.objective.autoencoder, *ends, n), *ends
+        )

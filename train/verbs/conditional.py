@@ -1,0 +1,183 @@
+"""What a trained ICVAE can do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+from pyro_models.shapes import Shape
+from train.arguments import require_pairs, whole
+from train.data.conditions import Condition
+from train.engine import runtime
+from train.errors import brief, require
+from train.metrics.interpolation import mixes
+from train.settings import LARGEST
+from train.verbs.base import Array, Codec, Labels, TensorFunction, Trained, clipped
+
+
+class TrainedICVAE(Trained):
+    r"""A conditional autoencoder: ``train.icvae``.
+
+    Labels are as the run's data have them: see :data:`Labels`.
+
+    Training keeps labels out of *sampled* codes, which ``encode(images, sample=True)`` draws. By
+    default :meth:`encode` returns means, from which more can be read: ``leakage`` and
+    ``leakage_mean`` in ``results.json`` say how much.
+
+    With ``invariance`` ``echo`` the noise of a code is made of the other images of its batch, so a
+    batch needs more images than ``echo_terms``. This noise is drawn anew in each call, for means as
+    well.
+    """
+
+    def check(self, inputs: Mapping[str, Any]) -> None:
+        if self.echo:
+            self.batch = max(self.batch, self.settings.echo_terms + 1)
+        self.condition = Condition.restored(_sound(inputs["condition"]))
+
+    @property
+    def echo(self) -> bool:
+        """Whether codes have Echo noise, and no prior."""
+        return self.settings.invariance == "echo"
+
+    def conditions(self, labels: Labels | None, n: int) -> Tensor:
+        r"""Converts labels to the condition :math:`c` of model and guide, of shape :math:`(n, C)`.
+
+        Raises:
+            InputError: If labels are missing, too few or too many, or of an unknown class.
+        """
+        if self.settings.condition == "none":
+            require(labels is None, "this model knows of no labels (condition none): give none")
+            return torch.zeros(n, 0, device=self.device)
+        require(labels is not None, "labels are missing: this model's codes need them to decode")
+        return self.condition.of_labels(labels, n).to(self.device)
+
+    def functions(self) -> dict[str, TensorFunction]:
+        model, guide = self.objective.model, self.objective.guide
+        label = {"label": self.example(model.c_dim)} if model.c_dim else {}
+        encoder_label = label if self.settings.encoder_sees_labels else {}
+
+        def condition(rows: Tensor, labels: tuple[Tensor, ...]) -> Tensor:
+            return labels[0] if labels else rows.new_zeros(rows.shape[0], 0)
+
+        return {
+            "encoder": TensorFunction(
+                lambda x, *c: guide.encode(x, condition(x, c)),
+                {"image": self.example(*self.shape)} | encoder_label,
+                ("signal", "gain") if self.echo else ("mean", "log_variance"),
+            ),
+            "decoder": TensorFunction(
+                lambda z, *c: model.decode(z, condition(z, c)),
+                {"z": self.example(self.settings.z_dim)} | label,
+                ("reconstruction",),
+            ),
+        }
+
+    def encode(
+        self,
+        images: Array,
+        labels: Labels | None = None,
+        *,
+        sample: bool = False,
+        seed: int | None = None,
+    ) -> Tensor:
+        r"""Encodes images: a code for each, of shape :math:`(M, D)`.
+
+        Args:
+            images: Images.
+            labels: Their labels; needed only if the encoder was trained with labels.
+            sample: Whether to draw codes or to return their means: see :class:`TrainedICVAE`.
+            seed: Seed of the draws; without one they come from PyTorch's global generators.
+
+        Raises:
+            InputError: If labels are missing, or there are too few images for Echo noise.
+        """
+        x = self.inputs(images)
+        terms = self.settings.echo_terms
+        require(
+            not self.echo or len(x) > terms,
+            f"there are {len(x)} images, and the Echo noise of one is made of {terms} others: "
+            f"encode {terms + 1} or more together",
+        )
+        c = torch.zeros(len(x), 0, device=self.device)
+        if self.settings.encoder_sees_labels:
+            c = self.conditions(labels, len(x))
+        guide = self.objective.guide
+        with runtime.seeded(None if seed is None else whole("seed", seed, 0), self.device):
+            return self.in_batches(guide.draw if sample else guide.mean, x, c)
+
+    @clipped
+    def decode(self, z: Tensor | ArrayLike, labels: Labels | None = None) -> Tensor:
+        r"""Decodes codes under labels to images, of shape :math:`(M, H, W)`."""
+        z = self.codes(z)
+        return self.in_batches(self.objective.model.decode, z, self.conditions(labels, len(z)))
+
+    @clipped
+    def reconstruct(self, images: Array, labels: Labels | None = None) -> Tensor:
+        """Encodes images and decodes their codes; returns images of their shape."""
+        return self.decode(self.encode(images, labels), labels)
+
+    def transfer(self, images: Array, c: Labels, labels: Labels | None = None) -> Tensor:
+        """Decodes the images' own codes under other labels ``c``.
+
+        Raises:
+            InputError: If the model has no labels (condition none).
+        """
+        require(
+            self.settings.condition == "labels",
+            "this model knows of no labels (condition none): there are no others to transfer to",
+        )
+        return self.decode(self.encode(images, labels), c)
+
+    @clipped
+    def interpolate(
+        self, one: Array, other: Array, n: int = 11, labels: Labels | None = None
+    ) -> Tensor:
+        r"""Decodes the line from code to code under one label a pair: :math:`(M, n, H, W)`."""
+        n = whole("n", n, least=2)
+        ends = [self.encode(images, labels) for images in (one, other)]
+        require_pairs(*ends)
+        z = mixes(*ends, n)
+        c = self.conditions(labels, len(z)).unsqueeze(1).expand(-1, n, -1)
+        images = self.in_batches(self.objective.model.decode, z.flatten(0, 1), c.flatten(0, 1))
+        return images.unflatten(0, (len(z), n))
+
+    @clipped
+    def sample(self, n: int, labels: Labels | None = None) -> Tensor:
+        r"""Decodes :math:`n` codes from the prior: mean images, of shape :math:`(n, H, W)`.
+
+        Raises:
+            InputError: If there is no prior, as with Echo noise.
+        """
+        require(
+            not self.echo,
+            "codes with Echo noise have no prior to draw from: decode those of images, "
+            "encode(images, sample=True)",
+        )
+        n = whole("n", n)
+        return self.in_batches(self.objective.model.sample, self.conditions(labels, n))
+
+    def codec(self, shape: Shape) -> Codec:
+        return Codec(
+            lambda images: self.encode(images.images, images.values).cpu().numpy(),
+            lambda z, labels: self.decode(torch.from_numpy(z), labels).cpu(),
+        )
+
+
+def _sound(condition: Any) -> Mapping[str, Any]:
+    """Checks that a value is the state of a :class:`~train.data.conditions.Condition`."""
+    classes, loc, scale = (condition[name] for name in ("classes", "loc", "scale"))
+    if (
+        type(classes) is not int
+        or not 0 <= classes < LARGEST
+        or not all(isinstance(values, list) for values in (loc, scale))
+        or not all(type(value) in (int, float) for value in (*loc, *scale))
+        or len(loc) != len(scale)
+        or min(scale, default=1) <= 0
+        or not (classes or loc)
+    ):
+        raise ValueError(f"'condition' is {brief(condition)}, neither classes nor quantities")
+    return condition
