@@ -11,7 +11,7 @@ import torch
 from tests.data.refusals import refused
 from train import fitting
 from train.abc import ABCSettings, sized
-from train.data.digits import Images
+from train.data.labelled import Images
 from train.data.labels import as_labels
 from train.data.stacks import sets_of
 from train.settings import Settings

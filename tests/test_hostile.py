@@ -23,7 +23,7 @@ from train import acai, ae, air, icvae
 from train.cli import command
 from train.compare import codecs_of
 from train.data.conditions import Condition
-from train.data.digits import Frame, Images, Split
+from train.data.labelled import Frame, Images, Split
 from train.engine import runs
 from train.engine.checkpoints import Checkpoints
 from train.estimators import MarginalELBO

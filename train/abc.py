@@ -172,7 +172,7 @@ def build(settings: ABCSettings, shape: tuple[int, int]) -> CorrespondenceObject
 def main(settings: ABCSettings) -> dict[str, Any]:
     """Data, objective, loop, measures, figures."""
     from train import figures, verdict
-    from train.data import digits
+    from train.data import labelled
     from train.data.fingerprint import fingerprint
     from train.data.stacks import sets_of
     from train.engine import runtime
@@ -182,7 +182,7 @@ def main(settings: ABCSettings) -> dict[str, Any]:
     from train.metrics.measuring import Measures
 
     device = runtime.setup(settings)
-    train, held_out = digits.load(settings.data, settings.data_dir, settings.evaluate_on)
+    train, held_out = labelled.load(settings.data, settings.data_dir, settings.evaluate_on)
     sets = sets_of(train, held_out, column=settings.set_column)
     settings = sized(settings, sets)
     names = {"withheld": sets.find(settings.withheld), "names": sets.classes.values}

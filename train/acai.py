@@ -86,7 +86,7 @@ def main(settings: ACAISettings) -> dict[str, Any]:
     """Data, objective, loop, measures, figures."""
     from pyro_models.acai import halvings
     from train import figures, fitting, verdict
-    from train.data import digits, lines
+    from train.data import labelled, lines
     from train.data.batches import Batches, as_input
     from train.data.fingerprint import fingerprint
     from train.engine import runtime
@@ -99,15 +99,15 @@ def main(settings: ACAISettings) -> dict[str, Any]:
     device = runtime.setup(settings)
     if settings.data == "lines":
         train = held_out = lines.held_out()
-        frame = digits.Frame()
+        frame = labelled.Frame()
         batches = lines.Lines(settings.batch_size, settings.seed, device)
     else:
-        train, held_out = digits.load(settings.data, settings.data_dir, settings.evaluate_on)
-        digits.require_contrast(train)
+        train, held_out = labelled.load(settings.data, settings.data_dir, settings.evaluate_on)
+        labelled.require_contrast(train)
         conv = settings.network == "conv"
         multiple = 1 << halvings(train.shape) if conv else 1
-        train, frame = digits.pad(train, multiple)
-        held_out, _ = digits.pad(held_out, multiple)
+        train, frame = labelled.pad(train, multiple)
+        held_out, _ = labelled.pad(held_out, multiple)
         settings = fitting.fitted(
             settings,
             fitting.batch(settings.batch_size, len(train), processes.size()),

@@ -56,7 +56,7 @@ def build(settings: AESettings, shape: tuple[int, int]) -> ReconstructionObjecti
 def main(settings: AESettings) -> dict[str, Any]:
     """Data, objective, loop, measures, figures."""
     from train import figures, fitting, verdict
-    from train.data import digits
+    from train.data import labelled
     from train.data.batches import Batches
     from train.data.fingerprint import fingerprint
     from train.engine import runtime
@@ -66,10 +66,10 @@ def main(settings: AESettings) -> dict[str, Any]:
     from train.metrics.measuring import Measures
 
     device = runtime.setup(settings)
-    train, held_out = digits.load(settings.data, settings.data_dir, settings.evaluate_on)
-    digits.require_contrast(train)
+    train, held_out = labelled.load(settings.data, settings.data_dir, settings.evaluate_on)
+    labelled.require_contrast(train)
     # The checkpoint is chosen on images that are neither trained on nor reported on.
-    train, validation = digits.part(train, one_in=min(12, len(train)))
+    train, validation = labelled.part(train, one_in=min(12, len(train)))
     size = fitting.batch(settings.batch_size, len(train), processes.size())
     settings = fitting.fitted(settings, size)
     batches = Batches((train.images,), settings.batch_size, settings.seed, device)

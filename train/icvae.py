@@ -116,7 +116,7 @@ def build(settings: ICVAESettings, shape: tuple[int, int], condition: Condition)
 def main(settings: ICVAESettings) -> dict[str, Any]:
     """Data, objective, loop, measures, figures."""
     from train import figures, fitting, verdict
-    from train.data import digits
+    from train.data import labelled
     from train.data.batches import Batches
     from train.data.conditions import Condition
     from train.data.fingerprint import fingerprint
@@ -130,7 +130,7 @@ def main(settings: ICVAESettings) -> dict[str, Any]:
     if settings.sweep:
         return sweeps.icvae(settings, main)
     device = runtime.setup(settings)
-    data = digits.load(settings.data, settings.data_dir, settings.evaluate_on)
+    data = labelled.load(settings.data, settings.data_dir, settings.evaluate_on)
     condition = Condition.of(*data)
     require_classes(settings, condition)
     size = fitting.batch(settings.batch_size, len(data.train), processes.size())

@@ -18,8 +18,8 @@ from train import abc, acai, ae, air, icvae, losses
 from train.arguments import as_codes, require_pairs, whole
 from train.data.batches import as_input
 from train.data.conditions import Condition
-from train.data.digits import Frame
 from train.data.images import as_images
+from train.data.labelled import Frame
 from train.engine import disk, runtime
 from train.engine.outline import weightless
 from train.engine.runs import SavedRun, read_config, read_weights

@@ -20,10 +20,10 @@ from torch import Tensor
 
 from pyro_models.acai import halvings
 from train import abc, fitting, icvae
-from train.data import digits
+from train.data import labelled
 from train.data.batches import Batches
 from train.data.conditions import Condition
-from train.data.digits import Images
+from train.data.labelled import Images
 from train.data.labels import as_labels
 from train.data.stacks import sets_of
 from train.engine import runtime
@@ -220,7 +220,7 @@ class ACAITransformer(Invertible):
         fits = super()._fitting(values, images, y)
         default = {field.name: field.default for field in self._fields()}["z_dim"]
         if values["network"] == "conv" and values["z_dim"] == default:
-            padded, _ = digits.pad(Images(images, None), 1 << halvings(self.shape_))
+            padded, _ = labelled.pad(Images(images, None), 1 << halvings(self.shape_))
             fits |= fitting.changes(fitting.code(default, padded.shape))
         return fits
 
@@ -228,7 +228,7 @@ class ACAITransformer(Invertible):
         self, settings: Any, images: Tensor, y: Any, device: torch.device
     ) -> tuple[Objective, Callable[[int], Batch], dict[str, Any]]:
         multiple = 1 << halvings(self.shape_) if settings.network == "conv" else 1
-        padded, frame = digits.pad(Images(images, None), multiple)
+        padded, frame = labelled.pad(Images(images, None), multiple)
         prepared = super()._prepare(settings, padded.images, y, device)
         return *prepared[:2], {"frame": frame, "shape": padded.shape}
 

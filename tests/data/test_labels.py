@@ -8,7 +8,7 @@ import torch
 
 from tests.data.refusals import refused
 from train.data.conditions import Condition
-from train.data.digits import Images
+from train.data.labelled import Images
 from train.data.labels import FEW, Classes, as_labels, chosen
 
 N = 2 * FEW

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tests.data.refusals import refused
-from train.data import digits as labelled
+from train.data import labelled
 from train.data.scenes import INK, load_scenes, make_scenes
 from train.settings import SceneSettings
 

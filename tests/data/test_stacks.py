@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from tests.data.refusals import refused
-from train.data.digits import Images
+from train.data.labelled import Images
 from train.data.labels import as_labels
 from train.data.stacks import CHUNK, Sets, Stacks, sets_of
 

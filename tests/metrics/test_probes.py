@@ -8,7 +8,7 @@ from guides.icvae import EchoGuide, GaussianGuide
 from pyro_models.icvae import ICVAE
 from tests.data.refusals import refused
 from train.data.conditions import Condition
-from train.data.digits import Images
+from train.data.labelled import Images
 from train.engine.runs import Run
 from train.metrics import probes
 from train.metrics.coding import Watch, encode, measure

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from train.data.digits import Images
+from train.data.labelled import Images
 from train.data.labels import Classes, as_labels
 from train.errors import require
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.lib import format as npy
 from PIL import Image
 
-from train.data import memory, pictures
+from train.data import memory, pil
 from train.data.images import as_bytes, as_images
 from train.data.labels import as_labels, chosen
 from train.errors import InputError, note, require
@@ -294,7 +294,7 @@ def _look(files: Sequence[Path]) -> tuple[list[int], int]:
     numbers, first = [], (0, 0)
     for file in files:
         with _picture(file) as image:
-            numbers.append(pictures.number_of_pages(image))
+            numbers.append(pil.number_of_pages(image))
             first = first if first[0] else image.size
     return numbers, first[0] * first[1]
 
@@ -305,7 +305,7 @@ def _read(path: Path, files: Sequence[Path], numbers: Sequence[int]) -> np.ndarr
     alphas: dict[int, np.ndarray] = {}
     for file, number in zip(files, numbers, strict=True):
         with _picture(file) as image:
-            for i, page in enumerate(pictures.pages(image)):
+            for i, page in enumerate(pil.pages(image)):
                 name = f"{file}, page {i + 1}," if number > 1 else str(file)
                 if not names:
                     images = np.empty((sum(numbers), *page.grey.shape), np.uint8)
@@ -319,14 +319,14 @@ def _read(path: Path, files: Sequence[Path], numbers: Sequence[int]) -> np.ndarr
                     alphas[len(names)] = page.alpha
                 names.append(name)
                 done.append(page.done)
-    background = pictures.put_on_background(images, alphas, names)
+    background = pil.put_on_background(images, alphas, names)
     several = [number for number in numbers if number > 1]
     if several:
         note(
             f"{path}: {len(several):,} of {len(files):,} files have several pages, and each page "
             f"is an image: {len(images):,} images in all"
         )
-    pictures.describe(done, len(alphas), background, lambda line: note(f"{path}: {line}"))
+    pil.describe(done, len(alphas), background, lambda line: note(f"{path}: {line}"))
     return as_bytes(as_images(images, name=f"{path}", say=note)).numpy()
 
 
@@ -336,13 +336,13 @@ def _picture(path: Path) -> Iterator[Image.Image]:
     try:
         with Image.open(path) as image:
             yield image
-    except pictures.Unusable as error:
+    except pil.Unusable as error:
         raise InputError(f"{path} {error}") from error
     except Image.DecompressionBombError as error:
         raise InputError(
             f"{path} has more than {2 * Image.MAX_IMAGE_PIXELS:,} pixels: make it smaller"
         ) from error
-    except pictures.UNREADABLE as error:
+    except pil.UNREADABLE as error:
         raise InputError(
             f"{path} is not a readable image: replace it or take it out of the folder"
         ) from error

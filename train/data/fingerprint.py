@@ -8,7 +8,7 @@ from dataclasses import fields
 import numpy as np
 from torch import Tensor
 
-from train.data.digits import Images
+from train.data.labelled import Images
 from train.data.scenes import Scenes
 
 

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from train.data import pictures
+from train.data import pil
 from train.errors import InputError, require, warn
 
 ROUNDING = 1e-3
@@ -35,7 +35,7 @@ def as_images(
       :data:`NEAR` they are clipped too, which is said; further outside they are of another range,
       and refused.
     - PIL images are turned as their EXIF data say, put on a background where they are transparent
-      (see :func:`train.data.pictures.put_on_background`) and turned to grey, which is said.
+      (see :func:`train.data.pil.put_on_background`) and turned to grey, which is said.
 
     Args:
         given: An array, a tensor, a PIL image, or a list of these, of shape :math:`(M, H, W)`,
@@ -100,10 +100,10 @@ def _of_list(given: Sequence[Any], name: str, say: Callable[[str], None]) -> Ten
 
 def _of_pictures(given: Sequence[Image.Image], name: str, say: Callable[[str], None]) -> np.ndarray:
     try:
-        pages = [pictures.page(each) for each in given]
-    except pictures.Unusable as error:
+        pages = [pil.page(each) for each in given]
+    except pil.Unusable as error:
         raise InputError(f"{name}: a picture {error}") from error
-    except pictures.UNREADABLE as error:
+    except pil.UNREADABLE as error:
         raise InputError(f"{name}: a picture cannot be read: open it anew") from error
     require(
         len({each.grey.shape for each in pages}) == 1,
@@ -112,8 +112,8 @@ def _of_pictures(given: Sequence[Image.Image], name: str, say: Callable[[str], N
     grey = np.stack([each.grey for each in pages])
     alphas = {i: each.alpha for i, each in enumerate(pages) if each.alpha is not None}
     names = [f"{name}: picture {i}" for i in range(len(pages))]
-    background = pictures.put_on_background(grey, alphas, names)
-    pictures.describe([each.done for each in pages], len(alphas), background, say)
+    background = pil.put_on_background(grey, alphas, names)
+    pil.describe([each.done for each in pages], len(alphas), background, say)
     return grey
 
 

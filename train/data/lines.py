@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from train.data.digits import Images
+from train.data.labelled import Images
 
 SIZE = 32
 """Height and width of an image of a line."""

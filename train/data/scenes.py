@@ -12,8 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from train.data import digits as labelled
-from train.data import files
+from train.data import files, labelled
 from train.data.splits import hold_out
 from train.errors import require
 from train.settings import SceneSettings

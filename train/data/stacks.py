@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from train.data.batches import as_input
-from train.data.digits import Images
+from train.data.labelled import Images
 from train.data.labels import Classes, are_whole
 from train.errors import require
 

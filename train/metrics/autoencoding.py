@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pyro_models.ae import Autoencoder
 from train.data.batches import as_input, codes_of
-from train.data.digits import Frame, Images
+from train.data.labelled import Frame, Images
 from train.metrics.clusters import cluster_accuracy
 from train.metrics.goals import Beats
 from train.metrics.interpolation import interpolate

@@ -14,7 +14,7 @@ from guides.icvae import EchoGuide, GaussianGuide
 from pyro_models.icvae import ICVAE
 from train.data.batches import as_input
 from train.data.conditions import Condition
-from train.data.digits import Images
+from train.data.labelled import Images
 from train.estimators import MeanFieldELBO
 from train.metrics.goals import Beats, Goal, Stays
 from train.metrics.measuring import Measures

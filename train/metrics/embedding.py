@@ -15,7 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from train.data.batches import codes_of
-from train.data.digits import Images
+from train.data.labelled import Images
 from train.data.stacks import Stacks
 from train.losses import collapse
 from train.metrics.goals import Beats, Stays

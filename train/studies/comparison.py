@@ -15,7 +15,7 @@ from torch.nn.functional import normalize
 
 from train import acai
 from train.data.batches import codes_of
-from train.data.digits import Frame, Images, Split
+from train.data.labelled import Frame, Images, Split
 from train.engine.runs import read_results
 from train.errors import require
 from train.metrics.clusters import cluster_accuracy
