@@ -59,7 +59,7 @@ def made(tmp_path_factory) -> Callable[[str], Path]:
             run = runs.Run.create(settings, method, shape=SHAPE, **INPUTS.get(method, {}))
             if method == "icvae":
                 objective = icvae.build(
-                    settings, SHAPE, Condition.restored(INPUTS[method]["condition"])
+                    settings, SHAPE, Condition.from_state(INPUTS[method]["condition"])
                 )
             else:
                 objective = {"ae": ae, "acai": acai, "air": air}[method].build(settings, SHAPE)

@@ -31,7 +31,7 @@ from tests.doors import SETTINGS
 from tests.inputs import JSON, command_lines, damaged
 from train.air import AIRSettings
 from train.cli import command
-from train.data import files, labelled
+from train.data import catalogue, datasets, files
 from train.engine import runs
 from train.engine.checkpoints import Checkpoints
 from train.engine.loop import Best, TrainState
@@ -203,17 +203,17 @@ def idx(array: np.ndarray) -> bytes:
 
 
 @tries(250)
-@given(st.sampled_from(labelled.IDX_FILES), st.data())
+@given(st.sampled_from(catalogue.IDX_FILES), st.data())
 def test_damaged_downloads(tmp_path_factory, name, data):
     """Files are there, so nothing is downloaded, whatever is in them."""
     folder = tmp_path_factory.mktemp("mnist", numbered=True)
     raw = folder / "MNIST" / "raw"
     raw.mkdir(parents=True)
-    for each in labelled.IDX_FILES:
+    for each in catalogue.IDX_FILES:
         images = "images" in each
         whole = idx(np.zeros((20, 4, 4) if images else 20, dtype=np.uint8))
         (raw / each).write_bytes(data.draw(damaged(whole)) if each == name else whole)
-    used_or_refused(lambda: labelled.load("mnist", folder, "test"), folder)
+    used_or_refused(lambda: datasets.load("mnist", folder, "test"), folder)
     shutil.rmtree(folder)
 
 

@@ -17,7 +17,7 @@ from torch import nn
 
 from tests.data.refusals import refused
 from train.cli import command
-from train.data import labelled
+from train.data import datasets
 from train.data.fingerprint import fingerprint
 from train.data.labelled import Images
 from train.data.scenes import Scenes
@@ -251,7 +251,7 @@ class TestData:
 
     def begin(self, data: Path | str, run: Path, resume: bool = False) -> Run:
         settings = Settings(data=str(data), run_dir=run, resume=resume, device="cpu")
-        split = labelled.load(settings.data, settings.data_dir, settings.evaluate_on)
+        split = datasets.load(settings.data, settings.data_dir, settings.evaluate_on)
         return Run.create(settings, "ae", shape=(4, 4), data_hash=fingerprint(*split))
 
     @pytest.fixture

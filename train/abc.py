@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from train.data.stacks import Sets, Stacks
+    from train.data.stacks import Sets, StackPairs
     from train.objective import CorrespondenceObjective
 
 
@@ -80,12 +80,12 @@ class ABCSettings(Settings):
 
 def stacks(
     settings: ABCSettings, images: Tensor, sets: Tensor, device: torch.device, **options: Any
-) -> Stacks:
-    """Pairs of stacks of the settings, but for options of :class:`~train.data.stacks.Stacks`.
+) -> StackPairs:
+    """Pairs of stacks of the settings, but for options of :class:`~train.data.stacks.StackPairs`.
 
     What is withheld is an option, as a set's number depends on the data.
     """
-    from train.data.stacks import Stacks
+    from train.data.stacks import StackPairs
 
     drawing = {
         "pairs": settings.batch_size,
@@ -94,7 +94,7 @@ def stacks(
         "seed": settings.seed,
         "device": device,
     }
-    return Stacks(images, sets, settings.sizes, **drawing | options)
+    return StackPairs(images, sets, settings.sizes, **drawing | options)
 
 
 def require_held_out(sets: Tensor, withheld: tuple[int, ...], names: Sequence[Any]) -> None:
@@ -172,9 +172,9 @@ def build(settings: ABCSettings, shape: tuple[int, int]) -> CorrespondenceObject
 def main(settings: ABCSettings) -> dict[str, Any]:
     """Data, objective, loop, measures, figures."""
     from train import figures, verdict
-    from train.data import labelled
+    from train.data import datasets
     from train.data.fingerprint import fingerprint
-    from train.data.stacks import sets_of
+    from train.data.stacks import Sets
     from train.engine import runtime
     from train.engine.loop import fit
     from train.engine.runs import Run
@@ -182,19 +182,19 @@ def main(settings: ABCSettings) -> dict[str, Any]:
     from train.metrics.measuring import Measures
 
     device = runtime.setup(settings)
-    train, held_out = labelled.load(settings.data, settings.data_dir, settings.evaluate_on)
-    sets = sets_of(train, held_out, column=settings.set_column)
+    train, held_out = datasets.load(settings.data, settings.data_dir, settings.evaluate_on)
+    sets = Sets.of(train, held_out, column=settings.set_column)
     settings = sized(settings, sets)
     names = {"withheld": sets.find(settings.withheld), "names": sets.classes.values}
-    batches = stacks(settings, train.images, sets.numbers[0], device, **names)
-    require_held_out(sets.numbers[1], **names)
+    batches = stacks(settings, train.images, sets.indices[0], device, **names)
+    require_held_out(sets.indices[1], **names)
     options = {"pairs": 1, "replacement": True, "seed": 0, **names}
-    others = stacks(settings, held_out.images, sets.numbers[1], device, **options)
+    others = stacks(settings, held_out.images, sets.indices[1], device, **options)
     objective = build(settings, train.shape).to(device)
     inputs = {"shape": train.shape, "sets": sets.classes.values}
     run = Run.create(settings, "abc", **inputs, data_hash=fingerprint(train, held_out))
 
-    watch = Watch(objective, train, held_out, sets.numbers, others, **names, seed=settings.seed)
+    watch = Watch(objective, train, held_out, sets.indices, others, **names, seed=settings.seed)
     fitted = fit(objective, batches, run, settings, device, evaluate=watch.evaluate)
     if not run.writes:
         return {}

@@ -86,7 +86,7 @@ def main(settings: ACAISettings) -> dict[str, Any]:
     """Data, objective, loop, measures, figures."""
     from pyro_models.acai import halvings
     from train import figures, fitting, verdict
-    from train.data import labelled, lines
+    from train.data import datasets, labelled, lines
     from train.data.batches import Batches, as_input
     from train.data.fingerprint import fingerprint
     from train.engine import runtime
@@ -98,12 +98,12 @@ def main(settings: ACAISettings) -> dict[str, Any]:
 
     device = runtime.setup(settings)
     if settings.data == "lines":
-        train = held_out = lines.held_out()
+        train = held_out = lines.sample()
         frame = labelled.Frame()
-        batches = lines.Lines(settings.batch_size, settings.seed, device)
+        batches = lines.LineBatches(settings.batch_size, settings.seed, device)
     else:
-        train, held_out = labelled.load(settings.data, settings.data_dir, settings.evaluate_on)
-        labelled.require_contrast(train)
+        train, held_out = datasets.load(settings.data, settings.data_dir, settings.evaluate_on)
+        train.require_contrast()
         conv = settings.network == "conv"
         multiple = 1 << halvings(train.shape) if conv else 1
         train, frame = labelled.pad(train, multiple)

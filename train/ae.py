@@ -56,8 +56,7 @@ def build(settings: AESettings, shape: tuple[int, int]) -> ReconstructionObjecti
 def main(settings: AESettings) -> dict[str, Any]:
     """Data, objective, loop, measures, figures."""
     from train import figures, fitting, verdict
-    from train.data import labelled
-    from train.data.batches import Batches
+    from train.data import datasets
     from train.data.fingerprint import fingerprint
     from train.engine import runtime
     from train.engine.loop import Best, fit
@@ -66,13 +65,13 @@ def main(settings: AESettings) -> dict[str, Any]:
     from train.metrics.measuring import Measures
 
     device = runtime.setup(settings)
-    train, held_out = labelled.load(settings.data, settings.data_dir, settings.evaluate_on)
-    labelled.require_contrast(train)
+    train, held_out = datasets.load(settings.data, settings.data_dir, settings.evaluate_on)
+    train.require_contrast()
     # The checkpoint is chosen on images that are neither trained on nor reported on.
-    train, validation = labelled.part(train, one_in=min(12, len(train)))
+    train, validation = train.hold_out(one_in=min(12, len(train)))
     size = fitting.batch(settings.batch_size, len(train), processes.size())
     settings = fitting.fitted(settings, size)
-    batches = Batches((train.images,), settings.batch_size, settings.seed, device)
+    batches = train.batches(settings.batch_size, settings.seed, device)
     objective = build(settings, train.shape).to(device)
     data = fingerprint(train, validation, held_out)
     run = Run.create(settings, "ae", shape=train.shape, data_hash=data)

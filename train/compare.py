@@ -114,7 +114,7 @@ def codecs_of(paths: Sequence[Path], data: Split, device: torch.device) -> list[
 def main(settings: CompareSettings) -> dict[str, Any]:
     """Data, runs, measures, table and figure."""
     from train import figures, tables
-    from train.data import labelled
+    from train.data import datasets
     from train.engine import parallel, runtime
     from train.engine.runs import Run
     from train.metrics.measuring import Measures
@@ -123,7 +123,7 @@ def main(settings: CompareSettings) -> dict[str, Any]:
     parallel.require_alone("train.compare")
     shared = Settings(**settings.shared(), steps=settings.steps, run_dir=settings.run_dir)
     device = runtime.setup(shared)
-    data = labelled.load(settings.data, settings.data_dir, settings.evaluate_on)
+    data = datasets.load(settings.data, settings.data_dir, settings.evaluate_on)
     comparison.require_classes(data)
     codecs = codecs_of(settings.runs, data, device)
     run = Run.create(shared, "compare", runs=settings.runs)

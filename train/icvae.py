@@ -116,7 +116,7 @@ def build(settings: ICVAESettings, shape: tuple[int, int], condition: Condition)
 def main(settings: ICVAESettings) -> dict[str, Any]:
     """Data, objective, loop, measures, figures."""
     from train import figures, fitting, verdict
-    from train.data import labelled
+    from train.data import datasets
     from train.data.batches import Batches
     from train.data.conditions import Condition
     from train.data.fingerprint import fingerprint
@@ -130,8 +130,8 @@ def main(settings: ICVAESettings) -> dict[str, Any]:
     if settings.sweep:
         return sweeps.icvae(settings, main)
     device = runtime.setup(settings)
-    data = labelled.load(settings.data, settings.data_dir, settings.evaluate_on)
-    condition = Condition.of(*data)
+    data = datasets.load(settings.data, settings.data_dir, settings.evaluate_on)
+    condition = Condition.fit(*data)
     require_classes(settings, condition)
     size = fitting.batch(settings.batch_size, len(data.train), processes.size())
     terms = None
@@ -139,7 +139,7 @@ def main(settings: ICVAESettings) -> dict[str, Any]:
         share = (size.fits if size else settings.batch_size) // processes.size()
         terms = fitting.echo_terms(settings.echo_terms, share, len(data.held_out))
     settings = fitting.fitted(settings, size, terms)
-    told = condition.told(data.train, settings.condition == "labels")
+    told = condition.of_images(data.train, settings.condition == "labels")
     objective = build(settings, data.train.shape, condition).to(device)
     batches = Batches((data.train.images, told), settings.batch_size, settings.seed, device)
     inputs = {"shape": data.train.shape, "condition": condition.state()}

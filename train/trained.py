@@ -297,7 +297,7 @@ class TrainedICVAE(Trained):
     def build(self, inputs: Mapping[str, Any]) -> Objective:
         if self.echo:
             self.batch = max(self.batch, self.settings.echo_terms + 1)
-        self.condition = Condition.restored(_sound(inputs["condition"]))
+        self.condition = Condition.from_state(_sound(inputs["condition"]))
         return self.door[1](self.settings, self.shape, self.condition)
 
     @property

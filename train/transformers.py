@@ -25,7 +25,7 @@ from train.data.batches import Batches
 from train.data.conditions import Condition
 from train.data.labelled import Images
 from train.data.labels import as_labels
-from train.data.stacks import sets_of
+from train.data.stacks import Sets
 from train.engine import runtime
 from train.engine.loop import fit
 from train.engine.runs import Run, SavedRun
@@ -243,16 +243,16 @@ class ABCTransformer(Transformer):
         # A stack is of one set, and the batch is of pairs of stacks.
         if values["replacement"]:
             return {}
-        sets = sets_of(Images.labelled(images, labels_of(y, images)))
+        sets = Sets.of(Images.labelled(images, labels_of(y, images)))
         sizes = {name: values[name] for name in ("stack_size", "other_stack_size")}
         return fitting.changes(*fitting.stacks(sizes, sets.counts(values["withheld"])))
 
     def _prepare(
         self, settings: Any, images: Tensor, y: Any, device: torch.device
     ) -> tuple[Objective, Callable[[int], Batch], dict[str, Any]]:
-        sets = sets_of(Images.labelled(images, labels_of(y, images)))
+        sets = Sets.of(Images.labelled(images, labels_of(y, images)))
         names = {"withheld": sets.find(settings.withheld), "names": sets.classes.values}
-        batches = abc.stacks(settings, images, sets.numbers[0], device, **names)
+        batches = abc.stacks(settings, images, sets.indices[0], device, **names)
         inputs = {"sets": sets.classes.values}
         return abc.build(settings, tuple(images.shape[1:])), batches, inputs
 
@@ -293,8 +293,8 @@ class ICVAETransformer(Transformer):
             )
         else:
             known = Images.labelled(images, labels_of(y, images))
-            condition = Condition.of(known, known)
-            told = condition.told(known)
+            condition = Condition.fit(known, known)
+            told = condition.of_images(known)
         batches = Batches((images, told), settings.batch_size, settings.seed, device)
         objective = icvae.build(settings, tuple(images.shape[1:]), condition)
         return objective, batches, {"condition": condition.state()}

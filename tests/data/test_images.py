@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from tests.data.refusals import refused
-from train.data.images import NEAR, ROUNDING, as_bytes, as_images
+from train.data.images import CLIPPED, ROUNDING, as_bytes, as_images
 
 GREY = np.random.default_rng(0).integers(0, 256, (3, 6, 5), dtype=np.uint8)
 SHAPE = (6, 5)
@@ -104,7 +104,7 @@ def test_floats_that_miss_the_unit_interval():
     for given, words in (
         (whole * (1 + 1.8 * ROUNDING) - 0.9 * ROUNDING, ""),
         (whole + 1.9 * ROUNDING, "runs from 0.0019 to 1.002 and is clipped to [0, 1]"),
-        (whole * (1 + 2 * NEAR) - NEAR, "runs from -0.25 to 1.25 and is clipped"),
+        (whole * (1 + 2 * CLIPPED) - CLIPPED, "runs from -0.25 to 1.25 and is clipped"),
     ):
         images = as_images(given, SHAPE, say=lambda line, words=words: check(line, words))
         torch.testing.assert_close(images, torch.from_numpy(given).clamp(0, 1).float())

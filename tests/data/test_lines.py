@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from train.data.lines import SIZE, Lines, circle, draw, held_out
+from train.data.lines import SIZE, LineBatches, circle, draw, sample
 
 
 @pytest.mark.parametrize(
@@ -44,16 +44,16 @@ def test_small_turns_change_an_image_little():
 
 
 def test_a_batch_is_a_function_of_its_step():
-    batches, again = Lines(4, seed=3), Lines(4, seed=3)
+    batches, again = LineBatches(4, seed=3), LineBatches(4, seed=3)
     first = [batches(step)[0] for step in (0, 63, 64, 200)]
     for step, images in reversed(list(zip((0, 63, 64, 200), first, strict=True))):
         assert torch.equal(again(step)[0], images)
     assert not torch.equal(first[0], first[1])
-    assert not torch.equal(Lines(4, seed=4)(0)[0], first[0])
+    assert not torch.equal(LineBatches(4, seed=4)(0)[0], first[0])
 
 
 def test_held_out_lines_are_always_the_same():
-    images = held_out(50).images
+    images = sample(50).images
     assert images.dtype == torch.uint8
-    assert torch.equal(images, held_out(50).images)
+    assert torch.equal(images, sample(50).images)
     assert len(images.unique(dim=0)) == 50

@@ -5,14 +5,15 @@ import pytest
 import torch
 
 from tests.data.refusals import refused
-from train.data import labelled
+from train.data import datasets
+from train.data.labelled import Images, Split
 from train.data.scenes import INK, load_scenes, make_scenes
 from train.settings import SceneSettings
 
 
 @pytest.fixture(scope="module")
 def digits():
-    return labelled.load("mnist5k", Path("data"), "test").train.images
+    return datasets.load("mnist5k", Path("data"), "test").train.images
 
 
 @pytest.fixture
@@ -211,11 +212,9 @@ class TestLoad:
 
         def load(data, data_dir, evaluate_on):
             images = torch.ones(10, 28, 28, dtype=torch.uint8)
-            return labelled.Split(
-                labelled.Images(images * 128, None), labelled.Images(images * 255, None)
-            )
+            return Split(Images(images * 128, None), Images(images * 255, None))
 
-        monkeypatch.setattr(labelled, "load", load)
+        monkeypatch.setattr(datasets, "load", load)
 
     def load(self, **settings):
         given = {"train_scenes": 200, "held_out_scenes": 100, "seed": 0} | settings
@@ -250,13 +249,13 @@ class TestLoad:
 
     def test_validation_scenes_have_no_test_digits(self, monkeypatch):
         asked = []
-        load = labelled.load
+        load = datasets.load
 
         def spy(data, data_dir, evaluate_on):
             asked.append(evaluate_on)
             return load(data, data_dir, evaluate_on)
 
-        monkeypatch.setattr(labelled, "load", spy)
+        monkeypatch.setattr(datasets, "load", spy)
         load_scenes(SceneSettings(evaluate_on="validation", train_scenes=5, held_out_scenes=5))
         assert asked == ["validation"]
 

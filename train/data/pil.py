@@ -1,4 +1,4 @@
-"""Pictures as files have them: turned, transparent, in colour, of 16 bits, of several pages."""
+"""Converts PIL images to grey: rotated, transparent, in colour, of 16 bits, of several pages."""
 
 from __future__ import annotations
 
@@ -16,126 +16,144 @@ UNREADABLE = (
     *(OSError, SyntaxError, ValueError, EOFError, RuntimeError),
     *(TypeError, LookupError, AttributeError, ArithmeticError, struct.error, zlib.error),
 )
-"""What PIL raises of damaged files, some of it by accident."""
+"""The exceptions of PIL for damaged files, some of them by accident."""
 
 
 class Unusable(Exception):
-    """A picture of a kind that is not taken; the message goes on after the picture's name."""
+    """An image is of a kind that is not supported. The message is to follow the image's name."""
 
 
 ORIENTATION = 0x0112
-"""EXIF's tag of how a camera was held."""
+"""EXIF's tag of the camera's orientation."""
 
 WHITE_OF_16_BITS = 65535
 
 LOST = 8
-"""A picture is lost on a background that leaves it less than a part in this many of the contrast
-that it has on the other one."""
+"""An image is lost on a background on which it has less than 1 / :data:`LOST` of the contrast that
+it has on the other background."""
 
 
 class Page(NamedTuple):
-    r"""A picture in grey, on black where it is transparent.
+    r"""An image in grey, on black where it is transparent.
 
     Attributes:
         grey: Grey levels, of shape :math:`(H, W)`, uint8.
-        alpha: How opaque each pixel is, of the same shape; ``None`` if all of them are.
-        done: What was done, of the keys of :data:`DONE`.
+        alpha: Opacity of each pixel, of the same shape, uint8; None if all pixels are opaque.
+        conversions: The conversions that were necessary, keys of :data:`CONVERSIONS`.
     """
 
     grey: np.ndarray
     alpha: np.ndarray | None
-    done: frozenset[str]
+    conversions: frozenset[str]
 
 
-DONE = {
+CONVERSIONS = {
     "turned": "were turned upright as their EXIF data say",
     "colour": "were colour and were turned to grey",
     "first": "are the first of several in a file of one shot (MPO), and the others are left out",
     "16 bits": "have 16 bits a pixel and were brought to 8 (65,535 is white)",
 }
-"""What a line says of pictures, by what was done with them."""
+"""The conversions, and how a message describes them."""
 
 
-def number_of_pages(image: Image.Image) -> int:
-    """How many pictures a file has; others of the same shot, which an MPO has, do not count."""
+def count_pages(image: Image.Image) -> int:
+    """Returns the number of pages of a file; of an MPO, which has several views of one shot, 1."""
     return 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
 
 
 def pages(image: Image.Image) -> Iterator[Page]:
-    """Each page of an open file, such as a TIFF or GIF may have."""
-    for number in range(number_of_pages(image)):
+    """Converts every page of an open file; TIFF and GIF may have several."""
+    for number in range(count_pages(image)):
         image.seek(number)
-        yield page(image)
+        yield to_grey(image)
 
 
-def page(image: Image.Image) -> Page:
-    """A picture in grey: of a file of several pages the present one.
-
-    Grey is ITU-R 601's luma, as PIL has it.
+def to_grey(image: Image.Image) -> Page:
+    """Converts an image to grey, by PIL's luma (ITU-R 601); of a file, its current page.
 
     Raises:
         Unusable: If it has 32 bits a pixel.
     """
-    done = set()
+    conversions = set()
     if image.getexif().get(ORIENTATION, 1) not in (0, 1):
-        done.add("turned")
+        conversions.add("turned")
     if image.format == "MPO":
-        done.add("first")
-    # Of these files PIL has 16 bits in 32.
-    deep = image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
+        conversions.add("first")
+    is_16_bits = _is_16_bits(image)
     image = ImageOps.exif_transpose(image)
-    if deep:
-        done.add("16 bits")
-        levels = np.rint(np.asarray(image).astype(np.float64) * (255 / WHITE_OF_16_BITS))
-        return Page(levels.clip(0, 255).astype(np.uint8), None, frozenset(done))
+    if is_16_bits:
+        conversions.add("16 bits")
+        return Page(_to_8_bits(image), None, frozenset(conversions))
     if image.mode in ("I", "F") or image.mode.startswith("I;"):
         raise Unusable("has 32 bits a pixel: save it with 8 or 16")
-    alpha = None
-    if image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        alpha = np.asarray(image.getchannel("A"))
-        alpha = None if alpha.min() == 255 else alpha
+    image, alpha = _split_alpha(image)
     if image.mode not in ("1", "L"):
         image = image.convert("RGB")
-        red, green, blue = np.moveaxis(np.asarray(image), -1, 0)
-        seen = True if alpha is None else alpha > 0
-        if (((red != green) | (green != blue)) & seen).any():
-            done.add("colour")
+        if _has_colour(np.asarray(image), alpha):
+            conversions.add("colour")
     grey = np.asarray(image.convert("L"))
-    if alpha is not None:
-        grey = ((grey.astype(np.uint16) * alpha + 127) // 255).astype(np.uint8)
-    return Page(grey, alpha, frozenset(done))
+    return Page(_on_black(grey, alpha), alpha, frozenset(conversions))
+
+
+def _is_16_bits(image: Image.Image) -> bool:
+    # Of PNG and PPM files PIL stores 16 bits in 32.
+    return image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
+
+
+def _to_8_bits(image: Image.Image) -> np.ndarray:
+    levels = np.rint(np.asarray(image).astype(np.float64) * (255 / WHITE_OF_16_BITS))
+    return levels.clip(0, 255).astype(np.uint8)
+
+
+def _split_alpha(image: Image.Image) -> tuple[Image.Image, np.ndarray | None]:
+    """Returns the image, as RGBA if it has transparency, and its alpha unless it is opaque."""
+    has_alpha = image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info
+    if not has_alpha:
+        return image, None
+    image = image.convert("RGBA")
+    alpha = np.asarray(image.getchannel("A"))
+    return image, None if alpha.min() == 255 else alpha
+
+
+def _has_colour(rgb: np.ndarray, alpha: np.ndarray | None) -> bool:
+    """Returns whether any visible pixel of :math:`(H, W, 3)` is not grey."""
+    red, green, blue = np.moveaxis(rgb, -1, 0)
+    visible = True if alpha is None else alpha > 0
+    return bool((((red != green) | (green != blue)) & visible).any())
+
+
+def _on_black(grey: np.ndarray, alpha: np.ndarray | None) -> np.ndarray:
+    if alpha is None:
+        return grey
+    return ((grey.astype(np.uint16) * alpha + 127) // 255).astype(np.uint8)
+
+
+def _on_white(on_black: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    return on_black + (np.uint8(255) - alpha)
 
 
 def put_on_background(
-    pictures: np.ndarray, alphas: dict[int, np.ndarray], names: Sequence[str]
+    images: np.ndarray, alphas: dict[int, np.ndarray], names: Sequence[str]
 ) -> str | None:
-    r"""Puts transparent pictures on white, all of them, if black would swallow one.
+    r"""Puts transparent images on white, all of them, if one of them is lost on black.
 
-    Models here take black for nothing, so transparent is black; but ink that is black itself, drawn
-    on nothing, can only be seen on white.
+    The models treat black as empty, so transparent pixels are black. But black ink on a transparent
+    background is visible on white only.
 
     Args:
-        pictures: Pictures on black, of shape :math:`(M, H, W)`, uint8; changed in place.
-        alphas: By the number of a picture that is not opaque, how opaque its pixels are.
-        names: What pictures are called in an error.
+        images: Images on black, of shape :math:`(M, H, W)`, uint8; changed in place.
+        alphas: The opacity of the images that are not opaque, by their index.
+        names: The images' names in an error message.
 
     Returns:
-        The background, ``"black"`` or ``"white"``; None if all pictures are opaque.
+        The background, ``"black"`` or ``"white"``; None if all images are opaque.
 
     Raises:
-        InputError: If one is lost on black, and another one on white.
+        InputError: If one image is lost on black, and another one on white.
     """
     if not alphas:
         return None
-    lost: dict[str, int] = {}
-    for number, alpha in alphas.items():
-        black = int(np.ptp(pictures[number]))
-        white = int(np.ptp(_on_white(pictures[number], alpha)))
-        if LOST * black < white:
-            lost.setdefault("black", number)
-        if LOST * white < black:
-            lost.setdefault("white", number)
+    lost = _lost(images, alphas)
     if len(lost) > 1:
         raise InputError(
             f"{names[lost['white']]} is transparent and can be seen on black only, "
@@ -143,35 +161,44 @@ def put_on_background(
         )
     if "black" not in lost:
         return "black"
-    for number, alpha in alphas.items():
-        pictures[number] = _on_white(pictures[number], alpha)
+    for index, alpha in alphas.items():
+        images[index] = _on_white(images[index], alpha)
     return "white"
 
 
-def _on_white(on_black: np.ndarray, alpha: np.ndarray) -> np.ndarray:
-    return on_black + (np.uint8(255) - alpha)
+def _lost(images: np.ndarray, alphas: dict[int, np.ndarray]) -> dict[str, int]:
+    """Returns, for each background on which an image is lost, the index of the first such image."""
+    lost: dict[str, int] = {}
+    for index, alpha in alphas.items():
+        contrast_on_black = int(np.ptp(images[index]))
+        contrast_on_white = int(np.ptp(_on_white(images[index], alpha)))
+        if LOST * contrast_on_black < contrast_on_white:
+            lost.setdefault("black", index)
+        if LOST * contrast_on_white < contrast_on_black:
+            lost.setdefault("white", index)
+    return lost
 
 
 def describe(
-    done: Sequence[frozenset[str]],
+    conversions: Sequence[frozenset[str]],
     transparent: int,
     background: str | None,
     say: Callable[[str], None],
 ) -> None:
-    """Says in a line each what was done with pictures.
+    """Describes the conversions of images, in a line for each kind.
 
     Args:
-        done: Of each picture; see :class:`Page`.
-        transparent: How many are transparent.
-        background: What they were put on.
+        conversions: The conversions of each image: see :class:`Page`.
+        transparent: The number of transparent images.
+        background: The background of the transparent images.
         say: Takes a line.
     """
-    total = len(done)
-    for key, words in DONE.items():
-        number = sum(key in each for each in done)
-        if number:
-            say(f"{number:,} of {total:,} images {words}")
+    total = len(conversions)
+    for conversion, description in CONVERSIONS.items():
+        count = sum(conversion in done for done in conversions)
+        if count:
+            say(f"{count:,} of {total:,} images {description}")
     if transparent:
-        why = "" if background == "black" else ", as some would be lost on black"
-        line = f"images were transparent and were put on {background}{why}"
+        reason = "" if background == "black" else ", as some would be lost on black"
+        line = f"images were transparent and were put on {background}{reason}"
         say(f"{transparent:,} of {total:,} {line}")

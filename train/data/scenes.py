@@ -12,7 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from train.data import files, labelled
+from pyro_models.shapes import Shape
+from train.data import datasets, files
+from train.data.catalogue import CATALOGUE, STORED
+from train.data.labelled import Images
 from train.data.splits import hold_out
 from train.errors import require
 from train.settings import SceneSettings
@@ -20,17 +23,17 @@ from train.settings import SceneSettings
 Overlap = Literal["apart", "dim", "any"]
 
 INK = 1
-"""The grey level, of 255, from which a pixel belongs to a digit."""
+"""The lowest grey level, of 255, of a digit's pixels."""
 
 SMALLEST = 4
-"""Pixels across the smallest digit, below which none can be read."""
+"""The smallest size of a digit in pixels; smaller ones cannot be read."""
 
 PIXELS_AT_ONCE = 2**23
-"""Bounds the memory of drawing scenes to about 200 MB beside the scenes themselves."""
+"""Bounds the memory for drawing scenes to about 200 MB, without the scenes themselves."""
 
 TRIES = 2_000
-LEAST_KEPT = 0.02
-"""Once as many scenes were tried, this share of them must have kept to the rule of overlap."""
+MIN_ACCEPTANCE = 0.02
+"""After :data:`TRIES` scenes, this fraction of them must have been accepted."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,11 +41,12 @@ class Scenes:
     r"""Images of 0 to :math:`K` objects.
 
     Attributes:
-        images: :math:`(M, H, W)`, uint8.
-        counts: The number of objects in each, :math:`(M,)` int64; None if unknown.
-        boxes: The tightest boxes :math:`(x_0, y_0, x_1, y_1)` around the ink of each object, in
-            pixels and half open, so that :math:`x_1 - x_0` is a width; :math:`(M, K, 4)` float32.
-            The first ``counts`` rows are boxes, the others zeros. None if unknown.
+        images: Grey levels, of shape :math:`(M, H, W)`, uint8.
+        counts: The number of objects in each image, of shape :math:`(M)`, int64; None if unknown.
+        boxes: The tightest boxes :math:`(x_0, y_0, x_1, y_1)` around the ink of each object, of
+            shape :math:`(M, K, 4)`, float32; None if unknown. They are in pixels and half open, so
+            that :math:`x_1 - x_0` is a width. The first ``counts`` rows of an image are boxes, the
+            others zeros.
     """
 
     images: Tensor
@@ -53,28 +57,35 @@ class Scenes:
         return len(self.images)
 
     @property
-    def shape(self) -> tuple[int, int]:
-        """Height and width of an image in pixels."""
-        return tuple(self.images.shape[1:])
+    def shape(self) -> Shape:
+        """Height and width of an image."""
+        return Shape(*self.images.shape[1:])
 
     def select(self, index: Tensor | slice) -> Scenes:
-        r"""The scenes at ``index``, of shape :math:`(L,)`, or in a slice."""
+        r"""Returns the scenes at ``index``, of shape :math:`(L)`, or in a slice."""
         return Scenes(
             self.images[index],
             None if self.counts is None else self.counts[index],
             None if self.boxes is None else self.boxes[index],
         )
 
+    def hold_out(self) -> ScenesSplit:
+        """Holds out a fixed random fifth, stratified by the counts if they are known."""
+        counts = None if self.counts is None else self.counts.numpy()
+        indices = hold_out(len(self), counts)
+        return ScenesSplit(*(self.select(torch.from_numpy(rows)) for rows in indices))
+
 
 class ScenesSplit(NamedTuple):
-    """What to train on and what to evaluate on."""
+    """Scenes to train on and scenes to evaluate on."""
 
     train: Scenes
     held_out: Scenes
 
     def require_room(self, max_objects: int) -> None:
-        """Raises :class:`InputError` if a scene has more objects than a model can find."""
-        most = max((int(part.counts.max()) for part in self if part.counts is not None), default=0)
+        """Raises :class:`InputError` if a scene has more than ``max_objects`` objects."""
+        counts = [scenes.counts for scenes in self if scenes.counts is not None]
+        most = max((int(count.max()) for count in counts), default=0)
         require(
             most <= max_objects,
             f"--max-objects {max_objects} is below the {most} objects of a scene: "
@@ -83,57 +94,55 @@ class ScenesSplit(NamedTuple):
 
 
 def load_scenes(settings: SceneSettings) -> ScenesSplit:
-    """Makes scenes out of a data set of digits, or loads a person's own.
+    """Makes scenes of the images of a data set, or reads a person's own scenes.
 
-    Training scenes are made of training digits and held-out scenes of held-out digits, each from
-    a seed of their own: one set does not change with the size of the other. If ``settings.data`` is
-    a path (see :func:`train.data.files.read`), its images are the scenes, a fifth of them is the
-    test split, and what the settings say of canvas and digits is not used.
+    Training scenes have training images only, and held-out scenes held-out ones. Each split has a
+    seed of its own, so that it does not depend on the size of the other. If ``settings.data`` is a
+    path (see :func:`train.data.files.read`), its images are the scenes, a fifth of them is the
+    test split, and the settings of canvas and digits have no effect.
 
     Args:
-        settings: The data, and how scenes are made of it.
+        settings: The data set, and how scenes are made of it.
 
     Raises:
         InputError: If the data or the settings cannot be used.
     """
-    if settings.data not in files.NAMES:
-        return _own(settings.data, settings.evaluate_on)
-    split = labelled.load(settings.data, settings.data_dir, settings.evaluate_on)
-
-    def make(digits: labelled.Images, n: int, seed: int) -> Scenes:
-        return make_scenes(
-            digits.images,
-            n,
-            canvas_size=settings.canvas_size,
-            max_digits=settings.max_digits,
-            digit_size=settings.digit_size,
-            digit_shrink=settings.digit_shrink,
-            overlap=settings.overlap,
-            seed=seed,
-        )
-
+    if settings.data not in CATALOGUE:
+        return _read_scenes(settings.data, settings.evaluate_on)
+    require(
+        not CATALOGUE[settings.data].endless,
+        f"--data {settings.data}: scenes are made of stored images: give one of {STORED}, or the "
+        "path of your own scenes",
+    )
+    split = datasets.load(settings.data, settings.data_dir, settings.evaluate_on)
+    seeds = (2 * settings.seed, 2 * settings.seed + 1)
     return ScenesSplit(
-        make(split.train, settings.train_scenes, 2 * settings.seed),
-        make(split.held_out, settings.held_out_scenes, 2 * settings.seed + 1),
+        _scenes_of(split.train, settings.train_scenes, seeds[0], settings),
+        _scenes_of(split.held_out, settings.held_out_scenes, seeds[1], settings),
     )
 
 
-def _own(data: str, evaluate_on: Literal["test", "validation"]) -> ScenesSplit:
+def _read_scenes(data: str, evaluate_on: Literal["test", "validation"]) -> ScenesSplit:
     contents = files.read(data)
     scenes = Scenes(
         torch.from_numpy(contents.images),
         None if contents.counts is None else torch.from_numpy(contents.counts),
         None if contents.boxes is None else torch.from_numpy(contents.boxes),
     )
-    split = _hold_out(scenes)
-    return _hold_out(split.train) if evaluate_on == "validation" else split
+    split = scenes.hold_out()
+    return split.train.hold_out() if evaluate_on == "validation" else split
 
 
-def _hold_out(scenes: Scenes) -> ScenesSplit:
-    counts = None if scenes.counts is None else scenes.counts.numpy()
-    kept, held_out = hold_out(len(scenes), counts)
-    return ScenesSplit(
-        scenes.select(torch.from_numpy(kept)), scenes.select(torch.from_numpy(held_out))
+def _scenes_of(images: Images, n: int, seed: int, settings: SceneSettings) -> Scenes:
+    return make_scenes(
+        images.images,
+        n,
+        canvas_size=settings.canvas_size,
+        max_digits=settings.max_digits,
+        digit_size=settings.digit_size,
+        digit_shrink=settings.digit_shrink,
+        overlap=settings.overlap,
+        seed=seed,
     )
 
 
@@ -150,32 +159,30 @@ def make_scenes(
 ) -> Scenes:
     r"""Draws scenes: digits of random size at random places on a black canvas.
 
-    The count is uniform on :math:`0, \dots, K`, each digit uniform among those given, its place
-    uniform among all where it is inside the canvas with its margin. A scene that breaks the rule
-    of overlap is drawn anew as a whole with the count kept, so counts stay uniform, while scenes
-    of several digits favour those that leave each other room.
+    The count is uniform on :math:`0, \dots, K`, each digit is uniform among ``digits``, and its
+    place is uniform among those where its image is inside the canvas. A scene that breaks the rule
+    of ``overlap`` is rejected and drawn again with the same count: counts stay uniform, while
+    scenes of several digits favour places and sizes that leave room.
 
     Args:
-        digits: The images to draw from, :math:`(D, S, S)` uint8.
+        digits: Images to draw from, of shape :math:`(D, S, S)`, uint8.
         n: The number of scenes, :math:`M \ge 1`.
         canvas_size: Height and width :math:`C \ge 1` of a scene.
         max_digits: The most digits in a scene, :math:`K \ge 1`.
-        digit_size: The smallest and largest size of a digit with its margin, in pixels; uniform
-            in between, ends included, within :math:`[4, C]`.
+        digit_size: The smallest and the largest size of a digit's image in pixels; sizes are
+            uniform between them, both included, within :math:`[4, C]`.
         digit_shrink: If given, sizes are :math:`\lfloor S / (m + s \epsilon) \rfloor` for this
-            :math:`(m, s)` and :math:`\epsilon \sim N(0, 1)` instead, those outside
-            :math:`[4, C]` being brought to the nearest inside.
-        overlap: ``apart``, no two boxes have a pixel in common; ``dim``, the sum of the digits is
-            nowhere above 255; ``any``, the sum is cut at 255.
-        seed: Seed of the scenes, :math:`\ge 0`; the same seed and settings give the same scenes,
-            whatever else is drawn and on any number of threads.
+            :math:`(m, s)` and :math:`\epsilon \sim N(0, 1)` instead, clipped to :math:`[4, C]`.
+        overlap: ``apart``: no two boxes have a pixel in common. ``dim``: the sum of the digits is
+            at most 255 everywhere. ``any``: the sum is clipped to 255.
+        seed: Seed of the scenes, :math:`\ge 0`. The same seed and settings give the same scenes,
+            whatever the global random state and the number of threads.
 
     Returns:
-        Scenes with counts and boxes, images of shape :math:`(M, C, C)`.
+        Scenes with counts and boxes; the images are of shape :math:`(M, C, C)`.
 
     Raises:
-        InputError: If a setting is out of its range, or the digits fit so rarely that fewer
-            than one scene in fifty tried keeps to the rule of overlap.
+        InputError: If a setting is out of its range, or fewer than one scene in fifty is accepted.
 
     Example:
         >>> digits = torch.full((10, 28, 28), 255, dtype=torch.uint8)
@@ -183,137 +190,209 @@ def make_scenes(
         >>> scenes.images.shape, scenes.counts.shape, scenes.boxes.shape
         (torch.Size([1000, 50, 50]), torch.Size([1000]), torch.Size([1000, 2, 4]))
     """
+    rules = _Rules(canvas_size, max_digits, digit_size, digit_shrink, overlap)
     require(n >= 1, f"{n} scenes were asked for: give --train-scenes and --held-out-scenes above 0")
-    require(canvas_size >= 1, f"--canvas-size is {canvas_size}: give 1 or more")
-    require(max_digits >= 1, f"--max-digits is {max_digits}: give 1 or more")
-    require(
-        overlap in ("apart", "dim", "any"), f"--overlap {overlap}: give one of apart, dim and any"
-    )
-    if digit_shrink is None:
-        _check_size(digit_size, canvas_size)
-    else:
-        _check_shrink(digit_shrink, digits.shape[-1], canvas_size)
+    rules.check(digits.shape[-1])
     rng = np.random.default_rng(seed)
-
-    def sizes(count: int) -> np.ndarray:
-        if digit_shrink is None:
-            return rng.integers(digit_size[0], digit_size[1] + 1, size=count)
-        mean, deviation = digit_shrink
-        shrink = np.maximum(mean + deviation * rng.standard_normal(count), 1e-3)
-        return np.floor(digits.shape[-1] / shrink).astype(np.int64).clip(SMALLEST, canvas_size)
-
     counts = rng.integers(0, max_digits + 1, size=n)
     images = torch.empty(n, canvas_size, canvas_size, dtype=torch.uint8)
     boxes = torch.empty(n, max_digits, 4)
-    at_once = max(1, PIXELS_AT_ONCE // (canvas_size**2 * (max_digits + 1)))
+    chunk = max(1, PIXELS_AT_ONCE // (canvas_size**2 * (max_digits + 1)))
     tried = accepted = 0
-    for start in range(0, n, at_once):
-        pending = np.arange(start, min(start + at_once, n))
+    for start in range(0, n, chunk):
+        pending = np.arange(start, min(start + chunk, n))
         while len(pending) > 0:
-            objects = int(counts[pending].sum())
-            size = sizes(objects)
-            drawn = _draw(
-                digits,
-                rng.integers(len(digits), size=objects),
-                size,
-                rng.integers(0, canvas_size - size + 1, size=(2, objects)).T,
-                counts[pending],
-                (canvas_size, max_digits),
-                overlap,
-            )
-            kept = drawn.kept.numpy()
-            images[pending[kept]] = drawn.images[drawn.kept]
-            boxes[pending[kept]] = drawn.boxes[drawn.kept].float()
-            tried += len(kept)
-            accepted += int(kept.sum())
-            # Without this, digits that do not fit would be tried for ever.
-            require(
-                tried < TRIES or accepted >= LEAST_KEPT * tried,
-                f"{max_digits} digits of {'--digit-shrink' if digit_shrink else '--digit-size'} "
-                f"{' '.join(map(str, digit_shrink or digit_size))} hardly ever fit on a canvas of "
-                f"{canvas_size} by the rule {overlap}: enlarge --canvas-size, lower --max-digits, "
-                "make the digits smaller or give --overlap any",
-            )
-            pending = pending[~kept]
+            placement = rules.place(rng, counts[pending], len(digits), digits.shape[-1])
+            drawing = _draw(digits, placement, len(pending), rules)
+            is_accepted = drawing.accepted.numpy()
+            images[pending[is_accepted]] = drawing.images[drawing.accepted]
+            boxes[pending[is_accepted]] = drawing.boxes[drawing.accepted].float()
+            tried += len(pending)
+            accepted += int(is_accepted.sum())
+            rules.require_acceptance(accepted, tried)
+            pending = pending[~is_accepted]
     return Scenes(images, torch.from_numpy(counts), boxes)
 
 
-class _Drawn(NamedTuple):
-    images: Tensor
-    """(m, C, C) uint8; undefined where not kept."""
-    boxes: Tensor
-    """(m, K, 4) int64."""
-    kept: Tensor
-    """(m,) bool: which scenes keep to the rule of overlap, with every digit to be seen."""
+class _Placement(NamedTuple):
+    """The digits of several scenes, in the order of the scenes; all of shape (T,) but ``corner``.
 
-
-def _draw(
-    digits: Tensor,
-    which: np.ndarray,
-    size: np.ndarray,
-    corner: np.ndarray,
-    counts: np.ndarray,
-    shape: tuple[int, int],
-    overlap: Overlap,
-) -> _Drawn:
-    """Draws scenes of given objects: digit ``which`` at ``size`` with its ``corner`` at (x, y).
-
-    The objects of a scene follow each other, as many as its count says. ``shape`` is the canvas
-    size and the most digits.
+    Attributes:
+        scene: Index of the digit's scene.
+        slot: Index of the digit within its scene.
+        digit: Index of the digit's image.
+        size: Height and width of the image on the canvas, in pixels.
+        corner: (x, y) of the image's upper left corner, of shape (T, 2).
     """
-    canvas, slots = shape
-    owner = np.repeat(np.arange(len(counts)), counts)
-    slot = np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)
-    boxes = torch.zeros(len(counts), slots, 4, dtype=torch.int64)
-    kept = torch.ones(len(counts), dtype=torch.bool)
+
+    scene: np.ndarray
+    slot: np.ndarray
+    digit: np.ndarray
+    size: np.ndarray
+    corner: np.ndarray
+
+
+class _Rules(NamedTuple):
+    """How scenes are made: see :func:`make_scenes`."""
+
+    canvas_size: int
+    max_digits: int
+    digit_size: tuple[int, int]
+    digit_shrink: tuple[float, float] | None
+    overlap: Overlap
+
+    def check(self, size: int) -> None:
+        """Raises :class:`InputError` if a setting is out of range, for digits of a size."""
+        require(self.canvas_size >= 1, f"--canvas-size is {self.canvas_size}: give 1 or more")
+        require(self.max_digits >= 1, f"--max-digits is {self.max_digits}: give 1 or more")
+        require(
+            self.overlap in ("apart", "dim", "any"),
+            f"--overlap {self.overlap}: give one of apart, dim and any",
+        )
+        if self.digit_shrink is None:
+            _check_size(self.digit_size, self.canvas_size)
+        else:
+            _check_shrink(self.digit_shrink, size, self.canvas_size)
+
+    def place(
+        self, rng: np.random.Generator, counts: np.ndarray, digits: int, size: int
+    ) -> _Placement:
+        """Draws the digits of scenes, and their sizes and places.
+
+        Args:
+            rng: Random numbers.
+            counts: The number of digits in each scene.
+            digits: The number of digits to choose from.
+            size: Their height and width.
+        """
+        total = int(counts.sum())
+        scene = np.repeat(np.arange(len(counts)), counts)
+        slot = np.arange(total) - np.repeat(np.cumsum(counts) - counts, counts)
+        # In this order, on which the scenes of a seed depend.
+        sizes = self._draw_sizes(rng, total, size)
+        digit = rng.integers(digits, size=total)
+        corner = rng.integers(0, self.canvas_size - sizes + 1, size=(2, total)).T
+        return _Placement(scene, slot, digit, sizes, corner)
+
+    def _draw_sizes(self, rng: np.random.Generator, n: int, size: int) -> np.ndarray:
+        if self.digit_shrink is None:
+            return rng.integers(self.digit_size[0], self.digit_size[1] + 1, size=n)
+        mean, deviation = self.digit_shrink
+        shrink = np.maximum(mean + deviation * rng.standard_normal(n), 1e-3)
+        return np.floor(size / shrink).astype(np.int64).clip(SMALLEST, self.canvas_size)
+
+    def require_acceptance(self, accepted: int, tried: int) -> None:
+        """Raises :class:`InputError` if nearly all scenes are rejected, which would never end."""
+        flag = "--digit-shrink" if self.digit_shrink else "--digit-size"
+        require(
+            tried < TRIES or accepted >= MIN_ACCEPTANCE * tried,
+            f"{self.max_digits} digits of {flag} "
+            f"{' '.join(map(str, self.digit_shrink or self.digit_size))} hardly ever fit on a "
+            f"canvas of {self.canvas_size} by the rule {self.overlap}: enlarge --canvas-size, "
+            "lower --max-digits, make the digits smaller or give --overlap any",
+        )
+
+
+class _Drawing(NamedTuple):
+    """Drawn scenes.
+
+    Attributes:
+        images: Of shape (m, C, C), uint8; undefined where the scene is rejected.
+        boxes: Of shape (m, K, 4), int64.
+        accepted: Whether a scene follows the rule of overlap, and all its digits have ink; of
+            shape (m,), bool.
+    """
+
+    images: Tensor
+    boxes: Tensor
+    accepted: Tensor
+
+
+class _Windows(NamedTuple):
+    """The digits of one size.
+
+    Attributes:
+        rows: Their indices in the placement.
+        pixels: Their resized images, of shape (t, s, s), uint8.
+    """
+
+    rows: np.ndarray
+    pixels: Tensor
+
+
+def _draw(digits: Tensor, placement: _Placement, n: int, rules: _Rules) -> _Drawing:
+    """Draws ``n`` scenes of placed digits."""
+    boxes = torch.zeros(n, rules.max_digits, 4, dtype=torch.int64)
+    accepted = torch.ones(n, dtype=torch.bool)
+    windows = _resized(digits, placement)
+    for rows, pixels in windows:
+        scene, slot, corner = placement.scene[rows], placement.slot[rows], placement.corner[rows]
+        box, has_ink = _ink_boxes(pixels)
+        boxes[scene, slot] = box + torch.from_numpy(corner).repeat(1, 2)
+        accepted[scene[~has_ink.numpy()]] = False
+    if rules.overlap == "apart":
+        accepted &= ~_touching(boxes)
+    sums = _sums(windows, placement, accepted.numpy(), rules.canvas_size)
+    if rules.overlap == "dim":
+        accepted &= sums.flatten(1).amax(1) <= 255
+    return _Drawing(sums.clamp_(max=255).to(torch.uint8), boxes, accepted)
+
+
+def _resized(digits: Tensor, placement: _Placement) -> list[_Windows]:
+    """Resizes the placed digits, those of one size together."""
     windows = []
-    for pixels in np.unique(size):
-        same = np.flatnonzero(size == pixels)
-        window = _resize(digits[which[same]], int(pixels))
-        found, visible = _ink_boxes(window)
-        boxes[owner[same], slot[same]] = found + torch.from_numpy(corner[same]).repeat(1, 2)
-        kept[owner[same[~visible.numpy()]]] = False
-        windows.append((same, window))
-    if overlap == "apart":
-        kept &= ~_touching(boxes)
-    # Several digits may be added up in a pixel, beyond what uint8 holds.
-    sums = torch.zeros(len(counts) * canvas**2, dtype=torch.int32)
-    for same, window in windows:
-        wanted = kept.numpy()[owner[same]]
-        same, window = same[wanted], window[torch.from_numpy(wanted)]
-        x, y = corner[same].T
-        first = torch.from_numpy((owner[same] * canvas + y) * canvas + x)
-        line = torch.arange(window.shape[-1])
-        place = first[:, None, None] + line[:, None] * canvas + line
-        sums.index_add_(0, place.flatten(), window.flatten().int())
-    images = sums.view(len(counts), canvas, canvas)
-    if overlap == "dim":
-        kept &= images.flatten(1).amax(1) <= 255
-    return _Drawn(images.clamp_(max=255).to(torch.uint8), boxes, kept)
+    for size in np.unique(placement.size):
+        rows = np.flatnonzero(placement.size == size)
+        windows.append(_Windows(rows, _resize(digits[placement.digit[rows]], int(size))))
+    return windows
+
+
+def _sums(
+    windows: list[_Windows], placement: _Placement, wanted: np.ndarray, canvas_size: int
+) -> Tensor:
+    """Adds up the digits of the wanted scenes, of shape (m, C, C), int32; the others stay black."""
+    # In int32, as a sum of digits may exceed 255.
+    sums = torch.zeros(len(wanted) * canvas_size**2, dtype=torch.int32)
+    for rows, pixels in windows:
+        is_wanted = wanted[placement.scene[rows]]
+        rows, pixels = rows[is_wanted], pixels[torch.from_numpy(is_wanted)]
+        x, y = placement.corner[rows].T
+        first = torch.from_numpy((placement.scene[rows] * canvas_size + y) * canvas_size + x)
+        offset = torch.arange(pixels.shape[-1])
+        index = first[:, None, None] + offset[:, None] * canvas_size + offset
+        sums.index_add_(0, index.flatten(), pixels.flatten().int())
+    return sums.view(len(wanted), canvas_size, canvas_size)
 
 
 def _resize(images: Tensor, size: int) -> Tensor:
-    r"""Images :math:`(T, S, S)` at another size, smoothed as PIL does, both uint8."""
+    r"""Resizes images :math:`(T, S, S)`, uint8, with anti-aliasing as PIL's."""
     return F.interpolate(images[:, None], (size, size), mode="bilinear", antialias=True).squeeze(1)
 
 
 def _ink_boxes(windows: Tensor) -> tuple[Tensor, Tensor]:
-    r"""The boxes of the ink in windows :math:`(T, s, s)`, and whether there is any.
+    r"""Returns the tightest boxes around the ink of images :math:`(T, s, s)`.
 
     Returns:
-        Boxes :math:`(T, 4)` int64, and :math:`(T,)` bool.
+        Boxes, of shape :math:`(T, 4)`, int64; and whether an image has ink, of shape :math:`(T)`.
     """
     ink = windows >= INK
     corners = []
     for axis in (1, 2):
-        hit = ink.any(axis).to(torch.uint8)
-        corners.append((hit.argmax(1), hit.shape[1] - hit.flip(1).argmax(1)))
+        has_ink = ink.any(axis).to(torch.uint8)
+        corners.append((has_ink.argmax(1), has_ink.shape[1] - has_ink.flip(1).argmax(1)))
     (x0, x1), (y0, y1) = corners
     return torch.stack([x0, y0, x1, y1], 1), ink.flatten(1).any(1)
 
 
 def _touching(boxes: Tensor) -> Tensor:
-    r"""Whether any two boxes of :math:`(m, K, 4)` have a pixel in common; empty ones never do."""
+    r"""Returns whether any two of a scene's boxes have a pixel in common; empty boxes have none.
+
+    Args:
+        boxes: Of shape :math:`(m, K, 4)`.
+
+    Returns:
+        Of shape :math:`(m)`, bool.
+    """
     touching = torch.zeros(len(boxes), dtype=torch.bool)
     for i, j in combinations(range(boxes.shape[1]), 2):
         lowest = torch.maximum(boxes[:, i, :2], boxes[:, j, :2])

@@ -108,7 +108,7 @@ class Watch:
 
     def encode(self, images: Images) -> Codes:
         """Codes of images."""
-        c = self.condition.told(images, self.labels)
+        c = self.condition.of_images(images, self.labels)
         return encode(self.model, self.guide, images.images, c)
 
     def evaluate(self, step: int) -> dict[str, float]:
@@ -157,7 +157,7 @@ class Watch:
         r"""A few images and their :math:`c` on the device, with others behind for Echo's noise."""
         device = self.model.zero.device
         others = self.held_out.select(torch.arange(min(500, len(self.held_out))))
-        pairs = [(part.images, self.condition.told(part, self.labels)) for part in (few, others)]
+        pairs = [(x.images, self.condition.of_images(x, self.labels)) for x in (few, others)]
         images, c = (torch.cat(parts).to(device) for parts in zip(*pairs, strict=True))
         return as_input(images), c
 

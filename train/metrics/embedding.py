@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from train.data.batches import codes_of
 from train.data.labelled import Images
-from train.data.stacks import Stacks
+from train.data.stacks import StackPairs
 from train.losses import collapse
 from train.metrics.goals import Beats, Stays
 from train.metrics.measuring import Measures, Unmeasurable
@@ -108,7 +108,7 @@ class Watch:
         train: Images,
         held_out: Images,
         sets: tuple[Tensor, Tensor],
-        stacks: Stacks,
+        stacks: StackPairs,
         *,
         withheld: tuple[int, ...] = (),
         names: Sequence[int | str] | None = None,
