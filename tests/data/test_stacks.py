@@ -22,7 +22,7 @@ def data(*counts: int) -> tuple[Tensor, Tensor]:
 def test_stacks_are_of_two_sets_without_repetition():
     images, sets = data(10, 12, 9, 30)
     stacks = StackPairs(images, sets, (5, 7), pairs=3, withheld=(3,))
-    seen = set()
+    drawn = set()
     for step in range(2 * CHUNK):
         a, b = stacks.indices(step)
         assert a.shape == (3, 5)
@@ -33,29 +33,29 @@ def test_stacks_are_of_two_sets_without_repetition():
             assert of_first != of_second
             assert len(first.unique()) == 5
             assert len(second.unique()) == 7
-            seen |= {(int(of_first), int(of_second))}
-    assert seen == {(i, j) for i in range(3) for j in range(3) if i != j}
+            drawn |= {(int(of_first), int(of_second))}
+    assert drawn == {(i, j) for i in range(3) for j in range(3) if i != j}
 
 
 def test_stacks_are_the_images_in_the_unit_interval():
     images, sets = data(100, 120)
     stacks = StackPairs(images, sets, (5, 7), pairs=3, seed=4)
-    for found, rows in zip(stacks(9), stacks.indices(9), strict=True):
-        torch.testing.assert_close(found[..., 0, 0], rows / 255)
+    for stack, rows in zip(stacks(9), stacks.indices(9), strict=True):
+        torch.testing.assert_close(stack[..., 0, 0], rows / 255)
 
 
-def test_a_step_is_the_same_whenever_it_is_asked():
+def test_a_batch_depends_on_its_step_alone():
     images, sets = data(10, 12)
     straight = StackPairs(images, sets, (5, 5), seed=1)
-    there = [straight.indices(step) for step in range(CHUNK + 3)]
+    expected = [straight.indices(step) for step in range(CHUNK + 3)]
     resumed = StackPairs(images, sets, (5, 5), seed=1)
     for step in (CHUNK + 2, 3, CHUNK):
-        torch.testing.assert_close(resumed.indices(step), there[step])
+        torch.testing.assert_close(resumed.indices(step), expected[step])
     other = StackPairs(images, sets, (5, 5), seed=2)
-    assert any((other.indices(i)[0] != there[i][0]).any() for i in range(3))
+    assert any((other.indices(i)[0] != expected[i][0]).any() for i in range(3))
 
 
-def test_the_other_stack_of_abc_x_is_of_anything_seen():
+def test_the_second_stack_of_abc_x_has_images_of_all_sets_that_are_not_withheld():
     images, sets = data(20, 20, 20)
     stacks = StackPairs(images, sets, (4, 15), curated="one", withheld=(1,))
     mixed = 0
@@ -81,7 +81,7 @@ def test_with_replacement_a_set_may_be_smaller_than_a_stack():
         ((9, 5, 3), {}, "--stack-size 6 is larger than set 1 (5 images), set 2 (3 images)"),
     ],
 )
-def test_what_cannot_be_stacked_is_refused(counts, options, words):
+def test_sets_too_small_or_too_few_are_refused(counts, options, words):
     with refused(words):
         StackPairs(*data(*counts), (6, 6), **options)
 
@@ -91,17 +91,17 @@ def test_abc_x_takes_a_single_set():
     assert len(a[0]) == len(b[0]) == 6
 
 
-def of_column(labels: np.ndarray, column: int = 0, parts: int = 1) -> Sets:
+def of_column(labels: np.ndarray, column: int = 0, splits: int = 1) -> Sets:
     images = torch.zeros(len(labels), 4, 4, dtype=torch.uint8)
-    return Sets.of(*[Images.labelled(images, as_labels(labels))] * parts, column=column)
+    return Sets.of(*[Images.labelled(images, as_labels(labels))] * splits, column=column)
 
 
-def test_any_column_names_the_sets():
+def test_any_column_may_name_the_sets():
     labels = np.array([[0.5, 20230117], [1.5, 20230116], [0.1, 20230117]])
-    sets = of_column(labels, 1, parts=2)
-    # Single precision has one number for the two days.
+    sets = of_column(labels, 1, splits=2)
+    # The two days are one number in single precision.
     assert sets.classes.values == (20230116, 20230117)
-    assert [each.tolist() for each in sets.indices] == [[1, 0, 1]] * 2
+    assert [indices.tolist() for indices in sets.indices] == [[1, 0, 1]] * 2
     assert of_column(np.array(["b", "b", "a"])).indices[0].tolist() == [1, 1, 0]
     text = of_column(np.array([["a", "007"], ["b", "7"], ["c", "7"]]), 1)
     assert text.counts() == {"007": 1, "7": 2}
@@ -117,7 +117,7 @@ def test_any_column_names_the_sets():
         Sets.of(Images(torch.zeros(3, 4, 4, dtype=torch.uint8), None))
 
 
-def test_sets_have_their_names_in_errors():
+def test_error_messages_have_the_names_of_sets():
     with refused("--stack-size 6 is larger than set dog (5 images)"):
         StackPairs(*data(9, 5), (6, 6), names=("cat", "dog"))
     with refused("--withheld dog: there is no such set; give some of cat, or"):

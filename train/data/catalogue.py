@@ -1,4 +1,4 @@
-"""The data sets that ``--data`` takes by name. To add one, add an entry to :data:`CATALOGUE`.
+"""The data sets that ``--data`` accepts by name. To add one, add an entry to :data:`CATALOGUE`.
 
 The command line's help reads this table, so nothing here imports torch before data are loaded.
 """

@@ -1,4 +1,4 @@
-"""Loads a data set: one of the catalogue, or a file or folder of a person's own images."""
+"""Loads a data set of the catalogue, or the images of a file or folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reads a person's own images from an ``.npz`` archive or a folder."""
+"""Reads images from an ``.npz`` archive or a folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Converts images as people have them to tensors of grey levels, and checks them."""
+"""Converts images of any type to tensors of grey levels, and checks them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Converts labels as people have them: classes with any values, or quantities."""
+"""Converts labels of any type to classes or quantities, and checks them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Converts PIL images to grey: rotated, transparent, in colour, of 16 bits, of several pages."""
+"""Converts PIL images to grey, including rotated, transparent and 16-bit images."""
 
 from __future__ import annotations
 

@@ -94,10 +94,10 @@ class ScenesSplit(NamedTuple):
 
 
 def load_scenes(settings: SceneSettings) -> ScenesSplit:
-    """Makes scenes of the images of a data set, or reads a person's own scenes.
+    """Makes scenes of the images of a data set, or reads scenes from a file.
 
-    Training scenes have training images only, and held-out scenes held-out ones. Each split has a
-    seed of its own, so that it does not depend on the size of the other. If ``settings.data`` is a
+    Training scenes have training images only, and held-out scenes held-out ones. Each split has its
+    own seed, so that it does not depend on the size of the other. If ``settings.data`` is a
     path (see :func:`train.data.files.read`), its images are the scenes, a fifth of them is the
     test split, and the settings of canvas and digits have no effect.
 
