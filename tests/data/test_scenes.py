@@ -6,8 +6,9 @@ import torch
 
 from tests.data.refusals import refused
 from train.data import datasets
+from train.data.composition import INK
 from train.data.labelled import Images, Split
-from train.data.scenes import INK, load_scenes, make_scenes
+from train.data.scenes import load_scenes, make_scenes
 from train.settings import SceneSettings
 
 

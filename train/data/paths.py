@@ -1,4 +1,4 @@
-"""What is at a path."""
+"""Tells regular files from folders, pipes and broken links."""
 
 from __future__ import annotations
 
