@@ -111,7 +111,7 @@ CATALOGUE = {
     "fashion-mnist": DataSet(
         "70,000 garments", partial(_torchvision, "fashion-mnist", "FashionMNIST")
     ),
-    "kmnist": DataSet("70,000 Japanese letters", partial(_torchvision, "kmnist", "KMNIST")),
+    "kmnist": DataSet("70,000 cursive hiragana", partial(_torchvision, "kmnist", "KMNIST")),
     "lines": DataSet("unlabelled lines, new ones at each step", _lines, endless=True),
 }
 """The data sets by name."""

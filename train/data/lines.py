@@ -2,7 +2,7 @@
 
 References:
     | Understanding and Improving Interpolation in Autoencoders via an Adversarial Regularizer
-      (Berthelot et al., 2018), section 3
+      (Berthelot et al., 2018)
     | https://arxiv.org/abs/1807.07543
 """
 
@@ -77,14 +77,14 @@ class EndlessLines(Images):
 
     @property
     def max_batch_size(self) -> int:
-        """No batch is too large: whole numbers in settings are below this one."""
+        """2^31, more than any setting may be, as training lines are endless."""
         return 2**31
 
     def hold_out(self, one_in: int = 5) -> Split:
-        """Returns these lines, and 5,000 others that are neither training nor test lines.
+        """Returns endless training lines, and 5,000 fixed ones with their own seed.
 
         Args:
-            one_in: Has no effect, as there is no end of lines.
+            one_in: Has no effect, as training lines are endless.
         """
         return Split(replace(self, next_seed=self.next_seed + 1), sample(seed=self.next_seed))
 
@@ -102,6 +102,7 @@ class EndlessLines(Images):
 def split() -> Split:
     """Returns endless training lines, and 5,000 held-out ones."""
     held_out = sample()
+    # The mean image of other lines would be the same one, but for noise.
     return Split(EndlessLines(held_out.images, None), held_out)
 
 
