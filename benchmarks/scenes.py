@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from train.data.digits import load
+from train.data.datasets import load
 from train.data.scenes import make_scenes
 
 

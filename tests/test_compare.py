@@ -22,8 +22,9 @@ from train.ae import main as train_ae
 from train.air import AIRSettings
 from train.air import main as train_air
 from train.compare import CompareSettings, briefly, codecs_of, main, reproduced
-from train.data import digits
-from train.data.digits import Images, Split, load
+from train.data import datasets
+from train.data.datasets import load
+from train.data.labelled import Images, Split
 from train.icvae import ICVAESettings
 from train.icvae import main as train_icvae
 from train.studies import comparison
@@ -106,7 +107,7 @@ def test_nearest():
 
 @pytest.mark.figures
 def test_runs_are_compared(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(digits, "load", lambda *_: small())
+    monkeypatch.setattr(datasets, "load", lambda *_: small())
     settings = AESettings(
         steps=3, hidden=(8,), cluster_starts=1, device="cpu", run_dir=tmp_path / "my-ae"
     )

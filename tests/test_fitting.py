@@ -11,9 +11,9 @@ import torch
 from tests.data.refusals import refused
 from train import fitting
 from train.abc import ABCSettings, sized
-from train.data.digits import Images
+from train.data.labelled import Images
 from train.data.labels import as_labels
-from train.data.stacks import sets_of
+from train.data.stacks import Sets
 from train.settings import Settings
 
 
@@ -72,7 +72,7 @@ def test_codes_have_as_many_numbers_as_places(z_dim, shape, nearest):
 def sets(*counts: int, names: str = "abcdef"):
     given = np.repeat(list(names[: len(counts)]), counts)
     images = torch.zeros(len(given), 2, 2, dtype=torch.uint8)
-    return sets_of(Images.labelled(images, as_labels(given)))
+    return Sets.of(Images.labelled(images, as_labels(given)))
 
 
 def test_withheld_sets_and_stacks(capsys):

@@ -23,7 +23,7 @@ from train import acai, ae, air, icvae
 from train.cli import command
 from train.compare import codecs_of
 from train.data.conditions import Condition
-from train.data.digits import Frame, Images, Split
+from train.data.labelled import Frame, Images, Split
 from train.engine import runs
 from train.engine.checkpoints import Checkpoints
 from train.estimators import MarginalELBO
@@ -59,7 +59,7 @@ def made(tmp_path_factory) -> Callable[[str], Path]:
             run = runs.Run.create(settings, method, shape=SHAPE, **INPUTS.get(method, {}))
             if method == "icvae":
                 objective = icvae.build(
-                    settings, SHAPE, Condition.restored(INPUTS[method]["condition"])
+                    settings, SHAPE, Condition.from_state(INPUTS[method]["condition"])
                 )
             else:
                 objective = {"ae": ae, "acai": acai, "air": air}[method].build(settings, SHAPE)

@@ -31,7 +31,7 @@ from tests.doors import SETTINGS
 from tests.inputs import JSON, command_lines, damaged
 from train.air import AIRSettings
 from train.cli import command
-from train.data import digits, files
+from train.data import catalogue, datasets, files
 from train.engine import runs
 from train.engine.checkpoints import Checkpoints
 from train.engine.loop import Best, TrainState
@@ -159,12 +159,12 @@ ARRAYS = st.one_of(
 )
 def test_archives_of_any_arrays(tmp_path_factory, arrays):
     folder = tmp_path_factory.mktemp("npz", numbered=True)
-    np.savez(folder / "own.npz", **arrays)
-    used_or_refused(lambda: files.read(str(folder / "own.npz")), folder)
+    np.savez(folder / "data.npz", **arrays)
+    used_or_refused(lambda: files.read(str(folder / "data.npz")), folder)
     shutil.rmtree(folder)
 
 
-def whole_archive() -> bytes:
+def sound_archive() -> bytes:
     buffer = io.BytesIO()
     images = np.random.default_rng(0).integers(0, 256, (12, 4, 4), dtype=np.uint8)
     np.savez(buffer, images=images, labels=np.arange(12))
@@ -172,15 +172,15 @@ def whole_archive() -> bytes:
 
 
 @tries(250)
-@given(damaged(whole_archive()))
+@given(damaged(sound_archive()))
 def test_damaged_archives(tmp_path_factory, content):
     folder = tmp_path_factory.mktemp("npz", numbered=True)
-    (folder / "own.npz").write_bytes(content)
-    used_or_refused(lambda: files.read(str(folder / "own.npz")), folder)
+    (folder / "data.npz").write_bytes(content)
+    used_or_refused(lambda: files.read(str(folder / "data.npz")), folder)
     shutil.rmtree(folder)
 
 
-def whole_image(kind: str) -> bytes:
+def sound_image(kind: str) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(buffer, kind)
     return buffer.getvalue()
@@ -191,8 +191,8 @@ def whole_image(kind: str) -> bytes:
 def test_folders_with_a_damaged_image(tmp_path_factory, kind, data):
     folder = tmp_path_factory.mktemp("images", numbered=True)
     for i in range(10):
-        (folder / f"{i}.png").write_bytes(whole_image("png"))
-    (folder / f"x.{kind}").write_bytes(data.draw(damaged(whole_image(kind))))
+        (folder / f"{i}.png").write_bytes(sound_image("png"))
+    (folder / f"x.{kind}").write_bytes(data.draw(damaged(sound_image(kind))))
     used_or_refused(lambda: files.read(str(folder)), folder)
     shutil.rmtree(folder)
 
@@ -203,17 +203,17 @@ def idx(array: np.ndarray) -> bytes:
 
 
 @tries(250)
-@given(st.sampled_from(digits.IDX_FILES), st.data())
+@given(st.sampled_from(catalogue.IDX_FILES), st.data())
 def test_damaged_downloads(tmp_path_factory, name, data):
-    """Files are there, so nothing is downloaded, whatever is in them."""
+    """The files exist, so nothing is downloaded, whatever their contents."""
     folder = tmp_path_factory.mktemp("mnist", numbered=True)
     raw = folder / "MNIST" / "raw"
     raw.mkdir(parents=True)
-    for each in digits.IDX_FILES:
-        images = "images" in each
-        whole = idx(np.zeros((20, 4, 4) if images else 20, dtype=np.uint8))
-        (raw / each).write_bytes(data.draw(damaged(whole)) if each == name else whole)
-    used_or_refused(lambda: digits.load("mnist", folder, "test"), folder)
+    for file in catalogue.IDX_FILES:
+        shape = (20, 4, 4) if "images" in file else (20,)
+        sound = idx(np.zeros(shape, dtype=np.uint8))
+        (raw / file).write_bytes(data.draw(damaged(sound)) if file == name else sound)
+    used_or_refused(lambda: datasets.load("mnist", folder, "test"), folder)
     shutil.rmtree(folder)
 
 

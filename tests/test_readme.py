@@ -24,7 +24,7 @@ from tests.estimators.exact import Projections, z_scores
 from tests.test_train_air import SMALL
 from train import acai
 from train.acai import ACAISettings
-from train.data import digits
+from train.data import datasets
 from train.estimators import MarginalELBO, TraceGraphELBO
 from train.studies.estimators import BenchSettings
 from train.studies.estimators import main as bench
@@ -90,7 +90,7 @@ def test_an_own_estimator_joins_the_bench(tmp_path, monkeypatch):
 
 def test_trained_models_put_to_use(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    images = digits.load("mnist5k", Path("data"), "test").train.images[:100]
+    images = datasets.load("mnist5k", Path("data"), "test").train.images[:100]
     np.savez(tmp_path / "few.npz", images=images)
     acai.main(
         ACAISettings(

@@ -17,9 +17,9 @@ from torch import nn
 
 from tests.data.refusals import refused
 from train.cli import command
-from train.data import digits
-from train.data.digits import Images
+from train.data import datasets
 from train.data.fingerprint import fingerprint
+from train.data.labelled import Images
 from train.data.scenes import Scenes
 from train.engine import disk
 from train.engine.runs import Run
@@ -251,7 +251,7 @@ class TestData:
 
     def begin(self, data: Path | str, run: Path, resume: bool = False) -> Run:
         settings = Settings(data=str(data), run_dir=run, resume=resume, device="cpu")
-        split = digits.load(settings.data, settings.data_dir, settings.evaluate_on)
+        split = datasets.load(settings.data, settings.data_dir, settings.evaluate_on)
         return Run.create(settings, "ae", shape=(4, 4), data_hash=fingerprint(*split))
 
     @pytest.fixture

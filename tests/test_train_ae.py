@@ -16,7 +16,7 @@ from train import acai, ae
 from train.acai import ACAISettings
 from train.ae import AESettings
 from train.cli import command
-from train.data import digits
+from train.data import labelled
 from train.metrics import autoencoding
 
 SMALL = {
@@ -111,7 +111,7 @@ def test_the_frame_does_not_count(tmp_path):
     from torch import nn
 
     from pyro_models.ae import Autoencoder
-    from train.data.digits import Images, pad
+    from train.data.labelled import Images, pad
     from train.metrics.autoencoding import Watch
 
     white = Images(torch.full((4, 13, 15), 255, dtype=torch.uint8), None)
@@ -207,7 +207,7 @@ def test_bad_images(tmp_path, shape, words, capsys):
 
 
 def test_a_look_keeps_a_measure_that_is_exactly_zero(monkeypatch):
-    data = digits.Images(torch.zeros(6, 4, 4, dtype=torch.uint8), torch.arange(6) % 2)
+    data = labelled.Images(torch.zeros(6, 4, 4, dtype=torch.uint8), torch.arange(6) % 2)
     watch = autoencoding.Watch(dense((4, 4), 2, (3,)), data, data)
     monkeypatch.setattr(autoencoding, "probe_accuracy", lambda *_: 0.0)
     monkeypatch.setattr(autoencoding, "cluster_accuracy", lambda *_, **__: None)

@@ -108,13 +108,13 @@ def test_an_autoencoder(runs, name):
 
 def test_what_is_measured_is_what_is_loaded(runs):
     """The error in results.json is that of the loaded autoencoder on the held-out images."""
-    from train.data import digits
+    from train.data import datasets
 
     for name in ("ae", "acai"):
         run = runs(name)
         trained = load(run)
         results = json.loads((run / "results.json").read_text())
-        held_out = digits.load(trained.settings.data, Path("data"), "test").held_out.images
+        held_out = datasets.load(trained.settings.data, Path("data"), "test").held_out.images
         drawn = trained.each(trained.objective.autoencoder, trained.inputs(held_out))
         drawn = trained.frame.inside(drawn) if name == "acai" else drawn
         error = (drawn - held_out / 255).square().mean()

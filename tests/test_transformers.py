@@ -15,7 +15,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from train import transformers
-from train.data import digits
+from train.data import catalogue
 from train.errors import Interrupted
 from train.transformers import (
     ABCTransformer,
@@ -39,7 +39,7 @@ ALL = pytest.mark.parametrize("kind", SMALL, ids=lambda kind: kind.method)
 
 
 def small_digits(n: int = 60) -> tuple[np.ndarray, np.ndarray]:
-    data = digits._mnist5k()
+    data = catalogue.mnist5k()
     rows = torch.arange(0, len(data), len(data) // n)[:n]
     few = data.select(rows)
     return few.images.numpy(), few.labels.numpy()

@@ -14,8 +14,8 @@ from train.settings import Count, Positive, Settings, Whole
 if TYPE_CHECKING:
     import torch
 
-    from train.data.digits import Split
-    from train.data.stacks import Sets, Stacks
+    from train.data.labelled import Split
+    from train.data.stacks import Sets, StackPairs
     from train.fitting import Misfit
     from train.metrics.embedding import ABCWatch
     from train.objective import CorrespondenceObjective
@@ -105,17 +105,17 @@ class ABC(Method):
 
     def sets(self, settings: ABCSettings, data: Split) -> Sets:
         """Returns the sets of training and held-out images."""
-        from train.data.stacks import sets_of
+        from train.data.stacks import Sets
 
-        return sets_of(data.train, data.held_out, column=settings.set_column)
+        return Sets.of(data.train, data.held_out, column=settings.set_column)
 
-    def batches(self, settings: ABCSettings, data: Split, device: torch.device) -> Stacks:
-        from train.data.stacks import Stacks
+    def batches(self, settings: ABCSettings, data: Split, device: torch.device) -> StackPairs:
+        from train.data.stacks import StackPairs
 
         sets = self.sets(settings, data)
-        return Stacks(
+        return StackPairs(
             data.train.images,
-            sets.numbers[0],
+            sets.indices[0],
             settings.sizes,
             pairs=settings.batch_size,
             withheld=sets.find(settings.withheld),
@@ -150,16 +150,17 @@ class ABC(Method):
     def watch(
         self, settings: ABCSettings, data: Split, objective: CorrespondenceObjective
     ) -> ABCWatch:
-        from train.data.stacks import Stacks
+        from train.data.stacks import StackPairs
         from train.metrics.embedding import ABCWatch, require_held_out
 
         sets = self.sets(settings, data)
         names = {"withheld": sets.find(settings.withheld), "names": sets.classes.values}
-        require_held_out(sets.numbers[1], **names)
-        device = next(objective.parameters()).device
-        options = {"curated": settings.curated, "replacement": True, "device": device}
-        stacks = Stacks(data.held_out.images, sets.numbers[1], settings.sizes, **names, **options)
-        return ABCWatch(objective, *data, sets.numbers, stacks, **names, seed=settings.seed)
+        require_held_out(sets.indices[1], **names)
+        options = {"curated": settings.curated, "replacement": True}
+        options["device"] = next(objective.parameters()).device
+        held_out = (data.held_out.images, sets.indices[1], settings.sizes)
+        stacks = StackPairs(*held_out, **names, **options)
+        return ABCWatch(objective, *data, sets.indices, stacks, **names, seed=settings.seed)
 
     @property
     def trained(self) -> type[TrainedABC]:

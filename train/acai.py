@@ -13,7 +13,7 @@ from train.method import Method, sides
 from train.settings import Count, NonNegative, Positive, Range, Settings
 
 if TYPE_CHECKING:
-    from train.data.digits import Split
+    from train.data.labelled import Split
     from train.fitting import Misfit
     from train.metrics.autoencoding import ACAIWatch
     from train.objective import InterpolationObjective, ReconstructionObjective
@@ -69,10 +69,8 @@ class ACAI(Method):
     settings = ACAISettings
 
     def load_data(self, settings: ACAISettings) -> Split:
-        from train.data import digits
-
         data = super().load_data(settings)
-        digits.require_contrast(data.train)
+        data.train.require_contrast()
         return data
 
     def misfits(self, settings: ACAISettings, data: Split) -> list[Misfit | None]:

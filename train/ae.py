@@ -11,7 +11,7 @@ from train.method import Method
 from train.settings import Count, NonNegative, Positive, Settings, Whole
 
 if TYPE_CHECKING:
-    from train.data.digits import ValidationSplit
+    from train.data.labelled import ValidationSplit
     from train.engine.loop import Best
     from train.metrics.autoencoding import AEWatch
     from train.objective import ReconstructionObjective
@@ -52,13 +52,13 @@ class AE(Method):
     settings = AESettings
 
     def load_data(self, settings: AESettings) -> ValidationSplit:
-        from train.data import digits
+        from train.data.labelled import ValidationSplit
 
         train, held_out = super().load_data(settings)
-        digits.require_contrast(train)
+        train.require_contrast()
         # The weights are selected on images that are neither trained on nor reported on.
-        train, validation = digits.part(train, one_in=min(12, len(train)))
-        return digits.ValidationSplit(train, validation, held_out)
+        train, validation = train.hold_out(12)
+        return ValidationSplit(train, validation, held_out)
 
     def build(self, settings: AESettings, inputs: Mapping[str, Any]) -> ReconstructionObjective:
         from pyro_models import ae

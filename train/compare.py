@@ -17,7 +17,7 @@ from train.settings import Count, Settings, Whole, flag
 if TYPE_CHECKING:
     import torch
 
-    from train.data.digits import Split
+    from train.data.labelled import Split
     from train.method import Method
     from train.studies import comparison
 
@@ -123,7 +123,7 @@ def main(settings: CompareSettings, methods: Sequence[Method] = ()) -> dict[str,
         methods: Records of methods of one's own, whose runs are compared too.
     """
     from train import tables, verdict
-    from train.data import digits
+    from train.data import datasets
     from train.engine import parallel, runtime
     from train.engine.runs import Run
     from train.methods import METHODS
@@ -132,7 +132,7 @@ def main(settings: CompareSettings, methods: Sequence[Method] = ()) -> dict[str,
     parallel.require_alone("train.compare")
     shared = Settings(**settings.shared(), steps=settings.steps, run_dir=settings.run_dir)
     device = runtime.setup(shared)
-    data = digits.load(settings.data, settings.data_dir, settings.evaluate_on)
+    data = datasets.load(settings.data, settings.data_dir, settings.evaluate_on)
     comparison.require_classes(data)
     codecs = codecs_of(settings.runs, data, device, methods)
     run = Run.create(shared, "compare", runs=settings.runs)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from train.data.batches import Batches
     from train.data.conditions import Condition
-    from train.data.digits import Split
+    from train.data.labelled import Split
     from train.engine.callbacks import Callback
     from train.fitting import Misfit
     from train.metrics.coding import ICVAEWatch
@@ -97,7 +97,7 @@ class ICVAE(Method):
 
         if settings.condition == "none" and data.train.values is None:
             return Condition.none()
-        condition = Condition.of(*data)
+        condition = Condition.fit(*data)
         require(
             condition.classes > 0 or settings.invariance != "direct",
             "--invariance direct needs classes, but the labels are quantities: give another one",
@@ -106,9 +106,7 @@ class ICVAE(Method):
 
     def load_data(self, settings: ICVAESettings) -> Split:
         data = super().load_data(settings)
-        require(
-            data.train.values is not None, "--data has no labels: add an array labels to the .npz"
-        )
+        data.train.require_labels()
         return data
 
     def misfits(self, settings: ICVAESettings, data: Split) -> list[Misfit | None]:
@@ -128,7 +126,7 @@ class ICVAE(Method):
     def batches(self, settings: ICVAESettings, data: Split, device: torch.device) -> Batches:
         from train.data.batches import Batches
 
-        c = self.condition(settings, data).told(data.train, settings.condition == "labels")
+        c = self.condition(settings, data).of_images(data.train, settings.condition == "labels")
         return Batches((data.train.images, c), settings.batch_size, settings.seed, device)
 
     def build(self, settings: ICVAESettings, inputs: Mapping[str, Any]) -> ELBOObjective:
@@ -139,7 +137,7 @@ class ICVAE(Method):
         from train.estimators import MeanFieldELBO
         from train.objective import ELBOObjective, schedule
 
-        shape, condition = self.shape(inputs), Condition.restored(inputs["condition"])
+        shape, condition = self.shape(inputs), Condition.from_state(inputs["condition"])
         sizes = {"hidden": settings.hidden, "network": settings.network}
         likelihood = {key: getattr(settings, key) for key in ("likelihood", "likelihood_scale")}
         prior = settings.invariance != "echo"

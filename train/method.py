@@ -70,15 +70,16 @@ class Method(ABC):
 
     def load_data(self, settings: Any) -> Any:
         """Loads the data, a named tuple with fields ``train`` and ``held_out`` at least."""
-        from train.data import digits
+        from train.data import datasets
 
-        return digits.load(settings.data, settings.data_dir, settings.evaluate_on)
+        return datasets.load(settings.data, settings.data_dir, settings.evaluate_on)
 
     def misfits(self, settings: Any, data: Any) -> Sequence[Misfit | None]:
         """Settings that the data are too few or too small for: see :mod:`train.fitting`."""
         from train import fitting, processes
 
-        return [fitting.batch(settings.batch_size, len(data.train), processes.size())]
+        train = data.train
+        return [fitting.batch(settings.batch_size, train.max_batch_size, processes.size())]
 
     def inputs(self, settings: Any, data: Any) -> dict[str, Any]:
         """What the networks depend on beside the settings, as plain values."""
@@ -86,9 +87,7 @@ class Method(ABC):
 
     def batches(self, settings: Any, data: Any, device: torch.device) -> Callable[[int], Batch]:
         """Returns training batches as a function of the step."""
-        from train.data.batches import Batches
-
-        return Batches((data.train.images,), settings.batch_size, settings.seed, device)
+        return data.train.batches(settings.batch_size, settings.seed, device)
 
     def prepare(self, settings: Any, data: Any, device: torch.device) -> Prepared:
         """Makes the objective on a device, and the batches that train it.

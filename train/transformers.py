@@ -19,7 +19,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
 from train import fitting
-from train.data.digits import Images, Split
+from train.data.labelled import Images, Split
 from train.data.labels import as_labels
 from train.engine import runtime
 from train.engine.loop import fit

@@ -1,4 +1,4 @@
-"""What every refusal of bad input has to be."""
+"""Checks that bad input is refused with a message of one line."""
 
 from __future__ import annotations
 

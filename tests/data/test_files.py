@@ -14,8 +14,8 @@ GREY = np.random.default_rng(0).integers(0, 256, (M, 6, 5), dtype=np.uint8)
 
 
 def write(tmp_path, **arrays):
-    np.savez(tmp_path / "own.npz", **arrays)
-    return str(tmp_path / "own.npz")
+    np.savez(tmp_path / "data.npz", **arrays)
+    return str(tmp_path / "data.npz")
 
 
 def boxes(*rows):
@@ -62,19 +62,19 @@ class TestArchives:
         read = files.read(write(tmp_path, images=GREY, labels=labels)).labels
         assert read.dtype == kind
         np.testing.assert_array_equal(read, labels.astype(kind))
-        chosen = "taken for classes: divide them by 10" in capsys.readouterr().err
-        assert chosen == (labels.dtype.kind == "f" and kind == np.int64)
+        printed = "taken for classes: divide them by 10" in capsys.readouterr().err
+        assert printed == (labels.dtype.kind == "f" and kind == np.int64)
 
     def test_rows_beyond_the_count_become_zeros(self, tmp_path):
         counts = np.arange(M) % 3
-        given = boxes([0, 1, 2, 3], [1, 1, 4, 5])
-        given[np.arange(2) >= counts[:, None]] = np.nan
+        corners = boxes([0, 1, 2, 3], [1, 1, 4, 5])
+        corners[np.arange(2) >= counts[:, None]] = np.nan
         contents = files.read(
-            write(tmp_path, images=GREY, counts=counts.astype(float), boxes=given)
+            write(tmp_path, images=GREY, counts=counts.astype(float), boxes=corners)
         )
         assert contents.counts.dtype == np.int64
         np.testing.assert_array_equal(contents.counts, counts)
-        np.testing.assert_array_equal(contents.boxes, np.nan_to_num(given))
+        np.testing.assert_array_equal(contents.boxes, np.nan_to_num(corners))
 
     @pytest.mark.parametrize(
         ("arrays", "words"),
@@ -121,28 +121,28 @@ class TestArchives:
         with refused(path, *words):
             files.read(path)
 
-    def test_nothing_there(self, tmp_path):
+    def test_a_missing_path_is_refused(self, tmp_path):
         with refused("--data nmist", "mnist5k, mnist, fashion-mnist, kmnist"):
             files.read("nmist")
         with refused("gone.npz", "no such file"):
             files.read(str(tmp_path / "gone.npz"))
 
     @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut short", b"images: 1, 2, 3"])
-    def test_not_an_archive(self, tmp_path, content):
-        path = tmp_path / "own.npz"
+    def test_another_format_is_refused(self, tmp_path, content):
+        path = tmp_path / "data.npz"
         path.write_bytes(content)
         with refused(str(path), "numpy.savez"):
             files.read(str(path))
 
-    def test_a_single_array(self, tmp_path):
-        np.save(tmp_path / "own.npy", GREY)
-        with refused("own.npy", "single array", "numpy.savez"):
-            files.read(str(tmp_path / "own.npy"))
+    def test_a_single_array_is_refused(self, tmp_path):
+        np.save(tmp_path / "data.npy", GREY)
+        with refused("data.npy", "single array", "numpy.savez"):
+            files.read(str(tmp_path / "data.npy"))
 
-    def test_sizes_are_looked_at_first(self, tmp_path, monkeypatch):
-        """An archive of 0.3 MB that would be 300 MB, and arrays that memory has no room for."""
+    def test_sizes_are_checked_before_arrays_are_read(self, tmp_path, monkeypatch):
+        """An archive of 0.3 MB that unpacks to 300 MB, and arrays that do not fit into memory."""
         with (
-            zipfile.ZipFile(tmp_path / "own.npz", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as z,
+            zipfile.ZipFile(tmp_path / "data.npz", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as z,
             z.open("images.npy", "w") as file,
         ):
             head = {"descr": "|u1", "fortran_order": False, "shape": (300, 1000, 1000)}
@@ -151,30 +151,30 @@ class TestArchives:
                 file.write(bytes(10**7))
         monkeypatch.setattr(np.lib.format, "read_array", lambda *_, **__: pytest.fail("read"))
         with refused("'images' unpacks to 300 MB", "numpy.savez, not compressed"):
-            files.read(str(tmp_path / "own.npz"))
+            files.read(str(tmp_path / "data.npz"))
         path = write(tmp_path, images=GREY, labels=np.arange(M))
         monkeypatch.setattr(memory, "available", lambda: 2 * GREY.nbytes)
         with refused(path, "unpacks to 456 bytes", "360 bytes", "50%", "fewer images"):
             files.read(path)
 
-    def test_a_header_of_more_than_there_is(self, tmp_path):
+    def test_a_header_with_more_than_the_bytes_of_the_file_is_refused(self, tmp_path):
         buffer = io.BytesIO()
         head = {"descr": "<f8", "fortran_order": False, "shape": (10**6, 10**6, 10**6)}
         np.lib.format.write_array_header_1_0(buffer, head)
-        with zipfile.ZipFile(tmp_path / "own.npz", "w") as z:
+        with zipfile.ZipFile(tmp_path / "data.npz", "w") as z:
             z.writestr("images.npy", buffer.getvalue())
-        with refused("own.npz", "'images' is damaged"):
-            files.read(str(tmp_path / "own.npz"))
+        with refused("data.npz", "'images' is damaged"):
+            files.read(str(tmp_path / "data.npz"))
 
-    def test_what_is_no_file(self, tmp_path):
-        """A pipe would be waited for for ever."""
-        os.mkfifo(tmp_path / "own.npz")
-        with refused("own.npz is a named pipe", "give an .npz file or a folder"):
-            files.read(str(tmp_path / "own.npz"))
+    def test_a_pipe_is_refused(self, tmp_path):
+        """Reading it would block."""
+        os.mkfifo(tmp_path / "data.npz")
+        with refused("data.npz is a named pipe", "give an .npz file or a folder"):
+            files.read(str(tmp_path / "data.npz"))
 
     @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
-    def test_flipped_bytes(self, tmp_path, save):
-        path = tmp_path / "own.npz"
+    def test_flipped_bytes_are_refused(self, tmp_path, save):
+        path = tmp_path / "data.npz"
         save(path, images=GREY)
         content = bytearray(path.read_bytes())
         content[250:260] = bytes(255 - byte for byte in content[250:260])
@@ -183,7 +183,7 @@ class TestArchives:
             files.read(str(path))
 
     def test_cut_short(self, tmp_path):
-        path = tmp_path / "own.npz"
+        path = tmp_path / "data.npz"
         np.savez(path, images=GREY)
         path.write_bytes(path.read_bytes()[:-100])
         with refused(str(path), "damaged"):
@@ -203,49 +203,49 @@ class TestFolders:
         np.testing.assert_array_equal(files.read(str(folder)).images, GREY)
 
     def read(self, folder, capsys):
-        """The images, and what was said of them, a line each."""
+        """Reads a folder; returns its images and the lines printed to standard error."""
         images = files.read(str(folder)).images
-        said = capsys.readouterr().err
-        assert all(line.startswith(f"note: {folder}: ") for line in said.splitlines())
-        return images, said
+        printed = capsys.readouterr().err
+        assert all(line.startswith(f"note: {folder}: ") for line in printed.splitlines())
+        return images, printed
 
     def test_colours_become_grey(self, folder, capsys):
         Image.fromarray(np.repeat(GREY[3][..., None], 3, 2)).save(folder / "03.png")
-        images, said = self.read(folder, capsys)
+        images, printed = self.read(folder, capsys)
         np.testing.assert_array_equal(images, GREY)
-        # Grey that is written as colour is none.
-        assert not said
+        # RGB with equal channels is not colour.
+        assert not printed
         green = np.zeros((6, 5, 3), np.uint8)
         green[..., 1] = 200
         Image.fromarray(green).save(folder / "03.png")
         Image.fromarray(np.full((6, 5, 4), 51, np.uint8), "CMYK").save(folder / "04.tif")
         (folder / "04.png").unlink()
-        images, said = self.read(folder, capsys)
+        images, printed = self.read(folder, capsys)
         assert images[3, 0, 0] == round(0.587 * 200)
         # Four inks of a fifth each: 255 (1 - 1/5)^2.
         assert abs(int(images[4, 0, 0]) - 163) <= 1
-        assert said.count("\n") == 1
-        assert "1 of 12 images were colour and were turned to grey" in said
+        assert printed.count("\n") == 1
+        assert "1 of 12 images were colour and were turned to grey" in printed
 
     @pytest.mark.parametrize("tag", range(1, 9))
-    def test_turned_by_exif(self, folder, capsys, tag):
-        """As cameras do: what is stored is the picture turned or mirrored, and says how."""
+    def test_images_are_rotated_by_exif(self, folder, capsys, tag):
+        """Cameras store a rotated or mirrored image, and a tag of how it is to be shown."""
         upright = GREY[5]
-        kept = {
+        stored = {
             **{1: upright, 2: upright[:, ::-1], 3: upright[::-1, ::-1], 4: upright[::-1]},
             **{5: upright.T, 6: np.rot90(upright), 7: upright[::-1, ::-1].T},
             8: np.rot90(upright, -1),
         }[tag]
         exif = Image.Exif()
         exif[0x0112] = tag
-        Image.fromarray(np.ascontiguousarray(kept)).save(folder / "05.png", exif=exif)
-        images, said = self.read(folder, capsys)
+        Image.fromarray(np.ascontiguousarray(stored)).save(folder / "05.png", exif=exif)
+        images, printed = self.read(folder, capsys)
         np.testing.assert_array_equal(images, GREY)
-        assert ("1 of 12 images were turned upright" in said) == (tag > 1)
+        assert ("1 of 12 images were turned upright" in printed) == (tag > 1)
 
     @staticmethod
     def ink(level, alpha=255):
-        """A square of ink on nothing, whose colour is white's; and what it is on black."""
+        """An image of a square on a transparent background of white, and its pixels on black."""
         drawn = np.zeros((6, 5, 4), np.uint8)
         drawn[..., :3] = 255
         drawn[1:4, 1:4] = (level, level, level, alpha)
@@ -253,25 +253,25 @@ class TestFolders:
         on_black[1:4, 1:4] = round(level * alpha / 255)
         return Image.fromarray(drawn), on_black
 
-    def test_transparent_pictures(self, folder, capsys):
-        """Nothing is black, unless ink is black too: then it is white."""
+    def test_transparent_images(self, folder, capsys):
+        """The background is black, unless the ink is black: then it is white."""
         drawn, on_black = self.ink(200, 102)
         drawn.save(folder / "02.png")
-        images, said = self.read(folder, capsys)
+        images, printed = self.read(folder, capsys)
         np.testing.assert_array_equal(images[2], on_black)
         np.testing.assert_array_equal(images[3], GREY[3])
-        assert "1 of 12 images were transparent and were put on black\n" in said
-        # A palette, one of whose colours is none.
+        assert "1 of 12 images were transparent and were put on black\n" in printed
+        # A palette with a transparent colour.
         palette = Image.fromarray(np.where(on_black > 0, 1, 0).astype(np.uint8), "P")
         palette.putpalette([255, 255, 255, 80, 80, 80])
         palette.save(folder / "02.png", transparency=0)
-        images, said = self.read(folder, capsys)
+        images, printed = self.read(folder, capsys)
         np.testing.assert_array_equal(images[2], np.where(on_black > 0, 80, 0))
-        assert "put on black\n" in said
+        assert "put on black\n" in printed
         self.ink(0)[0].save(folder / "02.png")
-        images, said = self.read(folder, capsys)
+        images, printed = self.read(folder, capsys)
         np.testing.assert_array_equal(images[2], np.where(on_black > 0, 0, 255))
-        assert "put on white, as some would be lost on black" in said
+        assert "put on white, as some would be lost on black" in printed
         self.ink(255)[0].save(folder / "07.png")
         with refused("07.png is transparent and can be seen on black only", "02.png on white"):
             files.read(str(folder))
@@ -282,9 +282,9 @@ class TestFolders:
         first.save(folder / f"04.{kind}", save_all=True, append_images=others)
         for i in (4, 5, 6):
             (folder / f"{i:02d}.png").unlink()
-        images, said = self.read(folder, capsys)
+        images, printed = self.read(folder, capsys)
         np.testing.assert_array_equal(images, GREY)
-        assert "1 of 10 files have several pages, and each page is an image: 12 images" in said
+        assert "1 of 10 files have several pages, and each page is an image: 12 images" in printed
 
     def test_masks_of_0_and_1(self, tmp_path, capsys):
         for i in range(10):
@@ -293,7 +293,7 @@ class TestFolders:
         np.testing.assert_array_equal(images, GREY[:10] % 2 * 255)
         assert "taken for black and white" in capsys.readouterr().err
 
-    def test_what_is_no_picture(self, folder):
+    def test_other_kinds_of_files_are_refused(self, folder):
         os.mkfifo(folder / "x.png")
         with refused("x.png is a named pipe", "take it out"):
             files.read(str(folder))
@@ -306,12 +306,12 @@ class TestFolders:
         with refused("x.png is a folder", "take it out"):
             files.read(str(folder))
 
-    def test_more_pictures_than_memory_has_room_for(self, folder, monkeypatch):
+    def test_more_images_than_fit_into_memory_are_refused(self, folder, monkeypatch):
         monkeypatch.setattr(memory, "available", lambda: 2 * GREY.nbytes - 1)
         with refused("12 images need 360 bytes", "fewer images, or smaller ones"):
             files.read(str(folder))
 
-    def test_first_of_another_size_is_named(self, folder):
+    def test_the_first_image_of_another_size_is_named(self, folder):
         Image.fromarray(GREY[0].T.copy()).save(folder / "04.png")
         Image.fromarray(GREY[0].T.copy()).save(folder / "07.png")
         with refused("04.png is 6 x 5 but 00.png is 5 x 6", "one size"):
@@ -328,19 +328,19 @@ class TestFolders:
     def test_sixteen_bits(self, folder, capsys, kind):
         (folder / "02.png").unlink()
         Image.fromarray(GREY[2].astype(np.uint16) * 257).save(folder / f"02.{kind}")
-        images, said = self.read(folder, capsys)
+        images, printed = self.read(folder, capsys)
         np.testing.assert_array_equal(images, GREY)
-        assert "1 of 12 images have 16 bits" in said
+        assert "1 of 12 images have 16 bits" in printed
         Image.fromarray(GREY[2] / np.float32(255)).save(folder / "02.tif")
         with refused("02.tif has 32 bits a pixel", "8 or 16"):
             files.read(str(folder))
 
-    def test_too_few(self, folder):
+    def test_too_few_images_are_refused(self, folder):
         for index in range(3):
             (folder / f"{index:02d}.png").unlink()
         with refused(str(folder), "9 images", "10 or more"):
             files.read(str(folder))
 
-    def test_none(self, tmp_path):
+    def test_an_empty_folder_is_refused(self, tmp_path):
         with refused(str(tmp_path), "no images", ".png"):
             files.read(str(tmp_path))

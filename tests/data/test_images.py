@@ -1,4 +1,4 @@
-"""Images in every form that people have them in."""
+"""Images of every type are converted to grey levels, or refused."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
+from pyro_models.shapes import Shape
 from tests.data.refusals import refused
-from train.data.images import NEAR, ROUNDING, as_bytes, as_images
+from train.data.images import CLIPPED, ROUNDING, as_bytes, as_images, centred, cropped
 
 GREY = np.random.default_rng(0).integers(0, 256, (3, 6, 5), dtype=np.uint8)
 SHAPE = (6, 5)
@@ -19,18 +20,18 @@ MASK = GREY > 127
 WHITE = np.where(MASK, 255, 0)
 
 
-def taken(given: Any, shape: tuple[int, int] | None = SHAPE) -> tuple[np.ndarray, list[str]]:
-    """Images as bytes, and what was said."""
-    said: list[str] = []
+def convert(given: Any, shape: tuple[int, int] | None = SHAPE) -> tuple[np.ndarray, list[str]]:
+    """Images as bytes, and the messages."""
+    messages: list[str] = []
     with warnings.catch_warnings():
-        # PyTorch warns of arrays that may not be written to.
+        # PyTorch warns of read-only arrays.
         warnings.simplefilter("error")
-        images = as_images(given, shape, say=said.append)
+        images = as_images(given, shape, say=messages.append)
     assert images.dtype in (torch.uint8, torch.float32)
-    return as_bytes(images).numpy(), said
+    return as_bytes(images).numpy(), messages
 
 
-def fixed() -> np.ndarray:
+def read_only() -> np.ndarray:
     array = GREY.copy()
     array.setflags(write=False)
     return array
@@ -46,7 +47,7 @@ def fixed() -> np.ndarray:
         ((GREY[..., None] / 255), GREY),
         (GREY[::-1, :, ::-1], GREY[::-1, :, ::-1]),
         (GREY.transpose(0, 2, 1).copy().transpose(0, 2, 1), GREY),
-        (fixed(), GREY),
+        (read_only(), GREY),
         (GREY.tolist(), GREY),
         ((GREY / 255).tolist(), GREY),
         (list(GREY), GREY),
@@ -62,10 +63,10 @@ def fixed() -> np.ndarray:
         (np.zeros((2, 6, 5), int), np.zeros((2, 6, 5))),
     ],
 )
-def test_what_is_plain_is_taken_without_a_word(given, expected, shape):
-    images, said = taken(given, shape)
+def test_unambiguous_images_are_converted_silently(given, expected, shape):
+    images, messages = convert(given, shape)
     np.testing.assert_array_equal(images, expected)
-    assert not said
+    assert not messages
 
 
 @pytest.mark.parametrize(
@@ -76,47 +77,47 @@ def test_what_is_plain_is_taken_without_a_word(given, expected, shape):
     ],
 )
 def test_one_image_is_a_batch_of_one(given):
-    np.testing.assert_array_equal(taken(given)[0], GREY[:1])
+    np.testing.assert_array_equal(convert(given)[0], GREY[:1])
 
 
-def test_no_image_is_a_batch_of_none():
-    assert taken(GREY[:0])[0].shape == taken(GREY[:0] / 255)[0].shape == (0, *SHAPE)
+def test_no_images_are_an_empty_batch():
+    assert convert(GREY[:0])[0].shape == convert(GREY[:0] / 255)[0].shape == (0, *SHAPE)
 
 
-def test_what_is_done_is_said():
+def test_conversions_are_reported():
     for given in (MASK.astype(int), MASK.astype(np.uint8), torch.from_numpy(MASK).long()):
-        images, (line,) = taken(given)
+        images, (line,) = convert(given)
         np.testing.assert_array_equal(images, WHITE)
         assert "0 and 1 only, and are taken for black and white" in line
     colour = np.zeros((*SHAPE, 3), np.uint8)
     colour[..., 0] = 100
-    images, (line,) = taken([Image.fromarray(GREY[0]), Image.fromarray(colour)])
+    images, (line,) = convert([Image.fromarray(GREY[0]), Image.fromarray(colour)])
     assert images[1, 0, 0] == round(0.299 * 100)
     assert line == "1 of 2 images were colour and were turned to grey"
     with pytest.warns(UserWarning, match="turned to grey") as caught:
         as_images(Image.fromarray(colour), SHAPE)
-    # It names the line that gave the picture.
+    # The warning points at the line that called the function.
     assert caught[0].filename == __file__
 
 
-def test_floats_that_miss_the_unit_interval():
-    whole = np.linspace(0, 1, 600).reshape(20, 6, 5)
+def test_floats_outside_of_the_unit_interval():
+    ramp = np.linspace(0, 1, 600).reshape(20, 6, 5)
     for given, words in (
-        (whole * (1 + 1.8 * ROUNDING) - 0.9 * ROUNDING, ""),
-        (whole + 1.9 * ROUNDING, "runs from 0.0019 to 1.002 and is clipped to [0, 1]"),
-        (whole * (1 + 2 * NEAR) - NEAR, "runs from -0.25 to 1.25 and is clipped"),
+        (ramp * (1 + 1.8 * ROUNDING) - 0.9 * ROUNDING, ""),
+        (ramp + 1.9 * ROUNDING, "runs from 0.0019 to 1.002 and is clipped to [0, 1]"),
+        (ramp * (1 + 2 * CLIPPED) - CLIPPED, "runs from -0.25 to 1.25 and is clipped"),
     ):
-        images = as_images(given, SHAPE, say=lambda line, words=words: check(line, words))
+        images = as_images(given, SHAPE, say=lambda line, words=words: check_message(line, words))
         torch.testing.assert_close(images, torch.from_numpy(given).clamp(0, 1).float())
     for given in (
-        *(whole * 255, whole * 2 - 1, whole * 1.6, (whole - whole.mean()) / whole.std()),
-        np.where(whole == 1, 1.3, whole),
+        *(ramp * 255, ramp * 2 - 1, ramp * 1.6, (ramp - ramp.mean()) / ramp.std()),
+        np.where(ramp == 1, 1.3, ramp),
     ):
         with refused("floats must be in [0, 1]", "divide by 255"):
             as_images(given, SHAPE)
 
 
-def check(line: str, words: str) -> None:
+def check_message(line: str, words: str) -> None:
     assert words
     assert words in line
 
@@ -143,8 +144,20 @@ def check(line: str, words: str) -> None:
         (Image.new("F", (5, 6)), SHAPE, ("32 bits", "8 or 16")),
     ],
 )
-def test_what_cannot_be_used_is_refused(given, shape, words):
+def test_unusable_images_are_refused(given, shape, words):
     with refused("images", *words) as caught:
         as_images(given, shape)
-    # Who calls this from Python has no flags.
+    # The caller is Python code, which has no flags.
     assert "--" not in str(caught.value)
+
+
+@pytest.mark.parametrize("shape", [(6, 5), (9, 8), (8, 9)])
+def test_images_are_centred_and_cropped_back(shape):
+    images = torch.from_numpy(GREY)
+    larger = centred(images, Shape(*shape))
+    assert larger.shape == (3, *shape)
+    assert larger.sum() == images.sum()
+    assert torch.equal(cropped(larger, Shape(6, 5)), images)
+    rows = larger.amax((0, 2)).nonzero().flatten()
+    above, below = int(rows[0]), shape[0] - 1 - int(rows[-1])
+    assert 0 <= below - above <= 1

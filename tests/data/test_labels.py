@@ -1,4 +1,4 @@
-"""Labels as people have them, and the classes that occur in them."""
+"""Labels of every type, the classes that occur in them, and the conditions of models."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import torch
 
 from tests.data.refusals import refused
 from train.data.conditions import Condition
-from train.data.digits import Images
-from train.data.labels import FEW, Classes, as_labels, chosen
+from train.data.labelled import Images
+from train.data.labels import MAX_FLOAT_CLASSES, Classes, as_labels, interpretation
 
-N = 2 * FEW
+MOST = MAX_FLOAT_CLASSES
+N = 2 * MOST
 
 
 @pytest.mark.parametrize(
@@ -24,15 +25,24 @@ N = 2 * FEW
         (np.arange(N)[:, None] % 3, np.arange(N) % 3),
         (np.arange(N) % 2 == 0, (np.arange(N) + 1) % 2),
         (np.arange(N) % 2 + 20230115.0, np.arange(N) % 2 + 20230115),
-        (["a", "b"] * FEW, np.array(["a", "b"] * FEW)),
-        (np.array(["a", "b"] * FEW, dtype=object)[:, None], np.array(["a", "b"] * FEW)),
-        (np.array([b"a", b"b"] * FEW), np.array(["a", "b"] * FEW)),
-        ([torch.tensor(3), torch.tensor(1)] * FEW, np.array([3, 1] * FEW)),
-        (np.arange(N) % FEW * 1.0, np.arange(N) % FEW),
+        (["a", "b"] * MOST, np.array(["a", "b"] * MOST)),
+        (
+            np.array(["a", "b"] * MOST, dtype=object)[:, None],
+            np.array(["a", "b"] * MOST),
+        ),
+        (np.array([b"a", b"b"] * MOST), np.array(["a", "b"] * MOST)),
+        (
+            [torch.tensor(3), torch.tensor(1)] * MOST,
+            np.array([3, 1] * MOST),
+        ),
+        (np.arange(N) % MOST * 1.0, np.arange(N) % MOST),
         # Quantities: not whole, or of too many values to be classes.
         (np.linspace(0, 1, N), np.linspace(0, 1, N)),
         (np.arange(N) * 1.0, np.arange(N) * 1.0),
-        (np.array([1, 2.5] * FEW, dtype=object), np.array([1, 2.5] * FEW)),
+        (
+            np.array([1, 2.5] * MOST, dtype=object),
+            np.array([1, 2.5] * MOST),
+        ),
         (torch.arange(2.0 * N).reshape(N, 2) % 2, np.arange(2.0 * N).reshape(N, 2) % 2),
     ],
 )
@@ -42,14 +52,14 @@ def test_labels_of_one_kind(given, expected):
     assert labels.dtype == expected.dtype
 
 
-def test_what_floats_were_taken_for_is_said():
+def test_the_interpretation_of_whole_floats_is_reported():
     for given, words in (
         (np.arange(N) % 4 * 1.0, "of 4 values, and are taken for classes: divide them by 10"),
         (np.arange(N) * 1.0, f"of {N} values, and are taken for quantities: give integers"),
     ):
-        assert words in chosen(given, as_labels(given))
+        assert words in interpretation(given, as_labels(given))
     for given in (np.arange(N) % 4, np.linspace(0, 1, N), np.ones((N, 2))):
-        assert chosen(given, as_labels(given)) is None
+        assert interpretation(given, as_labels(given)) is None
     # The remedy works.
     assert as_labels(np.arange(N) % 4 / 10).dtype == np.float64
 
@@ -70,12 +80,12 @@ def test_what_floats_were_taken_for_is_said():
         (np.zeros(N, "M8[D]"), ("datetime64",)),
     ],
 )
-def test_labels_that_cannot_be_used(given, words):
+def test_unusable_labels_are_refused(given, words):
     with refused("y ", *words):
         as_labels(given, "y")
 
 
-def test_classes_are_numbered_by_those_that_occur():
+def test_classes_are_indexed_in_the_order_of_their_values():
     classes = Classes.of(np.array([20230115, -3, 7, 7]))
     assert classes.values == (-3, 7, 20230115)
     assert len(classes) == 3
@@ -94,44 +104,44 @@ def test_classes_are_numbered_by_those_that_occur():
         many.encode(100)
 
 
-def test_classes_are_kept_with_a_run():
+def test_classes_are_restored_from_a_run():
     for values in ((2019, 2022), ("a", "b"), (0,)):
         classes = Classes(values)
-        assert Classes.restored(list(values), len(values)) == classes
-    # Runs of earlier versions say how many there are.
-    assert Classes.restored(None, 3).values == (0, 1, 2)
+        assert Classes.from_saved(list(values), len(values)) == classes
+    # Runs of earlier versions have the number of classes alone.
+    assert Classes.from_saved(None, 3).values == (0, 1, 2)
     for values, number in (([1, 1], 2), ([1], 2), ([[1]], 1), ([None], 1), (None, 10**12)):
         with pytest.raises(ValueError, match="classes"):
-            Classes.restored(values, number)
+            Classes.from_saved(values, number)
 
 
 def images(given: np.ndarray) -> Images:
     return Images.labelled(torch.zeros(len(given), 2, 2, dtype=torch.uint8), as_labels(given))
 
 
-def test_a_condition_of_a_persons_own_labels():
-    """Four years are four classes, and not 2,023; labels may be one or many, and are known ones."""
+def test_a_condition_of_classes_with_any_values():
+    """Four years are four classes, not 2,023. Labels are one for all images or one for each."""
     data = images(np.arange(N) % 4 + 2019)
-    condition = Condition.of(data, data)
+    condition = Condition.fit(data, data)
     assert condition.size == 4
-    assert condition.told(data).argmax(1).tolist() == [0, 1, 2, 3] * (N // 4)
-    again = Condition.restored(condition.state())
+    assert condition.of_images(data).argmax(1).tolist() == [0, 1, 2, 3] * (N // 4)
+    restored = Condition.from_state(condition.state())
     for labels, n, classes in (
         *((2021, 3, [2, 2, 2]), ([2021], 2, [2, 2]), (torch.tensor(2021.0), 1, [2])),
         *(([2022, 2019], 2, [3, 0]), (np.array([[2022], [2019]]), 2, [3, 0])),
     ):
-        told = again.of_labels(labels, n)
-        assert told.shape == (n, 4)
-        assert told.argmax(1).tolist() == classes
+        c = restored.of_labels(labels, n)
+        assert c.shape == (n, 4)
+        assert c.argmax(1).tolist() == classes
     for labels, words in (
         *((2023, "no class 2023"), (1.5, "no class 1.5"), ("2021", "no class '2021'")),
         *(([2019] * 3, "3 labels for 2 images"), (np.full((2, 2), 2019), "give one an image")),
     ):
         with refused(words) as caught:
-            again.of_labels(labels, 2)
+            restored.of_labels(labels, 2)
         assert "--" not in str(caught.value)
-    named = images(np.array(["cat", "dog"] * FEW))
-    condition = Condition.of(named, named)
+    named = images(np.array(["cat", "dog"] * MOST))
+    condition = Condition.fit(named, named)
     assert condition.of_labels("dog", 2).tolist() == [[0, 1]] * 2
     with refused("no class 'cow': the classes are 'cat', 'dog'"):
         condition.of_labels(["cow", "dog"], 2)
@@ -139,12 +149,12 @@ def test_a_condition_of_a_persons_own_labels():
 
 def test_a_condition_of_quantities():
     data = images(np.random.default_rng(0).normal(size=(N, 3)))
-    condition = Condition.of(data, data)
+    condition = Condition.fit(data, data)
     row = data.values[0]
-    torch.testing.assert_close(condition.of_labels(data.values, N), condition.told(data))
+    torch.testing.assert_close(condition.of_labels(data.values, N), condition.of_images(data))
     for one in (row, row[None], row.tolist()):
         torch.testing.assert_close(
-            condition.of_labels(one, 5), condition.told(data)[:1].expand(5, -1)
+            condition.of_labels(one, 5), condition.of_images(data)[:1].expand(5, -1)
         )
     for labels in (row[:2], ["a", "b", "c"], 1.0):
         with refused("labels"):
@@ -156,8 +166,8 @@ def test_labels_follow_their_images():
     few = data.select(torch.tensor([2, 0]))
     assert few.labels.tolist() == [2, 1]
     assert few.values.tolist() == ["c", "b"]
-    # Text in several columns names sets, and is nothing that a network can be told.
+    # Text in several columns names sets for ABC; it is no input of a network.
     columns = images(np.array([["a", "x"], ["b", "y"]] * N))
     assert columns.labels is None
     with refused("these are text: give one column"):
-        Condition.of(columns, columns)
+        Condition.fit(columns, columns)

@@ -5,19 +5,21 @@ import pytest
 import torch
 
 from tests.data.refusals import refused
-from train.data import digits as labelled
-from train.data.scenes import INK, load_scenes, make_scenes
+from train.data import datasets
+from train.data.composition import INK
+from train.data.labelled import Images, Split
+from train.data.scenes import load_scenes, make_scenes
 from train.settings import SceneSettings
 
 
 @pytest.fixture(scope="module")
 def digits():
-    return labelled.load("mnist5k", Path("data"), "test").train.images
+    return datasets.load("mnist5k", Path("data"), "test").train.images
 
 
 @pytest.fixture
 def blocks():
-    """A digit that is its whole window, at a brightness of which two fit into 255, not three."""
+    """A digit that fills its image; the sum of two is below 255, of three above."""
     return torch.full((1, 28, 28), 100, dtype=torch.uint8)
 
 
@@ -26,7 +28,7 @@ def scenes(digits):
     return make_scenes(digits, 400, canvas_size=70, max_digits=3, digit_size=(12, 28), seed=2)
 
 
-def same(first, second):
+def identical(first, second):
     return (
         torch.equal(first.images, second.images)
         and torch.equal(first.counts, second.counts)
@@ -35,7 +37,7 @@ def same(first, second):
 
 
 def covered(scenes):
-    """How many boxes each pixel is in, (M, H, W), by painting them one by one."""
+    """The number of boxes that each pixel is in, (M, H, W)."""
     cover = np.zeros(scenes.images.shape, dtype=np.int64)
     for scene, count, boxes in zip(cover, scenes.counts, scenes.boxes.int(), strict=True):
         for x0, y0, x1, y1 in boxes[:count].tolist():
@@ -56,7 +58,7 @@ class TestSeed:
         torch.manual_seed(2)
         np.random.seed(2)  # noqa: NPY002
         state = torch.get_rng_state()
-        assert same(first, make_scenes(digits, 300, digit_size=(18, 26), seed=5))
+        assert identical(first, make_scenes(digits, 300, digit_size=(18, 26), seed=5))
         assert torch.equal(torch.get_rng_state(), state)
 
     def test_other_seed_other_scenes(self, digits):
@@ -75,7 +77,7 @@ class TestSeed:
             second = make_scenes(digits, 200, seed=0)
         finally:
             torch.set_num_threads(threads)
-        assert same(first, second)
+        assert identical(first, second)
 
 
 class TestShapes:
@@ -109,29 +111,29 @@ class TestDistribution:
     def test_counts_are_uniform(self, digits, max_digits, overlap):
         n = 3000
         scenes = make_scenes(digits, n, max_digits=max_digits, overlap=overlap, seed=1)
-        share = 1 / (max_digits + 1)
-        error = (share * (1 - share) / n) ** 0.5
-        shares = scenes.counts.bincount() / n
-        assert shares.shape == (max_digits + 1,)
-        assert ((shares - share).abs() < 4 * error).all()
-        # The images have what the counts say: chance alone would not hide a digit.
+        probability = 1 / (max_digits + 1)
+        error = (probability * (1 - probability) / n) ** 0.5
+        frequencies = scenes.counts.bincount() / n
+        assert frequencies.shape == (max_digits + 1,)
+        assert ((frequencies - probability).abs() < 4 * error).all()
+        # No digit is hidden behind another by chance.
         assert ((scenes.images >= INK).flatten(1).any(1) == (scenes.counts > 0)).all()
 
     def test_places_are_uniform_up_to_both_edges(self, blocks):
         scenes = make_scenes(blocks, 4000, canvas_size=30, max_digits=1, seed=0)
         corners = scenes.boxes[scenes.counts == 1][:, 0, :2].long()
         for axis in (0, 1):
-            shares = corners[:, axis].bincount(minlength=7) / len(corners)
-            assert shares.shape == (7,)
-            assert ((shares - 1 / 7).abs() < 4 * (1 / 7 * 6 / 7 / len(corners)) ** 0.5).all()
+            frequencies = corners[:, axis].bincount(minlength=7) / len(corners)
+            assert frequencies.shape == (7,)
+            assert ((frequencies - 1 / 7).abs() < 4 * (1 / 7 * 6 / 7 / len(corners)) ** 0.5).all()
 
     def test_sizes_are_uniform(self, blocks):
         scenes = make_scenes(blocks, 3000, digit_size=(10, 14), overlap="any", seed=0)
         sizes = widths(scenes).long()
-        shares = sizes.bincount(minlength=15) / len(sizes)
-        assert shares.shape == (15,)
-        assert (shares[:10] == 0).all()
-        assert ((shares[10:] - 0.2).abs() < 4 * (0.2 * 0.8 / len(sizes)) ** 0.5).all()
+        frequencies = sizes.bincount(minlength=15) / len(sizes)
+        assert frequencies.shape == (15,)
+        assert (frequencies[:10] == 0).all()
+        assert ((frequencies[10:] - 0.2).abs() < 4 * (0.2 * 0.8 / len(sizes)) ** 0.5).all()
 
     def test_sizes_by_shrinking(self, blocks):
         scenes = make_scenes(
@@ -155,9 +157,9 @@ class TestDistribution:
         # Brightness tells the digits apart; a constant stays constant when resized.
         digits = torch.arange(1, 11, dtype=torch.uint8).view(-1, 1, 1).expand(-1, 28, 28) * 20
         scenes = make_scenes(digits, 500, max_digits=1, seed=0)
-        shares = scenes.images.flatten(1).amax(1).unique(return_counts=True)
-        assert shares[0].tolist() == [20 * level for level in range(11)]
-        assert shares[1][1:].min() > 5
+        frequencies = scenes.images.flatten(1).amax(1).unique(return_counts=True)
+        assert frequencies[0].tolist() == [20 * level for level in range(11)]
+        assert frequencies[1][1:].min() > 5
 
 
 class TestBoxes:
@@ -211,11 +213,9 @@ class TestLoad:
 
         def load(data, data_dir, evaluate_on):
             images = torch.ones(10, 28, 28, dtype=torch.uint8)
-            return labelled.Split(
-                labelled.Images(images * 128, None), labelled.Images(images * 255, None)
-            )
+            return Split(Images(images * 128, None), Images(images * 255, None))
 
-        monkeypatch.setattr(labelled, "load", load)
+        monkeypatch.setattr(datasets, "load", load)
 
     def load(self, **settings):
         given = {"train_scenes": 200, "held_out_scenes": 100, "seed": 0} | settings
@@ -229,10 +229,10 @@ class TestLoad:
         assert held_out.images.unique().tolist() == [0, 255]
 
     @pytest.mark.usefixtures("split")
-    def test_the_two_have_seeds_of_their_own(self):
+    def test_each_split_has_its_seed(self):
         first = self.load()
-        assert same(first.held_out, self.load(train_scenes=50).held_out)
-        assert same(first.train, self.load(held_out_scenes=50).train)
+        assert identical(first.held_out, self.load(train_scenes=50).held_out)
+        assert identical(first.train, self.load(held_out_scenes=50).train)
         assert not torch.equal(first.train.counts[:100], first.held_out.counts)
         other = self.load(seed=1)
         assert not torch.equal(first.held_out.counts, other.held_out.counts)
@@ -249,55 +249,55 @@ class TestLoad:
         assert (widths(self.load(digit_shrink=(2.0, 0.0)).train) == 14).all()
 
     def test_validation_scenes_have_no_test_digits(self, monkeypatch):
-        asked = []
-        load = labelled.load
+        splits = []
+        load = datasets.load
 
         def spy(data, data_dir, evaluate_on):
-            asked.append(evaluate_on)
+            splits.append(evaluate_on)
             return load(data, data_dir, evaluate_on)
 
-        monkeypatch.setattr(labelled, "load", spy)
+        monkeypatch.setattr(datasets, "load", spy)
         load_scenes(SceneSettings(evaluate_on="validation", train_scenes=5, held_out_scenes=5))
-        assert asked == ["validation"]
+        assert splits == ["validation"]
 
     @pytest.mark.parametrize("known", [True, False])
-    def test_own_scenes(self, tmp_path, known):
+    def test_scenes_of_a_file(self, tmp_path, known):
         n = 50
         images = np.zeros((n, 30, 20), dtype=np.uint8)
         images[:, 0, 0] = np.arange(n)
         counts = np.repeat([0, 1, 2], [25, 15, 10])
         boxes = np.zeros((n, 2, 4)) + np.arange(n)[:, None, None] + [0, 0, 1, 1]
         np.savez(
-            tmp_path / "own.npz",
+            tmp_path / "data.npz",
             images=images,
             **({"counts": counts, "boxes": boxes} if known else {}),
         )
-        split = load_scenes(SceneSettings(data=str(tmp_path / "own.npz")))
+        split = load_scenes(SceneSettings(data=str(tmp_path / "data.npz")))
         assert (len(split.train), len(split.held_out)) == (40, 10)
-        numbers = [part.images[:, 0, 0].tolist() for part in split]
+        numbers = [scenes.images[:, 0, 0].tolist() for scenes in split]
         assert sorted(numbers[0] + numbers[1]) == list(range(n))
-        for part, number in zip(split, numbers, strict=True):
+        for scenes, number in zip(split, numbers, strict=True):
             if known:
-                assert part.counts.tolist() == counts[number].tolist()
-                assert part.counts.bincount().tolist() == [
-                    len(part) // 2,
-                    3 * len(part) // 10,
-                    len(part) // 5,
+                assert scenes.counts.tolist() == counts[number].tolist()
+                assert scenes.counts.bincount().tolist() == [
+                    len(scenes) // 2,
+                    3 * len(scenes) // 10,
+                    len(scenes) // 5,
                 ]
-                present = part.counts > 0
+                present = scenes.counts > 0
                 expected = torch.tensor(number)[present].float()
-                assert torch.equal(part.boxes[present][:, 0, 0], expected)
+                assert torch.equal(scenes.boxes[present][:, 0, 0], expected)
             else:
-                assert part.counts is None
-                assert part.boxes is None
+                assert scenes.counts is None
+                assert scenes.boxes is None
         validation = load_scenes(
-            SceneSettings(data=str(tmp_path / "own.npz"), evaluate_on="validation")
+            SceneSettings(data=str(tmp_path / "data.npz"), evaluate_on="validation")
         )
         assert (len(validation.train), len(validation.held_out)) == (32, 8)
-        kept = (
+        remaining = (
             validation.train.images[:, 0, 0].tolist() + validation.held_out.images[:, 0, 0].tolist()
         )
-        assert sorted(kept) == sorted(numbers[0])
+        assert sorted(remaining) == sorted(numbers[0])
 
     @pytest.mark.usefixtures("split")
     @pytest.mark.parametrize(
@@ -308,7 +308,7 @@ class TestLoad:
             ({"seed": -1}, ("--seed is -1", "0 or more")),
         ],
     )
-    def test_what_cannot_be_used_is_refused(self, settings, words):
+    def test_unusable_settings_are_refused(self, settings, words):
         with refused(*words):
             self.load(**settings)
 
@@ -337,7 +337,7 @@ class TestLoad:
         ),
     ],
 )
-def test_what_cannot_be_used_is_refused(settings, words):
+def test_unusable_settings_are_refused(settings, words):
     digits = torch.full((1, 28, 28), 255, dtype=torch.uint8)
     given = {"n": 100, "seed": 0} | settings
     with refused(*words):

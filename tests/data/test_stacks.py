@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from tests.data.refusals import refused
-from train.data.digits import Images
+from train.data.labelled import Images
 from train.data.labels import as_labels
-from train.data.stacks import CHUNK, Sets, Stacks, sets_of
+from train.data.stacks import CHUNK, Sets, StackPairs
 
 
 def data(*counts: int) -> tuple[Tensor, Tensor]:
@@ -21,8 +21,8 @@ def data(*counts: int) -> tuple[Tensor, Tensor]:
 
 def test_stacks_are_of_two_sets_without_repetition():
     images, sets = data(10, 12, 9, 30)
-    stacks = Stacks(images, sets, (5, 7), pairs=3, withheld=(3,))
-    seen = set()
+    stacks = StackPairs(images, sets, (5, 7), pairs=3, withheld=(3,))
+    drawn = set()
     for step in range(2 * CHUNK):
         a, b = stacks.indices(step)
         assert a.shape == (3, 5)
@@ -33,31 +33,31 @@ def test_stacks_are_of_two_sets_without_repetition():
             assert of_first != of_second
             assert len(first.unique()) == 5
             assert len(second.unique()) == 7
-            seen |= {(int(of_first), int(of_second))}
-    assert seen == {(i, j) for i in range(3) for j in range(3) if i != j}
+            drawn |= {(int(of_first), int(of_second))}
+    assert drawn == {(i, j) for i in range(3) for j in range(3) if i != j}
 
 
 def test_stacks_are_the_images_in_the_unit_interval():
     images, sets = data(100, 120)
-    stacks = Stacks(images, sets, (5, 7), pairs=3, seed=4)
-    for found, rows in zip(stacks(9), stacks.indices(9), strict=True):
-        torch.testing.assert_close(found[..., 0, 0], rows / 255)
+    stacks = StackPairs(images, sets, (5, 7), pairs=3, seed=4)
+    for stack, rows in zip(stacks(9), stacks.indices(9), strict=True):
+        torch.testing.assert_close(stack[..., 0, 0], rows / 255)
 
 
-def test_a_step_is_the_same_whenever_it_is_asked():
+def test_a_batch_depends_on_its_step_alone():
     images, sets = data(10, 12)
-    straight = Stacks(images, sets, (5, 5), seed=1)
-    there = [straight.indices(step) for step in range(CHUNK + 3)]
-    resumed = Stacks(images, sets, (5, 5), seed=1)
+    straight = StackPairs(images, sets, (5, 5), seed=1)
+    expected = [straight.indices(step) for step in range(CHUNK + 3)]
+    resumed = StackPairs(images, sets, (5, 5), seed=1)
     for step in (CHUNK + 2, 3, CHUNK):
-        torch.testing.assert_close(resumed.indices(step), there[step])
-    other = Stacks(images, sets, (5, 5), seed=2)
-    assert any((other.indices(i)[0] != there[i][0]).any() for i in range(3))
+        torch.testing.assert_close(resumed.indices(step), expected[step])
+    other = StackPairs(images, sets, (5, 5), seed=2)
+    assert any((other.indices(i)[0] != expected[i][0]).any() for i in range(3))
 
 
-def test_the_other_stack_of_abc_x_is_of_anything_seen():
+def test_the_second_stack_of_abc_x_has_images_of_all_sets_that_are_not_withheld():
     images, sets = data(20, 20, 20)
-    stacks = Stacks(images, sets, (4, 15), curated="one", withheld=(1,))
+    stacks = StackPairs(images, sets, (4, 15), curated="one", withheld=(1,))
     mixed = 0
     for step in range(20):
         (a,), (b,) = stacks.indices(step)
@@ -69,7 +69,7 @@ def test_the_other_stack_of_abc_x_is_of_anything_seen():
 
 def test_with_replacement_a_set_may_be_smaller_than_a_stack():
     images, sets = data(3, 30)
-    a, b = Stacks(images, sets, (8, 8), replacement=True).indices(0)
+    a, b = StackPairs(images, sets, (8, 8), replacement=True).indices(0)
     assert min(len(a.unique()), len(b.unique())) <= 3
 
 
@@ -81,28 +81,28 @@ def test_with_replacement_a_set_may_be_smaller_than_a_stack():
         ((9, 5, 3), {}, "--stack-size 6 is larger than set 1 (5 images), set 2 (3 images)"),
     ],
 )
-def test_what_cannot_be_stacked_is_refused(counts, options, words):
+def test_sets_too_small_or_too_few_are_refused(counts, options, words):
     with refused(words):
-        Stacks(*data(*counts), (6, 6), **options)
+        StackPairs(*data(*counts), (6, 6), **options)
 
 
 def test_abc_x_takes_a_single_set():
-    a, b = Stacks(*data(9), (6, 6), curated="one").indices(0)
+    a, b = StackPairs(*data(9), (6, 6), curated="one").indices(0)
     assert len(a[0]) == len(b[0]) == 6
 
 
-def of_column(labels: np.ndarray, column: int = 0, parts: int = 1) -> Sets:
+def of_column(labels: np.ndarray, column: int = 0, splits: int = 1) -> Sets:
     images = torch.zeros(len(labels), 4, 4, dtype=torch.uint8)
-    return sets_of(*[Images.labelled(images, as_labels(labels))] * parts, column=column)
+    return Sets.of(*[Images.labelled(images, as_labels(labels))] * splits, column=column)
 
 
-def test_any_column_names_the_sets():
+def test_any_column_may_name_the_sets():
     labels = np.array([[0.5, 20230117], [1.5, 20230116], [0.1, 20230117]])
-    sets = of_column(labels, 1, parts=2)
-    # Single precision has one number for the two days.
+    sets = of_column(labels, 1, splits=2)
+    # The two days are one number in single precision.
     assert sets.classes.values == (20230116, 20230117)
-    assert [each.tolist() for each in sets.numbers] == [[1, 0, 1]] * 2
-    assert of_column(np.array(["b", "b", "a"])).numbers[0].tolist() == [1, 1, 0]
+    assert [indices.tolist() for indices in sets.indices] == [[1, 0, 1]] * 2
+    assert of_column(np.array(["b", "b", "a"])).indices[0].tolist() == [1, 1, 0]
     text = of_column(np.array([["a", "007"], ["b", "7"], ["c", "7"]]), 1)
     assert text.counts() == {"007": 1, "7": 2}
     assert text.counts(("007",)) == {"7": 2}
@@ -114,11 +114,11 @@ def test_any_column_names_the_sets():
     with refused("--set-column 2: the labels have 2 columns"):
         of_column(labels, 2)
     with refused("--data has no labels"):
-        sets_of(Images(torch.zeros(3, 4, 4, dtype=torch.uint8), None))
+        Sets.of(Images(torch.zeros(3, 4, 4, dtype=torch.uint8), None))
 
 
-def test_sets_have_their_names_in_errors():
+def test_error_messages_have_the_names_of_sets():
     with refused("--stack-size 6 is larger than set dog (5 images)"):
-        Stacks(*data(9, 5), (6, 6), names=("cat", "dog"))
+        StackPairs(*data(9, 5), (6, 6), names=("cat", "dog"))
     with refused("--withheld dog: there is no such set; give some of cat, or"):
-        Stacks(*data(9), (6, 6), withheld=(1,), names=("cat", "dog"))
+        StackPairs(*data(9), (6, 6), withheld=(1,), names=("cat", "dog"))

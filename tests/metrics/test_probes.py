@@ -8,7 +8,7 @@ from guides.icvae import EchoGuide, GaussianGuide
 from pyro_models.icvae import ICVAE
 from tests.data.refusals import refused
 from train.data.conditions import Condition
-from train.data.digits import Images
+from train.data.labelled import Images
 from train.engine.runs import Run
 from train.metrics import probes
 from train.metrics.coding import Watch, encode, measure
@@ -95,23 +95,23 @@ def images(labels: torch.Tensor | None) -> Images:
 
 def test_classes_are_one_hot():
     data = images(torch.tensor([2, 0, 1, 2]))
-    condition = Condition.of(data, data)
+    condition = Condition.fit(data, data)
     assert condition.size == condition.classes == 3
     assert condition(data.labels).tolist() == [[0, 0, 1], [1, 0, 0], [0, 1, 0], [0, 0, 1]]
-    assert condition.told(data, labels=False).shape == (4, 0)
+    assert condition.of_images(data, use_labels=False).shape == (4, 0)
 
 
 @pytest.mark.parametrize("shape", [(50,), (50, 2)])
 def test_quantities_are_standardised_by_the_training_split(shape):
     train, held_out = images(5 + 3 * torch.randn(shape)), images(torch.full(shape, 5.0))
-    condition = Condition.of(train, held_out)
-    c = condition.told(train)
+    condition = Condition.fit(train, held_out)
+    c = condition.of_images(train)
     assert condition.classes == 0
     assert c.shape == (50, condition.size)
     torch.testing.assert_close(c.mean(0), torch.zeros(condition.size), atol=1e-5, rtol=0)
     torch.testing.assert_close(c.std(0), torch.ones(condition.size))
     wanted = (5 - train.labels.reshape(50, -1).mean(0)) / train.labels.reshape(50, -1).std(0)
-    torch.testing.assert_close(condition.told(held_out)[0], wanted)
+    torch.testing.assert_close(condition.of_images(held_out)[0], wanted)
 
 
 @pytest.mark.parametrize(
@@ -119,13 +119,13 @@ def test_quantities_are_standardised_by_the_training_split(shape):
     [
         (None, None, "has no labels"),
         (torch.zeros(4, dtype=torch.int64), torch.zeros(4, dtype=torch.int64), "a single class"),
-        (torch.tensor([0, 1, 0]), torch.tensor([0, 2]), "class 2 is held out whole"),
+        (torch.tensor([0, 1, 0]), torch.tensor([0, 2]), "all images of class 2 are held out"),
         (torch.tensor([[1.0, 2], [1, 3]]), torch.tensor([[1.0, 2]]), "the same for every image"),
     ],
 )
 def test_labels_that_will_not_do(train, held_out, words):
     with refused(words):
-        Condition.of(images(train), images(held_out))
+        Condition.fit(images(train), images(held_out))
 
 
 # Codes
@@ -137,11 +137,11 @@ def labelled(n: int) -> Images:
 
 def test_measures_of_codes():
     data = labelled(230)
-    condition = Condition.of(data, data)
+    condition = Condition.fit(data, data)
     model = ICVAE((8, 8), 3, 2, hidden=(12, 12))
     guide = GaussianGuide(model, hidden=(12, 12))
-    codes = encode(model, guide, data.images, condition.told(data), batch=50)
-    x, c = data.images / 255, condition.told(data)
+    codes = encode(model, guide, data.images, condition.of_images(data), batch=50)
+    x, c = data.images / 255, condition.of_images(data)
     mu, log_variance = guide.encode(x, c)
     torch.testing.assert_close(codes.parameters, torch.cat([mu, log_variance], 1))
     torch.testing.assert_close(codes.mean, mu)
@@ -155,7 +155,7 @@ def test_measures_of_codes():
 @pytest.mark.parametrize("kind", ["gaussian", "echo"])
 def test_a_watch_has_figures_and_measures(kind, tmp_path):
     data = labelled(150)
-    condition = Condition.of(data, data)
+    condition = Condition.fit(data, data)
     model = ICVAE((8, 8), 3, 2, hidden=(12, 12), prior=kind == "gaussian")
     guide = (
         GaussianGuide(model, hidden=(12, 12))

@@ -1,4 +1,4 @@
-"""Mini-batches of data that lives on the device."""
+"""Mini-batches of data that are stored on the device."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from train.errors import require
 
 
 class Batches:
-    r"""Mini-batches as a function of the seed and the step alone.
+    r"""Mini-batches, each determined by the seed and the step alone.
 
-    The data is on the device as whole tensors, and a batch is their rows at some indices. Each
-    epoch is a new permutation of the examples, cut into batches of one size; the examples left
-    over, fewer than a batch, wait for another epoch. As no state is carried from step to step, a
-    resumed run draws what it would have drawn, and as permutations are drawn on the CPU so does a
-    run on another device.
+    The data are on the device as whole tensors, and a batch gathers rows of them. Each epoch is a
+    new permutation of the examples, cut into batches of equal size; the last examples, fewer than
+    a batch, are left out of that epoch. There is no state, so a resumed run draws the batches that
+    it would have drawn without a break. Permutations are drawn on the CPU, so that they do not
+    depend on the device.
 
     Args:
         tensors: The data, each tensor of shape :math:`(M, *)`.
-        batch_size: Examples in a batch.
+        batch_size: Examples in a batch, :math:`1 \le B \le M`.
         seed: Seed of the permutations, :math:`\ge 0`.
-        device: Where the batches are wanted.
+        device: Device of the batches.
 
     Raises:
-        InputError: If a batch is larger than the data.
+        InputError: If a batch is empty or larger than the data.
 
     Example:
         >>> images = torch.zeros(10, 28, 28, dtype=torch.uint8)
@@ -59,26 +59,26 @@ class Batches:
         self._permutation = torch.empty(0, dtype=torch.int64)
 
     def __call__(self, step: int) -> tuple[Tensor, ...]:
-        r"""The batch of a step, counted from 0: rows of each tensor, grey levels as numbers.
+        r"""Returns the batch of a step, counted from 0.
 
-        Tensors of bytes are images and come as single precision in [0, 1].
+        It has a tensor of shape :math:`(B, *)` for each tensor of the data: see :func:`as_input`.
         """
         rows = self.indices(step)
         return tuple(as_input(tensor.index_select(0, rows)) for tensor in self.tensors)
 
     def indices(self, step: int) -> Tensor:
-        r"""The examples of a step.
+        r"""Returns the indices of a step's examples.
 
         Args:
             step: The step, counted from 0 over the whole run.
 
         Returns:
-            Distinct indices in :math:`[0, n)`, of shape :math:`(B,)`, int64, on the device.
+            Distinct indices in :math:`[0, M)`, of shape :math:`(B)`, int64, on the device.
         """
         epoch, position = divmod(step, self.steps_per_epoch)
         if epoch != self._epoch:
             permutation = np.random.default_rng([self.seed, epoch]).permutation(self.n)
-            # Moved once an epoch, so that a step copies nothing from the host.
+            # Copied once an epoch, so that a step copies nothing from the host.
             self._permutation = torch.from_numpy(permutation).to(self.device)
             self._epoch = epoch
         start = position * self.batch_size
@@ -86,7 +86,7 @@ class Batches:
 
 
 def as_input(tensor: Tensor) -> Tensor:
-    """What networks take: grey levels 0 to 255 as numbers from 0 to 1, all else as it is."""
+    """Scales uint8 grey levels to float32 in [0, 1]; returns other tensors unchanged."""
     return tensor.float().div_(255) if tensor.dtype == torch.uint8 else tensor
 
 
@@ -94,16 +94,16 @@ def as_input(tensor: Tensor) -> Tensor:
 def codes_of(
     encode: Callable[[Tensor], Tensor], images: Tensor, device: torch.device, batch: int = 1_000
 ) -> np.ndarray:
-    r"""Codes of images, some at a time.
+    r"""Encodes images in batches.
 
     Args:
-        encode: From images :math:`(B, H, W)` in [0, 1] to codes :math:`(B, D)`.
-        images: Of shape :math:`(M, H, W)`, uint8.
-        device: Where to encode them.
-        batch: How many at a time.
+        encode: Maps images :math:`(B, H, W)` in [0, 1] to codes :math:`(B, D)`.
+        images: Images, of shape :math:`(M, H, W)`, uint8.
+        device: Device to encode on.
+        batch: Images in a batch.
 
     Returns:
-        Of shape (M, D).
+        The codes, of shape (M, D).
     """
-    parts = (as_input(part.to(device)) for part in images.split(batch))
-    return torch.cat([encode(part).cpu() for part in parts]).numpy()
+    batches = (as_input(chunk.to(device)) for chunk in images.split(batch))
+    return torch.cat([encode(x).cpu() for x in batches]).numpy()

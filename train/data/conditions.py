@@ -1,4 +1,4 @@
-"""What a model is told of each image: classes or quantities, as numbers."""
+"""Converts labels to the condition :math:`c` of a conditional model."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from train.data.digits import Images
+from train.data.labelled import Images
 from train.data.labels import Classes, as_labels
 from train.errors import require
 
 
 @dataclass(frozen=True, eq=False)
 class Condition:
-    r"""Turns labels into a known factor :math:`c`.
+    r"""Converts labels to a condition :math:`c`: one-hot classes, or standardised quantities.
 
     Attributes:
         classes: The number of classes; 0 for quantities.
-        loc: The quantities' means in the training split, of shape :math:`(K)`.
-        scale: Their standard deviations.
-        values: The classes, by the values that the data have for them; 0, 1, ... if not given.
+        loc: The means of the quantities in the training split, of shape :math:`(K)`.
+        scale: Their standard deviations, of shape :math:`(K)`.
+        values: The classes with their values in the data set; 0, 1, ... if not given.
     """
 
     classes: int
@@ -36,36 +36,41 @@ class Condition:
             object.__setattr__(self, "values", Classes(tuple(range(self.classes))))
 
     @classmethod
-    def of(cls, train: Images, held_out: Images) -> Condition:
-        """The condition for labels as they are in the training split.
+    def fit(cls, train: Images, held_out: Images) -> Condition:
+        """Returns the condition for the classes, or the mean and scale, of the training split.
 
         Raises:
-            InputError: If there are no labels, or they are all the same, or a held-out one is of a
-                class that training never saw.
+            InputError: If there are no labels, they are constant, or a held-out label is of a
+                class that is not in the training split.
         """
-        labels = train.labels
         require(
-            labels is not None or train.given is None,
+            train.labels is not None or train.values is None,
             "--data: labels of several columns must be quantities, and these are text: give one "
             "column for classes",
         )
-        require(labels is not None, "--data has no labels: add an array labels to the .npz")
-        if labels.is_floating_point():
-            columns = labels.reshape(len(labels), -1).double()
-            scale = columns.std(0)
-            require(
-                bool((scale > 0).all()),
-                "--data: a column of the labels is the same for every image: leave it out",
-            )
-            return cls(0, columns.mean(0).float(), scale.float())
-        seen, others = (set(part.values.tolist()) for part in (train, held_out))
-        require(len(seen) > 1, "--data has a single class: there is nothing to be invariant to")
-        unseen = sorted(others - seen)
+        train.require_labels()
+        if train.labels.is_floating_point():
+            return cls._of_quantities(train.labels.reshape(len(train), -1).double())
+        return cls._of_classes(*(set(images.values.tolist()) for images in (train, held_out)))
+
+    @classmethod
+    def _of_quantities(cls, columns: Tensor) -> Condition:
+        scale = columns.std(0)
         require(
-            not unseen,
-            f"--data: class {next(iter(unseen), '')} is held out whole: add more of it",
+            bool((scale > 0).all()),
+            "--data: a column of the labels is the same for every image: leave it out",
         )
-        return cls(len(seen), torch.zeros(0), torch.zeros(0), Classes(tuple(sorted(seen))))
+        return cls(0, columns.mean(0).float(), scale.float())
+
+    @classmethod
+    def _of_classes(cls, train: set[int | str], held_out: set[int | str]) -> Condition:
+        require(len(train) > 1, "--data has a single class: there is nothing to be invariant to")
+        unknown = sorted(held_out - train)
+        require(
+            not unknown,
+            f"--data: all images of class {next(iter(unknown), '')} are held out: add more of them",
+        )
+        return cls(len(train), torch.zeros(0), torch.zeros(0), Classes(tuple(sorted(train))))
 
     @classmethod
     def none(cls) -> Condition:
@@ -73,7 +78,7 @@ class Condition:
         return cls(0, torch.zeros(1), torch.ones(1))
 
     def state(self) -> dict[str, Any]:
-        """Plain values, from which :meth:`restored` makes it again."""
+        """Returns plain values for :meth:`from_state`, as JSON takes them."""
         return {
             "classes": self.classes,
             "loc": self.loc.tolist(),
@@ -82,15 +87,15 @@ class Condition:
         }
 
     @classmethod
-    def restored(cls, state: Mapping[str, Any]) -> Condition:
-        """The condition of a :meth:`state`; earlier versions of it have no values.
+    def from_state(cls, state: Mapping[str, Any]) -> Condition:
+        """Restores a condition from :meth:`state`; that of earlier versions has no ``values``.
 
         Raises:
-            ValueError: If it is none.
+            ValueError: If the values are not those of a condition.
         """
         loc, scale = (torch.tensor(state[name]) for name in ("loc", "scale"))
-        number = int(state["classes"])
-        return cls(number, loc, scale, Classes.restored(state.get("values"), number))
+        n = int(state["classes"])
+        return cls(n, loc, scale, Classes.from_saved(state.get("values"), n))
 
     @property
     def size(self) -> int:
@@ -98,41 +103,48 @@ class Condition:
         return self.classes or len(self.loc)
 
     def __call__(self, labels: Tensor) -> Tensor:
-        r""":math:`c` of labels: classes' numbers as one-hot, quantities standardised.
+        r"""Converts labels to :math:`c`.
 
         Args:
-            labels: Of shape :math:`(M)`, or :math:`(M, K)` for several quantities.
+            labels: Class indices, of shape :math:`(M)`; or quantities, of shape :math:`(M)` or
+                :math:`(M, K)`.
 
         Returns:
-            Of shape :math:`(M, C)`.
+            One-hot classes or standardised quantities, of shape :math:`(M, C)`.
         """
         if self.classes:
             return torch.nn.functional.one_hot(labels, self.classes).float()
         return (labels.reshape(len(labels), -1).float() - self.loc) / self.scale
 
-    def told(self, images: Images, labels: bool = True) -> Tensor:
-        r""":math:`c` of images, of shape :math:`(M, C)`; of no columns if labels are not told."""
-        if not labels:
+    def of_images(self, images: Images, use_labels: bool = True) -> Tensor:
+        r"""Returns :math:`c` of images, of shape :math:`(M, C)`.
+
+        Args:
+            images: Labelled images.
+            use_labels: Whether the model is conditional; if not, :math:`c` has no columns.
+        """
+        if not use_labels:
             return torch.zeros(len(images), 0)
         return self(self.values.encode(images.values) if self.classes else images.labels)
 
     def of_labels(self, labels: Any, n: int) -> Tensor:
-        r""":math:`c` of labels as a person has them, for a number of images.
+        r"""Returns :math:`c` of labels with their values in the data set, for :math:`n` images.
 
         Args:
-            labels: Values of classes as the data have them, or quantities: one for each image, of
-                shape :math:`(n)`, :math:`(n, 1)` or :math:`(n, K)`; or one for all of them.
+            labels: Values of classes, or quantities: one for each image, of shape :math:`(n)`,
+                :math:`(n, 1)` or :math:`(n, K)`; or one for all images.
             n: The number of images.
 
         Returns:
-            Of shape :math:`(n, C)`.
+            The conditions, of shape :math:`(n, C)`.
 
         Raises:
-            InputError: If they are not as many, of other columns, or of an unknown class.
+            InputError: If there are neither 1 nor :math:`n` labels, they have another number of
+                columns, or one is of an unknown class.
         """
         width = 1 if self.classes else self.size
-        one = isinstance(labels, str | bytes) or np.ndim(labels) == 0
-        array = as_labels([labels] if one else labels)
+        is_single = isinstance(labels, str | bytes) or np.ndim(labels) == 0
+        array = as_labels([labels] if is_single else labels)
         if array.ndim == 1 and width > 1 and len(array) == width:
             array = array[None]
         require(

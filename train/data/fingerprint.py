@@ -1,4 +1,4 @@
-"""A hash of data, so that a run goes on with the data that it began with."""
+"""A hash of data, by which a resumed run recognises the data that it began with."""
 
 from __future__ import annotations
 
@@ -8,19 +8,18 @@ from dataclasses import fields
 import numpy as np
 from torch import Tensor
 
-from train.data.digits import Images
+from train.data.labelled import Images
 from train.data.scenes import Scenes
 
 
-def fingerprint(*parts: Images | Scenes) -> str:
-    """A hash of data as they were read, whatever file or folder they came from.
+def fingerprint(*splits: Images | Scenes) -> str:
+    """Hashes the contents of data, independently of the file or folder that they were read from.
 
     Args:
-        parts: Training and held-out data.
+        splits: Training and held-out data.
 
     Returns:
-        32 hexadecimal digits, others as soon as one pixel or one label is another, or two images
-        have changed places.
+        32 hexadecimal digits. They change with any pixel, any label, and the order of the images.
 
     Example:
         >>> import torch
@@ -29,9 +28,10 @@ def fingerprint(*parts: Images | Scenes) -> str:
         False
     """
     digest = hashlib.blake2b(digest_size=16)
-    for part in parts:
-        for field in fields(part):
-            value = getattr(part, field.name)
+    for split in splits:
+        # Fields that are left out of comparisons are no contents.
+        for field in (field for field in fields(split) if field.compare):
+            value = getattr(split, field.name)
             if value is None:
                 digest.update(f"{field.name} {value!r}".encode())
                 continue

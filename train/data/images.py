@@ -1,4 +1,4 @@
-"""Images as people have them, brought to what networks take: one function for files and verbs."""
+"""Converts images of any type to tensors of grey levels, and checks them."""
 
 from __future__ import annotations
 
@@ -10,71 +10,100 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from train.data import pictures
+from pyro_models.shapes import Shape
+from train.data import pil
 from train.errors import InputError, require, warn
 
 ROUNDING = 1e-3
-"""Floats this far outside of [0, 1] are there by rounding, and are clipped without a word."""
+"""Floats up to this far outside of [0, 1] are taken for rounding errors, and clipped silently."""
 
-NEAR = 0.25
-"""Floats up to this far outside are clipped, and a line says so: means of Normal pixels may be."""
+CLIPPED = 0.25
+"""Floats up to this far outside, such as means of Normal pixels, are clipped with a message."""
 
 
 def as_images(
     given: Any,
-    shape: tuple[int, int] | None = None,
+    shape: Shape | None = None,
     *,
     name: str = "images",
     say: Callable[[str], None] = warn,
 ) -> Tensor:
-    r"""Images as a tensor of grey levels.
+    r"""Converts images to a tensor of grey levels.
 
-    - Integers of any type are grey levels from 0 to 255; if none but 0 and 1 occur, black and
-      white, which is said. Booleans are black and white.
-    - Floats are in [0, 1]. By rounding they may be :data:`ROUNDING` outside; from there to
-      :data:`NEAR` they are clipped too, which is said; further outside they are of another range,
-      and refused.
-    - PIL images are turned as their EXIF data say, put on a background where they are transparent
-      (see :func:`train.data.pictures.put_on_background`) and turned to grey, which is said.
+    - Integers of any type are grey levels from 0 to 255; if only 0 and 1 occur, black and white,
+      with a message. Booleans are black and white.
+    - Floats are in [0, 1]. Up to :data:`ROUNDING` outside they are clipped silently, up to
+      :data:`CLIPPED` outside with a message, and refused beyond.
+    - PIL images are rotated as their EXIF data say, put on a background where they are transparent
+      (see :func:`train.data.pil.put_on_background`) and converted to grey, with a message.
 
     Args:
         given: An array, a tensor, a PIL image, or a list of these, of shape :math:`(M, H, W)`,
             :math:`(M, 1, H, W)`, :math:`(M, H, W, 1)`, or, if ``shape`` is given,
             :math:`(H, W)` for a single image.
-        shape: The height and width that they must have, if they must.
-        name: What an error calls them.
-        say: Takes the lines that say what was done; warnings if not given.
+        shape: The required height and width; any if not given.
+        name: What error messages call the images.
+        say: Takes the messages; issues warnings if not given.
 
     Returns:
-        Of shape :math:`(M, H, W)`: uint8, or float32 in [0, 1] if floats were given; on the
-        device of what was given.
+        Images of shape :math:`(M, H, W)`, on the device of what was given: uint8, or float32 in
+        [0, 1] if floats were given.
 
     Raises:
-        InputError: If they are of another shape, type or range, or not finite.
+        InputError: If the images are of another shape, type or range, or not finite.
 
     Example:
         >>> as_images(np.zeros((5, 1, 8, 8), dtype=bool)).shape
         torch.Size([5, 8, 8])
     """
-    images = _without_channel(_tensor(given, name, say), shape, name)
+    images = _without_channel(_as_tensor(given, name, say), shape, name)
     if images.is_floating_point():
         return _from_floats(images, name, say)
     return _from_integers(images, name, say)
 
 
 def as_bytes(images: Tensor) -> Tensor:
-    """What :func:`as_images` returns as grey levels from 0 to 255, uint8."""
+    """Converts images from :func:`as_images` to uint8 grey levels from 0 to 255."""
     return images if images.dtype == torch.uint8 else images.mul(255).round_().to(torch.uint8)
 
 
-def _tensor(given: Any, name: str, say: Callable[[str], None]) -> Tensor:
-    """What was given as a tensor of floats, of bytes, or of integers of 64 bits."""
+def centred(images: Tensor, shape: Shape) -> Tensor:
+    r"""Puts images into the centre of larger black ones.
+
+    Args:
+        images: Images, of shape :math:`(*, H, W)`.
+        shape: The larger height and width :math:`(H', W')`.
+
+    Returns:
+        Images, of shape :math:`(*, H', W')`.
+    """
+    canvas = images.new_zeros(*images.shape[:-2], *shape)
+    cropped(canvas, Shape(*images.shape[-2:])).copy_(images)
+    return canvas
+
+
+def cropped(images: Tensor, shape: Shape) -> Tensor:
+    r"""Returns the centre of images, a view: the inverse of :func:`centred`.
+
+    Args:
+        images: Images, of shape :math:`(*, H', W')`.
+        shape: Height and width :math:`(H, W)` of the centre.
+
+    Returns:
+        Images, of shape :math:`(*, H, W)`.
+    """
+    top, left = ((side - size) // 2 for side, size in zip(images.shape[-2:], shape, strict=True))
+    return images[..., top : top + shape[0], left : left + shape[1]]
+
+
+def _as_tensor(given: Any, name: str, say: Callable[[str], None]) -> Tensor:
+    """Converts images of any kind to float32, uint8, or, for other integers, int64."""
     if isinstance(given, Image.Image):
-        given = _of_pictures([given], name, say)
+        given = _from_pil([given], name, say)
     elif isinstance(given, list | tuple):
-        given = _of_list(given, name, say)
+        given = _from_list(given, name, say)
     if not isinstance(given, Tensor):
-        given = _of_array(np.asarray(given), name)
+        given = _from_array(np.asarray(given), name)
     given = given.detach()
     require(
         not given.is_complex(), f"{name} is of type {given.dtype}: give uint8, or floats in [0, 1]"
@@ -86,52 +115,52 @@ def _tensor(given: Any, name: str, say: Callable[[str], None]) -> Tensor:
     return given if given.dtype == torch.uint8 else given.long()
 
 
-def _of_list(given: Sequence[Any], name: str, say: Callable[[str], None]) -> Tensor | np.ndarray:
-    if given and all(isinstance(each, Image.Image) for each in given):
-        return _of_pictures(given, name, say)
+def _from_list(given: Sequence[Any], name: str, say: Callable[[str], None]) -> Tensor | np.ndarray:
+    if given and all(isinstance(image, Image.Image) for image in given):
+        return _from_pil(given, name, say)
     try:
-        if given and all(isinstance(each, Tensor) for each in given):
+        if given and all(isinstance(image, Tensor) for image in given):
             return torch.stack(list(given))
-        return np.asarray([np.asarray(each) for each in given])
-    # What NumPy and PyTorch say of lists of unequal lengths, and of what is no number.
+        return np.asarray([np.asarray(image) for image in given])
+    # NumPy's and PyTorch's exceptions for unequal lengths, and for what is not a number.
     except (ValueError, TypeError, RuntimeError) as error:
         raise InputError(f"{name} is a list of unlike things: give images of one size") from error
 
 
-def _of_pictures(given: Sequence[Image.Image], name: str, say: Callable[[str], None]) -> np.ndarray:
+def _from_pil(given: Sequence[Image.Image], name: str, say: Callable[[str], None]) -> np.ndarray:
     try:
-        pages = [pictures.page(each) for each in given]
-    except pictures.Unusable as error:
+        pages = [pil.to_grey(image) for image in given]
+    except pil.Unusable as error:
         raise InputError(f"{name}: a picture {error}") from error
-    except pictures.UNREADABLE as error:
+    except pil.UNREADABLE as error:
         raise InputError(f"{name}: a picture cannot be read: open it anew") from error
     require(
-        len({each.grey.shape for each in pages}) == 1,
+        len({page.grey.shape for page in pages}) == 1,
         f"{name}: pictures are of several sizes: bring all to one size",
     )
-    grey = np.stack([each.grey for each in pages])
-    alphas = {i: each.alpha for i, each in enumerate(pages) if each.alpha is not None}
+    grey = np.stack([page.grey for page in pages])
+    alphas = {i: page.alpha for i, page in enumerate(pages) if page.alpha is not None}
     names = [f"{name}: picture {i}" for i in range(len(pages))]
-    background = pictures.put_on_background(grey, alphas, names)
-    pictures.describe([each.done for each in pages], len(alphas), background, say)
+    background = pil.put_on_background(grey, alphas, names)
+    pil.describe([page.conversions for page in pages], len(alphas), background, say)
     return grey
 
 
-def _of_array(array: np.ndarray, name: str) -> Tensor:
+def _from_array(array: np.ndarray, name: str) -> Tensor:
     require(
         array.dtype.kind in "biuf",
         f"{name} is of type {array.dtype}: give uint8, or floats in [0, 1]",
     )
     if array.dtype.kind in "iu":
-        # Of unsigned integers of more bits PyTorch has no arithmetic, so the range comes first.
+        # Checked here, as PyTorch has no arithmetic for unsigned integers of more than 8 bits.
         if array.size:
             _require_bytes(int(array.min()), int(array.max()), name)
         array = array.astype(np.uint8, copy=False)
     elif array.dtype.kind == "f":
-        # What single precision has no number for is infinite, and refused as that.
+        # A number that is too large for single precision becomes infinite, and is refused later.
         with np.errstate(over="ignore"):
             array = array.astype(np.float32, copy=False)
-    # PyTorch takes no rows that run backwards, and warns of arrays that may not be written to.
+    # PyTorch refuses negative strides, and warns of read-only arrays.
     return torch.from_numpy(np.require(array, requirements=["C", "W"]))
 
 
@@ -143,32 +172,32 @@ def _require_bytes(lowest: int, highest: int, name: str) -> None:
     )
 
 
-def _without_channel(images: Tensor, shape: tuple[int, int] | None, name: str) -> Tensor:
-    r"""Images :math:`(M, H, W)`, of one channel or without."""
-    given = tuple(images.shape)
-    if shape is not None and given in (shape, (*shape, 1)):
+def _without_channel(images: Tensor, shape: Shape | None, name: str) -> Tensor:
+    r"""Removes an axis of one channel; returns images :math:`(M, H, W)`."""
+    original = tuple(images.shape)
+    if shape is not None and original in (shape, (*shape, 1)):
         images = images.reshape(1, *shape)
-    elif images.ndim == 4 and images.shape[1] == 1 and _is(images.shape[2:], shape):
+    elif images.ndim == 4 and images.shape[1] == 1 and _fits(images.shape[2:], shape):
         images = images.squeeze(1)
     elif images.ndim == 4 and images.shape[3] == 1:
         images = images.squeeze(3)
     if shape is not None:
         require(
             images.ndim == 3 and tuple(images.shape[1:]) == shape,
-            f"{name} has shape {given}: this model takes (M, {shape[0]}, {shape[1]})",
+            f"{name} has shape {original}: this model takes (M, {shape[0]}, {shape[1]})",
         )
         return images
     axis = 1 if images.ndim == 4 and images.shape[1] < images.shape[3] else 3
     require(
         images.ndim != 4,
-        f"{name} has shape {given}, with channels: average them to get (N, H, W), "
+        f"{name} has shape {original}, with channels: average them to get (N, H, W), "
         f"images.mean({axis}).astype(images.dtype)",
     )
-    require(images.ndim == 3, f"{name} has shape {given}: give grey images of shape (N, H, W)")
+    require(images.ndim == 3, f"{name} has shape {original}: give grey images of shape (N, H, W)")
     return images
 
 
-def _is(sides: Sequence[int], shape: tuple[int, int] | None) -> bool:
+def _fits(sides: Sequence[int], shape: Shape | None) -> bool:
     return shape is None or tuple(sides) == shape
 
 
@@ -196,7 +225,7 @@ def _from_floats(images: Tensor, name: str, say: Callable[[str], None]) -> Tenso
     )
     lowest, highest = float(images.min()), float(images.max())
     require(
-        lowest >= -NEAR and highest <= 1 + NEAR,
+        lowest >= -CLIPPED and highest <= 1 + CLIPPED,
         f"{name} runs from {lowest:g} to {highest:g}: floats must be in [0, 1]; divide by 255, or "
         "rescale them",
     )

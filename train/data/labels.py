@@ -1,4 +1,4 @@
-"""Labels as people have them: classes of any values, or quantities."""
+"""Converts labels of any type to classes or quantities, and checks them."""
 
 from __future__ import annotations
 
@@ -12,23 +12,24 @@ from torch import Tensor
 
 from train.errors import InputError, require
 
-FEW = 20
-"""Floats that are all whole are classes if no more values occur: see :func:`as_labels`."""
+MAX_FLOAT_CLASSES = 20
+"""Floats that are all whole are classes if no more values than this occur: see :func:`as_labels`.
+"""
 
-MOST = 1_000_000
-"""The most classes of a run that does not say what they are."""
+MAX_UNLISTED = 1_000_000
+"""The most classes of a run that does not list their values."""
 
-SHOWN = 20
-"""How many known classes an error lists."""
+MAX_SHOWN = 20
+"""The most classes that an error message lists."""
 
 
 @dataclass(frozen=True)
 class Classes:
-    """The classes that occur in labels, numbered in the order of their values.
+    """The classes of a data set, indexed from 0 in the order of their values.
 
     Attributes:
-        values: The classes' values as the data have them, whole numbers or text, distinct and
-            sorted. A class' number is its place among them.
+        values: The values of the classes in the data set, whole numbers or text, distinct and
+            sorted.
 
     Example:
         >>> classes = Classes.of(np.array([2022, 2019, 2019]))
@@ -40,21 +41,25 @@ class Classes:
 
     @classmethod
     def of(cls, labels: np.ndarray) -> Classes:
-        """The classes that occur in labels, whole numbers or text."""
+        """Returns the classes that occur in labels, whole numbers or text."""
         return cls(tuple(np.unique(labels).tolist()))
 
     @classmethod
-    def restored(cls, values: Sequence[int | str] | None, number: int) -> Classes:
-        """Classes from what a run keeps; runs of earlier versions number them from 0.
+    def from_saved(cls, values: Sequence[int | str] | None, n: int) -> Classes:
+        """Restores the classes of a run.
+
+        Args:
+            values: Their values; None for runs of earlier versions, whose classes are 0, 1, ...
+            n: Their number.
 
         Raises:
-            ValueError: If the values are not as many distinct numbers or words.
+            ValueError: If the values are not that many distinct numbers or words.
         """
-        if values is None and number > MOST:
-            raise ValueError(f"{number} classes without values")
-        classes = cls(tuple(range(number) if values is None else values))
+        if values is None and n > MAX_UNLISTED:
+            raise ValueError(f"{n} classes without values")
+        classes = cls(tuple(range(n) if values is None else values))
         plain = all(isinstance(value, int | str) for value in classes.values)
-        if not plain or len(set(classes.values)) != len(classes) or len(classes) != number:
+        if not plain or len(set(classes.values)) != len(classes) or len(classes) != n:
             raise ValueError("the values of the classes are not distinct numbers or words")
         return classes
 
@@ -62,60 +67,61 @@ class Classes:
         return len(self.values)
 
     def encode(self, labels: Any) -> Tensor:
-        r"""The numbers of classes.
+        r"""Converts values of classes to indices.
 
         Args:
-            labels: Values of classes, of any shape :math:`(*)`.
+            labels: Values, of any shape :math:`(*)`.
 
         Returns:
-            Numbers from 0 to :math:`C - 1`, of shape :math:`(*)`, int64.
+            Indices in :math:`[0, C)`, of shape :math:`(*)`, int64.
 
         Raises:
-            InputError: If a label is none of the classes.
+            InputError: If a label is not one of the classes.
         """
-        array = _array(labels)
-        number = {value: i for i, value in enumerate(self.values)}
-        # Python compares 2021.0 with 2021 and True with 1 as people do, and never "1" with 1.
-        distinct, places = np.unique(array, return_inverse=True)
-        unknown = [value for value in distinct.tolist() if value not in number]
+        array = _as_array(labels)
+        index_of = {value: i for i, value in enumerate(self.values)}
+        # Python's comparison has 2021.0 == 2021 and True == 1, and never "1" == 1.
+        distinct, inverse = np.unique(array, return_inverse=True)
+        unknown = [value for value in distinct.tolist() if value not in index_of]
         if unknown:
             raise InputError(f"there is no class {unknown[0]!r}: the classes are {self}")
-        numbers = np.array([number[value] for value in distinct.tolist()], dtype=np.int64)
-        return torch.from_numpy(np.asarray(numbers[places]).reshape(array.shape))
+        indices = np.array([index_of[value] for value in distinct.tolist()], dtype=np.int64)
+        return torch.from_numpy(np.asarray(indices[inverse]).reshape(array.shape))
 
-    def decode(self, numbers: Tensor) -> list[int | str]:
-        r"""The values of classes' numbers, of shape :math:`(M)`."""
-        return [self.values[number] for number in numbers.tolist()]
+    def decode(self, indices: Tensor) -> list[int | str]:
+        r"""Converts indices of classes, of shape :math:`(M)`, to their values."""
+        return [self.values[index] for index in indices.tolist()]
 
     def find(self, label: int | str) -> int | None:
-        """The number of the class that is written as a label is on a command line, if any."""
+        """Returns the index of the class that is written like ``label``; None if there is none."""
         texts = [str(value) for value in self.values]
         return texts.index(str(label)) if str(label) in texts else None
 
     def __str__(self) -> str:
-        shown = [repr(value) for value in self.values[:SHOWN]]
+        shown = [repr(value) for value in self.values[:MAX_SHOWN]]
         more = len(self) - len(shown)
         return ", ".join(shown) + (f" and {more} more" if more else "")
 
 
 def as_labels(given: Any, name: str = "labels") -> np.ndarray:
-    r"""Labels as an array of one kind.
+    r"""Converts labels to an array of one type.
 
     Args:
         given: An array, tensor, list or column of a table: one label an image, of shape
-            :math:`(M)` or :math:`(M, 1)`, or several, :math:`(M, K)`; whole numbers, true or
-            false, text, or floats.
-        name: What an error calls them.
+            :math:`(M)` or :math:`(M, 1)`, or several, :math:`(M, K)`; integers, booleans, text, or
+            floats.
+        name: What error messages call the labels.
 
     Returns:
-        Of shape :math:`(M)` or :math:`(M, K)`: int64 (uint64 beyond it) or text for classes,
-        float64 for quantities. One float an image is a class if all of them are whole, no more
-        than :data:`FEW` values occur, and each twice in the mean; the array is then of int64.
+        Labels, of shape :math:`(M)` or :math:`(M, K)`: integers (int64, or uint64 where int64 is
+        too small) or text for classes, float64 for quantities. Floats are converted to classes if
+        there is one an image, all are whole, at most :data:`MAX_FLOAT_CLASSES` values occur, and
+        each value occurs twice or more on average.
 
     Raises:
-        InputError: If they are of another shape or kind, or not finite.
+        InputError: If they are of another shape or type, or not finite.
     """
-    array = _array(given, name)
+    array = _as_array(given, name)
     require(
         array.ndim in (1, 2) and (array.size > 0 or array.shape == (0,)),
         f"{name} has shape {array.shape}: give (N,), or (N, K) for K quantities",
@@ -124,60 +130,50 @@ def as_labels(given: Any, name: str = "labels") -> np.ndarray:
         array = array[:, 0]
     if array.ndim == 1 and are_whole(array):
         values = np.unique(array)
-        if len(values) <= min(FEW, len(array) // 2):
+        if len(values) <= min(MAX_FLOAT_CLASSES, len(array) // 2):
             return array.astype(np.int64)
     return array
 
 
 def are_whole(array: np.ndarray) -> bool:
-    """Whether an array is of floats that are all whole numbers."""
+    """Returns whether an array has floats that are all whole numbers."""
     return array.dtype.kind == "f" and bool((np.rint(array) == array).all() and array.size > 0)
 
 
-def chosen(given: np.ndarray, labels: np.ndarray) -> str | None:
-    """Says what floats that are whole were taken for, where they could be either.
+def interpretation(given: np.ndarray, labels: np.ndarray) -> str | None:
+    """Describes how floats that are all whole were interpreted: as classes or as quantities.
 
     Args:
         given: Labels as they were given.
-        labels: What :func:`as_labels` made of them.
+        labels: What :func:`as_labels` returns for them.
 
     Returns:
-        A line, or None if there was no choice.
+        A line that names the remedy; None if only one interpretation was possible.
     """
     if labels.ndim > 1 or not are_whole(np.asarray(given)):
         return None
-    number = len(np.unique(labels))
+    count = len(np.unique(labels))
     if labels.dtype.kind == "f":
         return (
-            f"the labels are floats, all whole, of {number} values, and are taken for quantities: "
+            f"the labels are floats, all whole, of {count} values, and are taken for quantities: "
             "give integers if they are classes"
         )
     return (
-        f"the labels are floats, all whole, of {number} values, and are taken for classes: divide "
+        f"the labels are floats, all whole, of {count} values, and are taken for classes: divide "
         "them by 10 if they are quantities"
     )
 
 
 def are_classes(labels: np.ndarray) -> bool:
-    """Whether what :func:`as_labels` returns are classes, one an image."""
+    """Returns whether labels from :func:`as_labels` are classes, one an image."""
     return labels.ndim == 1 and labels.dtype.kind in "iuU"
 
 
-def _array(given: Any, name: str = "labels") -> np.ndarray:
-    """An array of whole numbers, text or finite float64, of any shape."""
-    if isinstance(given, Tensor):
-        given = given.detach().cpu()
-        given = (given.double() if given.is_floating_point() else given).numpy()
-    elif isinstance(given, list | tuple) and any(isinstance(each, Tensor) for each in given):
-        given = [each.tolist() if isinstance(each, Tensor) else each for each in given]
-    # A list's entries are looked at before NumPy turns numbers among words into words.
-    kind = object if isinstance(given, list | tuple) else None
-    try:
-        array = np.asarray(given, dtype=kind)
-    except ValueError as error:
-        raise InputError(f"{name} has lists of unequal lengths: give one label an image") from error
+def _as_array(given: Any, name: str = "labels") -> np.ndarray:
+    """Converts labels to an array of integers, text or finite float64, of any shape."""
+    array = _from_sequence(given, name)
     if array.dtype.kind == "O":
-        array = _of_one_kind(array, name)
+        array = _of_one_type(array, name)
     if array.dtype.kind == "S":
         array = np.char.decode(array, "utf-8", "replace")
     require(
@@ -193,21 +189,36 @@ def _array(given: Any, name: str = "labels") -> np.ndarray:
         )
     elif array.dtype.kind in "bi" or (array.dtype.kind == "u" and array.dtype.itemsize < 8):
         array = array.astype(np.int64)
-    # Another byte order than the machine's is no kind of its own.
+    # In the machine's byte order.
     return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
-def _of_one_kind(array: np.ndarray, name: str) -> np.ndarray:
-    """An array of Python's objects as one of numbers or of text."""
-    flat = [each.item() if isinstance(each, np.generic) else each for each in array.flat]
-    for kinds, dtype in (((str,), np.str_), ((int,), None), ((int, float), np.float64)):
-        if all(isinstance(each, kinds) for each in flat):
+def _from_sequence(given: Any, name: str) -> np.ndarray:
+    """Converts a tensor, list or array; a list becomes an array of Python objects."""
+    if isinstance(given, Tensor):
+        given = given.detach().cpu()
+        given = (given.double() if given.is_floating_point() else given).numpy()
+    elif isinstance(given, list | tuple) and any(isinstance(label, Tensor) for label in given):
+        given = [label.tolist() if isinstance(label, Tensor) else label for label in given]
+    # Otherwise NumPy would convert the numbers of a list with words in it to words.
+    dtype = object if isinstance(given, list | tuple) else None
+    try:
+        return np.asarray(given, dtype=dtype)
+    except ValueError as error:
+        raise InputError(f"{name} has lists of unequal lengths: give one label an image") from error
+
+
+def _of_one_type(array: np.ndarray, name: str) -> np.ndarray:
+    """Converts an array of Python objects to one of numbers or of text."""
+    flat = [value.item() if isinstance(value, np.generic) else value for value in array.flat]
+    for types, dtype in (((str,), np.str_), ((int,), None), ((int, float), np.float64)):
+        if all(isinstance(value, types) for value in flat):
             try:
                 converted = np.array(flat, dtype=dtype)
             except OverflowError:
                 break
-            # NumPy makes floats of whole numbers that no integer type has together.
-            if converted.dtype.kind == "O" or (kinds == (int,) and converted.dtype.kind == "f"):
+            # NumPy converts integers to floats or objects where no integer type has room for all.
+            if converted.dtype.kind == "O" or (types == (int,) and converted.dtype.kind == "f"):
                 break
             return converted.astype(np.int64 if not flat else converted.dtype).reshape(array.shape)
     raise InputError(

@@ -1,4 +1,4 @@
-"""How much memory there is, so that data that cannot fit are refused before they are read."""
+"""The available memory, so that data that do not fit are refused before they are read."""
 
 from __future__ import annotations
 
@@ -7,55 +7,55 @@ from pathlib import Path
 
 from train.errors import require
 
-SHARE = 0.5
-"""The part of the available memory that the images of a data set may take; networks need some."""
+FRACTION = 0.5
+"""Data may take this fraction of the available memory; networks need the rest."""
 
-UNKNOWN = 8 * 2**30
-"""What is taken to be available where the system does not say, in bytes."""
+FALLBACK = 8 * 2**30
+"""Bytes that are assumed to be available where the system does not say."""
 
 GROUPS = (
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
     ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
 )
-"""Where Linux says what a container may take, and what it takes."""
+"""Files with a container's limit and usage in bytes, of Linux's cgroups, version 2 and 1."""
 
 
 def available() -> int:
-    """Bytes that this process may still take: what the system has, or its container's limit."""
-    free = [_of_system()]
-    for limit, usage in GROUPS:
-        numbers = [_number(Path(path)) for path in (limit, usage)]
-        if None not in numbers:
-            free.append(max(numbers[0] - numbers[1], 0))
-    return min(free)
+    """Returns the bytes that this process may still allocate, by its system and its container."""
+    limits = [_available_in_system()]
+    for limit_file, usage_file in GROUPS:
+        limit, usage = (_read_number(Path(path)) for path in (limit_file, usage_file))
+        if limit is not None and usage is not None:
+            limits.append(max(limit - usage, 0))
+    return min(limits)
 
 
-def require_fits(size: int, what: str, remedy: str) -> None:
-    """Raises :class:`InputError` if data would take more than :data:`SHARE` of the memory.
+def require_available(size: int, subject: str, remedy: str) -> None:
+    """Raises :class:`InputError` if data need more than :data:`FRACTION` of available memory.
 
     Args:
-        size: Bytes that the data take in memory.
-        what: What they are, to begin a sentence with.
-        remedy: What to do.
+        size: Bytes that the data need.
+        subject: The beginning of the message, up to the number of bytes.
+        remedy: The end of the message: what to do.
     """
-    limit = int(SHARE * available())
+    limit = int(FRACTION * available())
     require(
         size <= limit,
-        f"{what} {readable(size)} of memory, more than the {readable(limit)} that data may take "
-        f"({SHARE:.0%} of what is available): {remedy}",
+        f"{subject} {readable(size)} of memory, more than the {readable(limit)} that data may take "
+        f"({FRACTION:.0%} of what is available): {remedy}",
     )
 
 
 def readable(size: int) -> str:
-    """A number of bytes for people, such as 1.9 GB."""
+    """Formats a number of bytes with a unit, such as 1.9 GB."""
     units = ("bytes", "kB", "MB", "GB", "TB")
     power = min(len(str(size)) - 1, 3 * len(units) - 1) // 3
     return f"{size / 1000**power:.3g} {units[power]}"
 
 
-def _of_system() -> int:
+def _available_in_system() -> int:
     try:
-        # Counts what the system would give back, files that it keeps for instance.
+        # Includes what the system can free, such as its cache of files.
         for line in Path("/proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):
                 return 1024 * int(line.split()[1])
@@ -64,12 +64,12 @@ def _of_system() -> int:
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, OSError, ValueError):
-        return UNKNOWN
+        return FALLBACK
 
 
-def _number(path: Path) -> int | None:
+def _read_number(path: Path) -> int | None:
     try:
         return int(path.read_text())
-    # Not there, or the word max.
+    # There is no such file, or it says "max".
     except (OSError, ValueError):
         return None

@@ -14,7 +14,7 @@ from torch import Tensor
 from pyro_models.ae import Autoencoder
 from train import figures
 from train.data.batches import as_input, codes_of
-from train.data.digits import Images
+from train.data.labelled import Images
 from train.metrics import interpolation
 from train.metrics.clusters import cluster_accuracy
 from train.metrics.goals import Beats, Goal

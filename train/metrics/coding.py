@@ -17,7 +17,7 @@ from pyro_models.icvae import ICVAE
 from train import figures
 from train.data.batches import as_input
 from train.data.conditions import Condition
-from train.data.digits import Images, Split
+from train.data.labelled import Images, Split
 from train.estimators import MeanFieldELBO
 from train.metrics.goals import Beats, Goal, Stays
 from train.metrics.measuring import Measures
@@ -123,7 +123,7 @@ class ICVAEWatch(Watch):
 
     def c(self, images: Images) -> Tensor:
         r"""Returns the condition of images, of shape :math:`(M, C)`."""
-        return self.condition.told(images, self.conditional)
+        return self.condition.of_images(images, self.conditional)
 
     def encode(self, images: Images) -> Codes:
         """Encodes images."""

@@ -17,8 +17,8 @@ from tqdm import tqdm
 
 from train import figures
 from train.data.batches import codes_of
-from train.data.digits import Images
-from train.data.stacks import Stacks
+from train.data.labelled import Images
+from train.data.stacks import StackPairs
 from train.errors import require
 from train.losses import collapse
 from train.metrics.goals import Beats, Goal, Stays
@@ -111,7 +111,7 @@ class ABCWatch(Watch):
         train: Images,
         held_out: Images,
         sets: tuple[Tensor, Tensor],
-        stacks: Stacks,
+        stacks: StackPairs,
         *,
         withheld: tuple[int, ...] = (),
         names: Sequence[int | str] | None = None,

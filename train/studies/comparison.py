@@ -18,7 +18,7 @@ from pyro_models import acai
 from pyro_models.shapes import Shape
 from train import figures
 from train.data.batches import codes_of
-from train.data.digits import Images, Split
+from train.data.labelled import Images, Split
 from train.engine.runs import read_results
 from train.errors import require
 from train.metrics.clusters import cluster_accuracy
@@ -60,7 +60,14 @@ class Codec(NamedTuple):
 
 
 def references(data: Split, command: str, seed: int, size: int = 32) -> list[Codec]:
-    """Returns raw pixels, as many principal components as ACAI's code has, and its untrained encoder."""
+    """Returns raw pixels, principal components, and an untrained encoder of dense layers.
+
+    Args:
+        data: Images; components are those of the training images.
+        command: The command that makes the comparison.
+        seed: Seed of components and encoder.
+        size: The size of both codes.
+    """
 
     def flat(images: Tensor) -> np.ndarray:
         return images.numpy().reshape(len(images), -1) / 255.0

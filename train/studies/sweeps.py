@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from train import figures, verdict
 from train.engine import parallel
-from train.engine.runs import Run, run_once
+from train.engine.runs import Run
+from train.engine.saved import run_once
 
 if TYPE_CHECKING:
     from train.icvae import ICVAESettings

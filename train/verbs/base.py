@@ -21,7 +21,7 @@ from train.errors import InputError
 from train.settings import Settings, parameters, restore
 
 if TYPE_CHECKING:
-    from train.data.digits import Images
+    from train.data.labelled import Images
     from train.method import Method
 
 Array = Any

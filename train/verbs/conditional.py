@@ -36,7 +36,7 @@ class TrainedICVAE(Trained):
     def check(self, inputs: Mapping[str, Any]) -> None:
         if self.echo:
             self.batch = max(self.batch, self.settings.echo_terms + 1)
-        self.condition = Condition.restored(_sound(inputs["condition"]))
+        self.condition = Condition.from_state(_sound(inputs["condition"]))
 
     @property
     def echo(self) -> bool:

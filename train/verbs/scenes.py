@@ -13,6 +13,7 @@ from guides.air import Detection
 from pyro_models.air import Scene
 from pyro_models.shapes import Shape
 from train.arguments import whole
+from train.data.images import centred, cropped
 from train.errors import require
 from train.verbs.base import Array, Codec, TensorFunction, Trained, clipped
 
@@ -108,20 +109,5 @@ class TrainedAIR(Trained):
         )
         return Codec(
             lambda images: self.encode(centred(images.images, self.shape)).cpu().numpy(),
-            lambda z, _: centre(self.decode(torch.from_numpy(z)), shape).cpu(),
+            lambda z, _: cropped(self.decode(torch.from_numpy(z)), shape).cpu(),
         )
-
-
-def centred(images: Tensor, shape: Shape) -> Tensor:
-    r"""Puts images :math:`(*, H, W)` in the middle of canvases of zeros, of a larger shape."""
-    rows, columns = (canvas - side for canvas, side in zip(shape, images.shape[-2:], strict=True))
-    margins = (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2)
-    return torch.nn.functional.pad(images, margins)
-
-
-def centre(canvases: Tensor, shape: Shape) -> Tensor:
-    r"""Crops canvases :math:`(*, H, W)` to a shape in their middle; inverts :func:`centred`."""
-    top, left = (
-        (canvas - side) // 2 for canvas, side in zip(canvases.shape[-2:], shape, strict=True)
-    )
-    return canvases[..., top : top + shape[0], left : left + shape[1]]

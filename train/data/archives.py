@@ -1,0 +1,224 @@
+"""Reads and checks images, labels, counts and boxes in an ``.npz`` archive."""
+
+from __future__ import annotations
+
+import struct
+import tokenize
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from numpy.lib import format as npy
+
+from train.data import memory
+from train.data.images import as_bytes, as_images
+from train.data.labels import as_labels, interpretation
+from train.errors import InputError, note, require
+
+
+@dataclass(frozen=True, eq=False)
+class Contents:
+    r"""The contents of an archive or a folder.
+
+    Attributes:
+        images: Grey levels, of shape :math:`(M, H, W)`, uint8.
+        labels: Classes, of shape :math:`(M)`, integers or text; or quantities, of shape
+            :math:`(M)`, float64; or several columns, of shape :math:`(M, K)`: see
+            :func:`train.data.labels.as_labels`.
+        counts: The number of objects in each image, of shape :math:`(M)`, int64.
+        boxes: Their boxes :math:`(x_0, y_0, x_1, y_1)` in pixels, of shape :math:`(M, K, 4)`,
+            float32. The first ``counts`` rows of each image are boxes, the others zeros.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray | None = None
+    counts: np.ndarray | None = None
+    boxes: np.ndarray | None = None
+
+
+ARRAYS = ("images", "labels", "counts", "boxes")
+"""The arrays that are read; others are ignored."""
+
+REMEDY = "write it with numpy.savez(path, images=...)"
+
+DAMAGED = (
+    *(zipfile.BadZipFile, zlib.error, struct.error, OSError, EOFError, RuntimeError),
+    *(ValueError, TypeError, LookupError, SyntaxError, tokenize.TokenError, ArithmeticError),
+)
+"""The exceptions of zipfile and NumPy for damaged archives and arrays."""
+
+LARGE = 256 * 2**20
+MAX_RATIO = 200
+"""An array of more than :data:`LARGE` bytes is refused if it is compressed to a fraction of
+1 / :data:`MAX_RATIO` or less. Images are compressed to 1/20 or so, a constant array to 1/1000."""
+
+
+def read(path: Path) -> Contents:
+    """Reads an archive.
+
+    Args:
+        path: An ``.npz`` file with an array ``images`` (see :func:`train.data.images.as_images`)
+            and optionally ``labels`` (see :func:`train.data.labels.as_labels`), ``counts`` and
+            ``boxes``.
+
+    Raises:
+        InputError: If the archive is damaged, memory has no room for its arrays, or they are not
+            as :class:`Contents` describes them.
+    """
+    with _open(path) as archive:
+        members = _members(path, archive)
+        _require_memory(path, archive, members)
+        arrays = {name: _read(path, archive, name, member) for name, member in members.items()}
+    return _checked(path, arrays)
+
+
+def _open(path: Path) -> zipfile.ZipFile:
+    try:
+        with path.open("rb") as file:
+            is_single_array = file.read(len(npy.MAGIC_PREFIX)) == npy.MAGIC_PREFIX
+        require(not is_single_array, f"{path} is a single array: {REMEDY}")
+        return zipfile.ZipFile(path)
+    except PermissionError as error:
+        raise InputError(f"{path} may not be read: change its permissions") from error
+    except DAMAGED as error:
+        raise InputError(f"{path} is not an .npz file, or a damaged one: {REMEDY}") from error
+
+
+def _members(path: Path, archive: zipfile.ZipFile) -> dict[str, str]:
+    """Returns the members of the archive that hold :data:`ARRAYS`, by the arrays' names."""
+    members = {member.removesuffix(".npy"): member for member in archive.namelist()}
+    require(
+        "images" in members,
+        f"{path} has no array 'images' (it has {', '.join(members) or 'none'}): {REMEDY}",
+    )
+    return {name: members[name] for name in ARRAYS if name in members}
+
+
+def _require_memory(path: Path, archive: zipfile.ZipFile, members: Mapping[str, str]) -> None:
+    """Raises :class:`InputError` if memory has no room for the arrays, by their headers."""
+    size = 0
+    for name, member in members.items():
+        with _member(path, archive, name, member) as file:
+            size += _size(path, file, name, archive.getinfo(member))
+    memory.require_available(
+        size, f"{path} unpacks to", "give fewer images, smaller ones, or uint8"
+    )
+
+
+def _read(path: Path, archive: zipfile.ZipFile, name: str, member: str) -> np.ndarray:
+    with _member(path, archive, name, member) as file:
+        # An array of objects is a pickle, which may run anything.
+        return npy.read_array(file, allow_pickle=False)
+
+
+@contextmanager
+def _member(path: Path, archive: zipfile.ZipFile, name: str, member: str) -> Iterator[IO[bytes]]:
+    """Opens an array's file in an archive, and refuses a damaged one."""
+    try:
+        with archive.open(member) as file:
+            yield file
+    except DAMAGED as error:
+        raise InputError(
+            f"{path}: '{name}' is damaged or holds Python objects, which are not read: "
+            "write it again as an array of numbers"
+        ) from error
+
+
+def _size(path: Path, file: IO[bytes], name: str, entry: zipfile.ZipInfo) -> int:
+    """Returns the number of bytes of an array, from its header.
+
+    Raises:
+        InputError: If the array is large and compressed to next to nothing.
+        ValueError: If it holds Python objects, or the archive has another number of bytes.
+    """
+    readers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+    version = npy.read_magic(file)
+    if version not in readers:
+        raise ValueError("of a version of the format that is for structured arrays only")
+    shape, _, dtype = readers[version](file)
+    # In Python's integers, which do not overflow.
+    size = dtype.itemsize
+    for side in shape:
+        size *= side
+    if dtype.hasobject or min(shape, default=0) < 0 or file.tell() + size != entry.file_size:
+        raise ValueError("not as many bytes as the header says")
+    require(
+        size <= LARGE or entry.file_size < MAX_RATIO * entry.compress_size,
+        f"{path}: '{name}' unpacks to {memory.readable(size)}, {MAX_RATIO} times its size or more, "
+        "so it is nearly constant: if it is meant to be, write it with numpy.savez, not compressed",
+    )
+    return size
+
+
+def _checked(path: Path, arrays: Mapping[str, np.ndarray]) -> Contents:
+    images = _images(path, arrays["images"])
+    for name, array in arrays.items():
+        require(
+            array.ndim > 0 and len(array) == len(images),
+            f"{path}: '{name}' has shape {array.shape} but there are {len(images)} images: give "
+            "one entry an image",
+        )
+    labels = _labels(path, arrays["labels"]) if "labels" in arrays else None
+    counts = _counts(path, arrays["counts"]) if "counts" in arrays else None
+    boxes = _boxes(path, arrays["boxes"], counts) if "boxes" in arrays else None
+    return Contents(images, labels, counts, boxes)
+
+
+def _images(path: Path, images: np.ndarray) -> np.ndarray:
+    require(
+        images.size > 0,
+        f"{path}: 'images' is empty, its shape is {images.shape}: give images of shape (N, H, W)",
+    )
+    return as_bytes(as_images(images, name=f"{path}: 'images'", say=note)).numpy()
+
+
+def _labels(path: Path, given: np.ndarray) -> np.ndarray:
+    labels = as_labels(given, f"{path}: 'labels'")
+    if (line := interpretation(given, labels)) is not None:
+        note(f"{path}: {line}")
+    return labels
+
+
+def _counts(path: Path, counts: np.ndarray) -> np.ndarray:
+    is_numeric = counts.ndim == 1 and counts.dtype.kind in "biuf"
+    require(
+        is_numeric
+        and bool((np.isfinite(counts) & (counts >= 0) & (counts == np.floor(counts))).all()),
+        f"{path}: 'counts' must be (N,) whole numbers, 0 or more: the objects in each image",
+    )
+    return counts.astype(np.int64)
+
+
+def _boxes(path: Path, boxes: np.ndarray, counts: np.ndarray | None) -> np.ndarray:
+    require(
+        boxes.ndim == 3 and boxes.shape[-1] == 4 and boxes.dtype.kind in "biuf",
+        f"{path}: 'boxes' has shape {boxes.shape} and type {boxes.dtype}: give numbers of shape "
+        "(N, K, 4)",
+    )
+    require(
+        counts is not None,
+        f"{path}: 'boxes' needs 'counts': add how many rows of each image are boxes",
+    )
+    rows = boxes.shape[1]
+    require(
+        int(counts.max()) <= rows,
+        f"{path}: 'counts' goes up to {counts.max()} but 'boxes' has {rows} rows an image: give "
+        "a row for every object",
+    )
+    is_box = np.arange(rows) < counts[:, None]
+    require(
+        bool(np.isfinite(boxes[is_box]).all()),
+        f"{path}: 'boxes' has values that are not finite in the first 'counts' rows of an image: "
+        "give all four corners of each object",
+    )
+    require(
+        bool((boxes[is_box][:, 2:] > boxes[is_box][:, :2]).all()),
+        f"{path}: 'boxes' has a box without area: give x0, y0, x1, y1 with x0 < x1 and y0 < y1, "
+        "not a width and a height",
+    )
+    return np.where(is_box[..., None], boxes, 0).astype(np.float32)

@@ -1,0 +1,258 @@
+"""Composes scenes: places digits on a canvas, draws them, and rejects those that overlap."""
+
+from __future__ import annotations
+
+import math
+from itertools import combinations
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from train.errors import require
+
+Overlap = Literal["apart", "dim", "any"]
+
+INK = 1
+"""The lowest grey level, of 255, of a digit's pixels."""
+
+SMALLEST = 4
+"""The smallest size of a digit in pixels; smaller ones cannot be read."""
+
+TRIES = 2_000
+MIN_ACCEPTANCE = 0.02
+"""After :data:`TRIES` scenes, this fraction of them must have been accepted."""
+
+
+class Placement(NamedTuple):
+    """The digits of several scenes, in the order of the scenes; all of shape (T,) but ``corner``.
+
+    Attributes:
+        scene: Index of the digit's scene.
+        slot: Index of the digit within its scene.
+        digit: Index of the digit's image.
+        size: Height and width of the image on the canvas, in pixels.
+        corner: (x, y) of the image's upper left corner, of shape (T, 2).
+    """
+
+    scene: np.ndarray
+    slot: np.ndarray
+    digit: np.ndarray
+    size: np.ndarray
+    corner: np.ndarray
+
+
+class Rules(NamedTuple):
+    """How scenes are composed: see :func:`train.data.scenes.make_scenes`.
+
+    Attributes:
+        canvas_size: Height and width of a scene, in pixels.
+        max_digits: The most digits in a scene.
+        digit_size: The smallest and the largest size of a digit, in pixels.
+        digit_shrink: Mean and standard deviation of the factor by which digits shrink; overrides
+            ``digit_size``.
+        overlap: How digits may overlap.
+    """
+
+    canvas_size: int
+    max_digits: int
+    digit_size: tuple[int, int]
+    digit_shrink: tuple[float, float] | None
+    overlap: Overlap
+
+    def check(self, size: int) -> None:
+        """Raises :class:`InputError` if a setting is out of range, for digits of a size."""
+        require(self.canvas_size >= 1, f"--canvas-size is {self.canvas_size}: give 1 or more")
+        require(self.max_digits >= 1, f"--max-digits is {self.max_digits}: give 1 or more")
+        require(
+            self.overlap in ("apart", "dim", "any"),
+            f"--overlap {self.overlap}: give one of apart, dim and any",
+        )
+        if self.digit_shrink is None:
+            _check_size(self.digit_size, self.canvas_size)
+        else:
+            _check_shrink(self.digit_shrink, size, self.canvas_size)
+
+    def place(
+        self, rng: np.random.Generator, counts: np.ndarray, digits: int, size: int
+    ) -> Placement:
+        """Draws which digits are in scenes, and their sizes and places.
+
+        Args:
+            rng: Random numbers.
+            counts: The number of digits in each scene.
+            digits: The number of digits to choose from.
+            size: Their height and width.
+        """
+        total = int(counts.sum())
+        scene = np.repeat(np.arange(len(counts)), counts)
+        slot = np.arange(total) - np.repeat(np.cumsum(counts) - counts, counts)
+        # In this order, on which the scenes of a seed depend.
+        sizes = self._draw_sizes(rng, total, size)
+        digit = rng.integers(digits, size=total)
+        corner = rng.integers(0, self.canvas_size - sizes + 1, size=(2, total)).T
+        return Placement(scene, slot, digit, sizes, corner)
+
+    def _draw_sizes(self, rng: np.random.Generator, n: int, size: int) -> np.ndarray:
+        if self.digit_shrink is None:
+            return rng.integers(self.digit_size[0], self.digit_size[1] + 1, size=n)
+        mean, deviation = self.digit_shrink
+        shrink = np.maximum(mean + deviation * rng.standard_normal(n), 1e-3)
+        return np.floor(size / shrink).astype(np.int64).clip(SMALLEST, self.canvas_size)
+
+    def require_acceptance(self, accepted: int, tried: int) -> None:
+        """Raises :class:`InputError` if nearly all scenes are rejected, which would never end."""
+        flag = "--digit-shrink" if self.digit_shrink else "--digit-size"
+        require(
+            tried < TRIES or accepted >= MIN_ACCEPTANCE * tried,
+            f"{self.max_digits} digits of {flag} "
+            f"{' '.join(map(str, self.digit_shrink or self.digit_size))} hardly ever fit on a "
+            f"canvas of {self.canvas_size} by the rule {self.overlap}: enlarge --canvas-size, "
+            "lower --max-digits, make the digits smaller or give --overlap any",
+        )
+
+
+class Drawing(NamedTuple):
+    """Drawn scenes.
+
+    Attributes:
+        images: Of shape (m, C, C), uint8; undefined where the scene is rejected.
+        boxes: Of shape (m, K, 4), int64.
+        accepted: Whether a scene follows the rule of overlap, and all its digits have ink; of
+            shape (m,), bool.
+    """
+
+    images: Tensor
+    boxes: Tensor
+    accepted: Tensor
+
+
+class Windows(NamedTuple):
+    """The digits of one size.
+
+    Attributes:
+        rows: Their indices in the placement.
+        pixels: Their resized images, of shape (t, s, s), uint8.
+    """
+
+    rows: np.ndarray
+    pixels: Tensor
+
+
+def draw(digits: Tensor, placement: Placement, n: int, rules: Rules) -> Drawing:
+    """Draws scenes of placed digits.
+
+    Args:
+        digits: Images of digits, of shape (D, S, S), uint8.
+        placement: Their scenes, sizes and places.
+        n: The number of scenes, m.
+        rules: The rules of the scenes.
+    """
+    boxes = torch.zeros(n, rules.max_digits, 4, dtype=torch.int64)
+    accepted = torch.ones(n, dtype=torch.bool)
+    windows = _resized(digits, placement)
+    for rows, pixels in windows:
+        scene, slot, corner = placement.scene[rows], placement.slot[rows], placement.corner[rows]
+        box, has_ink = _ink_boxes(pixels)
+        boxes[scene, slot] = box + torch.from_numpy(corner).repeat(1, 2)
+        accepted[scene[~has_ink.numpy()]] = False
+    if rules.overlap == "apart":
+        accepted &= ~_touching(boxes)
+    sums = _sums(windows, placement, accepted.numpy(), rules.canvas_size)
+    if rules.overlap == "dim":
+        accepted &= sums.flatten(1).amax(1) <= 255
+    return Drawing(sums.clamp_(max=255).to(torch.uint8), boxes, accepted)
+
+
+def _resized(digits: Tensor, placement: Placement) -> list[Windows]:
+    """Resizes the placed digits, those of one size together."""
+    windows = []
+    for size in np.unique(placement.size):
+        rows = np.flatnonzero(placement.size == size)
+        windows.append(Windows(rows, _resize(digits[placement.digit[rows]], int(size))))
+    return windows
+
+
+def _sums(
+    windows: list[Windows], placement: Placement, wanted: np.ndarray, canvas_size: int
+) -> Tensor:
+    """Adds up the digits of the wanted scenes, of shape (m, C, C), int32; the others stay black."""
+    # In int32, as a sum of digits may exceed 255.
+    sums = torch.zeros(len(wanted) * canvas_size**2, dtype=torch.int32)
+    for rows, pixels in windows:
+        is_wanted = wanted[placement.scene[rows]]
+        rows, pixels = rows[is_wanted], pixels[torch.from_numpy(is_wanted)]
+        x, y = placement.corner[rows].T
+        first = torch.from_numpy((placement.scene[rows] * canvas_size + y) * canvas_size + x)
+        offset = torch.arange(pixels.shape[-1])
+        index = first[:, None, None] + offset[:, None] * canvas_size + offset
+        sums.index_add_(0, index.flatten(), pixels.flatten().int())
+    return sums.view(len(wanted), canvas_size, canvas_size)
+
+
+def _resize(images: Tensor, size: int) -> Tensor:
+    r"""Resizes images :math:`(T, S, S)`, uint8, with anti-aliasing as PIL's."""
+    return F.interpolate(images[:, None], (size, size), mode="bilinear", antialias=True).squeeze(1)
+
+
+def _ink_boxes(windows: Tensor) -> tuple[Tensor, Tensor]:
+    r"""Returns the tightest boxes around the ink of images :math:`(T, s, s)`.
+
+    Returns:
+        Boxes, of shape :math:`(T, 4)`, int64; and whether an image has ink, of shape :math:`(T)`.
+    """
+    ink = windows >= INK
+    corners = []
+    for axis in (1, 2):
+        has_ink = ink.any(axis).to(torch.uint8)
+        corners.append((has_ink.argmax(1), has_ink.shape[1] - has_ink.flip(1).argmax(1)))
+    (x0, x1), (y0, y1) = corners
+    return torch.stack([x0, y0, x1, y1], 1), ink.flatten(1).any(1)
+
+
+def _touching(boxes: Tensor) -> Tensor:
+    r"""Returns whether any two of a scene's boxes have a pixel in common; empty boxes have none.
+
+    Args:
+        boxes: Of shape :math:`(m, K, 4)`.
+
+    Returns:
+        Of shape :math:`(m)`, bool.
+    """
+    touching = torch.zeros(len(boxes), dtype=torch.bool)
+    for i, j in combinations(range(boxes.shape[1]), 2):
+        lowest = torch.maximum(boxes[:, i, :2], boxes[:, j, :2])
+        highest = torch.minimum(boxes[:, i, 2:], boxes[:, j, 2:])
+        touching |= (lowest < highest).all(1)
+    return touching
+
+
+def _check_size(digit_size: tuple[int, int], canvas_size: int) -> None:
+    low, high = digit_size
+    require(low >= SMALLEST, f"--digit-size starts at {low}: digits need {SMALLEST} pixels or more")
+    require(low <= high, f"--digit-size {low} {high}: give the smaller size first")
+    require(
+        high <= canvas_size,
+        f"--digit-size goes up to {high}, beyond --canvas-size {canvas_size}: make the digits "
+        "smaller or the canvas larger",
+    )
+
+
+def _check_shrink(digit_shrink: tuple[float, float], size: int, canvas_size: int) -> None:
+    mean, deviation = digit_shrink
+    require(
+        math.isfinite(mean) and mean > 0,
+        f"--digit-shrink has the mean {mean}: give a number above 0, such as 1.3",
+    )
+    require(
+        math.isfinite(deviation) and deviation >= 0,
+        f"--digit-shrink has the deviation {deviation}: give 0 or more, such as 0.1",
+    )
+    usual = int(size / mean)
+    require(
+        SMALLEST <= usual <= canvas_size,
+        f"--digit-shrink {mean:g} makes digits of {usual} pixels: choose it so that they have "
+        f"from {SMALLEST} to --canvas-size, {canvas_size}",
+    )

@@ -1,0 +1,131 @@
+"""Images with labels, and their split into training and held-out images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyro_models.shapes import Shape
+from train.data.batches import Batches
+from train.data.labels import Classes, are_classes
+from train.data.splits import hold_out
+from train.errors import require
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    r"""Images and their labels.
+
+    Attributes:
+        images: Grey levels, of shape :math:`(M, H, W)`, uint8.
+        labels: What networks take: class indices, of shape :math:`(M)`, int64; or quantities, of
+            shape :math:`(M)` or :math:`(M, K)`, float32; None if there are none, or if they are
+            several columns of text.
+        given: The labels with the values that the data set has for them, of shape :math:`(M)` or
+            :math:`(M, K)`; None if these are the values of ``labels``.
+    """
+
+    images: Tensor
+    labels: Tensor | None
+    given: np.ndarray | None = None
+
+    @classmethod
+    def labelled(cls, images: Tensor, labels: np.ndarray | None) -> Images:
+        r"""Combines images with labels as :func:`~train.data.labels.as_labels` returns them."""
+        if labels is None:
+            return cls(images, None)
+        if are_classes(labels):
+            return cls(images, Classes.of(labels).encode(labels), labels)
+        if labels.dtype.kind == "U":
+            return cls(images, None, labels)
+        return cls(images, torch.from_numpy(labels.astype(np.float32)), labels)
+
+    @property
+    def values(self) -> np.ndarray | None:
+        """The labels with the values that the data set has for them."""
+        return self.labels.numpy() if self.given is None and self.labels is not None else self.given
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def shape(self) -> Shape:
+        """Height and width of an image."""
+        return Shape(*self.images.shape[1:])
+
+    @property
+    def max_batch_size(self) -> int:
+        """The largest batch that :meth:`batches` can draw."""
+        return len(self)
+
+    def select(self, index: Tensor) -> Images:
+        r"""Returns the images, and their labels, at ``index`` of shape :math:`(L)`."""
+        return Images(
+            self.images[index],
+            None if self.labels is None else self.labels[index],
+            None if self.given is None else self.given[index.numpy()],
+        )
+
+    def hold_out(self, one_in: int = 5) -> Split:
+        """Holds out a fixed random subset, stratified by class where labels are classes.
+
+        Args:
+            one_in: One image in so many is held out. If there are fewer images, one is.
+        """
+        classes = None
+        if self.labels is not None and not self.labels.is_floating_point():
+            classes = self.labels.numpy()
+        indices = hold_out(len(self), classes, min(one_in, len(self)))
+        return Split(*(self.select(torch.from_numpy(rows)) for rows in indices))
+
+    def batches(
+        self, batch_size: int, seed: int, device: torch.device | str
+    ) -> Callable[[int], tuple[Tensor, ...]]:
+        r"""Returns a function from a step to its batch: a tuple of images.
+
+        The images are of shape :math:`(B, H, W)`, float32, in [0, 1].
+
+        Args:
+            batch_size: Images in a batch, :math:`B`.
+            seed: Seed of the order of the images.
+            device: Device of the batches.
+
+        Raises:
+            InputError: If a batch is larger than :attr:`max_batch_size`.
+        """
+        return Batches((self.images,), batch_size, seed, device)
+
+    def require_labels(self) -> None:
+        """Raises :class:`InputError` if there are no labels."""
+        require(
+            self.values is not None,
+            "--data has no labels: add an array labels to the .npz, or give a labelled data set, "
+            "such as mnist5k",
+        )
+
+    def require_contrast(self) -> None:
+        """Raises :class:`InputError` if all images are identical."""
+        require(
+            bool((self.images != self.images[:1]).any()),
+            "--data: every image is the same one: there is nothing to encode",
+        )
+
+
+class Split(NamedTuple):
+    """Images to train on and images to evaluate on; no image is in both."""
+
+    train: Images
+    held_out: Images
+
+
+class ValidationSplit(NamedTuple):
+    """A split whose validation images are held out of the training images, to select weights."""
+
+    train: Images
+    validation: Images
+    held_out: Images
