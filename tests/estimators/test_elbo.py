@@ -95,7 +95,7 @@ def test_each_count_is_the_joint_with_its_presences_fixed(small_air, guide_class
     counts = count_out(air.model, air.guide, (air.images,), {"beta": 0.5})
     assert counts.log_q.shape == (4, 6)
     torch.testing.assert_close(counts.log_q.exp().sum(0), torch.ones(6))
-    costs = sum(cost.value for cost in counts.joint())
+    costs = sum(cost.value for cost in counts.costs_by_count())
     for n in range(4):
         pyro.set_rng_seed(1)
         with Stop(torch.full((6,), n)):

@@ -18,7 +18,7 @@ from guides.air import RecurrentGuide, ResidualGuide
 from tests.conftest import SmallAIR
 from tests.estimators.exact import gradients, log_normal, parameters, picture, prior_presences
 from train.estimators import ImportanceWeightedELBO, MarginalELBO, ReweightedWakeSleepELBO
-from train.estimators.wake_sleep import HeldDraws, frozen
+from train.estimators.wake_sleep import DetachedDraws, frozen
 
 GUIDES = pytest.mark.parametrize("guide_class", [ResidualGuide, RecurrentGuide])
 SIDE_BY_SIDE = pytest.mark.parametrize("side_by_side", [True, False])
@@ -39,7 +39,7 @@ def draws(air: SmallAIR, k: int, side_by_side: bool, held: bool) -> list[dict[st
     def run(program: Any) -> dict[str, Any]:
         with (
             frozen(model if held else None),
-            HeldDraws() if held else poutine.messenger.Messenger(),
+            DetachedDraws() if held else poutine.messenger.Messenger(),
         ):
             return poutine.trace(program).get_trace(images).nodes
 
@@ -221,7 +221,7 @@ def test_a_gradient_through_the_draws_is_told_from_wake_sleep(small_air):
     """The mutation that pyro.infer.ReweightedWakeSleep has: values detached after the guide ran."""
     air = small_air()
     wanted = []
-    for draw in (HeldDraws, nullcontext):
+    for draw in (DetachedDraws, nullcontext):
         pyro.set_rng_seed(1)
         with draw():
             trace = poutine.trace(air.guide).get_trace(air.images)

@@ -38,7 +38,7 @@ from train.estimators import (
     costs,
     counts,
 )
-from train.estimators.wake_sleep import HeldDraws
+from train.estimators.wake_sleep import DetachedDraws
 
 EXAMPLES = settings(
     max_examples=int(os.environ.get("PROGRAMS", "40")),
@@ -247,7 +247,7 @@ def test_wake_sleep_is_exact(kind):
     pyro.set_rng_seed(1)
     log_p, log_q, factors = [], [], []
     for _ in range(DRAWS):
-        with HeldDraws():
+        with DetachedDraws():
             guide = poutine.trace(pair.guide).get_trace()
         guide.detach_()
         model = poutine.trace(poutine.replay(pair.model, trace=guide)).get_trace()
@@ -334,34 +334,34 @@ MUTANTS: dict[str, tuple[str, Callable[[pytest.MonkeyPatch], None]]] = {
         "factor",
         lambda patch: patch.setattr(
             costs,
-            "observed",
-            lambda site, mean, keep=costs.observed: (
+            "observed_cost",
+            lambda site, mean, keep=costs.observed_cost: (
                 nothing_alone(site, mean) if isinstance(site["fn"], dist.Unit) else keep(site, mean)
             ),
         ),
     ),
     "the guide's factor": (
         "guide_factor",
-        lambda patch: patch.setattr(costs, "guide_alone", nothing_alone),
+        lambda patch: patch.setattr(costs, "guide_only_cost", nothing_alone),
     ),
     "the guide's own latent": (
         "auxiliary",
-        lambda patch: patch.setattr(costs, "guide_alone", nothing_alone),
+        lambda patch: patch.setattr(costs, "guide_only_cost", nothing_alone),
     ),
     "the plate": ("latent", lambda patch: patch.setattr(counts, "Counts", OnceARow)),
     "the score function": (
         "discrete",
-        lambda patch: patch.setattr(costs, "score_terms", nothing),
+        lambda patch: patch.setattr(costs, "score_surrogate", nothing),
     ),
     "the guide's mask": (
         "plain",
-        lambda patch: patch.setattr(counts.Counts, "under_guide", counts.Counts.under_model),
+        lambda patch: patch.setattr(counts.Counts, "guide_mean", counts.Counts.model_mean),
     ),
 }
 
 
 def nothing_alone(site: Any, under_guide: Any) -> costs.Cost:
-    return costs.Cost(site["name"], "factor", (costs.Piece(torch.zeros(()), ()),), ())
+    return costs.Cost(site["name"], "factor", (costs.Summand(torch.zeros(()), ()),), ())
 
 
 @pytest.mark.parametrize("mutant", MUTANTS)

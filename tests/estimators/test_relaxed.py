@@ -128,7 +128,7 @@ def test_counts_of_draws_side_by_side(small_air):
     counts = count_out(plate(air.model), plate(air.guide), (air.images,))
     assert counts.log_q.shape == (4, 5, 6)
     torch.testing.assert_close(counts.log_q.logsumexp(0), torch.zeros(5, 6))
-    (likelihood,) = (cost for cost in counts.joint() if cost.kind == "log_likelihood")
+    (likelihood,) = (cost for cost in counts.costs_by_count() if cost.kind == "log_likelihood")
     assert likelihood.value.shape == (4, 5, 6)
     assert (likelihood.value[1:].std(1) > 0).all()
     torch.testing.assert_close(likelihood.value[0].std(0), torch.zeros(6))
