@@ -349,7 +349,7 @@ def test_pairs_taken_in_turn_are_those_taken_at_once(pairs, monkeypatch):
         return largest.numbers, value, gradients
 
     most, *expected = run()
-    monkeypatch.setattr(losses, "AT_ONCE", 7 * 2 * CODES)
+    monkeypatch.setattr(losses, "CHUNK_ELEMENTS", 7 * 2 * CODES)
     least, *found = run()
     torch.testing.assert_close(found, expected)
     # What it would be without chunks: the comparison can fail.
