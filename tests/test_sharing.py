@@ -17,7 +17,7 @@ from pyro.optim import Adam
 from torch import Tensor, nn
 
 from guides.air import RecurrentGuide, ResidualGuide
-from pyro_models.sharing import one_estimate, shared
+from pyro_models.sharing import cached, one_estimate
 from tests.conftest import SmallAIR
 from train.estimators import (
     ConcreteELBO,
@@ -168,14 +168,14 @@ def test_a_result_is_of_one_module_one_method_and_one_tensor():
         # Each tensor is gone before the next one is made, which would be at its place.
         for i in range(20):
             for module in modules:
-                assert shared(module.times, torch.tensor(float(i))) == module.sign * i
+                assert cached(module.times, torch.tensor(float(i))) == module.sign * i
         x = torch.tensor(2.0)
         for module in modules:
-            assert shared(module.times, x) == 2 * module.sign
-            assert shared(module.plus, x) == 2 + module.sign
+            assert cached(module.times, x) == 2 * module.sign
+            assert cached(module.plus, x) == 2 + module.sign
     with torch.inference_mode(), one_estimate():
         x = torch.tensor(2.0)
-        assert shared(modules[0].plus, x) is shared(modules[0].plus, x)
+        assert cached(modules[0].plus, x) is cached(modules[0].plus, x)
 
 
 def test_nothing_is_kept_after_an_estimate_that_broke(small_air):
