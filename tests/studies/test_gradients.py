@@ -13,12 +13,11 @@ from train.objective import ELBOObjective
 from train.studies.gradients import (
     Moments,
     compare,
+    elbo_weights,
     groups,
-    learn_baseline,
-    learnt,
-    milliseconds,
     moments,
     quality,
+    train_baseline,
 )
 
 
@@ -72,7 +71,7 @@ def test_a_bias_is_told_from_none(bias):
 def test_groups_are_the_networks():
     model = AIR((10, 11), window_size=5, what_dim=3, hidden=8)
     guide = ResidualGuide(model, hidden=8, encoder_hidden=8, baseline=BaselineNetwork(110, 8))
-    weights = learnt(model=model, guide=guide)
+    weights = elbo_weights(model=model, guide=guide)
     found = groups(weights)
     networks = {f"guide.{name}" for name in ("image", "recurrence", "step", "encoder")}
     assert set(found) == {"all", "model.decoder", *networks}
@@ -86,17 +85,10 @@ def test_a_baseline_learns_alone(small_air):
         air = small_air(baseline=baseline)
         objective = ELBOObjective(air.model, air.guide, TraceGraphELBO())
         before = {name: value.clone() for name, value in objective.state_dict().items()}
-        learn_baseline(objective, (air.images,), torch.tensor(0), 3)
+        train_baseline(objective, (air.images,), torch.tensor(0), 3)
         after = objective.state_dict()
         changed = {name for name in before if not torch.equal(before[name], after[name])}
         assert changed == {name for name in before if name.startswith("guide.baseline.")}
-
-
-def test_milliseconds_are_medians_in_turn():
-    calls = []
-    found = milliseconds({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, 4)
-    assert "".join(calls) == "ab" * 5
-    assert all(0 <= value < 100 for value in found.values())
 
 
 def test_estimators_side_by_side(small_air):
