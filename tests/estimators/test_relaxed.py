@@ -1,27 +1,20 @@
-"""Enumeration by Pyro, relaxed presence, and estimators by their names."""
+"""Enumeration by Pyro, and relaxed presence."""
 
 from __future__ import annotations
-
-import math
-import sys
 
 import pyro
 import pytest
 import torch
-from pyro.infer import ELBO, Trace_ELBO
+from pyro.infer import ELBO
 from torch.distributions import kl_divergence
 
 from guides.air import RecurrentGuide, ResidualGuide
 from tests.estimators.exact import Projections, gradients, kl_bernoulli, z_scores
-from train.errors import InputError
 from train.estimators import (
-    ESTIMATORS,
     ConcreteELBO,
     EnumELBO,
     MarginalELBO,
-    TraceGraphELBO,
     count_out,
-    make,
 )
 
 GUIDES = pytest.mark.parametrize("guide_class", [ResidualGuide, RecurrentGuide])
@@ -132,59 +125,3 @@ def test_counts_of_draws_side_by_side(small_air):
     assert likelihood.value.shape == (4, 5, 6)
     assert (likelihood.value[1:].std(1) > 0).all()
     torch.testing.assert_close(likelihood.value[0].std(0), torch.zeros(6))
-
-
-@pytest.mark.parametrize("name", ESTIMATORS)
-def test_estimators_by_name(name):
-    assert type(make(name)) is ESTIMATORS[name]
-    assert make(name, 7).num_particles == 7
-    assert make(name).num_particles == (10 if name in ("iw", "rws") else 1)
-
-
-class Own(MarginalELBO):
-    """A user's."""
-
-
-class Stubborn(TraceGraphELBO):
-    """Takes no arguments."""
-
-    def __init__(self) -> None:
-        super().__init__()
-
-
-def test_a_users_own_estimator():
-    assert type(make(f"{__name__}:Own", 3)) is Own
-    assert type(make(f"{__name__}:Stubborn")) is Stubborn
-    assert type(make("pyro.infer:Trace_ELBO")) is Trace_ELBO
-
-
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [
-        ("margnal", "not known: give marginal, tracegraph"),
-        ("no_such_module:Thing", "ModuleNotFoundError"),
-        ("math:nothing", "AttributeError"),
-        ("broken_estimators:Own", "ZeroDivisionError"),
-        ("math:pi", "no subclass of pyro.infer.ELBO"),
-        ("torch.nn:Module", "no subclass"),
-        ("pyro.infer:ELBO", "no subclass"),
-        (":", "cannot be imported"),
-    ],
-)
-def test_bad_estimators(name, words, tmp_path, monkeypatch):
-    (tmp_path / "broken_estimators.py").write_text("1 / 0")
-    monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(InputError) as caught:
-        make(name)
-    assert "\n" not in str(caught.value)
-    assert name in str(caught.value)
-    assert words in str(caught.value)
-    assert "broken_estimators" not in sys.modules
-
-
-def test_too_few_draws_are_named():
-    with pytest.raises(InputError, match=r"--estimator rws .* 2 or more"):
-        make("rws", 1)
-    with pytest.raises(InputError, match="Stubborn"):
-        make(f"{__name__}:Stubborn", 3)
-    assert math.isfinite(make("rws", 2).num_particles)

@@ -29,11 +29,12 @@ ESTIMATORS: dict[str, type[ELBO]] = {
 }
 """Estimators by their names on the command line."""
 
-WITHOUT_PRESENCE = ("meanfield", "tracegraph", "enum")
+WITHOUT_PRESENCE = ("meanfield", "tracegraph")
 """Names of the estimators for a model without presences and a guide with penalties, as ICVAE's.
 
-``marginal``, ``iw`` and ``concrete`` need sites that are marked as presences. ``iw`` and ``rws``
-would put a penalty into importance weights, and need a model that broadcasts over draws.
+``marginal``, ``iw`` and ``concrete`` need sites that are marked as presences, and ``enum`` a
+discrete latent. ``iw`` and ``rws`` would put a penalty into importance weights, and need a model
+that broadcasts over draws.
 """
 
 
