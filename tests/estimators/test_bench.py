@@ -45,9 +45,9 @@ def test_every_estimator_has_a_row_a_figure_and_a_race(tmp_path, capsys):
     settings = bench(tmp_path, training_seeds=2, estimators=rows_wanted, particles=3)
     results = main(settings)
     assert results["estimators"] == 4
-    shown = capsys.readouterr().out
+    printed = capsys.readouterr().out
     for name in rows_wanted:
-        assert shown.count(f"| {name} |") == 2
+        assert printed.count(f"| {name} |") == 2
     table = rows(tmp_path / "bench" / "gradients.csv")
     assert {row["estimator"] for row in table} == set(settings.estimators)
     assert all(float(row["variance"]) >= 0 and float(row["milliseconds"]) > 0 for row in table)
@@ -62,15 +62,15 @@ def test_every_estimator_has_a_row_a_figure_and_a_race(tmp_path, capsys):
 
 
 def test_a_baseline_does_not_change_the_other_weights(tmp_path, monkeypatch):
-    compare, seen = gradients.compare, {}
+    compare, captured = gradients.compare, {}
 
     def look(objectives: dict, exact: ELBOObjective, *args: Any, **options: Any) -> list:
-        seen.update(objectives, exact=exact)
+        captured.update(objectives, exact=exact)
         return compare(objectives, exact, *args, **options)
 
     monkeypatch.setattr(gradients, "compare", look)
     main(bench(tmp_path, estimators=("tracegraph+network", "tracegraph")))
-    network, plain, exact = (objective.state_dict() for objective in seen.values())
+    network, plain, exact = (objective.state_dict() for objective in captured.values())
     assert network.keys() > plain.keys() == exact.keys()
     for name, weight in exact.items():
         assert torch.equal(network[name], weight)
@@ -104,12 +104,12 @@ def test_draws_are_for_those_that_have_several(tmp_path):
 
 
 def test_a_run_that_fell_apart_has_a_row_without_measures(tmp_path):
-    found = evaluations(Run(tmp_path / "none", "air"), "marginal", 3, {})
-    assert [(row["estimator"], row["seed"], row["elbo"]) for row in found] == [
+    table = evaluations(Run(tmp_path / "none", "air"), "marginal", 3, {})
+    assert [(row["estimator"], row["seed"], row["elbo"]) for row in table] == [
         ("marginal", 3, None)
     ]
-    races(found)
-    (row,) = summary(found)
+    races(table)
+    (row,) = summary(table)
     assert row["runs"] == 0
     assert row["elbo"] is None
     assert markdown([row], SUMMARY).endswith("| marginal | 0 | - | - | - | - | - |")

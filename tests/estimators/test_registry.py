@@ -148,10 +148,10 @@ def estimate(objective: ELBOObjective, draws: int = 1) -> tuple[Tensor, dict[str
     pyro.set_rng_seed(2)
     for _ in range(draws):
         loss, terms = objective(batch, torch.tensor(0))
-        found = torch.autograd.grad(loss["elbo"], list(objective.parameters()))
+        gradient = torch.autograd.grad(loss["elbo"], list(objective.parameters()))
         losses.append(loss["elbo"].detach())
         metrics.append(terms)
-        gradients.append(torch.cat([gradient.flatten() for gradient in found]))
+        gradients.append(torch.cat([gradient.flatten() for gradient in gradient]))
     means = {name: torch.stack([terms[name] for terms in metrics]).mean() for name in metrics[0]}
     return torch.stack(losses).mean(), means, torch.stack(gradients).mean(0)
 
@@ -191,7 +191,9 @@ def test_icvae_with_pyros_own():
 
 @pytest.mark.parametrize("name", [name for name in ESTIMATORS if name not in WITHOUT_PRESENCE])
 def test_estimators_of_presence_are_refused_without(name):
-    message = f"--estimator {name} does not fit this model: give meanfield, tracegraph, or module:Class"
+    message = (
+        f"--estimator {name} does not fit this model: give meanfield, tracegraph, or module:Class"
+    )
     for function in (make, restored):
         with pytest.raises(InputError, match=message) as caught:
             function(name, names=WITHOUT_PRESENCE)

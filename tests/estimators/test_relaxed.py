@@ -45,20 +45,20 @@ def test_relaxed_presence_is_its_formula(small_air, guide_class):
     pyro.set_rng_seed(1)
     ones = {f"z_pres_{i}": torch.ones(6) for i in range(3)}
     sites = pyro.poutine.trace(pyro.poutine.condition(guide, data=ones)).get_trace(x).nodes
-    canvas, kl, there = torch.zeros_like(x), torch.zeros(6), torch.ones(6)
+    canvas, kl, presence = torch.zeros_like(x), torch.zeros(6), torch.ones(6)
     for i in range(3):
         p = sites[f"z_pres_{i}"]["fn"].probs
         u = torch.rand(6).clamp(1e-300, 1 - 1e-16)
-        kl = kl + there * kl_bernoulli(p, 0.3)
+        kl = kl + presence * kl_bernoulli(p, 0.3)
         noise = u.log() - (-u).log1p()
-        there = there * ((p.log() - (-p).log1p() + noise) / 0.7).sigmoid()
+        presence = presence * ((p.log() - (-p).log1p() + noise) / 0.7).sigmoid()
         z_where, z_what = (sites[f"{name}_{i}"] for name in ("z_where", "z_what"))
         for site, prior in (
             (z_where, torch.distributions.Normal(model.where_loc, model.where_scale)),
             (z_what, torch.distributions.Normal(torch.zeros(3), torch.ones(3))),
         ):
-            kl = kl + there * kl_divergence(site["fn"].base_dist, prior).sum(-1)
-        canvas = canvas + there[:, None, None] * model.paste(z_what["value"], z_where["value"])
+            kl = kl + presence * kl_divergence(site["fn"].base_dist, prior).sum(-1)
+        canvas = canvas + presence[:, None, None] * model.paste(z_what["value"], z_where["value"])
     likelihood = torch.distributions.Normal(canvas, 0.4).log_prob(x).sum()
     wanted = 0.6 * kl.sum() - likelihood
     torch.testing.assert_close(loss, wanted)
@@ -106,13 +106,13 @@ def test_a_temperature_that_is_annealed_comes_first(small_air):
 def test_draws_side_by_side_have_the_same_mean(small_air, estimator_class):
     air = small_air(images=1)
     many = air.images.repeat(300, 1, 1)
-    found = []
+    actual = []
     for side_by_side in (True, False):
         estimator = estimator_class(4, vectorize_particles=side_by_side)
         losses = [estimator.loss(air.model, air.guide, many) / 300 for _ in range(20)]
-        found.append(torch.tensor(losses))
-    error = ((found[0].var() + found[1].var()) / 20).sqrt()
-    assert (found[0].mean() - found[1].mean()).abs() < 5 * error
+        actual.append(torch.tensor(losses))
+    error = ((actual[0].var() + actual[1].var()) / 20).sqrt()
+    assert (actual[0].mean() - actual[1].mean()).abs() < 5 * error
 
 
 def test_counts_of_draws_side_by_side(small_air):
