@@ -217,12 +217,12 @@ def test_a_pyro_param_is_not_replaced_by_anothers():
     """Not where nothing is trained either: from then on two models would share it."""
     first, second = air(OwnNoise)[0], air(OwnNoise)[0]
     first()
-    outside = second.noise_unconstrained
+    unconstrained = second.noise_unconstrained
     refused(second, "'noise'")
-    assert second.noise_unconstrained is outside
+    assert second.noise_unconstrained is unconstrained
     with pyro.get_param_store().scope():
         second()
-    assert second.noise_unconstrained is outside
+    assert second.noise_unconstrained is unconstrained
 
 
 def test_a_weight_that_the_store_would_copy_is_refused():
@@ -240,10 +240,10 @@ class Settled(GuardedModule):
 
     def __init__(self):
         super().__init__()
-        self.register_buffer("held", torch.ones(()))
+        self.register_buffer("constant", torch.ones(()))
 
     def forward(self, *batch):
-        return self.referenced
+        return self.constant
 
 
 class Both(GuardedModule):
