@@ -13,7 +13,9 @@ from pyro.infer.util import torch_item
 from pyro.poutine import Trace
 from torch import Tensor
 
-from train.estimators.contract import Contract, Program, SitesChanged, examine
+from train.estimators.contract import Contract, SitesChanged
+from train.estimators.examination import examine
+from train.estimators.programs import Program
 
 Estimate = TypeVar("Estimate")
 

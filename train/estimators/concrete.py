@@ -10,16 +10,8 @@ from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 
 from pyro_models.presence import all_present
-from train.estimators.base import DifferentiableELBO, Program
-from train.estimators.contract import (
-    OTHER_ESTIMATORS,
-    Contract,
-    CountMask,
-    run_guide,
-    run_model,
-    samples,
-    with_values,
-)
+from train.estimators.base import DifferentiableELBO
+from train.estimators.contract import OTHER_ESTIMATORS, Contract, CountMask
 from train.estimators.costs import (
     Cost,
     Site,
@@ -29,6 +21,7 @@ from train.estimators.costs import (
     mean_loss_and_terms,
     site_costs,
 )
+from train.estimators.programs import Program, run_guide, run_model, samples, with_values
 
 
 class ConcreteELBO(DifferentiableELBO):

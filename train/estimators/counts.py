@@ -12,17 +12,7 @@ from pyro.poutine import Trace
 from torch import Tensor
 
 from pyro_models.presence import all_present
-from train.estimators.contract import (
-    Contract,
-    CountMask,
-    Program,
-    examine,
-    presences_by_count,
-    run_guide,
-    run_model,
-    samples,
-    with_values,
-)
+from train.estimators.contract import Contract, CountMask
 from train.estimators.costs import (
     Cost,
     Expectation,
@@ -33,6 +23,15 @@ from train.estimators.costs import (
     latent_sites,
     log_prob,
     site_costs,
+)
+from train.estimators.examination import examine
+from train.estimators.programs import (
+    Program,
+    presences_by_count,
+    run_guide,
+    run_model,
+    samples,
+    with_values,
 )
 
 
@@ -50,7 +49,7 @@ class Counts:
         contract: The pair's contract.
         dim: The dimension of counts, from the right.
         presences: The presences that the model was given: see
-            :func:`~train.estimators.contract.presences_by_count`.
+            :func:`~train.estimators.programs.presences_by_count`.
 
     Raises:
         SitesChanged: If the sites are not those of the contract.
@@ -226,8 +225,8 @@ def count_out(
         guide: Its guide, whose other latents depend on presences by masks alone.
         args: Positional arguments of both.
         kwargs: Keyword arguments of both.
-        contract: The result of :func:`~train.estimators.contract.examine`, which is called if it is
-            not given.
+        contract: The result of :func:`~train.estimators.examination.examine`, which is called if
+            it is not given.
         nesting: The largest depth of nested plates, with the plate of vectorized draws if there is
             one around both programs; the contract's if not given.
 

@@ -9,9 +9,10 @@ from pyro.infer import TraceEnum_ELBO, config_enumerate
 from pyro.poutine import Trace
 from torch import Tensor
 
-from train.estimators.contract import Program, require_match, samples
+from train.estimators.contract import require_match
 from train.estimators.costs import Cost, plates
-from train.estimators.traces import PyroELBO, sampled_costs
+from train.estimators.programs import Program, samples
+from train.estimators.pyro_elbo import PyroELBO, sampled_costs
 
 
 class EnumELBO(PyroELBO, TraceEnum_ELBO):

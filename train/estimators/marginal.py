@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from train.estimators.base import DifferentiableELBO, Program
+from train.estimators.base import DifferentiableELBO
 from train.estimators.costs import (
     PARTICLES,
     Cost,
@@ -17,6 +17,7 @@ from train.estimators.costs import (
     sum_to_plates,
 )
 from train.estimators.counts import Counts, count_out
+from train.estimators.programs import Program
 from train.estimators.weights import ImportanceWeights, importance_weighted
 
 

@@ -12,9 +12,10 @@ from pyro.ops.provenance import detach_provenance, get_provenance
 from pyro.poutine import Trace
 from torch import Tensor
 
-from train.estimators.contract import Program, require_match, samples
+from train.estimators.contract import require_match
 from train.estimators.costs import Site, sum_to_plates
-from train.estimators.traces import PyroELBO
+from train.estimators.programs import Program, samples
+from train.estimators.pyro_elbo import PyroELBO
 
 
 class TraceGraphELBO(PyroELBO, TraceGraph_ELBO):

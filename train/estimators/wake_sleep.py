@@ -12,8 +12,7 @@ from pyro.distributions.util import scale_and_mask
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
-from train.estimators.base import DifferentiableELBO, Program
-from train.estimators.contract import run_model
+from train.estimators.base import DifferentiableELBO
 from train.estimators.costs import (
     Cost,
     Site,
@@ -26,6 +25,7 @@ from train.estimators.costs import (
     scaled,
 )
 from train.estimators.counts import Counts
+from train.estimators.programs import Program, run_model
 from train.estimators.weights import ImportanceWeights, importance_weighted
 
 

@@ -11,7 +11,8 @@ from pyro.ops.provenance import detach_provenance
 from pyro.poutine import Trace
 from torch import Tensor
 
-from train.estimators.contract import (
+from train.estimators.costs import Cost, Site, elbo_terms, site_costs
+from train.estimators.programs import (
     Program,
     max_nesting,
     preserved_state,
@@ -19,7 +20,6 @@ from train.estimators.contract import (
     run_model,
     samples,
 )
-from train.estimators.costs import Cost, Site, elbo_terms, site_costs
 
 
 class PyroELBO(ELBO):
