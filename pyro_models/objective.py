@@ -34,7 +34,7 @@ class annealed(ScaleMessenger):
 
     def _process_message(self, message: dict[str, Any]) -> None:
         scale = message["scale"]
-        # A single weight is stored as it is: estimators recognize equal scales by identity.
+        # A single weight is stored as it is: estimators recognise equal scales by identity.
         unscaled = isinstance(scale, int | float) and scale == 1
         message["scale"] = self.scale if unscaled else self.scale * scale
         message["annealed"] = (self.scale, *message.get("annealed", ()))

@@ -21,10 +21,10 @@ Batch = tuple[Tensor, ...]
 
 
 class Objective(nn.Module, ABC):
-    """Networks and their losses, one loss for each optimizer.
+    """Networks and their losses, one loss for each optimiser.
 
-    An objective with a single optimizer sets :attr:`loss_name` and returns its loss under that
-    name. An objective with several optimizers overrides :meth:`parameter_groups`.
+    An objective with a single optimiser sets :attr:`loss_name` and returns its loss under that
+    name. An objective with several optimisers overrides :meth:`parameter_groups`.
     """
 
     loss_name: ClassVar[str] = "loss"
@@ -40,21 +40,21 @@ class Objective(nn.Module, ABC):
             step: The number of completed steps, of shape (), on the device.
 
         Returns:
-            The losses by name, of shape (), in nats per datum, each to be minimized by the
-            parameters of its own optimizer alone; and metrics by name, detached, of shape ().
+            The losses by name, of shape (), in nats per datum, each to be minimised by the
+            parameters of its own optimiser alone; and metrics by name, detached, of shape ().
         """
 
     def start(self, batches: Iterable[Batch]) -> None:
-        """Initializes weights from the data, before the first step; does nothing by default.
+        """Initialises weights from the data, before the first step; does nothing by default.
 
         Args:
             batches: Some of the training batches, on the device of the weights.
         """
 
     def parameter_groups(self, learning_rate: float) -> dict[str, list[dict[str, Any]]]:
-        """Returns the parameter groups of each optimizer, as PyTorch takes them, by loss name.
+        """Returns the parameter groups of each optimiser, as PyTorch takes them, by loss name.
 
-        By default one optimizer, of the loss :attr:`loss_name`, trains all parameters.
+        By default one optimiser, of the loss :attr:`loss_name`, trains all parameters.
         """
         return {self.loss_name: [{"params": list(self.parameters()), "lr": learning_rate}]}
 

@@ -46,7 +46,7 @@ SiteExpectation = Callable[[Site, Tensor], Tensor]
 
 
 class Cost(NamedTuple):
-    """What a site adds to the objective, which is maximized.
+    """What a site adds to the objective, which is maximised.
 
     Attributes:
         name: The site's name.

@@ -87,7 +87,8 @@ def annealed_names(estimator: ELBO) -> tuple[str, ...]:
     """Returns the names of the keyword arguments that the estimator takes and a schedule may set.
 
     They are the class attribute ``annealed`` of the estimator, ``("temperature",)`` for
-    :class:`ConcreteELBO`. An ELBO without that attribute has none.
+    :class:`ConcreteELBO`. An ELBO without that attribute has none. Each name must be a setting of
+    the method, with its ``NAME_start``: see :func:`train.objective.schedule`.
     """
     return getattr(estimator, "annealed", ())
 

@@ -36,9 +36,9 @@ class ReweightedWakeSleepELBO(DifferentiableELBO):
 
     .. math:: w_k = \frac{p(x, z^k)}{q(z^k | x)}, \qquad \bar w_k = \frac{w_k}{\sum_j w_j},
 
-    the model maximizes :math:`\log \frac{1}{K} \sum_k w_k` (wake-theta) and the guide
+    the model maximises :math:`\log \frac{1}{K} \sum_k w_k` (wake-theta) and the guide
     :math:`\sum_k \bar w_k \log q(z^k | x)` with draws and weights detached (wake-phi). Both
-    gradients are biased and consistent as :math:`K` grows. Wake-phi minimizes
+    gradients are biased and consistent as :math:`K` grows. Wake-phi minimises
     :math:`\text{KL}(p \| q)`, where the ELBO has :math:`\text{KL}(q \| p)`. The value is the bound.
     For weights with sites outside a plate, and for a scale :math:`\beta` of the guide's draws, see
     :class:`~train.estimators.ImportanceWeightedELBO`.
@@ -53,7 +53,7 @@ class ReweightedWakeSleepELBO(DifferentiableELBO):
         options: See :class:`~train.estimators.base.DifferentiableELBO`.
 
     Raises:
-        ValueError: If there are fewer than 2 draws, as the normalized weight of a single draw is
+        ValueError: If there are fewer than 2 draws, as the normalised weight of a single draw is
             always 1; or if the guide's draws have different scales.
 
     References:

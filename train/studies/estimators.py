@@ -132,7 +132,7 @@ def build_row(
         settings: The settings of the row.
         shape: Height and width of a scene in pixels.
         weights: A state dictionary. Weights that it lacks, and those of a baseline, stay as they
-            are initialized.
+            are initialised.
     """
     import torch
 

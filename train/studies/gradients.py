@@ -121,20 +121,20 @@ def train_baseline(objective: ELBOObjective, batch: Batch, step: Tensor, steps: 
         objective: The objective; nothing happens if its guide has no baseline.
         batch: The batch.
         step: The number of completed steps, for annealed values.
-        steps: The number of optimizer steps.
+        steps: The number of optimiser steps.
     """
     baseline = objective.guide.baseline
     if baseline is None:
         return
     weights = list(baseline.parameters())
-    optimizer = torch.optim.Adam(weights, lr=1e-3) if weights else None
+    optimiser = torch.optim.Adam(weights, lr=1e-3) if weights else None
     for _ in range(steps):
         loss = objective(batch, step)[0]["elbo"]
         # A decaying average has no weights: the estimate itself updates it.
-        if optimizer:
+        if optimiser:
             for weight, gradient in zip(weights, torch.autograd.grad(loss, weights), strict=True):
                 weight.grad = gradient
-            optimizer.step()
+            optimiser.step()
 
 
 class Bench:
