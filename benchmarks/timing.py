@@ -3,38 +3,11 @@
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable, Mapping, Sequence
 
-import torch
+from train.studies.timing import turns, wait
 
-
-def turns(
-    steps: Mapping[str, Callable[[int], object]], rounds: int, each: int
-) -> dict[str, list[float]]:
-    """Milliseconds a step, of each turn.
-
-    Args:
-        steps: By name, what takes a step, called with its number.
-        rounds: How often all take their turn; one before is not counted.
-        each: Steps a turn.
-    """
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    for turn in range(rounds + 1):
-        for name, step in steps.items():
-            start = time.perf_counter()
-            for i in range(each):
-                step(i)
-            wait()
-            if turn:
-                times[name].append((time.perf_counter() - start) / each * 1e3)
-    return times
-
-
-def wait() -> None:
-    """Until all that was asked of a GPU is done."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+__all__ = ["race", "ratio", "turns", "wait"]
 
 
 def ratio(above: Sequence[float], below: Sequence[float]) -> float:
@@ -49,7 +22,7 @@ def race(steps: Mapping[str, Callable[[int], object]], what: str, rounds: int, e
         steps: See :func:`turns`.
         what: What a step is of.
         rounds: See :func:`turns`.
-        each: See :func:`turns`.
+        each: The number of steps in a turn.
     """
     times = turns(steps, rounds, each)
     base = next(iter(times.values()))

@@ -22,7 +22,7 @@ from pyro_models.air import AIR
 from pyro_models.networks import MLP, crop, found_boxes
 from pyro_models.objective import annealed
 from pyro_models.presence import FixPresence, all_present, presence_logits
-from pyro_models.store import GuardedModule, in_own_store
+from pyro_models.store import GuardedModule, scoped_store
 
 
 class Detection(NamedTuple):
@@ -320,7 +320,7 @@ class RecurrentGuide(GuardedModule):
         return infer
 
     @torch.no_grad()
-    @in_own_store
+    @scoped_store
     def detect(self, images: Tensor) -> Detection:
         """Finds the objects in images.
 

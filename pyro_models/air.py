@@ -16,8 +16,8 @@ from pyro_models.likelihoods import NormalImage
 from pyro_models.networks import MLP, found_boxes, paste
 from pyro_models.objective import annealed
 from pyro_models.presence import FixPresence, presence_logits
-from pyro_models.sharing import shared
-from pyro_models.store import GuardedModule, in_own_store
+from pyro_models.sharing import cached
+from pyro_models.store import GuardedModule, scoped_store
 
 
 class Scene(NamedTuple):
@@ -136,7 +136,7 @@ class AIR(GuardedModule):
         Returns:
             Canvases of shape :math:`(*, H, W)`.
         """
-        return shared(self._paste, z_what, z_where)
+        return cached(self._paste, z_what, z_where)
 
     def _paste(self, z_what: Tensor, z_where: Tensor) -> Tensor:
         return paste(self.decode(z_what), z_where, self.shape)
@@ -238,7 +238,7 @@ class AIR(GuardedModule):
         return pyro.sample("x", likelihood, obs=images)
 
     @torch.no_grad()
-    @in_own_store
+    @scoped_store
     def sample(self, n: int, count: int | None = None) -> Scene:
         """Draws scenes from the prior.
 

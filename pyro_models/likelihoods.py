@@ -1,4 +1,4 @@
-"""Distributions of images around what a model draws."""
+"""Distributions of images around a model's mean image."""
 
 from __future__ import annotations
 
@@ -10,21 +10,22 @@ from torch.nn.functional import mse_loss
 
 
 class NormalImage(dist.Independent):
-    r"""A Normal around an image, of one standard deviation at all its pixels.
+    r"""A Normal distribution around an image, with one standard deviation for all pixels.
 
-    It is ``Normal(loc, scale).to_event(2)``, whose log-probability it takes as a squared distance,
+    It is ``Normal(loc, scale).to_event(2)``. Its log-density is computed as a squared distance,
 
     .. math:: - \frac{|x - \mu|^2}{2 \tau^2} - \frac{H W}{2} \log (2 \pi \tau^2)
 
-    in a third of the passes over the pixels.
+    which reads and writes the pixels a third as often.
 
     Args:
-        base_distribution: ``Normal(loc, scale)`` of shape :math:`(*, H, W)`, of one scale.
+        base_distribution: ``Normal(loc, scale)`` of shape :math:`(*, H, W)`, whose scale is
+            constant over the pixels of an image.
         reinterpreted_batch_ndims: 2.
     """
 
     def log_prob(self, value: Tensor) -> Tensor:
-        r"""Nats of images of shape :math:`(*, H, W)`, of shape :math:`(*)`."""
+        r"""Returns the log-density in nats, of shape :math:`(*)`, of images :math:`(*, H, W)`."""
         if self._validate_args:
             self.base_dist._validate_sample(value)
         scale = self.base_dist.scale[..., 0, 0]

@@ -1,8 +1,8 @@
-"""What an objective adds to the ELBO on purpose: annealed weights and penalties.
+"""What an objective has in addition to the ELBO: annealed weights and penalties.
 
-Estimators report the ELBO itself beside the loss. They tell from these two marks what to leave out
-of it. Everything else that Pyro's handlers do, :func:`pyro.poutine.scale` among it, is a part of
-the ELBO.
+Estimators report the ELBO in their terms beside the loss. The two marks of this module tell them
+what to leave out of it. Everything else that Pyro's handlers do, such as
+:func:`pyro.poutine.scale`, belongs to the ELBO.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from torch import Tensor
 
 
 class annealed(ScaleMessenger):
-    r"""Scales log-probabilities as :func:`pyro.poutine.scale` does, in the objective alone.
+    r"""Scales log-probabilities like :func:`pyro.poutine.scale`, in the objective alone.
 
-    Use it for the weight :math:`\beta` of a :math:`\beta`-VAE and for weights that change over the
-    steps. :attr:`train.estimators.DifferentiableELBO.terms` leave the weight out.
+    It is for the weight :math:`\beta` of a :math:`\beta`-VAE, and for weights that change over the
+    steps. The terms of :meth:`train.estimators.DifferentiableELBO.loss_and_terms` are without it.
 
     Args:
         scale: The weight, above 0: a number or a tensor of shape ().
@@ -33,26 +33,26 @@ class annealed(ScaleMessenger):
     """
 
     def _process_message(self, message: dict[str, Any]) -> None:
-        before = message["scale"]
-        # The weight itself where it is the only one: estimators see that two sites share it.
-        unscaled = isinstance(before, int | float) and before == 1
-        message["scale"] = self.scale if unscaled else self.scale * before
+        scale = message["scale"]
+        # A single weight is stored as it is: estimators recognise equal scales by identity.
+        unscaled = isinstance(scale, int | float) and scale == 1
+        message["scale"] = self.scale if unscaled else self.scale * scale
         message["annealed"] = (self.scale, *message.get("annealed", ()))
 
 
-class _Penalised(poutine.messenger.Messenger):
+class _MarkPenalty(poutine.messenger.Messenger):
     def _process_message(self, message: dict[str, Any]) -> None:
         message["penalty"] = True
 
 
 def penalty(name: str, value: Tensor) -> None:
-    r"""Adds a term to the loss of a guide, and not to the ELBO.
+    r"""Adds a term to the loss in a guide, and not to the ELBO.
 
-    It is ``pyro.factor(name, value, has_rsample=True)``, marked.
+    It is ``pyro.factor(name, value, has_rsample=True)`` with a mark.
 
     Args:
         name: The site's name.
-        value: Nats of each datum, of the shape of the plates around it; differentiable.
+        value: The term in nats, of the shape of the plates around it; differentiable.
     """
-    with _Penalised():
+    with _MarkPenalty():
         pyro.factor(name, value, has_rsample=True)

@@ -1,7 +1,7 @@
-"""Presence: binary sites in a row, of which the first zero ends the rest.
+"""Presence: a row of binary sites that are all 0 after the first 0.
 
-A model or guide marks each of them with ``infer={"presence": True}``, draws it with
-:func:`presence_logits`, and masks what belongs to it with ``poutine.mask``.
+A model or guide marks each presence with ``infer={"presence": True}``, draws it with logits of
+:func:`presence_logits`, and masks what belongs to its object with ``poutine.mask``.
 """
 
 from __future__ import annotations
@@ -14,20 +14,21 @@ from pyro.distributions import Bernoulli
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
-# The logit of a presence that cannot be: its probability is exactly zero in single and in double
-# precision, its log-probability exactly zero at z_pres = 0, and both stay finite.
+# The logit of an impossible presence. In single and in double precision its probability is exactly
+# 0, the log-probability of z_pres = 0 is exactly 0, and both log-probabilities are finite.
 ABSENT = -1_000.0
 
 
 def presence_logits(z_pres: Tensor | None, logits: Tensor) -> Tensor:
-    r"""The logits of a step's presence given the presence of the step before.
+    r"""Returns the logits of a step's presence, given the presence of the step before.
 
     Args:
-        z_pres: The presence before, 0 or 1, of shape :math:`(*)`; ``None`` at the first step.
-        logits: The logits if there was an object before, of shape :math:`(*)`.
+        z_pres: The presence of the step before, 0 or 1, of shape :math:`(*)`; ``None`` at the first
+            step.
+        logits: The logits if the object before is present, of shape :math:`(*)`.
 
     Returns:
-        The logits, of shape :math:`(*)`: after an absent object the next is absent for certain.
+        The logits, of shape :math:`(*)`: after an absent object all others are absent.
     """
     if z_pres is None:
         return logits
@@ -35,23 +36,23 @@ def presence_logits(z_pres: Tensor | None, logits: Tensor) -> Tensor:
 
 
 class FixPresence(Messenger):
-    r"""A Pyro handler that gives presence sites values instead of drawing them.
+    r"""A Pyro handler that sets the values of presences instead of drawing them.
 
-    A presence that is conditioned on keeps its value, and is not counted.
+    A presence that is conditioned on keeps its value and does not count as a step.
 
     Args:
-        value: Called with a step's place in the row, 0 for the first, and its site's message;
-            returns the presence, of a shape that broadcasts with the site's.
+        value: Called with the step, 0 for the first presence, and the site's message; returns the
+            presence, of a shape that broadcasts with the site's.
 
     Attributes:
-        names: The names of the sites that were given a value, in their order.
+        names: The names of the sites whose value was set, in order.
 
     Example:
         >>> import pyro
         >>> from pyro.distributions import Bernoulli
-        >>> with FixPresence(all_present) as row:
+        >>> with FixPresence(all_present) as presences:
         ...     z = pyro.sample("z_pres_0", Bernoulli(0.1), infer={"presence": True})
-        >>> z, row.names
+        >>> z, presences.names
         (tensor(1.), ['z_pres_0'])
     """
 
@@ -72,6 +73,6 @@ class FixPresence(Messenger):
 
 
 def all_present(step: int, message: dict[str, Any]) -> Tensor:
-    """For :class:`FixPresence`: the path on which every object is there."""
+    """Returns a presence of 1, for :class:`FixPresence`: every object is present."""
     fn = message["fn"]
     return torch.ones_like(fn.logits) if isinstance(fn, Bernoulli) else torch.ones(fn.shape())

@@ -1,4 +1,4 @@
-"""What a guide computes with its model, kept for the model until an estimate is complete."""
+"""A cache for what guide and model both compute during one estimate."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# For each key the inputs, whose identities are in it and must not be taken by others; the result.
-_KEPT: ContextVar[dict[Any, tuple[tuple[Tensor, ...], Tensor]] | None] = ContextVar(
-    "kept", default=None
+# Maps a key to the inputs and the result. A key contains the inputs' identities, so the inputs must
+# stay alive, lest another tensor get the identity of one of them.
+_CACHE: ContextVar[dict[Any, tuple[tuple[Tensor, ...], Tensor]] | None] = ContextVar(
+    "cache", default=None
 )
 
 
 @contextmanager
 def one_estimate() -> Iterator[None]:
-    """A context of one estimate, in which results of :func:`shared` are computed once.
+    """The context of one estimate, in which results of :func:`cached` are computed once.
 
-    A guide that looks at what it found draws the very tensors that the model is then replayed
-    with. All that is kept is dropped at the end of the context. A context inside another one
-    shares nothing with it.
+    A guide that renders the objects it has inferred so far computes the very tensors that the model
+    computes when it is replayed. The cache is emptied at the end of the context. A nested context
+    has its own cache.
 
     Example:
         >>> from pyro_models.air import AIR
@@ -34,35 +35,36 @@ def one_estimate() -> Iterator[None]:
         >>> model.paste(z_what, z_where) is model.paste(z_what, z_where)
         False
     """
-    token = _KEPT.set({})
+    token = _CACHE.set({})
     try:
         yield
     finally:
-        _KEPT.reset(token)
+        _CACHE.reset(token)
 
 
-def shared(method: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-    """A module's method of tensors, computed once within :func:`one_estimate`.
+def cached(method: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+    """Calls a module's method, or returns its cached result within :func:`one_estimate`.
 
-    A result is used again for the same module and the same tensors, unchanged, and only if the
-    gradient reaches the same inputs and weights: one that was computed without gradients, or while
-    weights were frozen, serves no one who needs them. Outside of an estimate nothing is kept.
+    A result is returned again only for the same method of the same module and the same tensors,
+    unchanged, and only if its gradient reaches the same inputs and weights. So a result without
+    gradients, or one that was computed with frozen weights, is not returned to a caller who needs
+    these gradients. Outside of an estimate nothing is cached.
 
     Args:
         method: A method of an :class:`~torch.nn.Module`.
         inputs: Its arguments.
     """
-    kept = _KEPT.get()
-    if kept is None:
+    cache = _CACHE.get()
+    if cache is None:
         return method(*inputs)
     tensors = (*inputs, *method.__self__.parameters())
     key = (method, *(_state(tensor) for tensor in tensors))
-    if key not in kept:
-        kept[key] = (inputs, method(*inputs))
-    return kept[key][1]
+    if key not in cache:
+        cache[key] = (inputs, method(*inputs))
+    return cache[key][1]
 
 
 def _state(tensor: Tensor) -> tuple[int, int, bool]:
-    """Which tensor it is, how often it was changed in place, and whether it gets a gradient."""
+    """Returns a tensor's identity, its version, and whether it gets a gradient."""
     version = 0 if tensor.is_inference() else tensor._version
     return id(tensor), version, torch.is_grad_enabled() and tensor.requires_grad

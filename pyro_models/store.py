@@ -1,4 +1,4 @@
-"""Modules that notice when Pyro's parameter store would mistake another's weights for theirs."""
+"""Modules that detect when Pyro's parameter store has other weights under their names."""
 
 from __future__ import annotations
 
@@ -16,34 +16,36 @@ from torch import Tensor
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
-# Weights of modules that have run, by identity. What was loaded into the store is none of them.
+# Weights of modules that have run, by identity. Tensors that were loaded into the store are not
+# among them.
 _USED: WeakValueDictionary[int, Tensor] = WeakValueDictionary()
 
 
 class ParameterStoreError(Exception):
     """Pyro's parameter store holds another tensor under the name of a module's weight.
 
-    The store knows weights by their names alone, and the first tensor of a name stays. It is that
-    tensor which :class:`~pyro.infer.SVI` moves, while the module computes with its own, which never
-    changes.
+    The store identifies weights by their names alone and keeps the first tensor of a name.
+    :class:`~pyro.infer.SVI` trains that tensor, while the module computes with its own weight,
+    which never changes.
 
-    It is no ``RuntimeError``: to the message of one Pyro adds the shapes of all sites.
+    It is no ``RuntimeError``, because Pyro appends the shapes of all sites to the message of one.
     """
 
 
 class GuardedModule(PyroModule):
-    """A PyroModule that raises where Pyro's parameter store would mistake its weights.
+    """A PyroModule that raises if Pyro's parameter store would train another module's weights.
 
-    A weight's name in the store is made of attributes' names. Two models of one class share all of
-    them, as do a model and its deep copy, a new model and what ``get_param_store().load()`` read,
-    and a model and a guide that have an attribute of one name. Whenever it is called the module
-    looks whether the store holds another tensor under a name of its own, and raises
+    A weight's name in the store consists of attribute names. These weights have equal names: those
+    of two models of one class, of a model and its deep copy, of a new model and of what
+    ``get_param_store().load()`` has read, and of a model and a guide with attributes of one name.
+    At each call the module compares its weights with the tensors that the store holds under their
+    names, and raises if one of them differs and
 
-    - where weights are collected to be trained, as :class:`~pyro.infer.SVI` does with
-      ``poutine.trace(param_only=True)``. Elsewhere a module computes with its own weights whatever
-      the store holds, so that models of one name are used side by side;
-    - if the tensor is no weight that was ever used, so that it was loaded into the store;
-    - if the weight is a :class:`~pyro.nn.PyroParam`, which Pyro replaces by the store's.
+    - weights are collected for training, as :class:`~pyro.infer.SVI` does with
+      ``poutine.trace(param_only=True)``. Otherwise a module computes with its own weights, whatever
+      the store holds, so models with equal names can be used together;
+    - or the tensor was never a module's weight, so it was loaded into the store;
+    - or the weight is a :class:`~pyro.nn.PyroParam`, which Pyro replaces by the store's tensor.
 
     Raises:
         ParameterStoreError: As above.
@@ -51,11 +53,11 @@ class GuardedModule(PyroModule):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Runs the module, as :class:`~pyro.nn.PyroModule` does."""
-        self.require_own_weights()
+        self.require_matching_store()
         return super().__call__(*args, **kwargs)
 
-    def require_own_weights(self) -> None:
-        """Raises :class:`ParameterStoreError` if the store would mistake the module's weights."""
+    def require_matching_store(self) -> None:
+        """Raises :class:`ParameterStoreError` if the store would train another module's weights."""
         if pyro.settings.get("module_local_params"):
             return
         tensors = dict(pyro.get_param_store().named_parameters())
@@ -72,7 +74,7 @@ class GuardedModule(PyroModule):
             other = tensors.get(name)
             if other is None or other is weight:
                 continue
-            # Of other modules' weights Pyro's mark tells that they were handed out of the store.
+            # Pyro sets the attribute `unconstrained` on the tensors that it returns from the store.
             loaded = _USED.get(id(other)) is not other and not hasattr(other, "unconstrained")
             if collected or loaded or is_pyro_param:
                 raise ParameterStoreError(
@@ -84,35 +86,35 @@ class GuardedModule(PyroModule):
 
 
 def named_weights(module: PyroModule) -> Iterator[tuple[str, Tensor, bool]]:
-    """The weights that a module announces to Pyro's store.
+    """Yields the weights that a module registers in Pyro's parameter store.
 
     Yields:
-        The name there, the unconstrained tensor, and whether it is a
+        The name in the store, the unconstrained tensor, and whether it is a
         :class:`~pyro.nn.PyroParam`.
     """
-    for part in module.modules():
-        if not isinstance(part, PyroModule):
+    for submodule in module.modules():
+        if not isinstance(submodule, PyroModule):
             continue
-        prefix = f"{part._pyro_name}." if part._pyro_name else ""
-        for key, weight in part.named_parameters(recurse=False):
+        prefix = f"{submodule._pyro_name}." if submodule._pyro_name else ""
+        for key, weight in submodule.named_parameters(recurse=False):
             attribute = key.removesuffix("_unconstrained")
-            yield prefix + attribute, weight, attribute in part._pyro_params
-        for key, child in part.named_children():
+            yield prefix + attribute, weight, attribute in submodule._pyro_params
+        for key, child in submodule.named_children():
             if not isinstance(child, PyroModule):
                 for name, weight in child.named_parameters():
                     if weight.requires_grad:
                         yield param_with_module_name(prefix + key, name), weight, False
 
 
-def in_own_store(method: Method) -> Method:
-    """A :class:`GuardedModule`'s method that leaves Pyro's parameter store as it is.
+def scoped_store(method: Method) -> Method:
+    """Decorates a method of a :class:`GuardedModule` to leave Pyro's parameter store as it is.
 
-    It runs with an empty store, after a look at the one around it.
+    The method runs with an empty store, after a check of the store around it.
     """
 
     @functools.wraps(method)
     def run(self: GuardedModule, *args: Any, **kwargs: Any) -> Any:
-        self.require_own_weights()
+        self.require_matching_store()
         with pyro.get_param_store().scope():
             return method(self, *args, **kwargs)
 

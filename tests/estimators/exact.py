@@ -21,8 +21,8 @@ def parameters(air: SmallAIR) -> dict[str, nn.Parameter]:
 
 def gradients(loss: Tensor, air: SmallAIR, *, keep: bool = False) -> dict[str, Tensor]:
     named = parameters(air)
-    found = torch.autograd.grad(loss, list(named.values()), retain_graph=keep)
-    return dict(zip(named, found, strict=True))
+    values = torch.autograd.grad(loss, list(named.values()), retain_graph=keep)
+    return dict(zip(named, values, strict=True))
 
 
 def log_normal(value: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
@@ -105,7 +105,7 @@ class Projections:
         self.named = parameters(air)
         generator = torch.Generator().manual_seed(5)
         everything = slice(None)
-        parts = [
+        regions = [
             ("step.2.bias", slice(0, 1)),
             ("step.2.bias", slice(4, 7)),
             ("step.2.weight", slice(0, 1)),
@@ -115,10 +115,10 @@ class Projections:
             ("decoder.2.weight", everything),
         ]
         rows = []
-        for name, part in parts:
+        for name, region in regions:
             blank = {key: torch.zeros_like(weight) for key, weight in self.named.items()}
-            direction = torch.randn(blank[name][part].shape, generator=generator)
-            blank[name][part] = 1 if name.endswith("bias") else direction
+            direction = torch.randn(blank[name][region].shape, generator=generator)
+            blank[name][region] = 1 if name.endswith("bias") else direction
             rows.append(torch.cat([weight.flatten() for weight in blank.values()]))
         self.directions = torch.stack(rows)
 
@@ -129,8 +129,8 @@ class Projections:
         rows = []
         for _ in range(batches):
             loss = estimator.differentiable_loss(model, guide, many) / len(many)
-            found = torch.autograd.grad(loss, list(self.named.values()))
-            rows.append(self.directions @ torch.cat([part.flatten() for part in found]))
+            values = torch.autograd.grad(loss, list(self.named.values()))
+            rows.append(self.directions @ torch.cat([gradient.flatten() for gradient in values]))
         return torch.stack(rows)
 
 

@@ -314,7 +314,7 @@ def enumerate_all(pair: Pair, seed: int = 0) -> Enumerated:
     every = list(combinations(shapes))
     stacked = {
         # One dimension more, left of two plates.
-        name: torch.stack([each[name] for each in every]).reshape(
+        name: torch.stack([values[name] for values in every]).reshape(
             len(every), *(1,) * (2 - len(shape)), *shape
         )
         for name, shape in shapes.items()
@@ -341,10 +341,10 @@ def enumerate_all(pair: Pair, seed: int = 0) -> Enumerated:
 
 def gradients(value: Tensor, pair: Pair) -> dict[str, Tensor]:
     """Gradients of a value by all parameters."""
-    found = torch.autograd.grad(
+    values = torch.autograd.grad(
         value, list(pair.parameters.values()), materialize_grads=True, allow_unused=True
     )
-    return dict(zip(pair.parameters, found, strict=True))
+    return dict(zip(pair.parameters, values, strict=True))
 
 
 def in_the_mean(

@@ -23,7 +23,7 @@ from train.errors import InputError
 from train.figures import races
 from train.objective import ELBOObjective
 from train.studies import gradients
-from train.studies.estimators import BenchSettings, air_settings, assembled, main, row_settings
+from train.studies.estimators import BenchSettings, build_row, main, row_settings, subject
 from train.studies.races import SUMMARY, evaluations, summary
 from train.tables import markdown
 from train.trained import load
@@ -45,9 +45,9 @@ def test_every_estimator_has_a_row_a_figure_and_a_race(tmp_path, capsys):
     settings = bench(tmp_path, training_seeds=2, estimators=rows_wanted, particles=3)
     results = main(settings)
     assert results["estimators"] == 4
-    shown = capsys.readouterr().out
+    printed = capsys.readouterr().out
     for name in rows_wanted:
-        assert shown.count(f"| {name} |") == 2
+        assert printed.count(f"| {name} |") == 2
     table = rows(tmp_path / "bench" / "gradients.csv")
     assert {row["estimator"] for row in table} == set(settings.estimators)
     assert all(float(row["variance"]) >= 0 and float(row["milliseconds"]) > 0 for row in table)
@@ -62,15 +62,15 @@ def test_every_estimator_has_a_row_a_figure_and_a_race(tmp_path, capsys):
 
 
 def test_a_baseline_does_not_change_the_other_weights(tmp_path, monkeypatch):
-    compare, seen = gradients.compare, {}
+    compare, captured = gradients.compare, {}
 
     def look(objectives: dict, exact: ELBOObjective, *args: Any, **options: Any) -> list:
-        seen.update(objectives, exact=exact)
+        captured.update(objectives, exact=exact)
         return compare(objectives, exact, *args, **options)
 
     monkeypatch.setattr(gradients, "compare", look)
     main(bench(tmp_path, estimators=("tracegraph+network", "tracegraph")))
-    network, plain, exact = (objective.state_dict() for objective in seen.values())
+    network, plain, exact = (objective.state_dict() for objective in captured.values())
     assert network.keys() > plain.keys() == exact.keys()
     for name, weight in exact.items():
         assert torch.equal(network[name], weight)
@@ -88,28 +88,28 @@ def test_the_same_weights_in_each_row_and_those_of_the_checkpoint(tmp_path, monk
     results = main(settings)
     assert results["step"] == 6
     assert results["reasons"] == {"figures/gradients.png": "RuntimeError: no such font"}
-    chosen, weights, step = air_settings(settings)
+    chosen, weights, step = subject(settings)
     assert (step, chosen.guide_hidden, chosen.anneal_steps) == (6, 16, 12)
     for row in ("marginal", "tracegraph+network"):
-        held = assembled(chosen, row, (50, 50), weights).state_dict()
+        state = build_row(row_settings(chosen, row), (50, 50), weights).state_dict()
         for name, value in weights.items():
-            torch.testing.assert_close(held[name], value, rtol=0, atol=0)
+            torch.testing.assert_close(state[name], value, rtol=0, atol=0)
 
 
 def test_draws_are_for_those_that_have_several(tmp_path):
-    settings, _, _ = air_settings(bench(tmp_path, particles=5))
+    settings, _, _ = subject(bench(tmp_path, particles=5))
     assert row_settings(settings, "marginal").particles is None
     assert row_settings(settings, "iw").particles == 5
     assert row_settings(settings, "tracegraph+network").baseline == "network"
 
 
 def test_a_run_that_fell_apart_has_a_row_without_measures(tmp_path):
-    found = evaluations(Run(tmp_path / "none", "air"), "marginal", 3, {})
-    assert [(row["estimator"], row["seed"], row["elbo"]) for row in found] == [
+    table = evaluations(Run(tmp_path / "none", "air"), "marginal", 3, {})
+    assert [(row["estimator"], row["seed"], row["elbo"]) for row in table] == [
         ("marginal", 3, None)
     ]
-    races(found)
-    (row,) = summary(found)
+    races(table)
+    (row,) = summary(table)
     assert row["runs"] == 0
     assert row["elbo"] is None
     assert markdown([row], SUMMARY).endswith("| marginal | 0 | - | - | - | - | - |")
@@ -160,11 +160,11 @@ def test_a_checkpoint_that_cannot_be_read(tmp_path):
     config = json.loads((run / "config.json").read_text())
     (run / "config.json").write_text(json.dumps(config | {"settings": {"colour": "red"}}))
     with refused(str(run), "'colour' is no setting"):
-        air_settings(bench(tmp_path, checkpoint=run))
+        subject(bench(tmp_path, checkpoint=run))
     settings = AESettings(run_dir=tmp_path / "ae", steps=1, hidden=(4,), cluster_starts=1)
     train_ae(settings)
     with refused("--checkpoint", "holds a run of ae, not of air"):
-        air_settings(bench(tmp_path, checkpoint=settings.run_dir))
+        subject(bench(tmp_path, checkpoint=settings.run_dir))
 
 
 @pytest.mark.parametrize("estimator", ["iw", "enum", "concrete", "rws"])

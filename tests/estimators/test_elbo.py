@@ -68,9 +68,9 @@ def test_marginal_is_brute_force_over_all_counts(small_air, guide_class, count_p
     annealed = {"beta": torch.tensor(beta), "presence_prior": pi}
     loss = MarginalELBO().differentiable_loss(*air, **annealed)
     torch.testing.assert_close(loss, expected, rtol=1e-9, atol=1e-9)
-    found, wanted = gradients(loss, air), gradients(expected, air)
+    actual, wanted = gradients(loss, air), gradients(expected, air)
     assert all(gradient.any() for gradient in wanted.values())
-    torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(actual, wanted, rtol=1e-9, atol=1e-9)
 
 
 @GUIDES
@@ -95,7 +95,7 @@ def test_each_count_is_the_joint_with_its_presences_fixed(small_air, guide_class
     counts = count_out(air.model, air.guide, (air.images,), {"beta": 0.5})
     assert counts.log_q.shape == (4, 6)
     torch.testing.assert_close(counts.log_q.exp().sum(0), torch.ones(6))
-    costs = sum(cost.value for cost in counts.joint())
+    costs = sum(cost.value for cost in counts.costs_by_count())
     for n in range(4):
         pyro.set_rng_seed(1)
         with Stop(torch.full((6,), n)):
@@ -143,9 +143,9 @@ def test_tracegraph_is_pyros(small_air, guide_class, baseline, num_particles):
 
     air.guide.load_state_dict(state)
     pyro.set_rng_seed(1)
-    stepped, found = stepwise_gradients(TraceGraphELBO(**options), air, beta=0.7)
+    stepped, actual = stepwise_gradients(TraceGraphELBO(**options), air, beta=0.7)
     assert stepped == expected
-    torch.testing.assert_close(found, wanted, rtol=0, atol=0)
+    torch.testing.assert_close(actual, wanted, rtol=0, atol=0)
 
 
 # The mean of the score-function estimator's gradient, and what would spoil it
@@ -272,10 +272,10 @@ def test_a_baseline_changes_the_variance_and_not_the_mean(against):
     for baseline, prepare in (("average", warm_average), ("network", train_network)):
         project, exact = against(baseline=BASELINES[baseline](), **settings)
         prepare(project.air)
-        found = project.draw(TraceGraphELBO())
-        assert (z_scores(found, exact) < 5).all()
+        actual = project.draw(TraceGraphELBO())
+        assert (z_scores(actual, exact) < 5).all()
         presence = [0, 2]
-        assert (found.var(0)[presence] < without.var(0)[presence] / 20).all()
+        assert (actual.var(0)[presence] < without.var(0)[presence] / 20).all()
 
 
 # The running average
@@ -307,17 +307,17 @@ def test_decaying_average_learns_what_a_step_can_change(small_air):
     ((p, q),) = estimator._get_traces(air.model, air.guide, (air.images,), {"beta": 0.7})
     estimator._loss_and_surrogate_loss_particle(p, q)
     average = air.guide.baseline
-    there = torch.ones(6)
+    present = torch.ones(6)
     for i in range(3):
         later = [f"{name}_{j}" for j in range(i, 3) for name in ("z_pres", *RESTS)]
         cost = p.nodes["x"]["log_prob"] + sum(
             p.nodes[name]["log_prob"] - q.nodes[name]["log_prob"] for name in later
         )
-        assert average.weight[i] == there.sum()
+        assert average.weight[i] == present.sum()
         torch.testing.assert_close(
-            average.total[i], detach_provenance((there * cost).sum()).detach()
+            average.total[i], detach_provenance((present * cost).sum()).detach()
         )
-        there = detach_provenance(q.nodes[f"z_pres_{i}"]["value"])
+        present = detach_provenance(q.nodes[f"z_pres_{i}"]["value"])
 
 
 def test_decaying_average_lives_in_the_state_dict(small_air):
@@ -367,8 +367,8 @@ def test_absent_objects_add_exactly_nothing(small_air, guide_class):
         of_step += [(site["fn"].base_dist.scale, counts > i) for site in normals]
         of_step.append((q.nodes[f"z_pres_{i}"]["fn"].logits, counts >= i))
         outputs, matters = zip(*of_step, strict=True)
-        found = torch.autograd.grad(surrogate, outputs, retain_graph=True)
-        for gradient, matter in zip(found, matters, strict=True):
+        actual = torch.autograd.grad(surrogate, outputs, retain_graph=True)
+        for gradient, matter in zip(actual, matters, strict=True):
             assert torch.equal(
                 gradient.flatten(1).any(1) if gradient.ndim > 1 else gradient != 0, matter
             )
@@ -386,14 +386,14 @@ def test_an_empty_scene_moves_nothing_but_the_first_presence(small_air, guide_cl
             assert trace.nodes[f"z_where_{i}"]["log_prob_sum"].item() == 0.0
             assert trace.nodes[f"z_what_{i}"]["log_prob_sum"].item() == 0.0
             assert i == 0 or trace.nodes[f"z_pres_{i}"]["log_prob_sum"].item() == 0.0
-    found = dict(
+    actual = dict(
         zip(
             parameters(air),
             torch.autograd.grad(surrogate, list(parameters(air).values()), materialize_grads=True),
             strict=True,
         )
     )
-    moved = {name for name, gradient in found.items() if gradient.any()}
+    moved = {name for name, gradient in actual.items() if gradient.any()}
     assert moved == {
         "image.weight",
         "image.bias",
@@ -402,8 +402,8 @@ def test_an_empty_scene_moves_nothing_but_the_first_presence(small_air, guide_cl
         "step.2.weight",
         "step.2.bias",
     }
-    assert not found["step.2.weight"][1:].any()
-    assert not found["step.2.bias"][1:].any()
+    assert not actual["step.2.weight"][1:].any()
+    assert not actual["step.2.bias"][1:].any()
 
 
 def test_what_an_absent_object_would_be_does_not_matter(small_air):
@@ -413,18 +413,18 @@ def test_what_an_absent_object_would_be_does_not_matter(small_air):
     def run(absent: float) -> tuple[Tensor, Tensor]:
         data = {}
         for i in range(3):
-            there = counts > i
-            data[f"z_pres_{i}"] = there.to(images.dtype)
+            present = counts > i
+            data[f"z_pres_{i}"] = present.to(images.dtype)
             for name, size in zip(RESTS, (3, 3), strict=True):
                 value = torch.linspace(-0.5, 0.5, size).expand(6, size)
-                data[f"{name}_{i}"] = torch.where(there[:, None], value, absent + value)
+                data[f"{name}_{i}"] = torch.where(present[:, None], value, absent + value)
         trace = poutine.trace(poutine.condition(model, data=data)).get_trace(images)
         trace.compute_log_prob()
         log_joint = sum(site["log_prob"] for site in trace.nodes.values() if "log_prob" in site)
         return log_joint, trace.nodes["x"]["fn"].mean
 
-    for found, wanted in zip(run(0.0), run(4.0), strict=True):
-        assert torch.equal(found, wanted)
+    for actual, wanted in zip(run(0.0), run(4.0), strict=True):
+        assert torch.equal(actual, wanted)
 
 
 # Small batches, Pyro's own ways of use, and what an estimate is made of
@@ -491,11 +491,11 @@ def test_a_loss_is_a_number_without_a_graph(small_air):
     assert differentiable.requires_grad
     assert not any(value.requires_grad for value in estimator.terms.values())
     pyro.set_rng_seed(1)
-    stepped, found = stepwise_gradients(estimator, air)
+    stepped, actual = stepwise_gradients(estimator, air)
     assert loss == pytest.approx(differentiable.item(), rel=1e-12)
     assert stepped == differentiable.item()
     torch.testing.assert_close(
-        {name.split(".", 1)[1]: gradient for name, gradient in found.items()},
+        {name.split(".", 1)[1]: gradient for name, gradient in actual.items()},
         gradients(differentiable, air),
         rtol=1e-12,
         atol=1e-12,
@@ -523,7 +523,7 @@ def test_particles_are_averaged(small_air, estimator_class):
 @ESTIMATORS
 def test_terms_are_those_of_the_elbo_at_beta_1(small_air, guide_class, estimator_class):
     air = small_air(guide_class)
-    found = []
+    actual = []
     for beta in (1.0, 0.5, torch.tensor(2.0)):
         pyro.set_rng_seed(1)
         estimator = estimator_class()
@@ -534,9 +534,9 @@ def test_terms_are_those_of_the_elbo_at_beta_1(small_air, guide_class, estimator
         torch.testing.assert_close(terms["elbo"], terms["log_likelihood"] - kl)
         torch.testing.assert_close(loss, beta * kl - terms["log_likelihood"])
         assert not any(value.requires_grad for value in terms.values())
-        found.append(terms)
-    for terms in found[1:]:
-        torch.testing.assert_close(terms, found[0])
+        actual.append(terms)
+    for terms in actual[1:]:
+        torch.testing.assert_close(terms, actual[0])
 
 
 @ESTIMATORS

@@ -18,7 +18,7 @@ from guides.air import RecurrentGuide, ResidualGuide
 from tests.conftest import SmallAIR
 from tests.estimators.exact import gradients, log_normal, parameters, picture, prior_presences
 from train.estimators import ImportanceWeightedELBO, MarginalELBO, ReweightedWakeSleepELBO
-from train.estimators.wake_sleep import HeldDraws, frozen
+from train.estimators.wake_sleep import DetachedDraws, frozen
 
 GUIDES = pytest.mark.parametrize("guide_class", [ResidualGuide, RecurrentGuide])
 SIDE_BY_SIDE = pytest.mark.parametrize("side_by_side", [True, False])
@@ -27,19 +27,19 @@ ESTIMATORS = pytest.mark.parametrize(
 )
 
 
-def draws(air: SmallAIR, k: int, side_by_side: bool, held: bool) -> list[dict[str, Any]]:
+def draws(air: SmallAIR, k: int, side_by_side: bool, detached: bool) -> list[dict[str, Any]]:
     """The guide's sites in each of K draws, made in the order in which the estimators make them.
 
     With ``held`` they are of the guide as it is, without: of the path with every object there.
     """
     model, guide, images = air
-    there = {f"z_pres_{i}": torch.ones(len(images)) for i in range(model.max_objects)}
-    net: Any = guide if held else poutine.condition(guide, data=there)
+    present = {f"z_pres_{i}": torch.ones(len(images)) for i in range(model.max_objects)}
+    net: Any = guide if detached else poutine.condition(guide, data=present)
 
     def run(program: Any) -> dict[str, Any]:
         with (
-            frozen(model if held else None),
-            HeldDraws() if held else poutine.messenger.Messenger(),
+            frozen(model if detached else None),
+            DetachedDraws() if detached else poutine.messenger.Messenger(),
         ):
             return poutine.trace(program).get_trace(images).nodes
 
@@ -108,8 +108,8 @@ def test_the_bound_is_brute_force_over_counts_and_draws(
     air = small_air(guide_class, count_prior=count_prior)
     k = 4
     pyro.set_rng_seed(1)
-    found = [log_joints(air, sites, 0.3) for sites in draws(air, k, side_by_side, held=False)]
-    joint, log_q = (torch.stack(parts, dim=1) for parts in zip(*found, strict=True))
+    actual = [log_joints(air, sites, 0.3) for sites in draws(air, k, side_by_side, detached=False)]
+    joint, log_q = (torch.stack(values, dim=1) for values in zip(*actual, strict=True))
     bound = (joint.exp().sum(0).mean(0)).log().sum()
     divergence = (log_q.exp() * (log_q - joint.log_softmax(0))).sum() / k
     elbo = (log_q.exp() * (joint - log_q)).sum() / k
@@ -120,8 +120,8 @@ def test_the_bound_is_brute_force_over_counts_and_draws(
     estimator = ImportanceWeightedELBO(k, tight=tight, vectorize_particles=side_by_side)
     loss = estimator.differentiable_loss(*air)
     torch.testing.assert_close(loss, -bound, rtol=1e-12, atol=1e-9)
-    found = gradients(loss, air)
-    torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-9)
+    actual = gradients(loss, air)
+    torch.testing.assert_close(actual, wanted, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(estimator.terms["iw_bound"], bound, rtol=1e-12, atol=1e-9)
     torch.testing.assert_close(estimator.terms["elbo"], elbo, rtol=1e-12, atol=1e-9)
 
@@ -135,11 +135,11 @@ def test_the_bound_alone_would_not_teach_the_guide_to_count(small_air):
     """The mutation that shows why the divergence is there."""
     air = small_air(max_objects=2)
     head = air.guide.step[-1].bias
-    found = [log_joints(air, sites, 0.3) for sites in draws(air, 3, False, held=False)]
-    joint, log_q = (torch.stack(parts, dim=1) for parts in zip(*found, strict=True))
-    (alone,) = torch.autograd.grad(joint.logsumexp((0, 1)).sum(), head, retain_graph=True)
-    assert alone[0] == 0
-    assert alone[1:].any()
+    actual = [log_joints(air, sites, 0.3) for sites in draws(air, 3, False, detached=False)]
+    joint, log_q = (torch.stack(values, dim=1) for values in zip(*actual, strict=True))
+    (gradient,) = torch.autograd.grad(joint.logsumexp((0, 1)).sum(), head, retain_graph=True)
+    assert gradient[0] == 0
+    assert gradient[1:].any()
     divergence = (log_q.exp() * (log_q - joint.log_softmax(0))).sum()
     assert torch.autograd.grad(divergence, head)[0][0].abs() > 1e-3
 
@@ -165,13 +165,13 @@ def test_one_draw_is_marginal(small_air, guide_class, beta):
 def test_more_draws_make_a_higher_bound(small_air):
     air = small_air(images=1)
     many = air.images.repeat(4_000, 1, 1)
-    found = []
+    actual = []
     for k in (1, 3, 20):
         bound = ImportanceWeightedELBO(k).bound(air.model, air.guide, many)
         assert bound.shape == (4_000,)
         assert not bound.requires_grad
-        found.append(bound)
-    for lower, higher in itertools.pairwise(found):
+        actual.append(bound)
+    for lower, higher in itertools.pairwise(actual):
         error = ((lower.var() + higher.var()) / 4_000).sqrt()
         assert higher.mean() - lower.mean() > 5 * error
 
@@ -187,7 +187,7 @@ def test_wake_sleep_is_brute_force(small_air, guide_class, side_by_side):
     k = 4
     pyro.set_rng_seed(1)
     log_p, log_q = [], []
-    for sites in draws(air, k, side_by_side, held=True):
+    for sites in draws(air, k, side_by_side, detached=True):
         values = {name: site["value"] for name, site in sites.items() if name.startswith("z_")}
         for joints, net in ((log_p, model), (log_q, guide)):
             trace = poutine.trace(poutine.condition(net, data=values)).get_trace(images)
@@ -198,22 +198,24 @@ def test_wake_sleep_is_brute_force(small_air, guide_class, side_by_side):
     log_w = log_p - log_q
     bound = (log_w.logsumexp(0) - math.log(k)).sum()
     weights = log_w.softmax(0).detach()
-    own = [weight for _, weight in model.named_parameters()]
-    its = [weight for _, weight in guide.named_parameters()]
-    theta = torch.autograd.grad(-(log_p.exp() / log_q.detach().exp()).mean(0).log().sum(), own)
-    phi = torch.autograd.grad(-(weights * log_q).sum(), its, retain_graph=True)
+    model_weights = [weight for _, weight in model.named_parameters()]
+    guide_weights = [weight for _, weight in guide.named_parameters()]
+    theta = torch.autograd.grad(
+        -(log_p.exp() / log_q.detach().exp()).mean(0).log().sum(), model_weights
+    )
+    phi = torch.autograd.grad(-(weights * log_q).sum(), guide_weights, retain_graph=True)
 
     pyro.set_rng_seed(1)
     estimator = ReweightedWakeSleepELBO(k, vectorize_particles=side_by_side)
     loss = estimator.differentiable_loss(*air)
     torch.testing.assert_close(loss, -bound)
-    found = torch.autograd.grad(loss, [*own, *its])
-    torch.testing.assert_close(found, (*theta, *phi), rtol=1e-9, atol=1e-9)
+    actual = torch.autograd.grad(loss, [*model_weights, *guide_weights])
+    torch.testing.assert_close(actual, (*theta, *phi), rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(estimator.terms["elbo"], log_w.mean(0).sum())
-    assert all(weight.requires_grad for weight in own)
+    assert all(weight.requires_grad for weight in model_weights)
 
     # A mutation: one weight for the whole batch.
-    batch = torch.autograd.grad(-(log_w.sum(1).softmax(0).detach() @ log_q.sum(1)), its)
+    batch = torch.autograd.grad(-(log_w.sum(1).softmax(0).detach() @ log_q.sum(1)), guide_weights)
     assert (batch[0] - phi[0]).norm() > 0.1 * phi[0].norm()
 
 
@@ -221,7 +223,7 @@ def test_a_gradient_through_the_draws_is_told_from_wake_sleep(small_air):
     """The mutation that pyro.infer.ReweightedWakeSleep has: values detached after the guide ran."""
     air = small_air()
     wanted = []
-    for draw in (HeldDraws, nullcontext):
+    for draw in (DetachedDraws, nullcontext):
         pyro.set_rng_seed(1)
         with draw():
             trace = poutine.trace(air.guide).get_trace(air.images)
@@ -279,7 +281,7 @@ def test_draws_side_by_side_are_draws_one_after_another(small_air, estimator_cla
 @ESTIMATORS
 def test_terms_are_those_of_the_elbo_at_beta_1(small_air, estimator_class):
     air = small_air()
-    found = []
+    actual = []
     for beta in (1.0, torch.tensor(0.5)):
         pyro.set_rng_seed(1)
         estimator = estimator_class(3)
@@ -288,8 +290,8 @@ def test_terms_are_those_of_the_elbo_at_beta_1(small_air, estimator_class):
         kl = terms["kl_z_pres"] + terms["kl_z_where"] + terms["kl_z_what"]
         torch.testing.assert_close(terms["elbo"], terms["log_likelihood"] - kl)
         assert not any(value.requires_grad for value in terms.values())
-        found.append(terms)
-    torch.testing.assert_close(found[1], found[0])
+        actual.append(terms)
+    torch.testing.assert_close(actual[1], actual[0])
 
 
 @ESTIMATORS

@@ -38,7 +38,7 @@ from train.estimators import (
     costs,
     counts,
 )
-from train.estimators.wake_sleep import HeldDraws
+from train.estimators.wake_sleep import DetachedDraws
 
 EXAMPLES = settings(
     max_examples=int(os.environ.get("PROGRAMS", "40")),
@@ -65,9 +65,9 @@ def check_marginal(spec: Spec) -> None:
     exact = enumerate_all(pair).mean
     wanted = gradients(exact, pair)
     estimator = MarginalELBO(analytic=False)
-    loss, found = in_the_mean(estimator, pair, pair.draws)
+    loss, actual = in_the_mean(estimator, pair, pair.draws)
     torch.testing.assert_close(loss, -exact.detach(), **CLOSE)
-    for name, gradient in found.items():
+    for name, gradient in actual.items():
         torch.testing.assert_close(gradient, -wanted[name], **CLOSE)
 
 
@@ -140,9 +140,9 @@ def test_drawn_presences_are_exact_in_the_mean(kind):
         # Pyro warns of sites of the guide alone.
         warnings.simplefilter("ignore")
         for estimator in (TraceGraphELBO(), MeanFieldELBO(analytic=False)):
-            loss, found = in_the_mean(estimator, pair, pair.presences | pair.draws)
+            loss, actual = in_the_mean(estimator, pair, pair.presences | pair.draws)
             torch.testing.assert_close(loss, -exact.detach(), **CLOSE)
-            for name, gradient in found.items():
+            for name, gradient in actual.items():
                 torch.testing.assert_close(gradient, -wanted[name], **CLOSE)
 
 
@@ -152,8 +152,8 @@ def means(estimator: Any, pair: Pair, runs: int = 10) -> Tensor:
     for seed in range(runs):
         pyro.set_rng_seed(seed)
         loss = estimator.differentiable_loss(pair.model, pair.guide)
-        found = gradients(loss, pair)
-        rows.append(torch.cat([loss.detach().reshape(1), *found.values()]))
+        actual = gradients(loss, pair)
+        rows.append(torch.cat([loss.detach().reshape(1), *actual.values()]))
     return torch.stack(rows)
 
 
@@ -170,12 +170,12 @@ def means(estimator: Any, pair: Pair, runs: int = 10) -> Tensor:
 def test_divergences_in_closed_form_have_the_mean_of_those_at_the_draw(kind, estimator):
     pair = Pair(KINDS[kind])
     reference = means(MarginalELBO(500, analytic=False, vectorize_particles=True), pair)
-    found = means(estimator, pair)
+    actual = means(estimator, pair)
     if isinstance(estimator, ConcreteELBO):
         # Its gradient is biased, its value is not as it cools.
-        reference, found = reference[:, :1], found[:, :1]
-    variance = (reference.var(0) + found.var(0)) / len(found)
-    gap = (reference.mean(0) - found.mean(0)).abs()
+        reference, actual = reference[:, :1], actual[:, :1]
+    variance = (reference.var(0) + actual.var(0)) / len(actual)
+    gap = (reference.mean(0) - actual.mean(0)).abs()
     assert (gap <= 5 * variance.sqrt() + 1e-9).all()
     assert estimator.terms["elbo"].shape == ()
 
@@ -235,8 +235,8 @@ def test_the_bound_of_a_further_discrete_draw_has_its_gradient_in_the_mean(discr
     estimator = ImportanceWeightedELBO(1, tight=0.0, vectorize_particles=False)
     exact = enumerate_all(pair)
     wanted = gradients(exact.mean, pair)
-    _, found = in_the_mean(estimator, pair, pair.draws)
-    for name, gradient in found.items():
+    _, actual = in_the_mean(estimator, pair, pair.draws)
+    for name, gradient in actual.items():
         torch.testing.assert_close(gradient, -wanted[name], **CLOSE)
 
 
@@ -247,7 +247,7 @@ def test_wake_sleep_is_exact(kind):
     pyro.set_rng_seed(1)
     log_p, log_q, factors = [], [], []
     for _ in range(DRAWS):
-        with HeldDraws():
+        with DetachedDraws():
             guide = poutine.trace(pair.guide).get_trace()
         guide.detach_()
         model = poutine.trace(poutine.replay(pair.model, trace=guide)).get_trace()
@@ -295,8 +295,8 @@ def test_terms_are_of_the_loss(kind):
             loss = estimator.differentiable_loss(pair.model, pair.guide).detach()
             terms = dict(estimator.terms)
             torch.testing.assert_close(terms.pop("elbo"), -loss, **CLOSE)
-            parts = terms.pop("log_likelihood") - sum(terms.values())
-            torch.testing.assert_close(parts, -loss, **CLOSE)
+            summed = terms.pop("log_likelihood") - sum(terms.values())
+            torch.testing.assert_close(summed, -loss, **CLOSE)
 
 
 # Mutations, each of which has to be told from what is right
@@ -334,34 +334,34 @@ MUTANTS: dict[str, tuple[str, Callable[[pytest.MonkeyPatch], None]]] = {
         "factor",
         lambda patch: patch.setattr(
             costs,
-            "observed",
-            lambda site, mean, keep=costs.observed: (
+            "observed_cost",
+            lambda site, mean, keep=costs.observed_cost: (
                 nothing_alone(site, mean) if isinstance(site["fn"], dist.Unit) else keep(site, mean)
             ),
         ),
     ),
     "the guide's factor": (
         "guide_factor",
-        lambda patch: patch.setattr(costs, "guide_alone", nothing_alone),
+        lambda patch: patch.setattr(costs, "guide_only_cost", nothing_alone),
     ),
     "the guide's own latent": (
         "auxiliary",
-        lambda patch: patch.setattr(costs, "guide_alone", nothing_alone),
+        lambda patch: patch.setattr(costs, "guide_only_cost", nothing_alone),
     ),
     "the plate": ("latent", lambda patch: patch.setattr(counts, "Counts", OnceARow)),
     "the score function": (
         "discrete",
-        lambda patch: patch.setattr(costs, "score_terms", nothing),
+        lambda patch: patch.setattr(costs, "score_surrogate", nothing),
     ),
     "the guide's mask": (
         "plain",
-        lambda patch: patch.setattr(counts.Counts, "under_guide", counts.Counts.under_model),
+        lambda patch: patch.setattr(counts.Counts, "guide_mean", counts.Counts.model_mean),
     ),
 }
 
 
 def nothing_alone(site: Any, under_guide: Any) -> costs.Cost:
-    return costs.Cost(site["name"], "factor", (costs.Piece(torch.zeros(()), ()),), ())
+    return costs.Cost(site["name"], "factor", (costs.Summand(torch.zeros(()), ()),), ())
 
 
 @pytest.mark.parametrize("mutant", MUTANTS)
@@ -378,7 +378,7 @@ def test_a_presence_that_both_are_conditioned_on_keeps_its_value(value, monkeypa
     pair = Pair(Spec(objects=2, subsampled=True))
     given = {"z_0": torch.full(pair.shape, value, dtype=torch.float64)}
     pair.model, pair.guide = (
-        poutine.condition(each, data=given) for each in (pair.model, pair.guide)
+        poutine.condition(function, data=given) for function in (pair.model, pair.guide)
     )
     del pair.presences["z_0"]
     exact = enumerate_all(pair).mean
@@ -423,7 +423,7 @@ def appearance(loc: Any = 0.0, name: str = "w") -> Tensor:
     return pyro.sample(name, dist.Normal(loc, 1.0))
 
 
-def seen(loc: Any) -> None:
+def observe(loc: Any) -> None:
     pyro.sample("x", dist.Normal(loc, 1.0), obs=DATA)
 
 
@@ -439,12 +439,12 @@ def in_another_plate() -> None:
 REFUSED: dict[str, tuple[Callable[[], Any], Callable[[], Any], str]] = {
     "a latent that depends on a presence": (
         lambda: appearance(presence()),
-        lambda: seen(presence() * appearance()),
+        lambda: observe(presence() * appearance()),
         r"site w of the guide depends on presences",
     ),
     "presences that do not end": (
         lambda: (presence(), presence("z_1")),
-        lambda: seen(presence() + presence("z_1")),
+        lambda: observe(presence() + presence("z_1")),
         r"site z_1 may be present after z_0 is absent",
     ),
     "presences in two plates": (
@@ -454,52 +454,52 @@ REFUSED: dict[str, tuple[Callable[[], Any], Callable[[], Any], str]] = {
     ),
     "a mask that is no matter of presence alone": (
         lambda: poutine.mask(appearance, mask=(presence() + torch.arange(3.0)) > 1)(),
-        lambda: seen(presence() * appearance()),
+        lambda: observe(presence() * appearance()),
         r"site w of the guide is masked by something else than the presence",
     ),
     "another row's presence": (
         presence,
-        lambda: seen(presence().mean(-1, keepdim=True)),
+        lambda: observe(presence().mean(-1, keepdim=True)),
         r"site x of the model depends on presences of other members of its plate",
     ),
     "another row's mask": (
         lambda: poutine.mask(appearance, mask=presence().flip(-1) > 0)(),
-        lambda: [z := presence(), seen(z * poutine.mask(appearance, mask=z > 0)())],
+        lambda: [z := presence(), observe(z * poutine.mask(appearance, mask=z > 0)())],
         r"site w of the (guide|model) depends on presences of other members of its plate",
     ),
     "a row seen whole": (
         presence,
-        lambda: seen(presence().sum(-1, keepdim=True)),
+        lambda: observe(presence().sum(-1, keepdim=True)),
         r"site x of the model has another log-probability given all numbers of objects at once",
     ),
     "a branch": (
         presence,
-        lambda: seen(1.0 if presence().sum() > 2 else 0.0),
+        lambda: observe(1.0 if presence().sum() > 2 else 0.0),
         r"site x of the model has another log-probability given all numbers of objects at once",
     ),
     "a model that does not broadcast": (
         presence,
-        lambda: seen(presence().view(3)),
+        lambda: observe(presence().view(3)),
         r"the model fails given presences of shape \(2, 1\)",
     ),
     "a latent that the guide lacks": (
         presence,
-        lambda: seen(presence() * appearance()),
+        lambda: observe(presence() * appearance()),
         r"site w is drawn by the model and is not in the guide",
     ),
     "a factor of the guide that does not say": (
         lambda: (presence(), pyro.factor("f", torch.ones(3))),
-        lambda: seen(presence()),
+        lambda: observe(presence()),
         r"site f is a factor of the guide: give pyro.factor\(..., has_rsample=True\)",
     ),
     "a presence of another kind": (
         lambda: pyro.sample("z_0", dist.Categorical(torch.ones(2)), infer={"presence": True}),
-        lambda: seen(pyro.sample("z_0", dist.Categorical(torch.ones(2)))),
+        lambda: observe(pyro.sample("z_0", dist.Categorical(torch.ones(2)))),
         r"site z_0 is marked as a presence and is a Categorical",
     ),
     "no presence": (
         lambda: pyro.sample("z_0", dist.Bernoulli(0.4)),
-        lambda: seen(pyro.sample("z_0", dist.Bernoulli(0.4))),
+        lambda: observe(pyro.sample("z_0", dist.Bernoulli(0.4))),
         r"no site of the guide is marked",
     ),
 }
@@ -547,7 +547,7 @@ def test_every_baseline_takes_every_draw(kind, side_by_side):
     def model(baseline: bool = True) -> None:
         with pyro.plate("rows", 3):
             z = pyro.sample("z", dist.Bernoulli(0.3))
-            seen(2.0 * z)
+            observe(2.0 * z)
 
     exact = -MarginalELBO().differentiable_loss(model, guide)
     (wanted,) = torch.autograd.grad(exact, logits)
@@ -622,7 +622,7 @@ def test_a_pair_that_changes_is_examined_anew(estimator):
 
     def model() -> None:
         with pyro.plate("rows", 3):
-            seen(draw() + (appearance(name="v") if "model" in more else 0.0))
+            observe(draw() + (appearance(name="v") if "model" in more else 0.0))
 
     def guide() -> None:
         with pyro.plate("rows", 3):

@@ -1,27 +1,20 @@
-"""Enumeration by Pyro, relaxed presence, and estimators by their names."""
+"""Enumeration by Pyro, and relaxed presence."""
 
 from __future__ import annotations
-
-import math
-import sys
 
 import pyro
 import pytest
 import torch
-from pyro.infer import ELBO, Trace_ELBO
+from pyro.infer import ELBO
 from torch.distributions import kl_divergence
 
 from guides.air import RecurrentGuide, ResidualGuide
 from tests.estimators.exact import Projections, gradients, kl_bernoulli, z_scores
-from train.errors import InputError
 from train.estimators import (
-    ESTIMATORS,
     ConcreteELBO,
     EnumELBO,
     MarginalELBO,
-    TraceGraphELBO,
     count_out,
-    make,
 )
 
 GUIDES = pytest.mark.parametrize("guide_class", [ResidualGuide, RecurrentGuide])
@@ -52,20 +45,20 @@ def test_relaxed_presence_is_its_formula(small_air, guide_class):
     pyro.set_rng_seed(1)
     ones = {f"z_pres_{i}": torch.ones(6) for i in range(3)}
     sites = pyro.poutine.trace(pyro.poutine.condition(guide, data=ones)).get_trace(x).nodes
-    canvas, kl, there = torch.zeros_like(x), torch.zeros(6), torch.ones(6)
+    canvas, kl, presence = torch.zeros_like(x), torch.zeros(6), torch.ones(6)
     for i in range(3):
         p = sites[f"z_pres_{i}"]["fn"].probs
         u = torch.rand(6).clamp(1e-300, 1 - 1e-16)
-        kl = kl + there * kl_bernoulli(p, 0.3)
+        kl = kl + presence * kl_bernoulli(p, 0.3)
         noise = u.log() - (-u).log1p()
-        there = there * ((p.log() - (-p).log1p() + noise) / 0.7).sigmoid()
+        presence = presence * ((p.log() - (-p).log1p() + noise) / 0.7).sigmoid()
         z_where, z_what = (sites[f"{name}_{i}"] for name in ("z_where", "z_what"))
         for site, prior in (
             (z_where, torch.distributions.Normal(model.where_loc, model.where_scale)),
             (z_what, torch.distributions.Normal(torch.zeros(3), torch.ones(3))),
         ):
-            kl = kl + there * kl_divergence(site["fn"].base_dist, prior).sum(-1)
-        canvas = canvas + there[:, None, None] * model.paste(z_what["value"], z_where["value"])
+            kl = kl + presence * kl_divergence(site["fn"].base_dist, prior).sum(-1)
+        canvas = canvas + presence[:, None, None] * model.paste(z_what["value"], z_where["value"])
     likelihood = torch.distributions.Normal(canvas, 0.4).log_prob(x).sum()
     wanted = 0.6 * kl.sum() - likelihood
     torch.testing.assert_close(loss, wanted)
@@ -113,13 +106,13 @@ def test_a_temperature_that_is_annealed_comes_first(small_air):
 def test_draws_side_by_side_have_the_same_mean(small_air, estimator_class):
     air = small_air(images=1)
     many = air.images.repeat(300, 1, 1)
-    found = []
+    actual = []
     for side_by_side in (True, False):
         estimator = estimator_class(4, vectorize_particles=side_by_side)
         losses = [estimator.loss(air.model, air.guide, many) / 300 for _ in range(20)]
-        found.append(torch.tensor(losses))
-    error = ((found[0].var() + found[1].var()) / 20).sqrt()
-    assert (found[0].mean() - found[1].mean()).abs() < 5 * error
+        actual.append(torch.tensor(losses))
+    error = ((actual[0].var() + actual[1].var()) / 20).sqrt()
+    assert (actual[0].mean() - actual[1].mean()).abs() < 5 * error
 
 
 def test_counts_of_draws_side_by_side(small_air):
@@ -128,63 +121,7 @@ def test_counts_of_draws_side_by_side(small_air):
     counts = count_out(plate(air.model), plate(air.guide), (air.images,))
     assert counts.log_q.shape == (4, 5, 6)
     torch.testing.assert_close(counts.log_q.logsumexp(0), torch.zeros(5, 6))
-    (likelihood,) = (cost for cost in counts.joint() if cost.kind == "log_likelihood")
+    (likelihood,) = (cost for cost in counts.costs_by_count() if cost.kind == "log_likelihood")
     assert likelihood.value.shape == (4, 5, 6)
     assert (likelihood.value[1:].std(1) > 0).all()
     torch.testing.assert_close(likelihood.value[0].std(0), torch.zeros(6))
-
-
-@pytest.mark.parametrize("name", ESTIMATORS)
-def test_estimators_by_name(name):
-    assert type(make(name)) is ESTIMATORS[name]
-    assert make(name, 7).num_particles == 7
-    assert make(name).num_particles == (10 if name in ("iw", "rws") else 1)
-
-
-class Own(MarginalELBO):
-    """A user's."""
-
-
-class Stubborn(TraceGraphELBO):
-    """Takes no arguments."""
-
-    def __init__(self) -> None:
-        super().__init__()
-
-
-def test_a_users_own_estimator():
-    assert type(make(f"{__name__}:Own", 3)) is Own
-    assert type(make(f"{__name__}:Stubborn")) is Stubborn
-    assert type(make("pyro.infer:Trace_ELBO")) is Trace_ELBO
-
-
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [
-        ("margnal", "not known: give marginal, tracegraph"),
-        ("no_such_module:Thing", "ModuleNotFoundError"),
-        ("math:nothing", "AttributeError"),
-        ("broken_estimators:Own", "ZeroDivisionError"),
-        ("math:pi", "no subclass of pyro.infer.ELBO"),
-        ("torch.nn:Module", "no subclass"),
-        ("pyro.infer:ELBO", "no subclass"),
-        (":", "cannot be imported"),
-    ],
-)
-def test_bad_estimators(name, words, tmp_path, monkeypatch):
-    (tmp_path / "broken_estimators.py").write_text("1 / 0")
-    monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(InputError) as caught:
-        make(name)
-    assert "\n" not in str(caught.value)
-    assert name in str(caught.value)
-    assert words in str(caught.value)
-    assert "broken_estimators" not in sys.modules
-
-
-def test_too_few_draws_are_named():
-    with pytest.raises(InputError, match=r"--estimator rws .* 2 or more"):
-        make("rws", 1)
-    with pytest.raises(InputError, match="Stubborn"):
-        make(f"{__name__}:Stubborn", 3)
-    assert math.isfinite(make("rws", 2).num_particles)

@@ -1,4 +1,4 @@
-"""What estimators have in common: one differentiable loss, and what it was made of."""
+"""The base class of estimators that are one differentiable loss with named terms."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from pyro.infer.util import torch_item
 from pyro.poutine import Trace
 from torch import Tensor
 
-from train.estimators.contract import Changed, Contract, Program, examine
+from train.estimators.contract import Contract, SitesChanged
+from train.estimators.examination import examine
+from train.estimators.programs import Program
 
 Estimate = TypeVar("Estimate")
 
@@ -21,28 +23,27 @@ Estimate = TypeVar("Estimate")
 class DifferentiableELBO(ELBO):
     """An estimator that is one differentiable loss: subclasses write :meth:`estimate`.
 
-    Before the first estimate of a pair the estimator runs it a few times, to learn how many plates
-    it has and to check what the estimator relies on. These runs leave random numbers and buffers
-    as they were; the first one waits for the device, estimates do not.
+    Before its first estimate for a pair of model and guide, the estimator runs the pair a few
+    times, to count the plates and to check what it relies on. These runs restore random number
+    generators and buffers, and they wait for the device; estimates do not.
 
     Args:
         num_particles: The number of draws from the guide for each datum.
-        max_plate_nesting: The number of plates of model and guide, one inside another; found out
-            if not given, as Pyro does.
-        vectorize_particles: Whether the draws are made side by side, in an outermost plate, rather
+        max_plate_nesting: The largest depth of nested plates in model and guide; counted if not
+            given, as Pyro does.
+        vectorize_particles: Whether the draws are made in parallel, in an outermost plate, rather
             than one after another.
         options: Passed to :class:`pyro.infer.ELBO`.
 
     Attributes:
-        terms: What the last estimate was made of, by name: detached sums over the batch in nats.
-            ``elbo`` is the ELBO with all that Pyro's handlers say of it (scales, masks,
-            subsampling, factors), without the weights and penalties of
-            :mod:`pyro_models.objective`.
+        terms: The terms of the last :meth:`differentiable_loss`; see :meth:`loss_and_terms`.
     """
 
     terms: Mapping[str, Tensor] = {}
-    by_count: ClassVar[bool] = False
-    """Whether the number of objects is summed out."""
+    sums_counts: ClassVar[bool] = False
+    """Whether the estimator sums the number of objects out."""
+    annealed: ClassVar[tuple[str, ...]] = ()
+    """Names of the estimator's keyword arguments that a schedule may change over the steps."""
 
     def __init__(
         self,
@@ -58,33 +59,64 @@ class DifferentiableELBO(ELBO):
             vectorize_particles=vectorize_particles,
             **options,
         )
-        self._pair: tuple[Program, Program, Contract] | None = None
+        self._examined: tuple[Program, Program, Contract] | None = None
         self._nesting_given = math.isfinite(max_plate_nesting)
 
     @abstractmethod
     def estimate(
         self, model: Program, guide: Program, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss, summed over the batch, of shape (); and its :attr:`terms`.
+        """Estimates the loss and its terms from an examined pair.
 
         Args:
             model: The model.
             guide: Its guide.
-            args: Passed to both.
-            kwargs: Passed to both.
+            args: Positional arguments of both.
+            kwargs: Keyword arguments of both.
+
+        Returns:
+            As :meth:`loss_and_terms`.
         """
+
+    def loss_and_terms(
+        self, model: Program, guide: Program, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Estimates the negative ELBO and its terms, without setting :attr:`terms`.
+
+        Returns:
+            The loss, summed over the batch, of shape (); and its terms by name: detached sums over
+            the batch, in nats, of shape (). ``elbo`` is the ELBO with everything that Pyro's
+            handlers add to it (scales, masks, subsampling, factors), and without the weights and
+            penalties of :mod:`pyro_models.objective`.
+
+        Raises:
+            ValueError: If the pair breaks what the estimator relies on; the message names the site
+                and the remedy.
+        """
+        return self.examined(self.estimate, model, guide, args, kwargs)
 
     def differentiable_loss(
         self, model: Program, guide: Program, *args: Any, **kwargs: Any
     ) -> Tensor:
-        """The negative ELBO, summed over the batch, of shape ().
+        """Estimates the negative ELBO, summed over the batch, of shape (); sets :attr:`terms`.
 
         Raises:
-            ValueError: If the pair breaks what the estimator relies on; the message names the site
-                and says what to do.
+            ValueError: See :meth:`loss_and_terms`.
         """
-        loss, self.terms = self.examined(self.estimate, model, guide, args, kwargs)
+        loss, self.terms = self.loss_and_terms(model, guide, *args, **kwargs)
         return loss
+
+    def loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
+        """Estimates the negative ELBO as a number, without gradients."""
+        with torch.no_grad():
+            return torch_item(self.differentiable_loss(model, guide, *args, **kwargs))
+
+    def loss_and_grads(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
+        """Estimates the negative ELBO as a number, and accumulates its gradients."""
+        loss = self.differentiable_loss(model, guide, *args, **kwargs)
+        if loss.requires_grad:
+            loss.backward(retain_graph=self.retain_graph)
+        return torch_item(loss)
 
     def examined(
         self,
@@ -94,25 +126,13 @@ class DifferentiableELBO(ELBO):
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> Estimate:
-        """Estimates from a pair that has been examined, anew if its sites have changed since."""
+        """Calls ``estimate`` on an examined pair; examines it again if its sites have changed."""
         self.prepare(model, guide, args, kwargs)
         try:
             return estimate(model, guide, args, kwargs)
-        except Changed:
+        except SitesChanged:
             self._examine(model, guide, args, kwargs)
             return estimate(model, guide, args, kwargs)
-
-    def loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
-        """The negative ELBO as a number, without gradients."""
-        with torch.no_grad():
-            return torch_item(self.differentiable_loss(model, guide, *args, **kwargs))
-
-    def loss_and_grads(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
-        """The negative ELBO as a number; adds its gradients to the parameters'."""
-        loss = self.differentiable_loss(model, guide, *args, **kwargs)
-        if loss.requires_grad:
-            loss.backward(retain_graph=self.retain_graph)
-        return torch_item(loss)
 
     def prepare(
         self, model: Program, guide: Program, args: tuple[Any, ...], kwargs: Mapping[str, Any]
@@ -120,38 +140,38 @@ class DifferentiableELBO(ELBO):
         """Examines a pair, unless it is the one that was examined last.
 
         Raises:
-            ValueError: See :meth:`differentiable_loss`.
+            ValueError: See :meth:`loss_and_terms`.
         """
-        if self._pair is not None and self._pair[0] == model and self._pair[1] == guide:
-            return self._pair[2]
+        if self._examined is not None and self._examined[:2] == (model, guide):
+            return self._examined[2]
         return self._examine(model, guide, args, kwargs)
 
     def _examine(
         self, model: Program, guide: Program, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> Contract:
         kwargs = self.program_kwargs(kwargs)
-        contract = examine(model, guide, args, kwargs, by_count=self.by_count)
-        extra = int(self.vectorize_particles and self.num_particles > 1)
+        contract = examine(model, guide, args, kwargs, sums_counts=self.sums_counts)
+        particle_plates = int(self.vectorize_particles and self.num_particles > 1)
         if self._nesting_given:
-            nesting = int(self.max_plate_nesting) - extra
+            nesting = int(self.max_plate_nesting) - particle_plates
             if contract.nesting > nesting:
                 raise ValueError(
                     f"max_plate_nesting is {nesting}, and there are {contract.nesting} plates, one "
                     f"inside another: give max_plate_nesting={contract.nesting}, or leave it out"
                 )
             contract = contract._replace(nesting=nesting)
-        self.max_plate_nesting = contract.nesting + extra
-        self._pair = model, guide, contract
+        self.max_plate_nesting = contract.nesting + particle_plates
+        self._examined = model, guide, contract
         return contract
 
     def program_kwargs(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        """The keyword arguments of an estimate that are model's and guide's."""
-        return dict(kwargs)
+        """Returns the keyword arguments for model and guide: all but :attr:`annealed`."""
+        return {name: value for name, value in kwargs.items() if name not in self.annealed}
 
     def particles(self, model: Program, guide: Program) -> Iterator[tuple[Program, Program]]:
-        """Model and guide for each time that they are run: once if draws are vectorised.
+        """Yields model and guide once for each run: a single time if the draws are vectorized.
 
-        Then what they draw has one more dimension, of the draws, left of the plates'.
+        In a vectorized run, sites have one more dimension, of the draws, left of their plates.
         """
         if self.vectorize_particles:
             yield self._vectorized_num_particles(model), self._vectorized_num_particles(guide)
@@ -159,11 +179,37 @@ class DifferentiableELBO(ELBO):
             for _ in range(self.num_particles):
                 yield model, guide
 
-    def by_particle(self, runs: list[Tensor], dim: int = 0) -> Tensor:
-        """Joins what each run gave into one tensor whose dimension ``dim`` is that of the draws."""
+    def by_particle(self, values: list[Tensor], dim: int = 0) -> Tensor:
+        """Joins the values of all runs into one tensor whose dimension ``dim`` has the draws."""
         if self.vectorize_particles and self.num_particles > 1:
-            return runs[0]
-        return torch.stack(runs, dim=dim)
+            return values[0]
+        return torch.stack(values, dim=dim)
 
     def _get_trace(self, *args: Any) -> tuple[Trace, Trace]:
-        raise NotImplementedError(f"{type(self).__name__} is made of its own runs: see estimate")
+        raise NotImplementedError(f"{type(self).__name__} makes its own runs: see estimate")
+
+
+def loss_and_terms(
+    estimator: ELBO, model: Program, guide: Program, *args: Any, **kwargs: Any
+) -> tuple[Tensor, Mapping[str, Tensor]]:
+    """Evaluates any estimator that has a ``differentiable_loss``.
+
+    Args:
+        estimator: One of :mod:`train.estimators`, an ELBO of Pyro's, or a user's. An ELBO that is
+            no :class:`DifferentiableELBO` may set the attribute ``terms`` in each estimate.
+        model: The model.
+        guide: Its guide.
+        args: Positional arguments of both.
+        kwargs: Keyword arguments of both.
+
+    Returns:
+        The loss, summed over the batch, of shape (); and the estimator's terms by name, empty if
+        it has none. See :meth:`DifferentiableELBO.loss_and_terms`.
+    """
+    # A subclass that overrides differentiable_loss alone means it to be called.
+    if getattr(type(estimator), "differentiable_loss", None) is (
+        DifferentiableELBO.differentiable_loss
+    ):
+        return estimator.loss_and_terms(model, guide, *args, **kwargs)
+    loss = estimator.differentiable_loss(model, guide, *args, **kwargs)
+    return loss, getattr(estimator, "terms", {})

@@ -1,7 +1,7 @@
-"""What each site adds to an ELBO: its log-probability under masks, scales and subsampling.
+"""The cost of each site: what it adds to an ELBO under masks, scales and subsampling.
 
-An estimator asks for these costs instead of reading log-probabilities off traces by itself, so that
-what Pyro's handlers say of a site holds in every estimator.
+Estimators use these costs instead of reading log-probabilities off traces, so that every estimator
+respects everything that Pyro's handlers do to a site.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ Site = Mapping[str, Any]
 Weight = Tensor | float
 
 PARTICLES = "num_particles_vectorized"
-"""The plate in which Pyro's ELBOs make draws side by side."""
+"""The name of the plate of vectorized draws in Pyro's ELBOs."""
 
 
-class Piece(NamedTuple):
-    """A part of a cost, and the weights of :class:`pyro_models.objective.annealed` in it.
+class Summand(NamedTuple):
+    """A summand of a cost, with its weights of :class:`pyro_models.objective.annealed`.
 
     Attributes:
         value: Nats, scaled, of the shape of the site's plates.
-        annealed: The weights.
+        annealed: The annealed weights that are factors of ``value``.
     """
 
     value: Tensor
@@ -38,51 +38,57 @@ class Piece(NamedTuple):
 
 
 Kind = Literal["log_likelihood", "kl", "factor", "penalty"]
-Mean = Callable[[Tensor], Tensor]
-"""From a value at a site to its mean over what an estimator sums out, masked as the site is."""
+Expectation = Callable[[Tensor], Tensor]
+"""Maps a value at a site to its expectation over what an estimator sums out, under the site's
+mask."""
+SiteExpectation = Callable[[Site, Tensor], Tensor]
+"""An :data:`Expectation` that is given the site."""
 
 
 class Cost(NamedTuple):
-    """What a site adds to the objective, which is to be maximised.
+    """What a site adds to the objective, which is maximised.
 
     Attributes:
         name: The site's name.
         kind: ``"log_likelihood"`` for the model's observed sites and factors, ``"kl"`` for latents,
             ``"factor"`` for the guide's observed sites and factors, ``"penalty"`` for
             :func:`pyro_models.objective.penalty`.
-        pieces: Their sum is the cost.
+        summands: Their sum is the cost.
         stack: The plates around the site.
     """
 
     name: str
     kind: Kind
-    pieces: tuple[Piece, ...]
+    summands: tuple[Summand, ...]
     stack: tuple[Any, ...]
 
     @property
     def value(self) -> Tensor:
         """The cost, of the shape of the site's plates."""
-        first, *others = self.pieces
-        return sum((piece.value for piece in others), start=first.value)
+        first, *others = self.summands
+        return sum((summand.value for summand in others), start=first.value)
 
 
 def plates(site: Site) -> frozenset[Any]:
-    """The vectorised plates around a site, without the one of the draws."""
+    """Returns the vectorized plates around a site, without the plate of the draws."""
     return frozenset(f for f in site["cond_indep_stack"] if f.vectorized and f.name != PARTICLES)
 
 
 def log_prob(site: Site) -> Tensor:
-    """The log-probability of a site's value: not scaled, not masked; computed once."""
+    """Returns and caches the log-probability of a site's value, neither scaled nor masked."""
     if "unscaled_log_prob" not in site:
         value = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
         site["unscaled_log_prob"] = value
     return site["unscaled_log_prob"]
 
 
-def score(site: Site) -> Tensor | None:
-    """The score function's log-probability of a draw, or ``None`` if it is reparameterised.
+def score_function(site: Site) -> Tensor | None:
+    """Returns the log-probability in the score function of a draw.
 
-    Scales and masks are not in it: they weigh costs, and say nothing of how a value was drawn.
+    Scales and masks are not in it: they weight costs, and do not change how a value is drawn.
+
+    Returns:
+        ``None`` if the draw is reparameterized.
     """
     if getattr(site["fn"], "has_rsample", False):
         return None
@@ -90,19 +96,19 @@ def score(site: Site) -> Tensor | None:
     return None if is_identically_zero(parts.score_function) else parts.score_function
 
 
-def entropic(site: Site) -> Tensor:
-    """The log-probability of a guide's draw, detached where its gradient is zero in the mean."""
+def guide_log_prob(site: Site) -> Tensor:
+    """Returns the log-probability of a guide's draw, detached if its expected gradient is zero."""
     value = log_prob(site)
     return value if getattr(site["fn"], "has_rsample", False) else value.detach()
 
 
-def annealed_at(site: Site) -> tuple[Weight, ...]:
-    """The annealed weights in a site's scale."""
+def annealed_weights(site: Site) -> tuple[Weight, ...]:
+    """Returns the annealed weights in a site's scale."""
     return site.get("annealed", ())
 
 
-def same_scale(one: Site, other: Site) -> bool:
-    """Whether two scales are known to be equal without reading a number off the device."""
+def equal_scales(one: Site, other: Site) -> bool:
+    """Whether two scales are known to be equal, without reading a number off the device."""
     a, b = one["scale"], other["scale"]
     if a is b:
         return True
@@ -110,151 +116,166 @@ def same_scale(one: Site, other: Site) -> bool:
 
 
 def closed_form(guide_site: Site, model_site: Site) -> tuple[Tensor, Tensor | None] | None:
-    """KL divergence and entropy of a guide's distribution, or ``None`` if there is no formula.
+    """Returns KL divergence and entropy of a guide's distribution in closed form.
 
-    The entropy is only there where scales differ or masks may; a formula that is missing for it
-    makes the whole ``None``.
+    Returns:
+        The divergence; and the entropy, which is ``None`` if scales are equal and nothing is
+        masked. ``None`` instead of both if PyTorch lacks a formula that is needed.
     """
     fns = guide_site["fn"], model_site["fn"]
     if any(isinstance(fn, MaskedDistribution) for fn in fns):
-        # Their masks may differ, and a divergence has one.
+        # The two masks may differ, and a divergence has a single one.
         return None
     try:
         divergence = kl_divergence(*fns)
         sites = guide_site, model_site
         masked = not all(site["mask"] is None or site["mask"] is True for site in sites)
-        entropy = fns[0].entropy() if masked or not same_scale(*sites) else None
+        entropy = fns[0].entropy() if masked or not equal_scales(*sites) else None
     except NotImplementedError:
         return None
     return divergence, entropy
 
 
-def latent(
+def latent_cost(
     guide_site: Site,
     model_site: Site,
-    under_guide: Mean,
-    under_model: Mean,
+    guide_expectation: Expectation,
+    model_expectation: Expectation,
     *,
     analytic: bool,
 ) -> Cost:
-    r"""What a latent adds: :math:`\mathbb{E} [w_p \log p(z) - w_q \log q(z)]`.
+    r"""Returns the cost of a latent, :math:`\mathbb{E} [w_p \log p(z) - w_q \log q(z)]`.
 
-    The weights are scale times mask. In closed form it is
-    :math:`- w_p \, (\text{KL}(q \| p) + \text{H}(q)) + w_q \, \text{H}(q)`, the first of which is
-    the divergence where model and guide have the same masks and scales.
+    The weights are scale times mask. In closed form the cost is
+    :math:`- w_p \, (\text{KL}(q \| p) + \text{H}(q)) + w_q \, \text{H}(q)`, which is
+    :math:`- w \, \text{KL}(q \| p)` if model and guide have equal masks and scales.
 
     Args:
-        guide_site: The guide's.
-        model_site: The model's.
-        under_guide: The mean of a value under the guide's mask.
-        under_model: The same under the model's.
-        analytic: Whether to take the closed form where there is one.
+        guide_site: The guide's site.
+        model_site: The model's site.
+        guide_expectation: The expectation of a value under the guide's mask.
+        model_expectation: The expectation of a value under the model's mask.
+        analytic: Whether to use the closed form if there is one.
     """
     forms = closed_form(guide_site, model_site) if analytic else None
     if forms is None:
-        q, p = under_guide(entropic(guide_site)), under_model(log_prob(model_site))
+        log_q = guide_expectation(guide_log_prob(guide_site))
+        log_p = model_expectation(log_prob(model_site))
     else:
         divergence, entropy = forms
         if entropy is None:
-            q, p = None, -under_model(divergence)
+            log_q, log_p = None, -model_expectation(divergence)
         else:
-            # Means of log q and log p: the entropy and the cross-entropy.
-            q, p = -under_guide(entropy), -under_model(divergence + entropy)
-    return difference(guide_site, model_site, q, p)
+            # The cross-entropy is divergence + entropy.
+            log_q, log_p = -guide_expectation(entropy), -model_expectation(divergence + entropy)
+    return kl_cost(guide_site, model_site, log_q, log_p)
 
 
-def difference(
-    guide_site: Site, model_site: Site | None, q: Tensor | None, p: Tensor | None
+def kl_cost(
+    guide_site: Site, model_site: Site | None, log_q: Tensor | None, log_p: Tensor | None
 ) -> Cost:
-    """The cost of a latent: the model's part less the guide's, each with its scale.
+    r"""Returns the cost :math:`s_p \log p - s_q \log q` of a latent, with the sites' scales.
 
     Args:
-        guide_site: The guide's.
-        model_site: The model's, if it has one.
-        q: What the guide takes away, masked and not scaled; ``None`` for nothing.
-        p: What the model adds; ``None`` for nothing.
+        guide_site: The guide's site.
+        model_site: The model's site, if it has one.
+        log_q: The guide's log-probability, masked and not scaled; ``None`` for zero.
+        log_p: The model's log-probability, masked and not scaled; ``None`` for zero.
     """
     name, stack = guide_site["name"], (model_site or guide_site)["cond_indep_stack"]
-    if p is not None and (q is None or same_scale(guide_site, model_site)):
-        value = scaled(p if q is None else p - q, model_site["scale"])
-        return Cost(name, "kl", (Piece(value, annealed_at(model_site)),), stack)
-    pieces = (Piece(-scaled(q, guide_site["scale"]), annealed_at(guide_site)),)
-    if p is not None:
-        pieces = (Piece(scaled(p, model_site["scale"]), annealed_at(model_site)), *pieces)
-    return Cost(name, "kl", pieces, stack)
+    if log_p is not None and (log_q is None or equal_scales(guide_site, model_site)):
+        value = scaled(log_p if log_q is None else log_p - log_q, model_site["scale"])
+        return Cost(name, "kl", (Summand(value, annealed_weights(model_site)),), stack)
+    summands = (Summand(-scaled(log_q, guide_site["scale"]), annealed_weights(guide_site)),)
+    if log_p is not None:
+        prior = Summand(scaled(log_p, model_site["scale"]), annealed_weights(model_site))
+        summands = (prior, *summands)
+    return Cost(name, "kl", summands, stack)
 
 
-def observed(site: Site, under_model: Mean) -> Cost:
-    """What an observed site of the model adds."""
-    value = scaled(under_model(log_prob(site)), site["scale"])
-    pieces = (Piece(value, annealed_at(site)),)
-    return Cost(site["name"], "log_likelihood", pieces, site["cond_indep_stack"])
+def observed_cost(site: Site, model_expectation: Expectation) -> Cost:
+    """Returns the cost of an observed site of the model."""
+    value = scaled(model_expectation(log_prob(site)), site["scale"])
+    summands = (Summand(value, annealed_weights(site)),)
+    return Cost(site["name"], "log_likelihood", summands, site["cond_indep_stack"])
 
 
-def guide_alone(site: Site, under_guide: Mean) -> Cost:
-    """What a site of the guide takes away that is no latent of the model."""
+def guide_only_cost(site: Site, guide_expectation: Expectation) -> Cost:
+    """Returns the cost of a site of the guide that is no latent of the model."""
     kind: Kind = "kl"
     if site["is_observed"]:
         kind = "penalty" if site.get("penalty") else "factor"
-    value = log_prob(site) if site["is_observed"] else entropic(site)
-    pieces = (Piece(-scaled(under_guide(value), site["scale"]), annealed_at(site)),)
-    return Cost(site["name"], kind, pieces, site["cond_indep_stack"])
+    value = log_prob(site) if site["is_observed"] else guide_log_prob(site)
+    value = -scaled(guide_expectation(value), site["scale"])
+    summands = (Summand(value, annealed_weights(site)),)
+    return Cost(site["name"], kind, summands, site["cond_indep_stack"])
 
 
-def total(costs: Iterable[Cost]) -> Tensor:
-    """The sum of costs over everything, of shape ()."""
-    return sum(piece.value.sum() for cost in costs for piece in cost.pieces)
-
-
-def of_sites(
+def site_costs(
     model: Mapping[str, Site],
     guide: Mapping[str, Site],
-    under_model: Callable[[Site, Tensor], Tensor],
-    under_guide: Callable[[Site, Tensor], Tensor],
+    model_expectation: SiteExpectation,
+    guide_expectation: SiteExpectation,
     *,
-    left_out: Collection[str] = (),
-    closed: Collection[str] = (),
+    exclude: Collection[str] = (),
+    analytic: Collection[str] = (),
 ) -> list[Cost]:
-    """What each site adds to the ELBO.
+    """Returns the cost of each site.
 
     Args:
         model: The model's sites, by name.
-        guide: The guide's.
-        under_model: From a site of the model and a value to the value's mean, masked as the site.
-        under_guide: The same for the guide.
-        left_out: Latents whose cost the estimator has in another way.
-        closed: Latents whose divergence may be taken in closed form.
+        guide: The guide's sites, by name.
+        model_expectation: Maps a site of the model and a value to the value's expectation under the
+            site's mask.
+        guide_expectation: Maps a site of the guide and a value to the value's expectation under the
+            site's mask.
+        exclude: Latents whose cost the estimator computes itself.
+        analytic: Latents whose KL divergence may be taken in closed form.
     """
-    found = []
+    costs = []
     for name, site in model.items():
         if site["is_observed"]:
-            found.append(observed(site, partial(under_model, site)))
-        elif name in guide and name not in left_out:
-            means = partial(under_guide, guide[name]), partial(under_model, site)
-            found.append(latent(guide[name], site, *means, analytic=name in closed))
+            costs.append(observed_cost(site, partial(model_expectation, site)))
+        elif name in guide and name not in exclude:
+            guide_site = guide[name]
+            expectations = partial(guide_expectation, guide_site), partial(model_expectation, site)
+            costs.append(latent_cost(guide_site, site, *expectations, analytic=name in analytic))
     for name, site in guide.items():
-        alone = name not in model or model[name]["is_observed"]
-        if alone and name not in left_out:
-            found.append(guide_alone(site, partial(under_guide, site)))
-    return found
+        guide_only = name not in model or model[name]["is_observed"]
+        if guide_only and name not in exclude:
+            costs.append(guide_only_cost(site, partial(guide_expectation, site)))
+    return costs
 
 
-def summed(values: Iterable[tuple[Tensor, Iterable[Any]]], kept: Iterable[Any]) -> Tensor | float:
-    """The sum of values over all plates but some.
+def latent_sites(guide: Mapping[str, Site], exclude: Collection[str] = ()) -> list[Site]:
+    """Returns the guide's latent sites, except those in ``exclude``."""
+    return [site for name, site in guide.items() if name not in exclude and not site["is_observed"]]
+
+
+def common_plates(stacks: Iterable[Iterable[Any]]) -> list[Any]:
+    """Returns the vectorized plates that are in all stacks, the plate of the draws included."""
+    first, *others = [[frame for frame in stack if frame.vectorized] for stack in stacks]
+    return [frame for frame in first if all(frame in stack for stack in others)]
+
+
+def sum_to_plates(
+    values: Iterable[tuple[Tensor, Iterable[Any]]], frames: Iterable[Any]
+) -> Tensor | float:
+    """Sums values over all plates except some.
 
     Args:
-        values: Values of the shapes of their plates, with these plates.
-        kept: Plates to keep.
+        values: Pairs of a value, of the shape of its plates, and these plates.
+        frames: The plates that remain.
 
     Returns:
-        A tensor with a dimension for each place of a plate up to the leftmost that is kept.
+        The sum, with dimensions up to the leftmost of the plates that remain.
     """
-    kept = [frame for frame in kept if frame.vectorized]
-    width = max((-frame.dim for frame in kept), default=0)
+    frames = [frame for frame in frames if frame.vectorized]
+    width = max((-frame.dim for frame in frames), default=0)
     result: Tensor | float = 0.0
     for value, stack in values:
-        dims = [frame.dim for frame in stack if frame.vectorized and frame not in kept]
-        # Plates of one member may have no dimension of their own.
+        dims = [frame.dim for frame in stack if frame.vectorized and frame not in frames]
+        # A plate of size 1 may have no dimension in the value.
         dims = [dim for dim in dims if -dim <= value.ndim]
         value = value.sum(dims, keepdim=True) if dims else value
         while value.ndim > width:
@@ -263,102 +284,112 @@ def summed(values: Iterable[tuple[Tensor, Iterable[Any]]], kept: Iterable[Any]) 
     return result
 
 
-def common(stacks: Iterable[Iterable[Any]]) -> list[Any]:
-    """The plates that all of some stacks have, that of the draws among them."""
-    first, *others = [[frame for frame in stack if frame.vectorized] for stack in stacks]
-    return [frame for frame in first if all(frame in stack for stack in others)]
+def total(costs: Iterable[Cost]) -> Tensor:
+    """Returns the sum of all costs over all plates, of shape ()."""
+    return sum(summand.value.sum() for cost in costs for summand in cost.summands)
 
 
-def score_terms(guide_sites: Iterable[Site], costs: Sequence[Cost]) -> Tensor | float:
-    r"""The score function of draws that are not reparameterised; zero in value.
+def score_surrogate(guide_sites: Iterable[Site], costs: Sequence[Cost]) -> Tensor | float:
+    r"""Returns a term of value zero whose gradient is that of the score function.
 
     .. math:: \sum_d \bot \Big( \sum_{c} C_c \Big) \, \log q(d)
 
-    with the costs summed to the plates of each draw. Its gradient is unbiased whatever depends on
-    what, as costs that a draw does not change add nothing in the mean.
+    with :math:`d` over the draws that are not reparameterized, and the costs summed to the plates
+    of each draw (:math:`\bot` detaches). The gradient is unbiased for any dependence of costs on
+    draws: the expectation is zero for the costs that a draw does not change.
 
     Args:
         guide_sites: Draws of the guide.
-        costs: All costs, in the mean over what is summed out.
+        costs: All costs, in expectation over what is summed out.
     """
-    scores = [(site, value) for site in guide_sites if (value := score(site)) is not None]
+    scores = [(site, value) for site in guide_sites if (value := score_function(site)) is not None]
     if not scores:
         return 0.0
     values = [(cost.value.detach(), cost.stack) for cost in costs]
     surrogate = sum(
-        (value * summed(values, site["cond_indep_stack"])).sum() for site, value in scores
+        (value * sum_to_plates(values, site["cond_indep_stack"])).sum() for site, value in scores
     )
     return surrogate - surrogate.detach()
 
 
-def drawn(guide: Mapping[str, Site], left_out: Collection[str] = ()) -> list[Site]:
-    """The guide's draws, but for some that an estimator treats in another way."""
-    return [
-        site for name, site in guide.items() if name not in left_out and not site["is_observed"]
-    ]
-
-
-def loss_and_terms(
+def mean_loss_and_terms(
     runs: Iterable[tuple[Sequence[Cost], Sequence[Site]]], particles: int
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The negative ELBO in the mean over runs, with its gradient, and its :func:`terms`.
+    """Returns the negative ELBO averaged over draws, with its gradient, and its terms.
 
     Args:
-        runs: The costs of each run, and the guide's draws that may need a score function.
+        runs: For each run its costs, and the guide's draws that may need a score function.
         particles: The number of draws in all runs.
+
+    Returns:
+        The loss, of shape (); and :func:`elbo_terms`.
     """
     loss: Tensor | float = 0.0
-    every: list[Cost] = []
+    all_costs: list[Cost] = []
     for costs, draws in runs:
-        loss = loss - total(costs) - score_terms(draws, costs)
-        every += costs
-    return loss / particles, terms(every, particles)
+        loss = loss - total(costs) - score_surrogate(draws, costs)
+        all_costs += costs
+    return loss / particles, elbo_terms(all_costs, particles)
 
 
-def terms(costs: Iterable[Cost], particles: int = 1) -> dict[str, Tensor]:
-    """Names the parts of an ELBO at beta 1: detached sums over everything, in nats.
+def elbo_terms(costs: Iterable[Cost], particles: int = 1) -> dict[str, Tensor]:
+    """Returns the terms of an ELBO at beta 1: detached sums over all plates, in nats.
 
-    The steps of a site are added up: ``z_where_0`` and ``z_where_1`` count under ``kl_z_where``.
+    Sites of several steps are added: ``z_where_0`` and ``z_where_1`` are both in ``kl_z_where``.
 
     Args:
         costs: The costs of all draws.
         particles: The number of draws.
 
     Returns:
-        ``log_likelihood``; ``kl_NAME`` for each latent; what factors and penalties of the guide add
-        to the loss, by their names; and ``elbo``, which has all of these but the penalties.
+        ``log_likelihood``; ``kl_NAME`` for each latent; what each factor and penalty of the guide
+        adds to the loss, by its name; and ``elbo``, the sum of all of these but the penalties.
     """
-    # Weights are shared by many sites, so sums that share them are divided by them once.
-    sums: dict[tuple[str, str], dict[tuple[int, ...], list[Any]]] = {}
-    for cost in costs:
-        name = re.sub(r"_\d+$", "", cost.name) if cost.kind == "kl" else cost.name
-        key = (cost.kind, "" if cost.kind == "log_likelihood" else name)
-        for piece in cost.pieces:
-            held = sums.setdefault(key, {})
-            weights = tuple(map(id, piece.annealed))
-            value = piece.value.detach().sum()
-            before = held.get(weights)
-            held[weights] = [piece.annealed, value if before is None else before[1] + value]
-    named: dict[str, Tensor] = {}
+    likelihood: Tensor | None = None
+    others: dict[str, Tensor] = {}
     elbo: Tensor | float = 0.0
-    for (kind, name), held in sums.items():
-        value: Tensor | float = 0.0
-        for weights, part in held.values():
-            for weight in weights:
-                part = part / weight
-            value = value + part
+    for (kind, name), value in unannealed_sums(costs).items():
         value = value / particles if particles > 1 else value
         if kind != "penalty":
             elbo = elbo + value
         if kind == "log_likelihood":
-            named["log_likelihood"] = value
+            likelihood = value
         else:
-            named[f"kl_{name}" if kind == "kl" else name] = -value
+            others[f"kl_{name}" if kind == "kl" else name] = -value
     elbo = torch.as_tensor(elbo)
-    named.setdefault("log_likelihood", torch.zeros_like(elbo))
-    return {"log_likelihood": named.pop("log_likelihood"), **named, "elbo": elbo}
+    likelihood = torch.zeros_like(elbo) if likelihood is None else likelihood
+    return {"log_likelihood": likelihood, **others, "elbo": elbo}
+
+
+def unannealed_sums(costs: Iterable[Cost]) -> dict[tuple[Kind, str], Tensor | float]:
+    """Sums costs by kind and name over all plates, detached, without their annealed weights."""
+    # Many sites have one weight, so summands with one weight are added before the division.
+    groups: dict[tuple[Kind, str], dict[tuple[int, ...], Summand]] = {}
+    for cost in costs:
+        group = groups.setdefault((cost.kind, term_name(cost)), {})
+        for summand in cost.summands:
+            weights = tuple(map(id, summand.annealed))
+            value = summand.value.detach().sum()
+            value = group[weights].value + value if weights in group else value
+            group[weights] = Summand(value, summand.annealed)
+    return {key: sum(map(unannealed, group.values()), start=0.0) for key, group in groups.items()}
+
+
+def term_name(cost: Cost) -> str:
+    """Returns the name under which a cost is reported: that of a latent has no step number."""
+    if cost.kind == "log_likelihood":
+        return ""
+    return re.sub(r"_\d+$", "", cost.name) if cost.kind == "kl" else cost.name
+
+
+def unannealed(summand: Summand) -> Tensor:
+    """Returns a summand's value divided by its annealed weights."""
+    value = summand.value
+    for weight in summand.annealed:
+        value = value / weight
+    return value
 
 
 def scaled(value: Tensor, scale: Weight) -> Tensor:
-    """A value with a scale, which mostly is one."""
+    """Returns a value times a scale; the value itself if the scale is the number 1."""
     return scale_and_mask(value, scale=scale)

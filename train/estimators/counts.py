@@ -1,8 +1,8 @@
-"""A guide and model at every number of objects at once."""
+"""A guide and model evaluated at every count in parallel."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -12,49 +12,54 @@ from pyro.poutine import Trace
 from torch import Tensor
 
 from pyro_models.presence import all_present
-from train.estimators.contract import (
-    Contract,
-    Pattern,
+from train.estimators.contract import Contract, CountMask
+from train.estimators.costs import (
+    Cost,
+    Expectation,
+    Site,
+    SiteExpectation,
+    common_plates,
+    kl_cost,
+    latent_sites,
+    log_prob,
+    site_costs,
+)
+from train.estimators.examination import examine
+from train.estimators.programs import (
     Program,
-    by_count,
-    examine,
+    presences_by_count,
     run_guide,
     run_model,
     samples,
     with_values,
 )
-from train.estimators.costs import (
-    Cost,
-    Site,
-    common,
-    difference,
-    drawn,
-    log_prob,
-    of_sites,
-)
 
 
 class Counts:
-    r"""A guide and model on the path on which every object is present, for each count at once.
+    r"""A run of guide and model on the path with every object present, evaluated at each count.
 
-    Values by count have :math:`N + 1` rows, in a dimension left of all plates: row :math:`n` is
-    what holds if the first :math:`n` objects are present and no more. A program without presences,
-    or whose presences are draws like others, has no such dimension.
+    A count is the number of objects :math:`n = 0, \dots, N`. A value by count has :math:`N + 1`
+    rows in a dimension left of all plates: row :math:`n` is the value if the first :math:`n`
+    objects are present and no more. A program whose presences are not summed out has no such
+    dimension.
 
     Args:
-        guide_trace: The guide's, every object present.
-        model_trace: The model's, given every number of objects.
-        contract: What holds of the two.
-        dim: Which dimension, from the right, has the counts.
-        steps: The presences that the model was given, by count: see
-            :func:`~train.estimators.contract.by_count`.
+        guide_trace: The guide's trace, every object present.
+        model_trace: The model's trace, given every count in parallel.
+        contract: The pair's contract.
+        dim: The dimension of counts, from the right.
+        presences: The presences that the model was given: see
+            :func:`~train.estimators.programs.presences_by_count`.
 
     Raises:
-        Changed: If the sites are not those of the contract.
+        SitesChanged: If the sites are not those of the contract.
 
     Attributes:
-        log_q: :math:`\log q(n | z, x)` as the guide draws counts: not scaled, not masked; of shape
-            :math:`(N + 1, *)`, with the presences' plates. ``None`` without presences.
+        guide: The guide's sites, by name.
+        model: The model's sites, by name.
+        log_q: :math:`\log q(n | z, x)`, neither scaled nor masked, of shape :math:`(N + 1, *)` with
+            the presences' plates; ``None`` if presences are not summed out.
+        log_q_steps: The summands of ``log_q``, one for each presence.
         stack: The plates of the presences.
     """
 
@@ -64,132 +69,140 @@ class Counts:
         model_trace: Trace,
         contract: Contract,
         dim: int,
-        steps: Sequence[Tensor] = (),
+        presences: Sequence[Tensor] = (),
     ) -> None:
         self.guide = samples(guide_trace)
         self.model = samples(model_trace)
-        contract.require_same(self.guide, self.model)
+        contract.require_sites(self.guide, self.model)
         self.contract = contract
         self.dim = dim
-        self.steps = steps
+        self.presences = presences
         self.log_q: Tensor | None = None
         self.stack: tuple[Any, ...] = ()
-        self._reach: dict[Pattern, Tensor] = {}
-        if contract.row:
-            row = [self.guide[name] for name in contract.row]
-            first = self.model.get(contract.row[0], row[0])
-            self.stack = first["cond_indep_stack"]
-            # After the first absent object nothing further is drawn.
-            self.chosen = [
-                self._until(i, site["fn"].log_prob(self.steps[i])) for i, site in enumerate(row)
+        self.log_q_steps: list[Tensor] = []
+        self._mask_probabilities: dict[CountMask, Tensor] = {}
+        if contract.presences:
+            sites = [self.guide[name] for name in contract.presences]
+            self.stack = self.model.get(contract.presences[0], sites[0])["cond_indep_stack"]
+            self.log_q_steps = [
+                self._zero_after_absent(i, site["fn"].log_prob(presences[i]))
+                for i, site in enumerate(sites)
             ]
-            self.log_q = sum(self.chosen[1:], start=self.chosen[0])
+            self.log_q = sum(self.log_q_steps[1:], start=self.log_q_steps[0])
             self.q = self.log_q.exp()
 
-    def _until(self, step: int, value: Tensor) -> Tensor:
-        """A value by count, zero where an object before the step's is absent."""
+    def _zero_after_absent(self, step: int, value: Tensor) -> Tensor:
+        """Sets a value by count to zero where an object before the step's is absent."""
         if step == 0:
             return value
-        return torch.where(self.steps[step - 1] > 0, value, value.new_zeros(()))
+        return torch.where(self.presences[step - 1] > 0, value, value.new_zeros(()))
 
-    def counted(self, value: Tensor) -> bool:
-        """Whether a value depends on the count."""
+    def has_counts(self, value: Tensor) -> bool:
+        """Whether a value has a dimension of counts."""
         return self.log_q is not None and value.ndim >= self.dim and value.shape[-self.dim] > 1
 
     def mean(self, value: Tensor) -> Tensor:
-        """The mean over the count of a value by count."""
-        return (self.q * value).sum(-self.dim) if self.counted(value) else value
+        """Returns the expectation of a value by count under :attr:`q`."""
+        return (self.q * value).sum(-self.dim) if self.has_counts(value) else value
 
     @cached_property
     def plates(self) -> list[Any]:
-        """The plates that all sites share, that of the draws among them."""
-        return common(
+        """The plates around every site, the plate of the draws included."""
+        return common_plates(
             site["cond_indep_stack"] for site in (*self.model.values(), *self.guide.values())
         )
 
-    def holds(self, pattern: Pattern) -> Tensor:
-        """Whether a mask of the guide's is true, by count."""
-        first = pattern.index(True) if any(pattern) else len(pattern)
-        if 0 < first < len(pattern) and all(pattern[first:]):
-            # All counts from one on, as is usual.
-            return self.steps[first - 1] > 0
-        counts = sum(self.steps[1:], start=self.steps[0])
-        chosen = [counts == n for n, there in enumerate(pattern) if there]
-        return sum(chosen, start=torch.zeros_like(counts)) > 0
+    def mask_by_count(self, mask: CountMask) -> Tensor:
+        """Returns a mask of the guide's as a tensor by count."""
+        first = mask.index(True) if any(mask) else len(mask)
+        if 0 < first < len(mask) and all(mask[first:]):
+            # The usual mask is true at all counts from `first` on.
+            return self.presences[first - 1] > 0
+        counts = sum(self.presences[1:], start=self.presences[0])
+        selected = [counts == n for n, value in enumerate(mask) if value]
+        return sum(selected, start=torch.zeros_like(counts)) > 0
 
-    def reach(self, pattern: Pattern) -> Tensor:
-        """The probability that a mask of the guide's is true."""
-        if pattern not in self._reach:
-            self._reach[pattern] = self.mean(self.holds(pattern).to(self.q.dtype))
-        return self._reach[pattern]
+    def mask_probability(self, mask: CountMask) -> Tensor:
+        """Returns the probability that a mask of the guide's is true."""
+        if mask not in self._mask_probabilities:
+            self._mask_probabilities[mask] = self.mean(self.mask_by_count(mask).to(self.q.dtype))
+        return self._mask_probabilities[mask]
 
-    def under_model(self, site: Site, value: Tensor) -> Tensor:
-        """The mean of a value over the count, under a mask of the model's."""
+    def model_mean(self, site: Site, value: Tensor) -> Tensor:
+        """Returns the expectation of a value under the mask of a site of the model."""
         return self.mean(scale_and_mask(value, mask=site["mask"]))
 
-    def under_guide(self, site: Site, value: Tensor) -> Tensor:
-        """The mean of a value over the count, under a mask of the guide's."""
+    def guide_mean(self, site: Site, value: Tensor) -> Tensor:
+        """Returns the expectation of a value under the mask of a site of the guide."""
         value = scale_and_mask(value, mask=site["mask"])
-        pattern = self.contract.guide[site["name"]]
-        return value if all(pattern) else self.reach(pattern) * value
+        mask = self.contract.guide_masks[site["name"]]
+        return value if all(mask) else self.mask_probability(mask) * value
 
-    def by_count_under_guide(self, site: Site, value: Tensor) -> Tensor:
-        """A value by count, under a mask of the guide's."""
+    def model_by_count(self, site: Site, value: Tensor) -> Tensor:
+        """Returns a value by count under the mask of a site of the model."""
+        return scale_and_mask(value, mask=site["mask"])
+
+    def guide_by_count(self, site: Site, value: Tensor) -> Tensor:
+        """Returns a value by count under the mask of a site of the guide."""
         value = scale_and_mask(value, mask=site["mask"])
-        pattern = self.contract.guide[site["name"]]
-        if all(pattern):
+        mask = self.contract.guide_masks[site["name"]]
+        if all(mask):
             return value
-        return torch.where(self.holds(pattern), value, value.new_zeros(()))
+        return torch.where(self.mask_by_count(mask), value, value.new_zeros(()))
 
     def costs(self, *, analytic: bool) -> list[Cost]:
-        """What each site adds to the ELBO, in the mean over the count.
+        """Returns the cost of each site, in expectation over counts.
 
         Args:
-            analytic: Whether to take KL divergences in closed form where there is one.
+            analytic: Whether to take KL divergences in closed form if there is one.
         """
-        closed = self.contract.ordered if analytic else frozenset()
-        return self._costs(self.under_model, self.under_guide, self.mean, closed)
+        closed_form = self.contract.ordered if analytic else frozenset()
+        latents = site_costs(
+            self.model,
+            self.guide,
+            self.model_mean,
+            self.guide_mean,
+            exclude=self.contract.presences,
+            analytic=closed_form,
+        )
+        return latents + self.presence_costs(self.mean)
 
-    def joint(self) -> list[Cost]:
-        """What each site adds to the ELBO by count, divergences at the draw."""
+    def costs_by_count(self) -> list[Cost]:
+        """Returns the cost of each site by count, with KL divergences at the draw."""
+        expectations: tuple[SiteExpectation, ...] = self.model_by_count, self.guide_by_count
+        latents = site_costs(self.model, self.guide, *expectations, exclude=self.contract.presences)
+        return latents + self.presence_costs(lambda value: value)
 
-        def under_model(site: Site, value: Tensor) -> Tensor:
-            return scale_and_mask(value, mask=site["mask"])
+    def presence_costs(self, expectation: Expectation) -> list[Cost]:
+        """Returns the costs of the presences.
 
-        return self._costs(under_model, self.by_count_under_guide, lambda value: value, frozenset())
+        Args:
+            expectation: Maps a value by count to its expectation, or to itself.
+        """
+        costs = []
+        for name, log_q in zip(self.contract.presences, self.log_q_steps, strict=True):
+            guide_site, site = self.guide[name], self.model.get(name)
+            log_q = expectation(scale_and_mask(log_q, mask=guide_site["mask"]))
+            log_p = None
+            if site is not None and not site["is_observed"]:
+                log_p = expectation(scale_and_mask(log_prob(site), mask=site["mask"]))
+            costs.append(kl_cost(guide_site, site, log_q, log_p))
+        return costs
 
-    def averaged(self, costs: Iterable[Cost]) -> list[Cost]:
-        """Costs by count in the mean over the count."""
+    def mean_costs(self, costs: Iterable[Cost]) -> list[Cost]:
+        """Returns the expectations over counts of :meth:`costs_by_count`."""
         return [
             cost._replace(
-                pieces=tuple(piece._replace(value=self.mean(piece.value)) for piece in cost.pieces)
+                summands=tuple(
+                    summand._replace(value=self.mean(summand.value)) for summand in cost.summands
+                )
             )
             for cost in costs
         ]
 
-    def _costs(
-        self,
-        under_model: Callable[[Site, Tensor], Tensor],
-        under_guide: Callable[[Site, Tensor], Tensor],
-        mean: Callable[[Tensor], Tensor],
-        closed: frozenset[str],
-    ) -> list[Cost]:
-        row = self.contract.row
-        found = of_sites(
-            self.model, self.guide, under_model, under_guide, left_out=row, closed=closed
-        )
-        for i, name in enumerate(row):
-            guide_site, site = self.guide[name], self.model.get(name)
-            q = mean(scale_and_mask(self.chosen[i], mask=guide_site["mask"]))
-            p = None
-            if site is not None and not site["is_observed"]:
-                p = mean(scale_and_mask(log_prob(site), mask=site["mask"]))
-            found.append(difference(guide_site, site, q, p))
-        return found
-
-    def scored(self) -> list[Site]:
-        """The guide's draws that are not summed out."""
-        return drawn(self.guide, self.contract.row)
+    def latents(self) -> list[Site]:
+        """Returns the guide's draws, without the presences that are summed out."""
+        return latent_sites(self.guide, self.contract.presences)
 
 
 def count_out(
@@ -203,28 +216,37 @@ def count_out(
 ) -> Counts:
     r"""Runs guide and model once and evaluates every count.
 
-    After the first absent object nothing further matters, so the guide's steps on the path on
-    which all are present serve every count. The model is replayed with presences that have one
-    more dimension on the left, a row for each count; masks and canvases follow by broadcasting.
+    After an absent object all others are absent, so the guide's steps on the path with every
+    object present serve all counts. The model is replayed with presences that have one more
+    dimension on the left, with a row for each count; masks and canvases broadcast over it.
 
     Args:
         model: A model whose presences are marked as :mod:`pyro_models.presence` says.
-        guide: Its guide, whose other latents depend on its presences by masks only.
-        args: Passed to both.
-        kwargs: Passed to both.
-        contract: What :func:`~train.estimators.contract.examine` found; it is called if not given.
-        nesting: The number of plates, with one that has been put around both programs for draws
-            side by side; the contract's if not given.
+        guide: Its guide, whose other latents depend on presences by masks alone.
+        args: Positional arguments of both.
+        kwargs: Keyword arguments of both.
+        contract: The result of :func:`~train.estimators.examination.examine`, which is called if
+            it is not given.
+        nesting: The largest depth of nested plates, with the plate of vectorized draws if there is
+            one around both programs; the contract's if not given.
 
     Raises:
         ValueError: If the guide marks no site as a presence, or depends on presences otherwise
-            than by masks, or the model fails given every count at once.
+            than by masks, or the model fails given every count in parallel.
     """
     kwargs = kwargs or {}
     if contract is None:
-        contract = examine(model, guide, args, kwargs, by_count=True)
+        contract = examine(model, guide, args, kwargs, sums_counts=True)
     dim = (contract.nesting if nesting is None else nesting) + 1
-    guide_trace, row = run_guide(guide, args, kwargs, all_present if contract.row else None)
-    steps = by_count(len(row), dim, guide_trace.nodes[row[0]]["fn"].logits) if row else []
-    replayed = with_values(guide_trace, dict(zip(row, steps, strict=True)))
-    return Counts(guide_trace, run_model(model, replayed, args, kwargs), contract, dim, steps)
+    guide_trace, names = run_guide(guide, args, kwargs, all_present if contract.presences else None)
+    presences = by_count_like(guide_trace, names, dim)
+    replayed = with_values(guide_trace, dict(zip(names, presences, strict=True)))
+    model_trace = run_model(model, replayed, args, kwargs)
+    return Counts(guide_trace, model_trace, contract, dim, presences)
+
+
+def by_count_like(guide_trace: Trace, names: Sequence[str], dim: int) -> list[Tensor]:
+    """Returns the presences of a trace at every count; none if there are no presences."""
+    if not names:
+        return []
+    return presences_by_count(len(names), dim, guide_trace.nodes[names[0]]["fn"].logits)

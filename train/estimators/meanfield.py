@@ -1,4 +1,4 @@
-"""Divergences in closed form, presences drawn like other latents."""
+"""KL divergences in closed form; presences are drawn like other latents."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ from train.estimators.marginal import MarginalELBO
 
 
 class MeanFieldELBO(MarginalELBO):
-    r"""The ELBO with divergences in closed form where there is one.
+    r"""The ELBO with KL divergences in closed form where PyTorch has one.
 
-    It is :class:`pyro.infer.TraceMeanField_ELBO`'s value and gradient for the programs for which
-    that one is right, without a wait for the device. A divergence is taken in closed form only
-    where the prior depends on nothing that the guide draws later. Draws that are not
-    reparameterised have a score function, presences like all others: it is
-    :class:`~train.estimators.MarginalELBO` without what is special to them.
+    Its value and gradient are those of :class:`pyro.infer.TraceMeanField_ELBO` where that one is
+    right, without waiting for the device. The closed form is taken only where the prior depends on
+    nothing that the guide draws later. Draws that are not reparameterized get a score function,
+    presences among them: it is :class:`~train.estimators.MarginalELBO` without the sum over counts.
 
     Args:
         num_particles: The number of draws that are averaged.
@@ -24,4 +23,4 @@ class MeanFieldELBO(MarginalELBO):
         | https://docs.pyro.ai/en/stable/inference_algos.html
     """
 
-    by_count = False
+    sums_counts = False

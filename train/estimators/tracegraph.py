@@ -1,8 +1,8 @@
-"""The score function with baselines: presences are drawn."""
+"""The score-function estimator with baselines: presences are drawn."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,27 +12,28 @@ from pyro.ops.provenance import detach_provenance, get_provenance
 from pyro.poutine import Trace
 from torch import Tensor
 
-from train.estimators.contract import Program, require_match, samples
-from train.estimators.costs import Site, summed, terms
-from train.estimators.traces import PyrosELBO, costs_at_the_draw
+from train.estimators.contract import require_match
+from train.estimators.costs import Site, sum_to_plates
+from train.estimators.programs import Program, samples
+from train.estimators.pyro_elbo import PyroELBO
 
 
-class TraceGraphELBO(PyrosELBO, TraceGraph_ELBO):
+class TraceGraphELBO(PyroELBO, TraceGraph_ELBO):
     r"""Pyro's :class:`~pyro.infer.TraceGraph_ELBO`, also as a module and with stateful baselines.
 
-    Presences are drawn; their gradient is the score function's, with the cost that follows each
-    presence less a baseline :math:`b_i`:
+    Presences are drawn. Their gradient is that of the score function, with the Rao-Blackwellized
+    cost :math:`C_i` downstream of each presence, less a baseline :math:`b_i`:
 
     .. math:: \nabla_\phi \, \mathbb{E}_q[-\text{ELBO}] = \mathbb{E}_q \Big[ \nabla_\phi C
         + \sum_i (C_i - b_i) \, \nabla_\phi \log q(z^\text{pres}_i) \Big]
 
-    A guide gives a baseline as ``infer={"baseline": {"baseline_value": b}}`` at a presence; a value
-    without the dimension of draws side by side is taken for each draw. Beside it,
-    ``"observe_cost"`` may hold a function that is handed the costs :math:`-C_i`, of the presence's
-    shape, after each estimate with gradients: a baseline that keeps a state learns from them.
+    A guide gives a baseline at a presence as ``infer={"baseline": {"baseline_value": b}}``. A value
+    without a dimension of vectorized draws is expanded to all draws. ``"observe_cost"`` beside it
+    may be a function, which is called with the costs :math:`-C_i`, of the presence's shape, after
+    each estimate with gradients: a baseline with a state is updated by them.
 
     Attributes:
-        terms: What the last estimate was made of, by name: detached sums over the batch in nats.
+        terms: The terms of the last estimate by name: detached sums over the batch, in nats.
 
     Raises:
         ValueError: If the guide lacks a latent of the model, or has a factor without
@@ -43,17 +44,15 @@ class TraceGraphELBO(PyrosELBO, TraceGraph_ELBO):
         | https://arxiv.org/abs/1506.05254
     """
 
-    terms: Mapping[str, Tensor] = {}
-
     def differentiable_loss(
         self, model: Program, guide: Program, *args: Any, **kwargs: Any
     ) -> Tensor:
-        """The negative ELBO, with the gradients of :meth:`loss_and_grads`."""
+        """Estimates the negative ELBO, with the gradients of :meth:`loss_and_grads`."""
         elbo, surrogate = self._loss_and_surrogate_loss(model, guide, args, kwargs)
         return surrogate + (-elbo - surrogate).detach()
 
     def loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
-        """The negative ELBO as a number, without gradients."""
+        """Estimates the negative ELBO as a number, without gradients."""
         with torch.no_grad():
             return -torch_item(self._loss_and_surrogate_loss(model, guide, args, kwargs)[0])
 
@@ -61,38 +60,23 @@ class TraceGraphELBO(PyrosELBO, TraceGraph_ELBO):
         model_trace, guide_trace = super()._get_trace(*args)
         require_match(model_trace, guide_trace)
         for site in samples(guide_trace).values():
-            give_every_draw_its_baseline(site)
+            expand_baseline(site)
         return model_trace, guide_trace
-
-    def _loss_and_surrogate_loss(
-        self,
-        model: Program,
-        guide: Program,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-    ) -> tuple[Tensor, Tensor]:
-        self.terms = {}
-        return super()._loss_and_surrogate_loss(model, guide, args, kwargs)
 
     def _loss_and_surrogate_loss_particle(
         self, model_trace: Trace, guide_trace: Trace
     ) -> tuple[Tensor, Tensor]:
         estimate = super()._loss_and_surrogate_loss_particle(model_trace, guide_trace)
-        found = terms(costs_at_the_draw(model_trace, guide_trace), self.num_particles)
-        self.terms = {
-            name: self.terms.get(name, 0.0) + detach_provenance(value)
-            for name, value in found.items()
-        }
         if torch.is_grad_enabled():
             observe_costs(model_trace, guide_trace)
         return estimate
 
 
-def give_every_draw_its_baseline(site: Site) -> None:
-    """Expands a baseline to the shape of its site: Pyro wants one for each draw."""
+def expand_baseline(site: Site) -> None:
+    """Expands a site's baseline to the site's shape: Pyro requires one for each draw."""
     options = site["infer"].get("baseline", {})
     shape = torch.Size(site["log_prob"].shape)
-    # As Pyro's costs lose them.
+    # Pyro's downstream costs have no leading dimensions of size 1.
     while shape and shape[0] == 1:
         shape = shape[1:]
 
@@ -108,14 +92,14 @@ def give_every_draw_its_baseline(site: Site) -> None:
         changed["baseline_value"] = expanded(options["baseline_value"])
     if options.get("nn_baseline") is not None:
         network: Callable[..., Tensor] = options["nn_baseline"]
-        changed["nn_baseline"] = lambda given: expanded(network(given))
+        changed["nn_baseline"] = lambda value: expanded(network(value))
     if changed:
-        # Not in place: the program may use its options again.
+        # Not in place: the guide may use its dictionary of options again.
         site["infer"] = {**site["infer"], "baseline": {**options, **changed}}
 
 
 def observe_costs(model_trace: Trace, guide_trace: Trace) -> None:
-    """Hands each presence's downstream cost to the baseline that wants it."""
+    """Calls each presence's ``observe_cost`` with the presence's downstream cost."""
     for name, guide_site in samples(guide_trace).items():
         observe = guide_site["infer"].get("observe_cost")
         if observe:
@@ -125,5 +109,5 @@ def observe_costs(model_trace: Trace, guide_trace: Trace) -> None:
                 for site in samples(trace).values()
                 if name in get_provenance(site["log_prob"])
             ]
-            cost = torch.as_tensor(summed(costs, guide_site["cond_indep_stack"]))
+            cost = torch.as_tensor(sum_to_plates(costs, guide_site["cond_indep_stack"]))
             observe(detach_provenance(cost.detach()))

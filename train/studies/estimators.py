@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import tyro
 
@@ -14,6 +14,11 @@ from train.errors import require
 from train.settings import Count, Whole
 
 if TYPE_CHECKING:
+    import torch
+
+    from train.data.scenes import Scenes
+    from train.engine.runs import Run
+    from train.metrics.measuring import Measures
     from train.objective import ELBOObjective
 
 ROWS = (
@@ -34,20 +39,20 @@ class BenchSettings(AIRSettings):
     """Compare estimators of the ELBO: bias, variance and cost of their gradients."""
 
     estimators: tuple[str, ...] = ROWS
-    """What to compare: names as for train.air's --estimator, +average or +network for a baseline,
-    or your own as module:Class."""
+    """Estimators to compare: names as for train.air's --estimator, with +average or +network for a
+    baseline, or your own as module:Class."""
     checkpoint: Path | None = None
     """Run of train.air whose model, data and step to measure at; a new model if not given."""
     draws: Count = 200
-    """Gradients that are drawn of each estimator."""
+    """Number of gradients drawn from each estimator."""
     exact_draws: Count = 2_000
-    """Gradients that are drawn of the exact sum over counts, to hold the others against."""
+    """Number of gradients drawn from the exact sum over counts, the reference of the others."""
     baseline_steps: Whole = 300
-    """Steps in which a baseline learns before it is measured, all else held."""
+    """Steps in which a baseline is trained, on its own, before its estimator is measured."""
     rounds: Count = 30
-    """Steps of each estimator that are timed, in turn."""
+    """Timed steps of each estimator; the estimators take turns."""
     training_seeds: Whole = 0
-    """Seeds with which each estimator is also trained, for --steps; 0 for no training."""
+    """Number of seeds with which each estimator is also trained, for --steps; 0 for no training."""
     estimator: tyro.conf.Suppress[str] = "marginal"
     baseline: tyro.conf.Suppress[str] = "none"
     resume: tyro.conf.Suppress[bool] = False
@@ -59,8 +64,52 @@ class BenchSettings(AIRSettings):
         require(self.exact_draws > 1, "--exact-draws is 1: a variance needs 2 or more")
 
 
+class Subject(NamedTuple):
+    """The model at which estimators are measured.
+
+    Attributes:
+        settings: Its settings.
+        weights: Its state dictionary; empty for a new model.
+        step: The number of steps that it was trained.
+    """
+
+    settings: AIRSettings
+    weights: dict[str, Any]
+    step: int
+
+
+def subject(settings: BenchSettings) -> Subject:
+    """Returns the model of ``--checkpoint``, or a new one.
+
+    Raises:
+        InputError: If the checkpoint cannot be read, or is no run of ``train.air``.
+    """
+    from train.trained import TrainedAIR, load
+
+    if settings.checkpoint is None:
+        names = [field.name for field in fields(AIRSettings)]
+        return Subject(AIRSettings(**{name: getattr(settings, name) for name in names}), {}, 0)
+    trained = load(settings.checkpoint)
+    require(
+        isinstance(trained, TrainedAIR),
+        f"--checkpoint {settings.checkpoint} holds a run of {trained.saved.method}, not of air: "
+        "give another one",
+    )
+    from_bench = ("data_dir", "device", "seed", "particles", "temperature", "temperature_start")
+    chosen = replace(trained.settings, **{name: getattr(settings, name) for name in from_bench})
+    return Subject(chosen, trained.objective.state_dict(), trained.saved.step)
+
+
 def row_settings(settings: AIRSettings, row: str) -> AIRSettings:
-    """The settings of ``train.air`` for a row of the comparison."""
+    """Returns the settings of ``train.air`` for a row of the comparison.
+
+    Args:
+        settings: The settings of the model.
+        row: The name of an estimator, with ``+average`` or ``+network`` for a baseline.
+
+    Raises:
+        InputError: If there is no such estimator or baseline.
+    """
     from train.estimators import make
 
     name, _, baseline = row.partition("+")
@@ -68,74 +117,62 @@ def row_settings(settings: AIRSettings, row: str) -> AIRSettings:
         baseline in ("", "average", "network"),
         f"--estimators {row}: {baseline} is no baseline; give +average or +network",
     )
-    # K is for those that have more than one draw by nature.
+    # --particles is for estimators that have several draws by default.
     particles = settings.particles if make(name).num_particles > 1 else None
     make(name, particles)
     return replace(settings, estimator=name, baseline=baseline or "none", particles=particles)
 
 
-def air_settings(settings: BenchSettings) -> tuple[AIRSettings, dict[str, Any], int]:
-    """Settings, weights and step of the model that is measured."""
-    from train.trained import TrainedAIR, load
-
-    if settings.checkpoint is None:
-        names = [field.name for field in fields(AIRSettings)]
-        return AIRSettings(**{name: getattr(settings, name) for name in names}), {}, 0
-    trained = load(settings.checkpoint)
-    require(
-        isinstance(trained, TrainedAIR),
-        f"--checkpoint {settings.checkpoint} holds a run of {trained.saved.method}, not of air: "
-        "give another one",
-    )
-    kept = ("data_dir", "device", "seed", "particles", "temperature", "temperature_start")
-    chosen = replace(trained.settings, **{name: getattr(settings, name) for name in kept})
-    return chosen, trained.objective.state_dict(), trained.saved.step
-
-
-def assembled(
-    settings: AIRSettings, row: str, shape: tuple[int, int], weights: dict[str, Any]
+def build_row(
+    settings: AIRSettings, shape: tuple[int, int], weights: dict[str, Any]
 ) -> ELBOObjective:
-    """The objective of a row with given weights; a baseline's stay as they are drawn."""
+    """Builds the objective of a row with given weights.
+
+    Args:
+        settings: The settings of the row.
+        shape: Height and width of a scene in pixels.
+        weights: A state dictionary. Weights that it lacks, and those of a baseline, stay as they
+            are initialised.
+    """
     import torch
 
     from train.air import build
 
     torch.manual_seed(settings.seed)
-    chosen = row_settings(settings, row)
-    objective = build(chosen, shape)
-    own = {name: value for name, value in weights.items() if not name.startswith("guide.baseline")}
-    if own:
-        objective.load_state_dict({**objective.state_dict(), **own})
+    objective = build(settings, shape)
+    state = {
+        name: value for name, value in weights.items() if not name.startswith("guide.baseline")
+    }
+    objective.load_state_dict({**objective.state_dict(), **state})
     return objective
 
 
-@leaves_no_trace
-def main(settings: BenchSettings) -> dict[str, Any]:
-    """Rows, exact gradient, their gradients, times; then training runs if asked."""
-    from train import figures, tables
-    from train.data.batches import Batches
-    from train.data.scenes import load_scenes
-    from train.engine import parallel, runtime
-    from train.engine.runs import Run
-    from train.metrics.measuring import Measures
-    from train.studies import gradients, races
+def build_rows(
+    settings: dict[str, AIRSettings], model: Subject, scenes: Scenes, device: torch.device
+) -> tuple[dict[str, ELBOObjective], ELBOObjective]:
+    """Builds the objectives of all rows, and the exact objective, with equal weights."""
+    exact_settings = row_settings(model.settings, "marginal")
+    exact = build_row(exact_settings, scenes.shape, model.weights).to(device)
+    # One seed does not give equal weights, because a baseline's are drawn before others.
+    weights = exact.state_dict()
+    objectives = {
+        row: build_row(row_setting, scenes.shape, weights).to(device)
+        for row, row_setting in settings.items()
+    }
+    return objectives, exact
 
-    parallel.require_alone("train.estimators")
-    device = runtime.setup(settings)
-    chosen, weights, step = air_settings(settings)
-    for row in settings.estimators:
-        row_settings(chosen, row)
-    data = load_scenes(chosen)
-    batch = Batches((data.train.images,), chosen.batch_size, chosen.seed, device)(0)
-    shape = data.train.shape
-    exact = assembled(chosen, "marginal", shape, weights).to(device)
-    given = exact.state_dict()  # the seed alone won't do: a baseline's weights are drawn first
-    rows = settings.estimators
-    objectives = {row: assembled(chosen, row, shape, given).to(device) for row in rows}
-    run = Run.create(settings, "estimators")
-    measures = Measures(run)
 
-    table = gradients.compare(
+def compare_gradients(
+    settings: BenchSettings,
+    objectives: dict[str, ELBOObjective],
+    exact: ELBOObjective,
+    batch: tuple[torch.Tensor, ...],
+    step: int,
+) -> list[dict[str, Any]]:
+    """Measures the gradients of all rows: see :func:`train.studies.gradients.compare`."""
+    from train.studies import gradients
+
+    return gradients.compare(
         objectives,
         exact,
         batch,
@@ -145,16 +182,53 @@ def main(settings: BenchSettings) -> dict[str, Any]:
         baseline_steps=settings.baseline_steps,
         rounds=settings.rounds,
     )
+
+
+def report_gradients(run: Run, measures: Measures, table: list[dict[str, Any]]) -> None:
+    """Saves the table of gradients and its figure, and prints the rows of all weights."""
+    from train import figures, tables
+
     run.save_table("gradients", table)
     print(tables.markdown([row for row in table if row["group"] == "all"], COLUMNS))
     measures.draw("gradients", lambda: figures.estimators(table))
+
+
+def train_rows(run: Run, measures: Measures, rows: dict[str, AIRSettings], seeds: int) -> None:
+    """Trains AIR with each row and seed; saves and prints the tables, and draws the figure."""
+    from train import figures, tables
+    from train.studies import races
+
+    table = races.race(run, list(rows.items()), seeds)
+    run.save_table("training", table)
+    print(tables.markdown(races.summary(table), races.SUMMARY))
+    measures.draw("training", lambda: figures.races(table))
+
+
+@leaves_no_trace
+def main(settings: BenchSettings) -> dict[str, Any]:
+    """Compares gradients of estimators on one batch, then trains with each if asked."""
+    from train.data.batches import Batches
+    from train.data.scenes import load_scenes
+    from train.engine import parallel, runtime
+    from train.engine.runs import Run
+    from train.metrics.measuring import Measures
+
+    parallel.require_alone("train.estimators")
+    device = runtime.setup(settings)
+    model = subject(settings)
+    rows = {row: row_settings(model.settings, row) for row in settings.estimators}
+    scenes = load_scenes(model.settings).train
+    sampling = (model.settings.batch_size, model.settings.seed)
+    batch = Batches((scenes.images,), *sampling, device)(0)
+    objectives, exact = build_rows(rows, model, scenes, device)
+    run = Run.create(settings, "estimators")
+    measures = Measures(run)
+
+    table = compare_gradients(settings, objectives, exact, batch, model.step)
+    report_gradients(run, measures, table)
     if settings.training_seeds:
-        runs = [(row, row_settings(chosen, row)) for row in settings.estimators]
-        raced = races.race(run, runs, settings.training_seeds)
-        run.save_table("training", raced)
-        print(tables.markdown(races.summary(raced), races.SUMMARY))
-        measures.draw("training", lambda: figures.races(raced))
-    return run.finish({"step": step, "estimators": len(rows)} | measures.results())
+        train_rows(run, measures, rows, settings.training_seeds)
+    return run.finish({"step": model.step, "estimators": len(rows)} | measures.results())
 
 
 if __name__ == "__main__":

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
 from typing import NamedTuple
 
 import pyro
@@ -14,15 +11,16 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from train.objective import Batch, ELBOObjective
+from train.studies.timing import median_milliseconds
 
 
 class Moments(NamedTuple):
     """Mean and variance of gradients, in double precision.
 
     Attributes:
-        mean: By the name of a weight, the mean gradient.
-        variance: By the name of a weight, the variance of each of its entries over the draws.
-        draws: How many gradients were taken.
+        mean: The mean gradient of each weight, by name.
+        variance: The variance of each entry of a weight's gradient over the draws, by name.
+        draws: The number of gradients.
     """
 
     mean: dict[str, Tensor]
@@ -31,14 +29,14 @@ class Moments(NamedTuple):
 
 
 class Quality(NamedTuple):
-    r"""What an estimator's gradient is worth in a group of weights.
+    r"""Variance and bias of an estimator's gradient :math:`\bar g` in a group of weights.
 
     Attributes:
-        variance: The variance of a gradient, summed over the group's weights.
-        bias: The distance :math:`|\bar g - g|` of the mean gradient from the exact one.
+        variance: The variance of a gradient, summed over the group's weights, in nats squared.
+        bias: The distance :math:`|\bar g - g|` of the mean gradient from the exact gradient.
         bias_se: That distance in its standard errors: about 1 if there is no bias.
-        bias_share: The part of the distance that is more than chance, as a share of the exact
-            gradient's norm: :math:`\sqrt{\max(0, |\bar g - g|^2 - \text{se}^2)} \, / \, |g|`.
+        bias_share: The significant distance as a fraction of the exact gradient's norm:
+            :math:`\sqrt{\max(0, |\bar g - g|^2 - \text{se}^2)} \, / \, |g|`.
     """
 
     variance: float
@@ -48,18 +46,18 @@ class Quality(NamedTuple):
 
 
 def moments(loss: Callable[[], Tensor], weights: Mapping[str, Tensor], draws: int) -> Moments:
-    """Draws gradients and takes their mean and variance (Welford's way).
+    """Computes mean and variance of gradients by Welford's algorithm.
 
     Args:
-        loss: Makes an estimate; called once a draw.
-        weights: What it is differentiated by, by name.
-        draws: How many, 2 or more.
+        loss: Makes an estimate; called once for each draw.
+        weights: The weights of the gradient, by name.
+        draws: The number of gradients, 2 or more.
     """
     mean = {name: torch.zeros_like(weight, dtype=torch.float64) for name, weight in weights.items()}
     squares = {name: torch.zeros_like(value) for name, value in mean.items()}
     for i in tqdm(range(1, draws + 1), disable=None, leave=False):
-        found = torch.autograd.grad(loss(), list(weights.values()), allow_unused=True)
-        for name, gradient in zip(weights, found, strict=True):
+        gradients = torch.autograd.grad(loss(), list(weights.values()), allow_unused=True)
+        for name, gradient in zip(weights, gradients, strict=True):
             # A weight that the estimate does not depend on has a gradient of zero.
             value = mean[name].new_zeros(()) if gradient is None else gradient.double()
             delta = value - mean[name]
@@ -68,12 +66,12 @@ def moments(loss: Callable[[], Tensor], weights: Mapping[str, Tensor], draws: in
     return Moments(mean, {name: value / (draws - 1) for name, value in squares.items()}, draws)
 
 
-def quality(found: Moments, exact: Moments, names: Iterable[str]) -> Quality:
-    """Holds an estimator's gradients against exact ones, in a group of weights.
+def quality(estimated: Moments, exact: Moments, names: Iterable[str]) -> Quality:
+    """Compares an estimator's gradients with exact ones, in a group of weights.
 
     Args:
-        found: The estimator's gradients.
-        exact: Draws of an unbiased gradient, independent of them; their own spread is allowed for.
+        estimated: The estimator's gradients.
+        exact: Independent draws of an unbiased gradient; standard errors include their variance.
         names: The weights of the group.
     """
     names = list(names)
@@ -81,10 +79,11 @@ def quality(found: Moments, exact: Moments, names: Iterable[str]) -> Quality:
     def total(values: Mapping[str, Tensor]) -> float:
         return sum(values[name].sum().item() for name in names)
 
-    distance = sum((found.mean[name] - exact.mean[name]).square().sum().item() for name in names)
+    differences = ((estimated.mean[name] - exact.mean[name]) for name in names)
+    distance = sum(difference.square().sum().item() for difference in differences)
     size = sum(exact.mean[name].square().sum().item() for name in names)
-    variance = total(found.variance)
-    error = variance / found.draws + total(exact.variance) / exact.draws
+    variance = total(estimated.variance)
+    error = variance / estimated.draws + total(exact.variance) / exact.draws
     return Quality(
         variance=variance,
         bias=distance**0.5,
@@ -94,15 +93,19 @@ def quality(found: Moments, exact: Moments, names: Iterable[str]) -> Quality:
 
 
 def groups(weights: Mapping[str, Tensor]) -> dict[str, list[str]]:
-    """Names of weights by the network that they are in: ``all``, ``model.decoder`` and so on."""
-    found: dict[str, list[str]] = {"all": list(weights)}
+    """Groups names of weights by network: ``all``, ``model.decoder`` and so on."""
+    names: dict[str, list[str]] = {"all": list(weights)}
     for name in weights:
-        found.setdefault(".".join(name.split(".")[:2]), []).append(name)
-    return found
+        names.setdefault(".".join(name.split(".")[:2]), []).append(name)
+    return names
 
 
-def learnt(**modules: nn.Module) -> dict[str, Tensor]:
-    """The weights of modules that an ELBO is a function of, by name: no baseline's."""
+def elbo_weights(**modules: nn.Module) -> dict[str, Tensor]:
+    """Returns the weights of modules by name, without a baseline's: the ELBO depends on these.
+
+    Args:
+        modules: The modules; their keywords are the prefixes of the names.
+    """
     return {
         f"{prefix}.{name}": weight
         for prefix, module in modules.items()
@@ -111,23 +114,15 @@ def learnt(**modules: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def milliseconds(steps: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """The median time of each step in milliseconds, taken in turn: a machine's speed drifts."""
-    taken: dict[str, list[float]] = {name: [] for name in steps}
-    for turn in range(rounds + 1):
-        for name, step in steps.items():
-            start = time.perf_counter()
-            step()
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-            # The first round is a warm-up.
-            if turn:
-                taken[name].append((time.perf_counter() - start) * 1e3)
-    return {name: statistics.median(times) for name, times in taken.items()}
+def train_baseline(objective: ELBOObjective, batch: Batch, step: Tensor, steps: int) -> None:
+    """Trains an objective's baseline on one batch, and nothing else.
 
-
-def learn_baseline(objective: ELBOObjective, batch: Batch, step: Tensor, steps: int) -> None:
-    """Lets an objective's baseline learn on one batch, and nothing else."""
+    Args:
+        objective: The objective; nothing happens if its guide has no baseline.
+        batch: The batch.
+        step: The number of completed steps, for annealed values.
+        steps: The number of optimiser steps.
+    """
     baseline = objective.guide.baseline
     if baseline is None:
         return
@@ -135,11 +130,42 @@ def learn_baseline(objective: ELBOObjective, batch: Batch, step: Tensor, steps: 
     optimiser = torch.optim.Adam(weights, lr=1e-3) if weights else None
     for _ in range(steps):
         loss = objective(batch, step)[0]["elbo"]
-        # A decaying average learns from being asked.
+        # A decaying average has no weights: the estimate itself updates it.
         if optimiser:
             for weight, gradient in zip(weights, torch.autograd.grad(loss, weights), strict=True):
                 weight.grad = gradient
             optimiser.step()
+
+
+class Bench:
+    """One batch on which objectives are measured.
+
+    Args:
+        batch: The batch.
+        step: The number of completed steps, for annealed values.
+    """
+
+    def __init__(self, batch: Batch, step: int) -> None:
+        self.batch = batch
+        self.step = torch.tensor(step, device=batch[0].device)
+
+    def loss(self, objective: ELBOObjective) -> Tensor:
+        """Returns one estimate of an objective's loss, of shape ()."""
+        return objective(self.batch, self.step)[0]["elbo"]
+
+    def moments(self, objective: ELBOObjective, draws: int) -> Moments:
+        """Draws gradients of an objective by all weights but a baseline's."""
+        weights = elbo_weights(model=objective.model, guide=objective.guide)
+        return moments(lambda: self.loss(objective), weights, draws)
+
+    def timed_step(self, objective: ELBOObjective) -> Callable[[int], object]:
+        """Returns a function that computes a loss and its gradients by all weights."""
+
+        def step(_: int) -> object:
+            weights = [weight for weight in objective.parameters() if weight.requires_grad]
+            return torch.autograd.grad(self.loss(objective), weights, allow_unused=True)
+
+        return step
 
 
 def compare(
@@ -156,50 +182,46 @@ def compare(
     """Measures the gradients of objectives that differ in their estimator alone, on one batch.
 
     Args:
-        objectives: The objectives by name, with the same weights.
-        exact: One more, whose estimator has the ELBO's gradient without bias.
-        batch: What all are evaluated on.
-        step: The number of steps done, for what is annealed.
-        draws: How many gradients are drawn of each.
-        exact_draws: How many of the exact objective.
-        baseline_steps: In how many steps a baseline learns before.
-        rounds: How many steps of each are timed.
+        objectives: The objectives by name, with equal weights.
+        exact: An objective with these weights and an unbiased estimator.
+        batch: The batch on which all objectives are evaluated.
+        step: The number of completed steps, for annealed values.
+        draws: The number of gradients of each objective.
+        exact_draws: The number of gradients of the exact objective.
+        baseline_steps: The number of steps in which a baseline is trained before.
+        rounds: The number of timed steps of each objective.
 
     Returns:
         A row for each objective and group of weights: ``estimator``, ``group``, ``draws``, the
         fields of :class:`Quality`, ``milliseconds`` a step (a loss and its gradients), and
         ``variance_time``, their product with the variance in nats squared times seconds.
     """
-    done = torch.tensor(step, device=batch[0].device)
-
-    def estimate(objective: ELBOObjective) -> Tensor:
-        return objective(batch, done)[0]["elbo"]
-
-    def gradient(objective: ELBOObjective) -> object:
-        weights = [weight for weight in objective.parameters() if weight.requires_grad]
-        return torch.autograd.grad(estimate(objective), weights, allow_unused=True)
-
-    def drawn(objective: ELBOObjective, number: int) -> Moments:
-        weights = learnt(model=objective.model, guide=objective.guide)
-        return moments(lambda: estimate(objective), weights, number)
-
+    bench = Bench(batch, step)
     with pyro.validation_enabled(False):
-        held = drawn(exact, exact_draws)
-        found = {}
+        exact_moments = bench.moments(exact, exact_draws)
+        estimated = {}
         for name, objective in objectives.items():
-            learn_baseline(objective, batch, done, baseline_steps)
-            found[name] = drawn(objective, draws)
-        steps = {name: partial(gradient, objective) for name, objective in objectives.items()}
-        times = milliseconds(steps, rounds)
+            train_baseline(objective, batch, bench.step, baseline_steps)
+            estimated[name] = bench.moments(objective, draws)
+        steps = {name: bench.timed_step(objective) for name, objective in objectives.items()}
+        times = median_milliseconds(steps, rounds)
+    weight_groups = groups(exact_moments.mean)
     return [
-        {
-            "estimator": name,
-            "group": group,
-            "draws": draws,
-            **(worth := quality(found[name], held, names))._asdict(),
-            "milliseconds": times[name],
-            "variance_time": worth.variance * times[name] / 1e3,
-        }
+        row(name, group, quality(estimated[name], exact_moments, names), draws, times[name])
         for name in objectives
-        for group, names in groups(held.mean).items()
+        for group, names in weight_groups.items()
     ]
+
+
+def row(
+    estimator: str, group: str, measured: Quality, draws: int, milliseconds: float
+) -> dict[str, str | float | int]:
+    """Returns a row of :func:`compare`."""
+    return {
+        "estimator": estimator,
+        "group": group,
+        "draws": draws,
+        **measured._asdict(),
+        "milliseconds": milliseconds,
+        "variance_time": measured.variance * milliseconds / 1e3,
+    }
