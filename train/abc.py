@@ -175,7 +175,7 @@ def main(settings: ABCSettings) -> dict[str, Any]:
     from train.data import digits
     from train.data.fingerprint import fingerprint
     from train.data.stacks import sets_of
-    from train.engine import runtime
+    from train.engine import callbacks, runtime
     from train.engine.loop import fit
     from train.engine.runs import Run
     from train.metrics.embedding import GOALS, Watch
@@ -195,7 +195,15 @@ def main(settings: ABCSettings) -> dict[str, Any]:
     run = Run.create(settings, "abc", **inputs, data_hash=fingerprint(train, held_out))
 
     watch = Watch(objective, train, held_out, sets.numbers, others, **names, seed=settings.seed)
-    fitted = fit(objective, batches, run, settings, device, evaluate=watch.evaluate)
+    fitted = fit(
+        objective,
+        batches,
+        run,
+        settings,
+        device,
+        evaluate=watch.evaluate,
+        callbacks=callbacks.standard(run, settings),
+    )
     if not run.writes:
         return {}
 

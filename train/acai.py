@@ -89,7 +89,7 @@ def main(settings: ACAISettings) -> dict[str, Any]:
     from train.data import digits, lines
     from train.data.batches import Batches, as_input
     from train.data.fingerprint import fingerprint
-    from train.engine import runtime
+    from train.engine import callbacks, runtime
     from train.engine.loop import fit
     from train.engine.runs import Run
     from train.metrics import interpolation
@@ -121,7 +121,15 @@ def main(settings: ACAISettings) -> dict[str, Any]:
 
     options = {"frame": frame, "starts": settings.cluster_starts, "seed": settings.seed}
     watch = Watch(autoencoder, train, held_out, **options)
-    fitted = fit(objective, batches, run, settings, device, evaluate=watch.look)
+    fitted = fit(
+        objective,
+        batches,
+        run,
+        settings,
+        device,
+        evaluate=watch.look,
+        callbacks=callbacks.standard(run, settings),
+    )
     if not run.writes:
         return {}
 

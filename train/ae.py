@@ -59,7 +59,7 @@ def main(settings: AESettings) -> dict[str, Any]:
     from train.data import digits
     from train.data.batches import Batches
     from train.data.fingerprint import fingerprint
-    from train.engine import runtime
+    from train.engine import callbacks, runtime
     from train.engine.loop import Best, fit
     from train.engine.runs import Run
     from train.metrics.autoencoding import GOAL, Watch
@@ -89,6 +89,7 @@ def main(settings: AESettings) -> dict[str, Any]:
         device,
         evaluate=lambda step: {"validation_mse": watch.error(validation.images)},
         best=best,
+        callbacks=callbacks.standard(run, settings),
     )
     if not run.writes:
         return {}

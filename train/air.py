@@ -111,7 +111,7 @@ def main(settings: AIRSettings) -> dict[str, Any]:
     from train.data.batches import Batches
     from train.data.fingerprint import fingerprint
     from train.data.scenes import load_scenes
-    from train.engine import runtime
+    from train.engine import callbacks, runtime
     from train.engine.loop import fit
     from train.engine.runs import Run
     from train.metrics.counting import Watch, goals, measure
@@ -128,7 +128,15 @@ def main(settings: AIRSettings) -> dict[str, Any]:
     run = Run.create(settings, "air", shape=data.train.shape, data_hash=fingerprint(*data))
 
     watch = Watch(model, guide, data, batches, run)
-    fitted = fit(objective, batches, run, settings, device, watch.monitor, watch.evaluate)
+    fitted = fit(
+        objective,
+        batches,
+        run,
+        settings,
+        device,
+        evaluate=watch.evaluate,
+        callbacks=callbacks.standard(run, settings),
+    )
     if not run.writes:
         return {}
 

@@ -120,7 +120,7 @@ def main(settings: ICVAESettings) -> dict[str, Any]:
     from train.data.batches import Batches
     from train.data.conditions import Condition
     from train.data.fingerprint import fingerprint
-    from train.engine import runtime
+    from train.engine import callbacks, runtime
     from train.engine.loop import fit
     from train.engine.runs import Run
     from train.metrics.coding import Watch, goals, measure
@@ -147,7 +147,15 @@ def main(settings: ICVAESettings) -> dict[str, Any]:
 
     model, guide = objective.model, objective.guide
     watch = Watch(model, guide, data.held_out, condition, settings.condition == "labels")
-    fitted = fit(objective, batches, run, settings, device, evaluate=watch.evaluate)
+    fitted = fit(
+        objective,
+        batches,
+        run,
+        settings,
+        device,
+        evaluate=watch.evaluate,
+        callbacks=callbacks.standard(run, settings),
+    )
     if not run.writes:
         return {}
 

@@ -154,7 +154,7 @@ class Transformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         objective, batches, inputs = self._prepare(settings, images, y, device)
         inputs = {"shape": tuple(images.shape[1:])} | inputs
         run = Run.create(settings, self.method, **inputs)
-        fitted = fit(objective.to(device), batches, run, settings, device, progress=False)
+        fitted = fit(objective.to(device), batches, run, settings, device)
         # Not from the folder, which only the first of several processes writes.
         weights = objective.state_dict()
         saved = SavedRun(self.method, asdict(settings), inputs, weights, fitted.steps)

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from train import processes
 from train.engine import disk
+from train.engine.callbacks import tensorboard_writer
 from train.engine.checkpoints import Checkpoints
 from train.errors import InputError, brief, first_line, require
 from train.settings import LARGEST, Settings, flag
@@ -55,8 +56,6 @@ class Run:
         self.checkpoints = Checkpoints(directory / "checkpoints", keep)
         self.writes = writes
         self.config: dict[str, Any] = {}
-        self.board_class: Any = None
-        self.board: Any = None
 
     @classmethod
     def create(cls, settings: Settings, method: str, **inputs: Any) -> Run:
@@ -82,7 +81,9 @@ class Run:
             not directory.exists() or directory.is_dir(),
             f"--run-dir {directory} is a file: give a folder",
         )
-        run.board_class = _tensorboard() if settings.tensorboard else None
+        if settings.tensorboard:
+            # Where it is not installed, nothing is written.
+            tensorboard_writer()
         config = {"method": method, "settings": _plain(asdict(settings)), "inputs": _plain(inputs)}
         run.config = config | {"versions": _versions(), "git_commit": _commit()}
         if settings.resume:
@@ -106,14 +107,6 @@ class Run:
             return
         line = json.dumps({"step": step} | _plain(metrics), allow_nan=False)
         disk.append(self.directory / "metrics.jsonl", line)
-        if self.board_class is not None:
-            folder = self.directory / "tensorboard"
-            with disk.writing(folder):
-                # What a resumed run says again is not shown twice.
-                self.board = self.board or self.board_class(str(folder), purge_step=step)
-                for name, value in metrics.items():
-                    self.board.add_scalar(name, value, step)
-                self.board.flush()
 
     def history(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """By the name of a metric, the steps at which it was logged and its values."""
@@ -241,8 +234,6 @@ class Run:
         """Writes ``results.json``; returns what it holds."""
         results = {"method": self.method} | _plain(results)
         self._write_json("results.json", results)
-        if self.board is not None:
-            self.board.close()
         return results
 
     def _check(self, config: Mapping[str, Any], free: frozenset[str]) -> None:
@@ -464,14 +455,3 @@ def _commit() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return answer.stdout.strip() or None
-
-
-def _tensorboard() -> Any:
-    """TensorBoard's writer."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise InputError(
-            "--tensorboard needs TensorBoard: pip install 'structured-latents[tensorboard]'"
-        ) from None
-    return SummaryWriter
