@@ -22,7 +22,7 @@ from train.data.digits import Frame
 from train.data.images import as_images
 from train.engine import disk, runtime
 from train.engine.outline import weightless
-from train.engine.runs import SavedRun, read_config, read_weights
+from train.engine.saved import SavedRun, read_config, read_weights
 from train.errors import InputError, brief, first_line, require
 from train.estimators import restored
 from train.metrics.interpolation import interpolate, mixes

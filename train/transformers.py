@@ -28,7 +28,8 @@ from train.data.labels import as_labels
 from train.data.stacks import sets_of
 from train.engine import runtime
 from train.engine.loop import fit
-from train.engine.runs import Run, SavedRun
+from train.engine.runs import Run
+from train.engine.saved import SavedRun
 from train.errors import InputError, Interrupted, require
 from train.objective import Batch, Objective
 from train.settings import parameters

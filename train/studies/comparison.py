@@ -16,7 +16,7 @@ from torch.nn.functional import normalize
 from train import acai
 from train.data.batches import codes_of
 from train.data.digits import Frame, Images, Split
-from train.engine.runs import read_results
+from train.engine.saved import read_results
 from train.errors import require
 from train.metrics.clusters import cluster_accuracy
 from train.metrics.measuring import NOT_FINITE, Unmeasurable, attempt, finite

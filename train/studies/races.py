@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from train import air
-from train.engine.runs import Run, read_results
+from train.engine.runs import Run
+from train.engine.saved import read_results
 from train.errors import InputError
 
 

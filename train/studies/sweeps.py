@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from train import figures
 from train.engine import parallel
-from train.engine.runs import Run, read_results
+from train.engine.runs import Run
+from train.engine.saved import read_results
 from train.metrics.measuring import Measures
 
 if TYPE_CHECKING:
