@@ -25,6 +25,7 @@ from train.ae import AESettings
 from train.air import AIRSettings
 from train.data.conditions import Condition
 from train.engine import compiled, parallel, steps
+from train.engine.callbacks import Callback
 from train.engine.compiled import Replay
 from train.engine.loop import fit
 from train.engine.runs import Run
@@ -419,14 +420,15 @@ def test_a_compiled_run_goes_on_as_if_it_never_stopped(tmp_path):
     )
 
     def run(settings: Settings, stop_at: int = 0) -> dict[str, Tensor]:
-        def monitor(step: int) -> dict[str, float]:
-            if step == stop_at:
-                signal.raise_signal(signal.SIGINT)
-            return {}
+        class Interrupt(Callback):
+            def step(self, step, metrics):
+                if step == stop_at:
+                    signal.raise_signal(signal.SIGINT)
 
         torch.manual_seed(0)
         objective = build(settings)
-        fit(objective, batches(settings), Run.create(settings, "ae"), settings, CPU, monitor)
+        run = Run.create(settings, "ae")
+        fit(objective, batches(settings), run, settings, CPU, callbacks=[Interrupt()])
         return objective.state_dict()
 
     whole = run(settings)

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import signal
+from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 
 import pytest
@@ -17,7 +18,7 @@ from torch import nn
 from tests.data.refusals import refused
 from tests.doors import memory_of
 from train.ae import AESettings
-from train.engine import progress
+from train.engine.callbacks import Callback, JSONLines
 from train.engine.loop import Best, Meter, fit
 from train.engine.runs import Run
 from train.engine.steps import Stepper, decay
@@ -71,12 +72,25 @@ def settings(tmp_path):
     )
 
 
-def train(settings: Settings, kind: type[Twins] = Twins, **options) -> tuple[Twins, Run]:
+def train(
+    settings: Settings, kind: type[Twins] = Twins, callbacks: Sequence[Callback] = (), **options
+) -> tuple[Twins, Run]:
     torch.manual_seed(settings.seed)
     objective = kind()
     run = Run.create(settings, "twins")
-    fit(objective, batch, run, settings, CPU, **options)
+    fit(objective, batch, run, settings, CPU, callbacks=[JSONLines(run), *callbacks], **options)
     return objective, run
+
+
+class Reader(Callback):
+    """Calls a function with the step whenever metrics were read."""
+
+    def __init__(self, function: Callable[[int], object]) -> None:
+        self.function = function
+
+    def step(self, step, metrics):
+        if metrics:
+            self.function(step)
 
 
 def lines(run: Run) -> list[dict]:
@@ -112,9 +126,7 @@ def test_what_is_shown_and_kept_changes_no_weight(settings, tmp_path, name):
         return {"seen": torch.rand(3).sum().item()}
 
     changed = replace(settings, run_dir=tmp_path / "other", **{name: 3})
-    one, other = (
-        train(each, Drawn, monitor=look, evaluate=look)[0] for each in (settings, changed)
-    )
+    one, other = (train(each, Drawn, evaluate=look)[0] for each in (settings, changed))
     for weights in zip(one.parameters(), other.parameters(), strict=True):
         assert torch.equal(*weights)
 
@@ -149,11 +161,10 @@ def test_metrics_are_means_over_the_steps_between_lines(settings):
         assert line["first_loss"] == pytest.approx(sum(seen[4 * i : 4 * i + 4]) / 4, rel=1e-5)
 
 
-def test_watching_does_not_change_the_training(settings, tmp_path):
+def test_evaluating_does_not_change_the_training(settings, tmp_path):
     alone, _ = train(settings)
     watched, run = train(
         replace(settings, run_dir=tmp_path / "watched"),
-        monitor=lambda step: {"draw": torch.randn(()).item()},
         evaluate=lambda step: {"held_out_draw": torch.randn(()).item()},
     )
     assert torch.equal(alone.one.weight, watched.one.weight)
@@ -163,14 +174,13 @@ def test_watching_does_not_change_the_training(settings, tmp_path):
 def test_an_interrupted_run_goes_on_as_if_it_never_stopped(settings, tmp_path):
     whole, whole_run = train(settings)
 
-    def interrupt(step: int) -> dict[str, float]:
+    def interrupt(step: int) -> None:
         if step == 12:
             os.kill(os.getpid(), signal.SIGINT)
-        return {}
 
     stopped = replace(settings, run_dir=tmp_path / "stopped")
     with pytest.raises(Interrupted, match=r"stopped at step 1[23].*--resume --run-dir"):
-        train(stopped, monitor=interrupt)
+        train(stopped, callbacks=[Reader(interrupt)])
     resumed, run = train(replace(stopped, resume=True))
     assert torch.equal(whole.one.weight, resumed.one.weight)
     assert lines(run) == lines(whole_run)
@@ -274,28 +284,14 @@ def test_memory_does_not_grow(settings):
     """Over 5,000 steps. The mutation: losses kept with their graphs are 12,000 bytes a step."""
     seen = {}
 
-    def monitor(step: int) -> dict[str, float]:
+    def measure(step: int) -> None:
         gc.collect()
         seen[step] = memory_of("self", 1)
-        return {}
 
     long = replace(settings, steps=5_000, log_every=500, eval_every=10**5, checkpoint_every=2_500)
-    train(long, monitor=monitor)
+    train(long, callbacks=[Reader(measure)])
     assert len(seen) == 10
     assert seen[5_000] - seen[500] < 8 * 1024**2
-
-
-def test_progress_is_shown_where_it_is_asked_for(settings, monkeypatch, capsys):
-    """Without a terminal; a process that does not write, and a transformer, are silent."""
-    monkeypatch.setattr(progress, "SECONDS", 0.0)
-    train(settings)
-    said = capsys.readouterr().err.splitlines()
-    assert [line.split(",")[0] for line in said] == [
-        f"twins: step {step} of 20" for step in (4, 8, 12, 16, 20)
-    ]
-    assert "first_loss" in said[0]
-    train(replace(settings, run_dir=settings.run_dir.with_name("silent")), progress=False)
-    assert capsys.readouterr().err == ""
 
 
 def test_weights_stay_where_no_evaluation_is_a_number(settings):

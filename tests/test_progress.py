@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from train.engine import progress
-from train.engine.progress import Progress
+from train.engine import callbacks
+from train.engine.callbacks import ProgressBar
+from train.settings import Settings
 from train.transformers import AETransformer
 
 
@@ -17,20 +18,21 @@ def clock(monkeypatch):
     class Clock:
         now = 0.0
 
-    monkeypatch.setattr(progress.time, "monotonic", lambda: Clock.now)
+    monkeypatch.setattr(callbacks.time, "monotonic", lambda: Clock.now)
     return Clock
 
 
-def lines(clock, seconds: float, capsys, *, done: int = 0, shown: bool = True) -> list[str]:
-    """What 1,000 steps of some seconds each say."""
-    with Progress("ae", 1_000, done, shown=shown) as told:
-        for step in range(done + 1, 1_001):
-            clock.now += seconds
-            told.advance()
-            if step % 10 == 0:
-                told.show(step, {"mse_loss": 1 / step})
-            if step % 100 == 0:
-                told.show(step, {"held_out_mse": 2.0})
+def lines(clock, seconds: float, capsys, *, done: int = 0) -> list[str]:
+    """The lines that 1,000 steps of some seconds each print."""
+    bar = ProgressBar("ae")
+    bar.start(Settings(steps=1_000), done)
+    for step in range(done + 1, 1_001):
+        clock.now += seconds
+        metrics = {"mse_loss": 1 / step, "train_seconds": 1.0} if step % 10 == 0 else {}
+        bar.step(step, metrics)
+        if step % 100 == 0:
+            bar.evaluated(step, {"held_out_mse": 2.0})
+    bar.end(None)
     captured = capsys.readouterr()
     assert captured.out == ""
     return captured.err.splitlines()
@@ -50,12 +52,8 @@ def test_time_left_after_a_resume_is_of_the_steps_since(clock, capsys):
     assert first == "ae: step 950 of 1,000, mse_loss 0.001053; 00:50 taken, about 00:50 left"
 
 
-def test_nothing_is_said_where_nothing_is_to_be_shown(clock, capsys):
-    assert lines(clock, 100, capsys, shown=False) == []
-
-
 def test_a_transformer_is_silent(monkeypatch, capsys):
-    monkeypatch.setattr(progress, "SECONDS", 0.0)
+    monkeypatch.setattr(callbacks, "SECONDS", 0.0)
     images = np.random.default_rng(0).random((9, 4, 4))
     AETransformer(steps=4, log_every=1, hidden=(4,)).fit(images)
     captured = capsys.readouterr()

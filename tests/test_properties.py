@@ -32,7 +32,7 @@ from tests.inputs import JSON, command_lines, damaged
 from train.air import AIRSettings
 from train.cli import command
 from train.data import catalogue, datasets, files
-from train.engine import runs
+from train.engine import runs, saved
 from train.engine.checkpoints import Checkpoints
 from train.engine.loop import Best, TrainState
 from train.errors import InputError
@@ -266,8 +266,8 @@ def test_damaged_runs(tmp_path_factory, finished, data):
     path = data.draw(st.sampled_from(sorted(each for each in folder.rglob("*") if each.is_file())))
     path.write_bytes(data.draw(damaged(path.read_bytes())))
     used_or_refused(lambda: resume(folder), folder)
-    used_or_refused(lambda: restore(AIRSettings, runs.read_config(folder).settings), folder)
-    used_or_refused(lambda: runs.read_weights(folder, Wide().state_dict()), folder)
+    used_or_refused(lambda: restore(AIRSettings, saved.read_config(folder).settings), folder)
+    used_or_refused(lambda: saved.read_weights(folder, Wide().state_dict()), folder)
     used_or_refused(lambda: runs.Run(folder, "air").history(), folder)
     shutil.rmtree(folder.parent)
 
@@ -284,7 +284,7 @@ def test_configs_of_anything(tmp_path_factory, finished, method, values):
     ):
         (folder / "config.json").write_text(json.dumps(config))
         used_or_refused(lambda: resume(folder), folder)
-        used_or_refused(lambda: restore(AIRSettings, runs.read_config(folder).settings), folder)
+        used_or_refused(lambda: restore(AIRSettings, saved.read_config(folder).settings), folder)
     shutil.rmtree(folder.parent)
 
 

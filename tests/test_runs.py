@@ -343,13 +343,6 @@ def test_a_folder_that_is_taken_away_is_not_made_again(settings, write):
     assert not settings.run_dir.exists()
 
 
-def test_tensorboard_gets_the_metrics(settings):
-    run = Run.create(replace(settings, tensorboard=True), "air")
-    run.log(1, {"loss": 2.0})
-    run.finish({})
-    assert list((settings.run_dir / "tensorboard").glob("events*"))
-
-
 def test_every_generator_goes_on_where_it_was():
     def draws():
         return torch.rand(3).tolist(), np.random.rand(3).tolist(), random.random()  # noqa: NPY002

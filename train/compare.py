@@ -94,7 +94,7 @@ def codecs_of(
         InputError: If runs cannot be loaded, or cannot be compared on these data; the message names
             each of them.
     """
-    from train.engine.runs import read_config
+    from train.engine.saved import read_config
     from train.studies import comparison
     from train.trained import load
 

@@ -11,7 +11,7 @@ import torch
 
 from train.engine import disk
 from train.engine.outline import weightless
-from train.engine.runs import SavedRun, read_config, read_weights
+from train.engine.saved import SavedRun, read_config, read_weights
 from train.errors import InputError, brief, first_line, require
 from train.method import Method
 from train.methods import METHODS

@@ -23,7 +23,8 @@ from train.data.labelled import Images, Split
 from train.data.labels import as_labels
 from train.engine import runtime
 from train.engine.loop import fit
-from train.engine.runs import Run, SavedRun
+from train.engine.runs import Run
+from train.engine.saved import SavedRun
 from train.errors import InputError, Interrupted, require
 from train.fitting import Misfit
 from train.method import Method

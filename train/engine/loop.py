@@ -6,7 +6,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Any, ClassVar, NamedTuple
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from train import processes
 from train.engine import parallel
-from train.engine.progress import Progress
+from train.engine.callbacks import Callback, Running, running
 from train.engine.runs import Run
 from train.engine.runtime import random_state, set_random_state
 from train.engine.steps import Stepper
@@ -98,34 +98,35 @@ def fit(
     run: Run,
     settings: Settings,
     device: torch.device,
-    monitor: Callable[[int], Mapping[str, float]] | None = None,
+    *,
     evaluate: Callable[[int], Mapping[str, float]] | None = None,
     best: Best | None = None,
-    progress: bool = True,
+    callbacks: Iterable[Callback] = (),
 ) -> FitResult:
     """Minimises an objective's losses, each with its own optimiser; leaves it in evaluation mode.
 
     Nothing in a step waits for the device: losses and metrics are added up there, and read every
-    ``settings.log_every`` steps. Processes that torchrun started each take their share of every
-    batch and average their gradients; the first one evaluates and writes. All of them end with the
-    same weights.
+    ``settings.log_every`` steps. Processes that torchrun started each take their rows of every
+    batch and average their gradients; rank 0 evaluates, writes and calls the callbacks. All of
+    them end with the same weights.
 
     Args:
-        objective: What is trained, on ``device``.
-        batch: Gives the training batch of a step, the same each time it is asked.
-        run: The run folder. A run to be resumed goes on from its last checkpoint.
-        settings: The numbers of steps, rates and intervals.
-        device: Where to train.
-        monitor: Called every ``log_every`` steps; what it returns is logged with the metrics and
-            shown on the progress bar.
-        evaluate: Called every ``eval_every`` steps and after the last; what it returns is logged.
-        best: Chooses among the evaluations: its weights are what is left in the objective and in
+        objective: The networks and their losses, on ``device``.
+        batch: Returns the training batch of a step; a pure function of the step.
+        run: The run folder. With ``settings.resume`` training goes on from its last checkpoint.
+        settings: Numbers of steps, learning rates and intervals.
+        device: The device to train on.
+        evaluate: Called in eval mode every ``eval_every`` steps and after the last one; returns
+            metrics by name.
+        best: Selects among the evaluations: its weights are what is left in the objective and in
             ``model.safetensors``, and training ends when it says so.
-        progress: Whether to show how far it is: see :class:`~train.engine.progress.Progress`.
+        callbacks: What logs and shows the metrics, for example
+            :func:`train.engine.callbacks.standard`.
 
     Raises:
         InputError: If a loss is not a finite number, or another process is gone.
-        Interrupted: If Ctrl-C was pressed.
+        Interrupted: If Ctrl-C was pressed; a checkpoint is saved.
+        Exception: What ``evaluate`` or a callback raises.
     """
     joined = parallel.start(device)
     objective.start(map(batch, range(STARTING)))
@@ -133,55 +134,78 @@ def fit(
     if settings.resume:
         run.load_checkpoint(training.load, device)
     training.share()
+    callbacks = () if processes.rank() else callbacks
+    with running(callbacks, settings, training.step) as callback:
+        _train(training, batch, run, evaluate, callback)
+        if joined:
+            parallel.stop()
+        # Where no evaluation was a number there are no best weights; the last ones stay.
+        if best is not None and best.weights:
+            objective.load_state_dict(best.weights)
+            run.save_weights(best.step, objective)
+        objective.eval()
+        callback.result = training.result()
+    return callback.result
 
-    def save() -> None:
-        training.meter.check(run)
-        run.save_checkpoint(training.step, training.state(), objective)
 
-    shown = Progress(run.method, settings.steps, training.step, shown=progress and run.writes)
-    with shown, interrupts() as interrupted:
-        if training.step < settings.steps:
+def _train(
+    training: TrainState,
+    batch: Callable[[int], Batch],
+    run: Run,
+    evaluate: Callable[[int], Mapping[str, float]] | None,
+    callback: Running,
+) -> None:
+    """Takes the remaining steps; reads metrics, evaluates and saves when that is due."""
+    settings = training.settings
+
+    def due(every: int) -> bool:
+        return training.step == settings.steps or training.step % every == 0
+
+    with interrupts() as interrupted:
+        if not training.finished:
             training.begin(batch)
-        while training.step < settings.steps and not (best is not None and best.over):
-            with training.clock:
-                training.take(batch)
-            shown.advance()
-            step = training.step
-            last = step == settings.steps
-            reads = last or step % settings.log_every == 0
-            if reads:
-                with training.clock:
-                    metrics = training.meter.read(run)
-                watched = _aside(monitor, step, objective, settings)
-                run.log(step, metrics | watched | {"train_seconds": training.clock.seconds})
-                losses = {name: each for name, each in metrics.items() if name.endswith("_loss")}
-                shown.show(step, losses | watched)
-            if evaluate is not None and (last or step % settings.eval_every == 0):
-                seen = parallel.broadcast(_aside(evaluate, step, objective, settings))
-                run.log(step, seen)
-                shown.show(step, seen)
-                if best is not None:
-                    best.see(step, seen, objective)
-                    last = last or best.over
+        while not training.finished:
+            training.take(batch)
+            reads = due(settings.log_every)
+            callback.step(training.step, training.read_metrics(run) if reads else {})
+            if evaluate is not None and due(settings.eval_every):
+                metrics = _evaluate(evaluate, training)
+                callback.evaluated(training.step, metrics)
             # Processes must stop at the same step, so they ask each other, but not at each one.
             stop = parallel.broadcast(interrupted()) if reads or processes.size() == 1 else False
-            if last or stop or step % settings.checkpoint_every == 0:
-                save()
-            if stop and not last:
+            if training.finished or stop or training.step % settings.checkpoint_every == 0:
+                _save(training, run)
+            if stop and not training.finished:
                 raise Interrupted(
-                    f"stopped at step {step:,}; go on with the same command and "
+                    f"stopped at step {training.step:,}; go on with the same command and "
                     f"--resume --run-dir {run.directory}"
                 )
-    if joined:
-        parallel.stop()
-    # No evaluation may have been a number; then the last weights are what there is.
-    if best is not None and best.weights:
-        objective.load_state_dict(best.weights)
-        run.save_weights(best.step, objective)
-    objective.eval()
-    seconds = training.clock.seconds
-    rate = settings.batch_size * training.step / max(seconds, 1e-9)
-    return FitResult(training.step, training.warm_up.seconds, seconds, rate, str(device))
+
+
+def _evaluate(
+    evaluate: Callable[[int], Mapping[str, float]], training: TrainState
+) -> dict[str, float]:
+    """Calls ``evaluate`` in rank 0; returns its metrics in all ranks, and selects by them.
+
+    It runs in eval mode under a forked RNG, so that evaluating cannot change training.
+    """
+    metrics: dict[str, float] = {}
+    if processes.rank() == 0:
+        training.objective.eval()
+        with torch.random.fork_rng(), torch.no_grad():
+            torch.manual_seed(training.settings.seed + training.step)
+            metrics = dict(evaluate(training.step))
+        training.objective.train()
+    metrics = parallel.broadcast(metrics)
+    if training.best is not None:
+        training.best.see(training.step, metrics, training.objective)
+    return metrics
+
+
+def _save(training: TrainState, run: Run) -> None:
+    """Saves a checkpoint, unless a loss since the last one was not finite."""
+    training.meter.check(run)
+    run.save_checkpoint(training.step, training.state(), training.objective)
 
 
 class TrainState:
@@ -217,9 +241,27 @@ class TrainState:
 
     def take(self, batch: Callable[[int], Batch]) -> None:
         """Takes a step on this process' share of the next batch."""
-        losses, metrics = self.stepper(self.share_of(batch, self.step), self.step)
-        self.step += 1
-        self.meter.add(self.step, losses, metrics)
+        with self.clock:
+            losses, metrics = self.stepper(self.share_of(batch, self.step), self.step)
+            self.step += 1
+            self.meter.add(self.step, losses, metrics)
+
+    def read_metrics(self, run: Run) -> dict[str, float]:
+        """Means since the last reading, and ``train_seconds``; waits for the device."""
+        with self.clock:
+            means = self.meter.read(run)
+        return means | {"train_seconds": self.clock.seconds}
+
+    @property
+    def finished(self) -> bool:
+        """Whether the last step is done, or no better weights are to be expected."""
+        return self.step >= self.settings.steps or (self.best is not None and self.best.over)
+
+    def result(self) -> FitResult:
+        """The result of the steps done."""
+        seconds = self.clock.seconds
+        rate = self.settings.batch_size * self.step / max(seconds, 1e-9)
+        return FitResult(self.step, self.warm_up.seconds, seconds, rate, str(self.device))
 
     def begin(self, batch: Callable[[int], Batch]) -> None:
         """Makes ready for the first step; takes none."""
@@ -366,20 +408,3 @@ def interrupts() -> Iterator[Callable[[], bool]]:
         yield lambda: pressed
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def _aside(
-    watch: Callable[[int], Mapping[str, float]] | None,
-    step: int,
-    objective: Objective,
-    settings: Settings,
-) -> dict[str, float]:
-    """Looks at the objective in evaluation mode, with random numbers that training never sees."""
-    if watch is None or processes.rank():
-        return {}
-    objective.eval()
-    with torch.random.fork_rng(), torch.no_grad():
-        torch.manual_seed(settings.seed + step)
-        seen = dict(watch(step))
-    objective.train()
-    return seen

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import json
 import math
@@ -14,23 +13,22 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 
 import numpy as np
 import safetensors.torch
 import torch
 from matplotlib.figure import Figure
-from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import nn
 
 from train import processes
 from train.engine import disk
+from train.engine.callbacks import tensorboard_writer
 from train.engine.checkpoints import Checkpoints
+from train.engine.saved import checksum, read_config
 from train.errors import InputError, brief, first_line, require
-from train.settings import LARGEST, Settings, flag
+from train.settings import Settings, flag
 
-MOST_BYTES = 8
-"""Bytes of a number of the widest type that weights may have."""
 FILES = ("config.json", "metrics.jsonl", "model.safetensors", "checkpoints", "results.json")
 
 
@@ -55,8 +53,6 @@ class Run:
         self.checkpoints = Checkpoints(directory / "checkpoints", keep)
         self.writes = writes
         self.config: dict[str, Any] = {}
-        self.board_class: Any = None
-        self.board: Any = None
 
     @classmethod
     def create(cls, settings: Settings, method: str, **inputs: Any) -> Run:
@@ -82,7 +78,9 @@ class Run:
             not directory.exists() or directory.is_dir(),
             f"--run-dir {directory} is a file: give a folder",
         )
-        run.board_class = _tensorboard() if settings.tensorboard else None
+        if settings.tensorboard:
+            # Where it is not installed, nothing is written.
+            tensorboard_writer()
         config = {"method": method, "settings": _plain(asdict(settings)), "inputs": _plain(inputs)}
         run.config = config | {"versions": _versions(), "git_commit": _commit()}
         if settings.resume:
@@ -106,14 +104,6 @@ class Run:
             return
         line = json.dumps({"step": step} | _plain(metrics), allow_nan=False)
         disk.append(self.directory / "metrics.jsonl", line)
-        if self.board_class is not None:
-            folder = self.directory / "tensorboard"
-            with disk.writing(folder):
-                # What a resumed run says again is not shown twice.
-                self.board = self.board or self.board_class(str(folder), purge_step=step)
-                for name, value in metrics.items():
-                    self.board.add_scalar(name, value, step)
-                self.board.flush()
 
     def history(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """By the name of a metric, the steps at which it was logged and its values."""
@@ -150,7 +140,7 @@ class Run:
         """
         weights = {name: each.cpu().contiguous() for name, each in module.state_dict().items()}
         # One entry: several would be in any order, and the same weights not the same bytes.
-        record = {"run": json.dumps({"step": step, "sha256": _checksum(weights, step)})}
+        record = {"run": json.dumps({"step": step, "sha256": checksum(weights, step)})}
         share = safetensors.torch.save(weights, record)
         self._write("model.safetensors", lambda file: file.write(share))
 
@@ -241,8 +231,6 @@ class Run:
         """Writes ``results.json``; returns what it holds."""
         results = {"method": self.method} | _plain(results)
         self._write_json("results.json", results)
-        if self.board is not None:
-            self.board.close()
         return results
 
     def _check(self, config: Mapping[str, Any], free: frozenset[str]) -> None:
@@ -302,120 +290,6 @@ class Run:
             disk.write_inside(self.directory, name, write)
 
 
-class Config(NamedTuple):
-    """What ``config.json`` says of a run.
-
-    Attributes:
-        method: The method's name.
-        settings: Its settings, as JSON has them.
-        inputs: What the model must know of its data; empty in runs of earlier versions.
-    """
-
-    method: str
-    settings: dict[str, Any]
-    inputs: dict[str, Any]
-
-
-class SavedRun(NamedTuple):
-    """What a run has learnt.
-
-    Attributes:
-        method: See :class:`Config`.
-        settings: See :class:`Config`.
-        inputs: See :class:`Config`.
-        weights: By name.
-        step: The step that they are of.
-    """
-
-    method: str
-    settings: dict[str, Any]
-    inputs: dict[str, Any]
-    weights: dict[str, Tensor]
-    step: int
-
-
-def read_config(directory: Path) -> Config:
-    """Reads ``config.json``.
-
-    Args:
-        directory: The run folder.
-
-    Raises:
-        InputError: If it is not there or damaged.
-    """
-    path = directory / "config.json"
-    require(path.exists(), f"{directory} holds no run (there is no {path.name}): give a run folder")
-    config = disk.read_json(path)
-    method, settings = config.get("method"), config.get("settings")
-    inputs = config.get("inputs", {})
-    require(
-        isinstance(method, str) and isinstance(settings, dict) and isinstance(inputs, dict),
-        f"{path} is damaged (it lacks method, settings or inputs): give another run folder",
-    )
-    return Config(method, settings, inputs)
-
-
-def read_weights(directory: Path, like: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], int]:
-    """Reads ``model.safetensors``, if it holds the weights that a network has.
-
-    Args:
-        directory: The run folder.
-        like: Tensors of the network's names and shapes, on any device; no file that is larger is
-            read.
-
-    Returns:
-        The weights by name, and the step that they are of.
-
-    Raises:
-        InputError: If it is not there or damaged, or of another network.
-    """
-    path = directory / "model.safetensors"
-    require(path.exists(), f"{directory} has no checkpoint yet ({path.name}): give another run")
-    most = disk.LONGEST_JSON + MOST_BYTES * sum(tensor.numel() for tensor in like.values())
-    disk.require_regular(path, most)
-    wanted = {name: tuple(tensor.shape) for name, tensor in like.items()}
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            held = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-            for name in sorted(held.keys() | wanted.keys()):
-                if held.get(name) != wanted.get(name):
-                    raise ValueError(
-                        f"{brief(name)} is of shape {held.get(name)}, but config.json's settings "
-                        f"make it {wanted.get(name)}"
-                    )
-            weights = {name: file.get_tensor(name) for name in held}
-            metadata = file.metadata()
-        # Runs of earlier versions have the step alone, and no checksum.
-        record = json.loads(metadata["run"]) if "run" in metadata else metadata
-        step = int(record["step"])
-        if not 0 <= step < LARGEST:
-            raise ValueError(f"its step is {step}")
-        if record is not metadata and record["sha256"] != _checksum(weights, step):
-            raise ValueError("its checksum is not that of its weights")
-    except (OSError, SafetensorError, *disk.MALFORMED) as error:
-        reason = first_line(error)
-        raise InputError(f"{path} is damaged ({reason}): give another run folder") from error
-    return weights, step
-
-
-def read_results(directory: Path) -> dict[str, Any]:
-    """What ``results.json`` holds.
-
-    Raises:
-        InputError: If it is not there or damaged.
-    """
-    return disk.read_json(directory / "results.json")
-
-
-def _checksum(weights: Mapping[str, Tensor], step: int) -> str:
-    """A hash of a step's weights on the CPU: their names, types, shapes and bytes."""
-    checksum = hashlib.sha256(str(step).encode())
-    for name, tensor in sorted(weights.items()):
-        checksum.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        checksum.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
-    return checksum.hexdigest()
-
-
 def _fresh(method: str) -> Path:
     """A folder for a run of this second, of a name that is not taken."""
     name = f"{method}-{time.strftime('%Y%m%d-%H%M%S')}"
@@ -464,14 +338,3 @@ def _commit() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return answer.stdout.strip() or None
-
-
-def _tensorboard() -> Any:
-    """TensorBoard's writer."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise InputError(
-            "--tensorboard needs TensorBoard: pip install 'structured-latents[tensorboard]'"
-        ) from None
-    return SummaryWriter

@@ -19,7 +19,7 @@ from pyro_models.shapes import Shape
 from train import figures
 from train.data.batches import codes_of
 from train.data.labelled import Images, Split
-from train.engine.runs import read_results
+from train.engine.saved import read_results
 from train.errors import require
 from train.metrics.clusters import cluster_accuracy
 from train.metrics.measuring import NOT_FINITE, Unmeasurable, attempt, finite

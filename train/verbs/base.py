@@ -16,7 +16,7 @@ from train.arguments import as_codes
 from train.data.batches import as_input
 from train.data.images import as_images
 from train.engine import runtime
-from train.engine.runs import SavedRun
+from train.engine.saved import SavedRun
 from train.errors import InputError
 from train.settings import Settings, parameters, restore
 
