@@ -9,22 +9,27 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pyro_models.ae import Autoencoder
-from pyro_models.networks import MLP
+from pyro_models.networks import MLP, centre_pad
+from pyro_models.shapes import Shape
 
 SLOPE = 0.2
-"""The slope of leaky ReLUs below zero."""
+"""The negative slope of the leaky ReLUs."""
 
 
-class Lift(nn.Module):
-    r"""A pixel's grey to channels, then a convolution of 3 by 3: done as one.
+class PointwiseConv2d(nn.Module):
+    r"""A 1x1 convolution of a single channel and a 3x3 convolution, computed as one.
 
     .. math:: y = W_3 * (W_1 x + b_1) + b_3 = (W_3 W_1) * x + (W_3 * b_1 + b_3)
 
-    Both are linear, so the second has one channel to read and not :math:`C`. As the frame of zeros
-    is around the channels, the constant is an image: :math:`b_1` is missing at the edge.
+    The product :math:`W_3 W_1` has one input channel in place of :math:`C`. The second term does
+    not depend on :math:`x`, but it is an image and not a constant: the 3x3 convolution pads with
+    zeros, so that :math:`b_1` is missing beyond the edge.
 
     Args:
-        channels: :math:`C`.
+        channels: The number of output channels :math:`C` of both convolutions.
+
+    Shape:
+        :math:`(B, 1, H, W)` to :math:`(B, C, H, W)`.
     """
 
     def __init__(self, channels: int) -> None:
@@ -33,26 +38,28 @@ class Lift(nn.Module):
         self.convolution = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, images: Tensor) -> Tensor:
-        r""":math:`(B, 1, H, W)` to :math:`(B, C, H, W)`."""
         weight, bias = self.convolution.weight, self.convolution.bias
-        joint = torch.einsum("ocij,cd->odij", weight, self.lift.weight.flatten(1))
-        level = self.lift.bias.view(1, -1, 1, 1).expand(-1, -1, *images.shape[-2:])
-        return F.conv2d(images, joint, padding=1) + F.conv2d(level, weight, bias, padding=1)
+        product = torch.einsum("ocij,cd->odij", weight, self.lift.weight.flatten(1))
+        offset = self.lift.bias.view(1, -1, 1, 1).expand(-1, -1, *images.shape[-2:])
+        return F.conv2d(images, product, padding=1) + F.conv2d(offset, weight, bias, padding=1)
 
 
-class Doubled(nn.Conv2d):
-    r"""Each pixel four times, then a convolution of 3 by 3: done as one transposed convolution.
+class UpsampleConv2d(nn.Conv2d):
+    r"""Nearest-neighbour upsampling by two and a 3x3 convolution, computed as one.
 
-    Of the nine pixels that the convolution reads most are the same one. Along an axis, target pixel
-    :math:`2 i - 1 + t` reads source pixel :math:`i` with the weights :math:`M w`,
+    Most of the nine pixels that the convolution reads are copies of each other. Along an axis,
+    output pixel :math:`2 i - 1 + t` reads input pixel :math:`i` with the weights :math:`M w`,
 
     .. math:: M = \begin{pmatrix} 0 & 0 & 1 \\ 0 & 1 & 1 \\ 1 & 1 & 0 \\ 1 & 0 & 0 \end{pmatrix},
 
-    which is 4/9 of the products.
+    which is a transposed 4x4 convolution of stride 2, with 4/9 of the multiplications.
 
     Args:
-        inputs: Channels before.
-        outputs: Channels after.
+        inputs: The number of input channels :math:`C`.
+        outputs: The number of output channels :math:`C'`.
+
+    Shape:
+        :math:`(B, C, H, W)` to :math:`(B, C', 2 H, 2 W)`.
     """
 
     def __init__(self, inputs: int, outputs: int) -> None:
@@ -61,41 +68,40 @@ class Doubled(nn.Conv2d):
         self.register_buffer("spread", spread, persistent=False)
 
     def forward(self, features: Tensor) -> Tensor:
-        r""":math:`(B, C, H, W)` to :math:`(B, C', 2 H, 2 W)`."""
         weight = torch.einsum("ia,jb,ocab->coij", self.spread, self.spread, self.weight)
         return F.conv_transpose2d(features, weight, self.bias, stride=2, padding=1)
 
 
-class Signed(nn.Module):
-    """Grey levels from [0, 1] to [-1, 1]."""
+class FromUnitRange(nn.Module):
+    """Maps grey levels from [0, 1] to [-1, 1]."""
 
     def forward(self, images: Tensor) -> Tensor:
         return 2 * images - 1
 
 
-class Unsigned(nn.Module):
-    """Grey levels from [-1, 1] to [0, 1], without the axis of a single channel."""
+class ToUnitRange(nn.Module):
+    """Maps grey levels from [-1, 1] to [0, 1], and removes the channel axis."""
 
     def forward(self, images: Tensor) -> Tensor:
         return (images.squeeze(1) + 1) / 2
 
 
 def convolutional_encoder(depth: int, scales: int, latent: int) -> nn.Sequential:
-    r"""The paper's encoder: two convolutions and a halving at each scale.
+    r"""Makes the paper's encoder: at each scale two convolutions and an average pooling.
 
     Args:
-        depth: Channels at the first scale; twice as many at each next one.
-        scales: How often sides are halved, :math:`S`.
-        latent: Channels of the code.
+        depth: The number of channels at the first scale; it doubles from scale to scale.
+        scales: The number of poolings :math:`S`, each of which halves both sides.
+        latent: The number of channels :math:`L` of the code.
 
     Shape:
         :math:`(B, 1, H, W)`, in [0, 1], to :math:`(B, L, H / 2^S, W / 2^S)`.
     """
-    layers: list[nn.Module] = [Signed()]
+    layers: list[nn.Module] = [FromUnitRange()]
     before = depth
     for scale in range(scales):
         after = depth << scale
-        layers += [Lift(depth) if scale == 0 else nn.Conv2d(before, after, 3, padding=1)]
+        layers += [PointwiseConv2d(depth) if scale == 0 else nn.Conv2d(before, after, 3, padding=1)]
         layers += [nn.LeakyReLU(SLOPE), nn.Conv2d(after, after, 3, padding=1)]
         layers += [nn.LeakyReLU(SLOPE), nn.AvgPool2d(2)]
         before = after
@@ -104,16 +110,15 @@ def convolutional_encoder(depth: int, scales: int, latent: int) -> nn.Sequential
     return init_weights(nn.Sequential(*layers))
 
 
-def convolutional_decoder(
-    depth: int, scales: int, latent: int, shape: tuple[int, int]
-) -> nn.Sequential:
-    r"""The paper's decoder, the encoder's mirror image; doubles by nearest neighbours.
+def convolutional_decoder(depth: int, scales: int, latent: int, shape: Shape) -> nn.Sequential:
+    r"""Makes the paper's decoder: at each scale two convolutions and an upsampling.
 
     Args:
-        depth: Channels at the last scale.
-        scales: How often sides are doubled, :math:`S`.
-        latent: Channels of the code, :math:`L`.
-        shape: The images' height and width.
+        depth: The number of channels at the last scale; it halves from scale to scale.
+        scales: The number of nearest-neighbour upsamplings :math:`S`, each of which doubles both
+            sides.
+        latent: The number of channels :math:`L` of the code.
+        shape: The height and width :math:`(H, W)` of the output, multiples of :math:`2^S`.
 
     Shape:
         :math:`(B, L H W / 4^S)` to :math:`(B, H, W)`.
@@ -123,69 +128,117 @@ def convolutional_decoder(
     for scale in reversed(range(scales)):
         after = depth << scale
         first = scale == scales - 1
-        layers += [nn.Conv2d(before, after, 3, padding=1) if first else Doubled(before, after)]
+        layers += [
+            (nn.Conv2d(before, after, 3, padding=1) if first else UpsampleConv2d(before, after))
+        ]
         layers += [nn.LeakyReLU(SLOPE), nn.Conv2d(after, after, 3, padding=1), nn.LeakyReLU(SLOPE)]
         before = after
-    layers += [Doubled(before, depth), nn.LeakyReLU(SLOPE), nn.Conv2d(depth, 1, 3, padding=1)]
-    return init_weights(nn.Sequential(*layers, Unsigned()))
+    layers += [UpsampleConv2d(before, depth), nn.LeakyReLU(SLOPE)]
+    layers += [nn.Conv2d(depth, 1, 3, padding=1), ToUnitRange()]
+    return init_weights(nn.Sequential(*layers))
 
 
 def init_weights(network: nn.Sequential) -> nn.Sequential:
     r"""Draws weights from :math:`\mathcal{N}(0, 1 / ((1 + a^2) n))`, and sets biases to zero.
 
-    With :math:`n` the fan-in and :math:`a` the slope below zero that keeps the size of features
-    from layer to layer.
+    With the fan-in :math:`n` and the leaky ReLU's slope :math:`a` it is half the variance of
+    :func:`~torch.nn.init.kaiming_normal_`. Features keep their scale from layer to layer.
+
+    Args:
+        network: Its convolutions are initialised in place, and moved to ``channels_last`` memory.
+
+    Returns:
+        The network.
     """
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             fan_in = module.weight[0].numel()
             nn.init.normal_(module.weight, std=1 / math.sqrt((1 + SLOPE**2) * fan_in))
             nn.init.zeros_(module.bias)
-    # Channels last in memory, where convolutions of few channels are fastest.
+    # Convolutions of few channels are fastest with channels last in memory.
     return network.to(memory_format=torch.channels_last)
 
 
 class Critic(nn.Module):
-    r"""Tells from an image how much of another one was mixed into its code.
+    r"""Estimates the mixing coefficient :math:`\alpha` of the codes that an image was decoded from.
 
     Args:
-        features: A network from :math:`(B, 1, H, W)` to :math:`(B, *)`; its outputs' mean is
-            the answer.
+        features: A network from :math:`(B, 1, H', W')` to :math:`(B, *)`; the mean of its outputs
+            is the estimate.
+        padded_shape: The height and width :math:`(H', W')` to which images are padded with zeros,
+            as :class:`~pyro_models.ae.Autoencoder` does; that of the images if not given.
 
     Shape:
-        :math:`(B, H, W)` to :math:`(B)`.
+        :math:`(B, H, W)`, in [0, 1], to :math:`(B)`.
     """
 
-    def __init__(self, features: nn.Module) -> None:
+    def __init__(self, features: nn.Module, padded_shape: Shape | None = None) -> None:
         super().__init__()
         self.features = features
+        self.padded_shape = None if padded_shape is None else Shape(*padded_shape)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.features(images.unsqueeze(1)).to(images.dtype).flatten(1).mean(1)
+        padded = images if self.padded_shape is None else centre_pad(images, self.padded_shape)
+        return self.features(padded.unsqueeze(1)).to(images.dtype).flatten(1).mean(1)
 
 
-def halvings(shape: tuple[int, int]) -> int:
-    """How often images of a height and width are halved until a side is of 4 or less."""
+def halvings(shape: Shape) -> int:
+    """Counts how often the shorter side is halved until it is at most 4, and at least once.
+
+    Args:
+        shape: The images' height and width, or their :func:`padded_shape`, which has as many.
+    """
     return max(1, math.ceil(math.log2(min(shape) / 4)))
 
 
-def convolutional(
-    shape: tuple[int, int], z_dim: int, depth: int = 16
-) -> tuple[Autoencoder, Critic]:
-    r"""The paper's autoencoder, and a critic of the encoder's shape.
+def padded_shape(shape: Shape) -> Shape:
+    """Rounds both sides up to multiples of two to the power of :func:`halvings`.
 
     Args:
-        shape: The images' height and width, which can be halved as :func:`halvings` says.
-        z_dim: The size of a code, a multiple of its number of places.
-        depth: Channels at the first scale.
+        shape: The images' height and width.
+
+    Returns:
+        The height and width that :func:`convolutional` pads images to.
+
+    Example:
+        >>> padded_shape(Shape(28, 28))
+        Shape(height=32, width=32)
+    """
+    multiple = 1 << halvings(shape)
+    return Shape(*(side + -side % multiple for side in shape))
+
+
+def places(shape: Shape) -> int:
+    """Counts the spatial positions of a convolutional code, of which ``z_dim`` is a multiple.
+
+    Args:
+        shape: The images' height and width; they need not be padded.
+
+    Example:
+        >>> places(Shape(28, 28))  # padded to 32x32, and halved three times to 4x4
+        16
+    """
+    scales = halvings(shape)
+    return math.prod(side >> scales for side in padded_shape(shape))
+
+
+def convolutional(shape: Shape, z_dim: int, depth: int = 16) -> tuple[Autoencoder, Critic]:
+    r"""Makes the paper's autoencoder, and a critic with the encoder's architecture.
+
+    Images of any height and width are padded to :func:`padded_shape` inside of both.
+
+    Args:
+        shape: The images' height and width.
+        z_dim: The size of a code, a multiple of :func:`places`.
+        depth: The number of channels at the first scale.
 
     Raises:
-        ValueError: If the sides cannot be halved, or ``z_dim`` is no such multiple.
+        ValueError: If ``z_dim`` is no such multiple.
 
     Example:
         >>> import torch
-        >>> autoencoder, critic = convolutional((32, 32), z_dim=32)
-        >>> images = torch.rand(5, 32, 32)
+        >>> autoencoder, critic = convolutional(Shape(28, 28), z_dim=32)
+        >>> images = torch.rand(5, 28, 28)
         >>> autoencoder.encode(images).shape, critic(images).shape
         (torch.Size([5, 32]), torch.Size([5]))
 
@@ -194,47 +247,45 @@ def convolutional(
           (Berthelot et al., 2018)
         | https://arxiv.org/abs/1807.07543
     """
-    scales = halvings(shape)
-    if any(side % (1 << scales) for side in shape):
-        raise ValueError(f"images are {shape[0]}x{shape[1]}: they cannot be halved {scales} times")
-    places = math.prod(side >> scales for side in shape)
-    if z_dim % places:
-        raise ValueError(f"z_dim is {z_dim}: it must be a multiple of the code's {places} places")
-    latent = z_dim // places
+    if z_dim % places(shape):
+        raise ValueError(
+            f"z_dim is {z_dim}: it must be a multiple of the code's {places(shape)} places"
+        )
+    scales, latent, padded = halvings(shape), z_dim // places(shape), padded_shape(shape)
     encoder = convolutional_encoder(depth, scales, latent)
-    decoder = convolutional_decoder(depth, scales, latent, shape)
-    critic = Critic(convolutional_encoder(depth, scales, latent))
-    return Autoencoder(encoder, decoder, shape), critic
+    decoder = convolutional_decoder(depth, scales, latent, padded)
+    critic = Critic(convolutional_encoder(depth, scales, latent), padded)
+    return Autoencoder(encoder, decoder, shape, padded), critic
 
 
 def dense(
-    shape: tuple[int, int],
+    shape: Shape,
     z_dim: int,
     hidden: tuple[int, ...] = (1000, 1000),
     dropout: float = 0.5,
 ) -> tuple[Autoencoder, Critic]:
-    r"""Dense networks, and a critic of the encoder's shape.
+    r"""Makes a dense autoencoder, and a critic with the encoder's architecture.
 
-    Weights are from a Normal cut off at two standard deviations, of a variance of 0.2 over the
-    fan-in; biases are zero.
+    Weights are drawn from a Normal that is truncated at two standard deviations and has the
+    variance 0.2 / fan-in; biases are zero.
 
     Args:
         shape: The images' height and width.
         z_dim: The size of a code.
-        hidden: Widths of the hidden layers.
-        dropout: The share of hidden units that a training step leaves out.
+        hidden: The widths of the hidden layers.
+        dropout: The probability with which a training step drops a hidden unit.
     """
-    pixels = shape[0] * shape[1]
-    kind = {"activation": lambda: nn.LeakyReLU(SLOPE), "dropout": dropout}
+    shape = Shape(*shape)
+    options = {"activation": lambda: nn.LeakyReLU(SLOPE), "dropout": dropout}
     encoder, features = (
-        nn.Sequential(nn.Flatten(), MLP(pixels, z_dim, hidden, **kind)) for _ in range(2)
+        nn.Sequential(nn.Flatten(), MLP(shape.pixels, z_dim, hidden, **options)) for _ in range(2)
     )
     decoder = nn.Sequential(
-        MLP(z_dim, pixels, hidden[::-1], **kind), nn.Sigmoid(), nn.Unflatten(1, shape)
+        MLP(z_dim, shape.pixels, hidden[::-1], **options), nn.Sigmoid(), nn.Unflatten(1, shape)
     )
     for module in (*encoder.modules(), *decoder.modules(), *features.modules()):
         if isinstance(module, nn.Linear):
-            # The standard deviation of a standard Normal cut off at two is 0.8796.
+            # A standard Normal truncated at two has the standard deviation 0.8796.
             std = math.sqrt(0.2 / module.in_features) / 0.87962566
             nn.init.trunc_normal_(module.weight, std=std, a=-2 * std, b=2 * std)
             nn.init.zeros_(module.bias)

@@ -1,82 +1,98 @@
-"""Autoencoders: an encoder and a decoder, from images to codes and back."""
+"""Autoencoders: an encoder from images to codes, and a decoder from codes to images."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-from pyro_models.networks import MLP, quarter
+from pyro_models.networks import MLP, CropCorner, centre_crop, centre_pad, quarter
+from pyro_models.shapes import Shape
 
 LAYERS = (nn.Linear, nn.Conv2d)
-"""What a decoder's last layer may be."""
+"""The layer types whose bias :meth:`Autoencoder.start_at` sets."""
 
 
 class Autoencoder(nn.Module):
     r"""An encoder :math:`z = f(x)` and a decoder :math:`\hat{x} = g(z)`.
 
+    Networks that halve an image's sides need sides that are multiples of a power of two. They are
+    given a ``padded_shape``: the encoder then reads images that are centred on zeros of that shape
+    (:func:`~pyro_models.networks.centre_pad`), and what the decoder draws is cropped at the centre.
+    Images of :meth:`encode`, :meth:`decode` and :meth:`forward` are never padded.
+
     Args:
-        encoder: From :math:`(B, 1, H, W)` to :math:`(B, *)`.
-        decoder: From :math:`(B, D)` to :math:`(B, H', W')` with :math:`H' \ge H, W' \ge W`.
-        shape: The images' height and width :math:`(H, W)`; what a decoder draws beyond is cut off.
+        encoder: From :math:`(B, 1, H', W')` to :math:`(B, *)`.
+        decoder: From :math:`(B, D)` to :math:`(B, H', W')`.
+        shape: The images' height and width :math:`(H, W)`.
+        padded_shape: The height and width :math:`(H', W')` of the images that the networks read
+            and draw; ``shape`` if not given.
     """
 
-    def __init__(self, encoder: nn.Module, decoder: nn.Module, shape: tuple[int, int]) -> None:
+    def __init__(
+        self,
+        encoder: nn.Module,
+        decoder: nn.Module,
+        shape: Shape,
+        padded_shape: Shape | None = None,
+    ) -> None:
         super().__init__()
         self.encoder = encoder
         self.decoder = decoder
-        self.shape = shape
+        self.shape = Shape(*shape)
+        self.padded_shape = self.shape if padded_shape is None else Shape(*padded_shape)
 
     def encode(self, images: Tensor) -> Tensor:
-        r"""Codes of images.
+        r"""Encodes images.
 
         Args:
             images: Of shape :math:`(*, H, W)`, in [0, 1].
 
         Returns:
-            :math:`z`, of shape :math:`(*, D)`.
+            Codes :math:`z`, of shape :math:`(*, D)`.
         """
         batch = images.shape[:-2]
-        z = self.encoder(images.reshape(-1, 1, *self.shape)).to(images.dtype).flatten(1)
+        padded = centre_pad(images.reshape(-1, 1, *self.shape), self.padded_shape)
+        z = self.encoder(padded).to(images.dtype).flatten(1)
         return z.reshape(*batch, z.shape[1])
 
     def decode(self, z: Tensor) -> Tensor:
-        r"""Images of codes: :math:`(*, D)` to :math:`(*, H, W)`."""
-        height, width = self.shape
-        drawn = self.decoder(z.reshape(-1, z.shape[-1])).to(z.dtype)
-        return drawn[..., :height, :width].reshape(*z.shape[:-1], height, width)
+        r"""Decodes codes of shape :math:`(*, D)` to images of shape :math:`(*, H, W)`."""
+        padded = self.decoder(z.reshape(-1, z.shape[-1])).to(z.dtype)
+        return centre_crop(padded, self.shape).reshape(*z.shape[:-1], *self.shape)
 
     @torch.no_grad()
     def start_at(self, mean: Tensor) -> None:
-        r"""Sets the biases of the decoder's last layer so that it draws the mean image at first.
+        r"""Sets the bias of the decoder's last layer so that the decoder draws the mean image.
 
-        This is for a decoder that ends in a sigmoid; another one stays as it is. Without it the
-        first steps of all weights agree on one thing, that images are darker than a sigmoid's
-        :math:`1/2`. On images that are mostly black their sum goes so far that the sigmoid is flat
-        everywhere, where no gradient is left to come back. Around the mean image the errors of a
-        batch cancel but for what tells its images apart.
+        It applies to decoders that end in a sigmoid; others stay as they are. A sigmoid starts at
+        :math:`1/2`, and images are darker: in the first steps all gradients agree on lowering the
+        output. On images that are mostly black they push the sigmoid into saturation at every
+        pixel, where gradients vanish. Around the mean image the gradients of a batch cancel, except
+        for what distinguishes its images.
 
         Args:
-            mean: The mean training image, of shape :math:`(H, W)`, in [0, 1]; it is brought into
-                [0.01, 0.99], where a logit is finite. Of a layer with a single bias for all pixels,
-                such as a convolution, that is the logit of the mean pixel.
+            mean: The mean training image, of shape :math:`(H, W)`, in [0, 1]. It is clamped to
+                [0.01, 0.99], where logits are finite. A layer with a single bias for all pixels,
+                such as a convolution, is set to the logit of the mean pixel.
         """
-        layers = [each for each in self.decoder.modules() if isinstance(each, LAYERS)]
-        if not any(isinstance(each, nn.Sigmoid) for each in self.decoder.modules()) or not layers:
+        layers = [layer for layer in self.decoder.modules() if isinstance(layer, LAYERS)]
+        if not any(isinstance(layer, nn.Sigmoid) for layer in self.decoder.modules()) or not layers:
             return
         bias = layers[-1].bias
-        level = mean if bias.numel() == mean.numel() else mean.mean()
+        padded = centre_pad(mean, self.padded_shape)
+        level = padded if bias.numel() == padded.numel() else mean.mean()
         bias.copy_(level.clamp(0.01, 0.99).logit().flatten().expand_as(bias))
 
     def forward(self, images: Tensor) -> Tensor:
-        """What is left of images after the way through the code; of their shape."""
+        r"""Encodes and decodes images; both are of shape :math:`(*, H, W)`."""
         return self.decode(self.encode(images))
 
 
-def convolutional(shape: tuple[int, int], z_dim: int) -> Autoencoder:
-    """A small convolutional encoder, and a larger decoder that doubles by nearest neighbours.
+def convolutional(shape: Shape, z_dim: int) -> Autoencoder:
+    """Makes a small convolutional encoder, and a larger decoder with nearest-neighbour upsampling.
 
-    Weights are drawn as :func:`~torch.nn.init.xavier_uniform_` does, and biases are zero. A side
-    that cannot be halved twice is rounded up.
+    Weights are drawn by :func:`~torch.nn.init.xavier_uniform_`, and biases are zero. The decoder
+    draws sides that are multiples of four, and crops them at the bottom and at the right.
 
     Args:
         shape: The images' height and width.
@@ -100,6 +116,8 @@ def convolutional(shape: tuple[int, int], z_dim: int) -> Autoencoder:
         nn.Upsample(scale_factor=2),
         *(nn.Conv2d(32, 1, 3, padding=1), nn.Sigmoid()),
         nn.Flatten(1, 2),
+        # The corner, not the centre: the encoder's strides start at the top left pixel.
+        CropCorner(shape),
     )
     autoencoder = Autoencoder(encoder, decoder, shape)
     for module in autoencoder.modules():
@@ -109,8 +127,8 @@ def convolutional(shape: tuple[int, int], z_dim: int) -> Autoencoder:
     return autoencoder
 
 
-def dense(shape: tuple[int, int], z_dim: int, hidden: tuple[int, ...] = (1000, 500)) -> Autoencoder:
-    """Dense layers, the decoder's in the encoder's order turned round.
+def dense(shape: Shape, z_dim: int, hidden: tuple[int, ...] = (1000, 500)) -> Autoencoder:
+    """Makes an encoder of dense layers, and a decoder with the same widths in reverse order.
 
     Args:
         shape: The images' height and width.
@@ -119,15 +137,15 @@ def dense(shape: tuple[int, int], z_dim: int, hidden: tuple[int, ...] = (1000, 5
 
     Example:
         >>> import torch
-        >>> autoencoder = dense((28, 28), z_dim=10)
+        >>> autoencoder = dense(Shape(28, 28), z_dim=10)
         >>> z = autoencoder.encode(torch.rand(5, 28, 28))
         >>> z.shape, autoencoder.decode(z).shape
         (torch.Size([5, 10]), torch.Size([5, 28, 28]))
     """
-    height, width = shape
-    encoder = nn.Sequential(nn.Flatten(), MLP(height * width, z_dim, hidden))
+    shape = Shape(*shape)
+    encoder = nn.Sequential(nn.Flatten(), MLP(shape.pixels, z_dim, hidden))
     decoder = nn.Sequential(
-        MLP(z_dim, height * width, hidden[::-1]),
+        MLP(z_dim, shape.pixels, hidden[::-1]),
         nn.Sigmoid(),
         nn.Unflatten(1, shape),
     )

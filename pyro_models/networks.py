@@ -7,6 +7,9 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pyro_models.shapes import Shape
 
 
 class MLP(nn.Sequential):
@@ -225,16 +228,80 @@ class Deconvolutions(nn.Sequential):
             nn.ConvTranspose2d(channels[0], channels[1], 4, stride=2, padding=1),
             nn.ReLU(),
             nn.ConvTranspose2d(channels[1], 1, 4, stride=2, padding=1),
+            # The transposed convolutions draw sides that are multiples of four.
+            CropCorner(shape),
         )
-        self.shape = shape
 
     def forward(self, features: Tensor) -> Tensor:
-        height, width = self.shape
         images = super().forward(features.flatten(0, -2))
-        # The transposed convolutions make multiples of four.
-        return images[..., :height, :width].flatten(1).unflatten(0, features.shape[:-1])
+        return images.flatten(1).unflatten(0, features.shape[:-1])
 
 
-def quarter(shape: tuple[int, int]) -> tuple[int, int]:
-    """A quarter of a height and width, rounded up."""
-    return -(-shape[0] // 4), -(-shape[1] // 4)
+def quarter(shape: Shape) -> Shape:
+    """Divides both sides by four, rounded up."""
+    return Shape(*(-(-side // 4) for side in shape))
+
+
+class CropCorner(nn.Module):
+    r"""Keeps the top left corner of images.
+
+    It ends a network whose strides draw more rows and columns than the image has.
+
+    Args:
+        shape: The height and width :math:`(H, W)` that are kept.
+
+    Shape:
+        :math:`(*, H', W')` with :math:`H' \ge H, W' \ge W` to :math:`(*, H, W)`.
+    """
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.shape = Shape(*shape)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images[..., : self.shape.height, : self.shape.width]
+
+
+def centre_pad(images: Tensor, shape: Shape) -> Tensor:
+    r"""Pads images with zeros on all sides, so that they stay in the centre.
+
+    Where the number of added rows (columns) is odd, one more is added below (on the right).
+    :func:`centre_crop` is the inverse.
+
+    Args:
+        images: Of shape :math:`(*, H, W)`.
+        shape: The padded height and width, no less than :math:`H` and :math:`W`.
+
+    Returns:
+        Images of that height and width; ``images`` itself if it has them already.
+    """
+    top, left = _margin(shape, images.shape[-2:])
+    bottom = shape[0] - images.shape[-2] - top
+    right = shape[1] - images.shape[-1] - left
+    if not any((top, left, bottom, right)):
+        return images
+    return F.pad(images, (left, right, top, bottom))
+
+
+def centre_crop(images: Tensor, shape: Shape) -> Tensor:
+    r"""Cuts off rows and columns on all sides: the inverse of :func:`centre_pad`.
+
+    Args:
+        images: Of shape :math:`(*, H, W)`.
+        shape: The height and width to keep, no more than :math:`H` and :math:`W`.
+
+    Returns:
+        A view of the images, of that height and width.
+
+    Example:
+        >>> images = torch.rand(5, 28, 31)
+        >>> torch.equal(centre_crop(centre_pad(images, Shape(32, 32)), Shape(28, 31)), images)
+        True
+    """
+    top, left = _margin(images.shape[-2:], shape)
+    return images[..., top : top + shape[0], left : left + shape[1]]
+
+
+def _margin(outer: Sequence[int], inner: Sequence[int]) -> tuple[int, int]:
+    """Rows above, and columns to the left of, an image in the centre of a larger one."""
+    return (outer[0] - inner[0]) // 2, (outer[1] - inner[1]) // 2

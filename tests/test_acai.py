@@ -18,33 +18,46 @@ from train.settings import Settings
 CPU = torch.device("cpu")
 
 
-def compare(found, wanted, weights):
-    torch.testing.assert_close(found, wanted)
-    cotangent = torch.randn_like(found)
-    gradients = [torch.autograd.grad((each * cotangent).sum(), weights) for each in (found, wanted)]
+def assert_equal_with_gradients(actual, expected, weights):
+    torch.testing.assert_close(actual, expected)
+    cotangent = torch.randn_like(actual)
+    gradients = [
+        torch.autograd.grad((output * cotangent).sum(), weights) for output in (actual, expected)
+    ]
     torch.testing.assert_close(*gradients)
 
 
 @pytest.mark.usefixtures("double")
-def test_lift_is_two_convolutions():
-    """Biases too: at the edge the second convolution sees zeros and not the first one's bias."""
-    lift = acai.Lift(5)
-    nn.init.normal_(lift.lift.bias)
+def test_a_pointwise_and_a_3x3_convolution_are_fused():
+    """Biases too: beyond the edge the 3x3 convolution reads zeros, not the pointwise bias."""
+    fused = acai.PointwiseConv2d(5)
+    nn.init.normal_(fused.lift.bias)
     images = torch.randn(2, 1, 6, 9, requires_grad=True)
-    compare(lift(images), lift.convolution(lift.lift(images)), [images, *lift.parameters()])
+    expected = fused.convolution(fused.lift(images))
+    assert_equal_with_gradients(fused(images), expected, [images, *fused.parameters()])
 
 
 @pytest.mark.usefixtures("double")
 @pytest.mark.parametrize("shape", [(4, 4), (1, 3)])
-def test_doubled_is_nearest_neighbours_and_a_convolution(shape):
-    doubled = acai.Doubled(3, 5).double()
+def test_upsampling_and_a_convolution_are_fused(shape):
+    fused = acai.UpsampleConv2d(3, 5).double()
     features = torch.randn(2, 3, *shape, requires_grad=True)
-    larger = F.interpolate(features, scale_factor=2, mode="nearest")
-    wanted = F.conv2d(larger, doubled.weight, doubled.bias, padding=1)
-    compare(doubled(features), wanted, [features, *doubled.parameters()])
+    upsampled = F.interpolate(features, scale_factor=2, mode="nearest")
+    expected = F.conv2d(upsampled, fused.weight, fused.bias, padding=1)
+    assert_equal_with_gradients(fused(features), expected, [features, *fused.parameters()])
 
 
-@pytest.mark.parametrize(("shape", "z_dim"), [((32, 32), 32), ((32, 32), 256), ((16, 24), 48)])
+SHAPES = [
+    ((32, 32), 32),
+    ((32, 32), 256),
+    ((16, 24), 48),
+    ((28, 28), 32),
+    ((5, 4), 18),
+    ((3, 9), 10),
+]
+
+
+@pytest.mark.parametrize(("shape", "z_dim"), SHAPES)
 def test_shapes(shape, z_dim):
     autoencoder, critic = acai.convolutional(shape, z_dim, depth=4)
     images = torch.rand(3, *shape)
@@ -58,15 +71,65 @@ def test_shapes(shape, z_dim):
 
 
 @pytest.mark.parametrize(
-    ("shape", "z_dim", "words"),
-    [((30, 32), 32, "30x32"), ((5, 4), 16, "5x4"), ((32, 32), 30, "z_dim is 30")],
+    ("shape", "padded", "halvings", "places"),
+    [
+        ((28, 28), (32, 32), 3, 16),
+        ((32, 32), (32, 32), 3, 16),
+        ((28, 33), (32, 40), 3, 20),
+        ((33, 64), (48, 64), 4, 12),
+        ((5, 4), (6, 4), 1, 6),
+        ((1, 3), (2, 4), 1, 2),
+    ],
 )
-def test_sizes_that_cannot_be(shape, z_dim, words):
-    with pytest.raises(ValueError, match=words):
-        acai.convolutional(shape, z_dim)
+def test_places_of_a_code(shape, padded, halvings, places):
+    """They are those of the padded shape: a run's config.json may have either."""
+    assert acai.padded_shape(shape) == padded
+    assert acai.halvings(shape) == acai.halvings(padded) == halvings
+    assert acai.places(shape) == acai.places(padded) == places
+    autoencoder, _ = acai.convolutional(shape, places, depth=2)
+    assert autoencoder.encode(torch.rand(1, *shape)).shape == (1, places)
 
 
-def test_features_keep_their_size():
+@pytest.mark.parametrize("shape", [(32, 32), (28, 28)])
+def test_a_code_that_is_no_multiple_of_its_places_is_refused(shape):
+    with pytest.raises(ValueError, match=r"z_dim is 30: .* 16 places"):
+        acai.convolutional(shape, 30)
+
+
+@pytest.mark.parametrize("shape", [(13, 16), (14, 15)])
+def test_padded_networks_are_those_of_the_padded_images(shape):
+    """One set of weights, on images that are padded inside or outside: the weights of saved runs.
+
+    The mutation: a margin that is not centred, or another padded shape.
+    """
+    inside = acai.convolutional(shape, 16, depth=3)
+    outside = acai.convolutional((16, 16), 16, depth=3)
+    for network, other in zip(inside, outside, strict=True):
+        other.load_state_dict(network.state_dict())
+    images = torch.rand(4, *shape)
+    padded = torch.zeros(4, 16, 16)
+    top, left = (16 - shape[0]) // 2, (16 - shape[1]) // 2
+    region = (..., slice(top, top + shape[0]), slice(left, left + shape[1]))
+    padded[region] = images
+    z = inside[0].encode(images)
+    assert torch.equal(z, outside[0].encode(padded))
+    assert torch.equal(inside[0].decode(z), outside[0].decode(z)[region])
+    assert torch.equal(inside[1](images), outside[1](padded))
+
+
+@pytest.mark.parametrize("make", [acai.convolutional, acai.dense])
+def test_padded_networks_are_exported_for_any_batch(make):
+    autoencoder, _ = make((13, 14), 16)
+    autoencoder.eval()
+    images = torch.rand(2, 13, 14)
+    batch = {0: torch.export.Dim("batch")}
+    exported = torch.export.export(autoencoder, (images,), dynamic_shapes=(batch,)).module()
+    for size in (1, 2, 5):
+        images = torch.rand(size, 13, 14)
+        torch.testing.assert_close(exported(images), autoencoder(images))
+
+
+def test_features_keep_their_scale():
     torch.manual_seed(0)
     encoder = acai.convolutional_encoder(32, 3, 16)
     size = encoder(torch.randn(64, 1, 32, 32)).std().item()
@@ -92,17 +155,19 @@ def test_each_loss_moves_its_own_weights():
     stepper = Stepper(both, settings, CPU)
     before = {name: weight.clone() for name, weight in both.named_parameters()}
 
-    wanted = {}
+    expected = {}
     for name, module in (("autoencoder", both.autoencoder), ("critic", both.critic)):
         torch.manual_seed(1)
         losses, _ = both((images,), torch.zeros(()))
-        wanted[name] = torch.autograd.grad(losses[name], list(module.parameters()))
+        expected[name] = torch.autograd.grad(losses[name], list(module.parameters()))
     torch.manual_seed(1)
     stepper((images,), 0)
     for name, module in (("autoencoder", both.autoencoder), ("critic", both.critic)):
-        for weight, gradient in zip(module.parameters(), wanted[name], strict=True):
+        for weight, gradient in zip(module.parameters(), expected[name], strict=True):
             torch.testing.assert_close(weight.grad, gradient)
-    moved = {name: not torch.equal(each, before[name]) for name, each in both.named_parameters()}
+    moved = {
+        name: not torch.equal(weight, before[name]) for name, weight in both.named_parameters()
+    }
     assert all(moved.values()), moved
 
 
@@ -110,14 +175,14 @@ def test_a_loss_that_is_zero_moves_nothing():
     both = objective(weight=0.0)
     images = torch.rand(4, 16, 16)
     losses, _ = both((images,), torch.zeros(()))
-    found = torch.autograd.grad(losses["autoencoder"], list(both.autoencoder.parameters()))
+    actual = torch.autograd.grad(losses["autoencoder"], list(both.autoencoder.parameters()))
     error = (both.autoencoder(images) - images).square().mean()
-    wanted = torch.autograd.grad(error, list(both.autoencoder.parameters()))
-    torch.testing.assert_close(found, wanted)
+    expected = torch.autograd.grad(error, list(both.autoencoder.parameters()))
+    torch.testing.assert_close(actual, expected)
 
 
-def test_a_critic_learns_to_find_mixes():
-    """On a fixed autoencoder that decodes to blends, better than the best constant answer."""
+def test_a_critic_learns_the_mixing_coefficient():
+    """On a fixed autoencoder that decodes to blends, better than the best constant estimate."""
     torch.manual_seed(0)
     flat = nn.Sequential(nn.Flatten(), nn.Identity())
     fixed = Autoencoder(flat, nn.Unflatten(1, (8, 8)), (8, 8))
@@ -126,7 +191,7 @@ def test_a_critic_learns_to_find_mixes():
     )
     both = InterpolationObjective(fixed, critic)
     optimiser = torch.optim.Adam(critic.parameters(), lr=3e-3)
-    seen = []
+    history = []
     for _ in range(400):
         # One white pixel in eight: mixes are grey.
         images = (torch.rand(64, 8, 8) < 0.125).float()
@@ -134,24 +199,24 @@ def test_a_critic_learns_to_find_mixes():
         optimiser.zero_grad()
         losses["critic"].backward(inputs=list(critic.parameters()))
         optimiser.step()
-        seen.append(losses["critic"].item())
+        history.append(losses["critic"].item())
     # The constant c that is best has (1 / 4 - c)^2 + 1 / 48 + c^2 = 0.052.
-    assert sum(seen[-20:]) / 20 < 0.03 < seen[0]
+    assert sum(history[-20:]) / 20 < 0.03 < history[0]
 
 
 def test_every_image_has_a_partner():
-    """In an odd batch too. The mutation: a batch turned round mixes its middle with itself."""
+    """In a batch of odd size too. The mutation: a reversed batch mixes its middle with itself."""
     flat = nn.Sequential(nn.Flatten(), nn.Identity())
-    same = Autoencoder(flat, nn.Unflatten(1, (2, 2)), (2, 2))
-    seen = []
+    identity = Autoencoder(flat, nn.Unflatten(1, (2, 2)), (2, 2))
+    inputs = []
 
     class Recorder(nn.Module):
         def forward(self, images):
-            seen.append(images)
+            inputs.append(images)
             return images.mean((1, 2))
 
     images = torch.rand(3, 2, 2)
-    InterpolationObjective(same, Recorder(), reach=0.0)((images,), torch.zeros(()))
-    mixes, unmixed = seen
+    InterpolationObjective(identity, Recorder(), reach=0.0)((images,), torch.zeros(()))
+    mixes, unmixed = inputs
     torch.testing.assert_close(mixes, images[[2, 0, 1]])
     torch.testing.assert_close(unmixed, images)

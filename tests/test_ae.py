@@ -7,9 +7,10 @@ import copy
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from pyro_models import acai
-from pyro_models.ae import convolutional, dense
+from pyro_models.ae import Autoencoder, convolutional, dense
 from train.objective import ReconstructionObjective
 from train.transformers import ACAITransformer, AETransformer
 
@@ -17,7 +18,7 @@ from train.transformers import ACAITransformer, AETransformer
 @pytest.mark.parametrize("make", [convolutional, dense])
 @pytest.mark.parametrize("shape", [(28, 28), (15, 21), (2, 5)])
 def test_shapes(make, shape):
-    """Sides that cannot be halved twice are rounded up, and cut off again."""
+    """Sides that cannot be halved twice are rounded up, and cropped again."""
     autoencoder = make(shape, 3)
     images = torch.rand(2, 4, *shape)
     z = autoencoder.encode(images)
@@ -29,13 +30,40 @@ def test_shapes(make, shape):
     assert autoencoder.decode(z[0, 0]).shape == shape
 
 
-def test_a_decoder_is_told_by_its_code_alone():
+def test_forward_is_encode_and_decode():
     autoencoder = dense((8, 8), 2, (16,))
     images = torch.rand(5, 8, 8)
     torch.testing.assert_close(autoencoder(images), autoencoder.decode(autoencoder.encode(images)))
 
 
-def test_noise_is_on_what_the_encoder_sees_only():
+@pytest.mark.parametrize("padded", [(8, 8), (6, 7), (9, 8)])
+def test_padding_is_inside_the_network(padded):
+    """Images are centred on zeros for the encoder, and the decoder's are cropped there."""
+    inputs = []
+    encoder = nn.Sequential(nn.Flatten(), nn.Identity())
+    encoder.register_forward_hook(lambda module, args, output: inputs.append(args[0]))
+    autoencoder = Autoencoder(encoder, nn.Unflatten(1, padded), (6, 7), padded)
+    images = torch.rand(2, 3, 6, 7)
+    assert torch.equal(autoencoder(images), images)
+    (read,) = inputs
+    assert read.shape == (6, 1, *padded)
+    top, left = (padded[0] - 6) // 2, (padded[1] - 7) // 2
+    assert torch.equal(read[:, 0, top : top + 6, left : left + 7], images.flatten(0, 1))
+    torch.testing.assert_close(read.sum(), images.sum())
+
+
+def test_the_convolutional_decoder_is_cropped_in_its_corner():
+    """As in saved runs: the networks compute what they always did, whatever the padding."""
+    autoencoder = convolutional((5, 6), 3)
+    z = torch.randn(2, 3)
+    drawn = autoencoder.decoder[:-1](z)
+    assert drawn.shape == (2, 8, 8)
+    assert torch.equal(autoencoder.decode(z), drawn[:, :5, :6])
+    images = torch.rand(2, 5, 6)
+    assert torch.equal(autoencoder.encode(images), autoencoder.encoder(images.unsqueeze(1)))
+
+
+def test_noise_is_on_the_encoders_input_only():
     torch.manual_seed(0)
     autoencoder = dense((8, 8), 2, (16,))
     images = torch.rand(5, 8, 8)
@@ -43,11 +71,11 @@ def test_noise_is_on_what_the_encoder_sees_only():
     losses, metrics = ReconstructionObjective(autoencoder, noise=0.3)((images,), torch.zeros(()))
     torch.manual_seed(1)
     noisy = (images + 0.3 * torch.randn_like(images)).clamp(0, 1)
-    wanted = (autoencoder(noisy) - images).square().mean()
-    torch.testing.assert_close(losses["autoencoder"], wanted)
-    torch.testing.assert_close(metrics["mse"], wanted.detach())
+    expected = (autoencoder(noisy) - images).square().mean()
+    torch.testing.assert_close(losses["autoencoder"], expected)
+    torch.testing.assert_close(metrics["mse"], expected.detach())
     plain, _ = ReconstructionObjective(autoencoder)((images,), torch.zeros(()))
-    assert plain["autoencoder"] != wanted
+    assert plain["autoencoder"] != expected
 
 
 def squares(number: int) -> np.ndarray:
@@ -64,7 +92,7 @@ def squares(number: int) -> np.ndarray:
 
 @pytest.mark.parametrize("kind", [AETransformer, ACAITransformer])
 def test_an_autoencoder_of_images_that_are_mostly_black_does_not_end_all_black(kind):
-    """The mutation: biases that start at zero. It ends at the error of black images."""
+    """The mutation: biases that start at zero. Training then ends at the error of black images."""
     images = squares(200)
     model = kind(steps=60, batch_size=32, z_dim=10, hidden=(200,), learning_rate=1e-2)
     if kind is ACAITransformer:
@@ -77,21 +105,41 @@ def test_an_autoencoder_of_images_that_are_mostly_black_does_not_end_all_black(k
 
 @pytest.mark.parametrize("make", [convolutional, dense])
 def test_an_autoencoder_starts_at_the_mean_image(make):
-    """All of it where each pixel has a bias, and its mean where one bias is for all of them."""
+    """At every pixel if each has a bias, and at the mean pixel if there is one bias for all."""
     autoencoder = make((8, 8), 3)
-    # Pixels that are always black, too, whose logit is not finite.
+    # Also with pixels that are always black, whose logit is infinite.
     mean = torch.rand(8, 8) * (torch.arange(8) > 2)
-    before = {name: each.shape for name, each in autoencoder.state_dict().items()}
+    before = {name: weight.shape for name, weight in autoencoder.state_dict().items()}
     autoencoder.start_at(mean)
-    assert {name: each.shape for name, each in autoencoder.state_dict().items()} == before
-    # What comes to the last layer is zero.
+    assert {name: weight.shape for name, weight in autoencoder.state_dict().items()} == before
+    # The last layer's input is zero.
     with torch.no_grad():
-        layers = [each for each in autoencoder.decoder.modules() if hasattr(each, "weight")]
+        layers = [layer for layer in autoencoder.decoder.modules() if hasattr(layer, "weight")]
         for layer in layers[:-1]:
             layer.bias.zero_()
         drawn = autoencoder.decode(torch.zeros(3))
-    wanted = mean.clamp(0.01, 0.99) if make is dense else torch.full((8, 8), mean.mean())
-    torch.testing.assert_close(drawn, wanted)
+    expected = mean.clamp(0.01, 0.99) if make is dense else torch.full((8, 8), mean.mean())
+    torch.testing.assert_close(drawn, expected)
+
+
+@pytest.mark.parametrize("biases", [1, 64])
+def test_a_padded_autoencoder_starts_at_the_mean_of_the_image(biases):
+    """The mutation: a mean over the zeros around the image."""
+    decoder = nn.Sequential(nn.Linear(2, 64), nn.Sigmoid(), nn.Unflatten(1, (8, 8)))
+    if biases == 1:
+        decoder = nn.Sequential(
+            nn.Unflatten(1, (2, 1, 1)),
+            nn.Upsample(scale_factor=8),
+            nn.Conv2d(2, 1, 1),
+            nn.Sigmoid(),
+        )
+        decoder.append(nn.Flatten(1, 2))
+    autoencoder = Autoencoder(nn.Flatten(), decoder, (5, 6), (8, 8))
+    mean = 0.2 + 0.6 * torch.rand(5, 6)
+    autoencoder.start_at(mean)
+    drawn = autoencoder.decode(torch.zeros(2))
+    expected = mean if biases > 1 else torch.full((5, 6), mean.mean())
+    torch.testing.assert_close(drawn, expected)
 
 
 def test_a_decoder_without_a_sigmoid_stays_as_it_is():
@@ -105,6 +153,6 @@ def test_a_decoder_without_a_sigmoid_stays_as_it_is():
 def test_the_mean_image_is_that_of_the_batches():
     images = torch.rand(3, 5, 4, 4)
     objective = ReconstructionObjective(dense((4, 4), 2, (8,)))
-    objective.start((each,) for each in images)
+    objective.start((batch,) for batch in images)
     bias = objective.autoencoder.decoder[0][-1].bias
     torch.testing.assert_close(bias.sigmoid().view(4, 4), images.mean((0, 1)))
