@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from train.cli import command
-from train.method import Method, Prepared
+from train.method import ELBOMethod
 from train.settings import Count, EstimatorSettings, Positive, Probability, SceneSettings, Whole
 
 if TYPE_CHECKING:
-    import torch
+    from pyro.infer import ELBO
 
     from train.data.scenes import ScenesSplit
     from train.metrics.counting import AIRWatch
@@ -61,7 +61,7 @@ class AIRSettings(EstimatorSettings, SceneSettings):
     """Held-out scenes on which that bound is measured, from the first."""
 
 
-class AIR(Method):
+class AIR(ELBOMethod):
     """Attend, Infer, Repeat."""
 
     name = "air"
@@ -75,12 +75,12 @@ class AIR(Method):
         return data
 
     def build(self, settings: AIRSettings, inputs: Mapping[str, Any]) -> ELBOObjective:
-        shape = self.shape(inputs)
         from guides.air import BaselineNetwork, DecayingAverage, RecurrentGuide, ResidualGuide
         from pyro_models import air
         from train.estimators import restored
         from train.objective import ELBOObjective, schedule
 
+        shape = self.shape(inputs)
         model = air.AIR(
             shape,
             max_objects=settings.max_objects,
@@ -102,22 +102,16 @@ class AIR(Method):
         kind = ResidualGuide if settings.guide == "residual" else RecurrentGuide
         sizes = {"hidden": settings.guide_hidden, "encoder_hidden": settings.what_hidden}
         guide = kind(model, **sizes, anchors=settings.anchors, baseline=baseline)
-        relaxed = ["temperature"] if settings.estimator == "concrete" else []
         return ELBOObjective(
             model,
             guide,
-            restored(settings.estimator, settings.particles),
-            annealed=schedule(settings, "beta", "presence_prior", *relaxed),
+            self.estimator(settings, restored),
+            annealed=schedule(settings, "beta", "presence_prior"),
             rates=[(baseline, settings.baseline_learning_rate)] if baseline else [],
         )
 
-    def prepare(self, settings: AIRSettings, data: ScenesSplit, device: torch.device) -> Prepared:
-        from train.estimators import make
-
-        prepared = super().prepare(settings, data, device)
-        # Here and not in build: this imports an estimator that the settings name.
-        prepared.objective.estimator = make(settings.estimator, settings.particles)
-        return prepared
+    def estimator(self, settings: AIRSettings, make: Callable[..., ELBO]) -> ELBO:
+        return make(settings.estimator, settings.particles)
 
     def watch(self, settings: AIRSettings, data: ScenesSplit, objective: ELBOObjective) -> AIRWatch:
         from train.metrics.counting import AIRWatch

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+from pyro_models.shapes import Shape
 from train.errors import note, require
 from train.settings import Settings
 
@@ -144,19 +144,18 @@ def withheld(labels: Sequence[str], sets: Sets, *, least: int) -> Misfit | None:
     return Misfit("withheld", (), problem, remedy, "nothing is withheld")
 
 
-def code(z_dim: int, shape: tuple[int, int]) -> Misfit | None:
+def code(z_dim: int, shape: Shape) -> Misfit | None:
     """A code that the places of ACAI's convolutions do not divide.
 
     Args:
         z_dim: Its size.
-        shape: Height and width of what the convolutions see.
+        shape: The images' height and width.
     """
-    from pyro_models.acai import halvings
+    from pyro_models.acai import places
 
-    scales = halvings(shape)
-    places = math.prod(side >> scales for side in shape)
-    if z_dim % places == 0:
+    number = places(shape)
+    if z_dim % number == 0:
         return None
-    nearest = places * max(1, round(z_dim / places))
-    problem = f"--z-dim {z_dim} is no multiple of the code's {places} places"
+    nearest = number * max(1, round(z_dim / number))
+    problem = f"--z-dim {z_dim} is no multiple of the code's {number} places"
     return Misfit("z_dim", nearest, problem, f"give {nearest}, or --network dense")

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from train import processes
 from train.cli import command
 from train.errors import require
-from train.method import Method
+from train.method import ELBOMethod
 from train.settings import Count, ELBOSettings, NonNegative, Positive, Whole
 
 if TYPE_CHECKING:
     import torch
+    from pyro.infer import ELBO
 
     from train.data.batches import Batches
     from train.data.conditions import Condition
@@ -36,6 +37,9 @@ class ICVAESettings(ELBOSettings):
     learning_rate: Positive = 1e-3
     decay: Literal["none", "cosine"] = "cosine"
     beta: Positive = 0.1
+    estimator: str = "meanfield"
+    """Estimator of the ELBO: meanfield (exact KL divergences), tracegraph (Pyro's, with sampled KL
+    divergences), or your own as module:Class."""
     z_dim: Count = 2
     """Size of the code."""
     condition: Literal["labels", "none"] = "labels"
@@ -85,7 +89,7 @@ class ICVAESettings(ELBOSettings):
         require(not (self.sweep and self.resume), "--sweep goes on by itself: leave --resume out")
 
 
-class ICVAE(Method):
+class ICVAE(ELBOMethod):
     """Codes that say nothing about a known factor; also a CVAE and a VAE."""
 
     name = "icvae"
@@ -134,7 +138,7 @@ class ICVAE(Method):
         from pyro_models import icvae
         from train import losses
         from train.data.conditions import Condition
-        from train.estimators import MeanFieldELBO
+        from train.estimators import restored
         from train.objective import ELBOObjective, schedule
 
         shape, condition = self.shape(inputs), Condition.from_state(inputs["condition"])
@@ -155,7 +159,12 @@ class ICVAE(Method):
             annealed["invariance"] = weight
         if settings.invariance in ("pairwise", "kt", "echo"):
             annealed["reconstruction"] = lambda step: 1 + weight(step)
-        return ELBOObjective(model, guide, MeanFieldELBO(), annealed=annealed)
+        return ELBOObjective(model, guide, self.estimator(settings, restored), annealed=annealed)
+
+    def estimator(self, settings: ICVAESettings, make: Callable[..., ELBO]) -> ELBO:
+        from train.estimators import WITHOUT_PRESENCE
+
+        return make(settings.estimator, names=WITHOUT_PRESENCE)
 
     def watch(self, settings: ICVAESettings, data: Split, objective: ELBOObjective) -> ICVAEWatch:
         from train.metrics.coding import ICVAEWatch

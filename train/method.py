@@ -17,11 +17,12 @@ from train.settings import Settings
 
 if TYPE_CHECKING:
     import torch
+    from pyro.infer import ELBO
 
     from train.engine.callbacks import Callback
     from train.engine.loop import Best
     from train.fitting import Misfit
-    from train.objective import Batch, Objective
+    from train.objective import Batch, ELBOObjective, Objective
     from train.verbs.base import Trained
     from train.watch import Watch
 
@@ -137,6 +138,38 @@ class Method(ABC):
         from train.training import train
 
         return train(self, settings, callbacks)
+
+
+class ELBOMethod(Method):
+    """A Pyro model and guide, with an estimator of their ELBO that the settings name.
+
+    Its settings have ``estimator``, and :meth:`build` returns an
+    :class:`~train.objective.ELBOObjective` with the estimator of :meth:`estimator`.
+    """
+
+    def estimator(self, settings: Any, make: Callable[..., ELBO]) -> ELBO:
+        """Makes the estimator that the settings name.
+
+        Args:
+            settings: The method's settings.
+            make: :func:`train.estimators.make`, which imports an estimator of one's own, or
+                :func:`train.estimators.restored`, which does not.
+        """
+        return make(settings.estimator)
+
+    def use_estimator(self, settings: Any, objective: ELBOObjective) -> None:
+        """Imports the estimator that the settings name, and sets it in an objective."""
+        from train.estimators import annealed_names, make
+        from train.objective import schedule
+
+        objective.estimator = self.estimator(settings, make)
+        objective.annealed |= schedule(settings, *annealed_names(objective.estimator))
+
+    def prepare(self, settings: Any, data: Any, device: torch.device) -> Prepared:
+        prepared = super().prepare(settings, data, device)
+        # Not in build, which makes networks for load too, and a file must not import anything.
+        self.use_estimator(settings, prepared.objective)
+        return prepared
 
 
 def sides(name: str, values: Any, least: int) -> Shape:

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import tyro
 
-from train.air import AIRSettings
-from train.cli import command, leaves_no_trace
+from train.air import METHOD, AIRSettings
+from train.cli import leaves_no_trace
 from train.errors import require
 from train.settings import Count, Whole
 
 if TYPE_CHECKING:
     import torch
+    from matplotlib.figure import Figure
 
     from train.data.scenes import Scenes
     from train.engine.runs import Run
-    from train.metrics.measuring import Measures
     from train.objective import ELBOObjective
 
 ROWS = (
@@ -84,14 +85,14 @@ def subject(settings: BenchSettings) -> Subject:
     Raises:
         InputError: If the checkpoint cannot be read, or is no run of ``train.air``.
     """
-    from train.trained import TrainedAIR, load
+    from train.trained import load
 
     if settings.checkpoint is None:
         names = [field.name for field in fields(AIRSettings)]
         return Subject(AIRSettings(**{name: getattr(settings, name) for name in names}), {}, 0)
     trained = load(settings.checkpoint)
     require(
-        isinstance(trained, TrainedAIR),
+        trained.method is METHOD,
         f"--checkpoint {settings.checkpoint} holds a run of {trained.saved.method}, not of air: "
         "give another one",
     )
@@ -136,10 +137,9 @@ def build_row(
     """
     import torch
 
-    from train.air import build
-
     torch.manual_seed(settings.seed)
-    objective = build(settings, shape)
+    objective = METHOD.build(settings, {"shape": shape})
+    METHOD.use_estimator(settings, objective)
     state = {
         name: value for name, value in weights.items() if not name.startswith("guide.baseline")
     }
@@ -184,52 +184,49 @@ def compare_gradients(
     )
 
 
-def report_gradients(run: Run, measures: Measures, table: list[dict[str, Any]]) -> None:
-    """Saves the table of gradients and its figure, and prints the rows of all weights."""
+def report_gradients(run: Run, table: list[dict[str, Any]]) -> dict[str, Callable[[], Figure]]:
+    """Saves the table of gradients, prints the rows of all weights, and returns its figure."""
     from train import figures, tables
 
     run.save_table("gradients", table)
     print(tables.markdown([row for row in table if row["group"] == "all"], COLUMNS))
-    measures.draw("gradients", lambda: figures.estimators(table))
+    return {"gradients": lambda: figures.estimators(table)}
 
 
-def train_rows(run: Run, measures: Measures, rows: dict[str, AIRSettings], seeds: int) -> None:
-    """Trains AIR with each row and seed; saves and prints the tables, and draws the figure."""
+def train_rows(
+    run: Run, rows: dict[str, AIRSettings], seeds: int
+) -> dict[str, Callable[[], Figure]]:
+    """Trains AIR with each row and seed, saves and prints the tables, and returns their figure."""
     from train import figures, tables
     from train.studies import races
 
-    table = races.race(run, list(rows.items()), seeds)
+    table = races.race(run, METHOD, list(rows.items()), seeds)
     run.save_table("training", table)
     print(tables.markdown(races.summary(table), races.SUMMARY))
-    measures.draw("training", lambda: figures.races(table))
+    return {"training": lambda: figures.races(table)}
 
 
 @leaves_no_trace
 def main(settings: BenchSettings) -> dict[str, Any]:
     """Compares gradients of estimators on one batch, then trains with each if asked."""
-    from train.data.batches import Batches
+    from train import verdict
     from train.data.scenes import load_scenes
     from train.engine import parallel, runtime
     from train.engine.runs import Run
-    from train.metrics.measuring import Measures
 
     parallel.require_alone("train.estimators")
     device = runtime.setup(settings)
     model = subject(settings)
     rows = {row: row_settings(model.settings, row) for row in settings.estimators}
     scenes = load_scenes(model.settings).train
-    sampling = (model.settings.batch_size, model.settings.seed)
-    batch = Batches((scenes.images,), *sampling, device)(0)
+    batch = scenes.batches(model.settings.batch_size, model.settings.seed, device)(0)
     objectives, exact = build_rows(rows, model, scenes, device)
     run = Run.create(settings, "estimators")
-    measures = Measures(run)
 
     table = compare_gradients(settings, objectives, exact, batch, model.step)
-    report_gradients(run, measures, table)
+    paths, reasons = verdict.draw(run, report_gradients(run, table))
     if settings.training_seeds:
-        train_rows(run, measures, rows, settings.training_seeds)
-    return run.finish({"step": model.step, "estimators": len(rows)} | measures.results())
-
-
-if __name__ == "__main__":
-    command(BenchSettings, main)
+        drawn = verdict.draw(run, train_rows(run, rows, settings.training_seeds))
+        paths, reasons = paths | drawn[0], reasons | drawn[1]
+    results = {"step": model.step, "estimators": len(rows)}
+    return run.finish(results | {"figures": paths, "reasons": reasons})

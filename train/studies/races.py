@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from train.engine.runs import Run
+from train.engine.saved import run_once
 from train.errors import InputError
 from train.method import Method
 from train.settings import EstimatorSettings
