@@ -16,7 +16,7 @@ from timing import race
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from train.acai import ACAISettings, build
+from train.acai import METHOD, ACAISettings
 from train.engine.runtime import tune_cpu
 from train.engine.steps import Stepper
 
@@ -86,7 +86,7 @@ def plain(images: Tensor, settings: ACAISettings) -> Callable[[int], object]:
 
 def ours(images: Tensor, settings: ACAISettings) -> Callable[[int], object]:
     """A step of ``python -m train.acai``."""
-    stepper = Stepper(build(settings, (32, 32)), settings, torch.device("cpu"))
+    stepper = Stepper(METHOD.build(settings, {"shape": (32, 32)}), settings, torch.device("cpu"))
 
     def step(i: int) -> object:
         start = i * settings.batch_size % (len(images) - settings.batch_size)

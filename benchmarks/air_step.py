@@ -22,7 +22,7 @@ from timing import ratio, turns
 from torch import Tensor, nn
 
 from pyro_models.networks import MLP
-from train.air import AIRSettings, build
+from train.air import METHOD, AIRSettings
 from train.engine.steps import Stepper
 
 SIZE, WINDOW, WHAT, N = 50, 28, 50, 3
@@ -104,7 +104,7 @@ def reference(device: torch.device | str = "cpu") -> Callable[[Tensor], object]:
 def ours(x: Tensor, **settings: str) -> Callable[[int], object]:
     """A step of ``python -m train.air`` with these settings."""
     chosen = AIRSettings(**settings)
-    objective = build(chosen, (SIZE, SIZE))
+    objective = METHOD.build(chosen, {"shape": (SIZE, SIZE)})
     stepper = Stepper(objective, chosen, x.device)
     return lambda step: stepper((x,), step)
 

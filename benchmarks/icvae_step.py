@@ -24,7 +24,7 @@ from pyro_models.networks import MLP
 from train.data.batches import Batches
 from train.data.conditions import Condition
 from train.engine.steps import Stepper
-from train.icvae import ICVAESettings, build
+from train.icvae import METHOD, ICVAESettings
 
 
 class Digits(Dataset):
@@ -82,7 +82,8 @@ def ours(images: Tensor, labels: Tensor, settings: ICVAESettings) -> Callable[[i
     """A step of ``python -m train.icvae``."""
     told = torch.nn.functional.one_hot(labels, 10).float()
     batches = Batches((images, told), settings.batch_size, 0, "cpu")
-    objective = build(settings, (28, 28), Condition(10, torch.zeros(0), torch.zeros(0)))
+    condition = Condition(10, torch.zeros(0), torch.zeros(0)).state()
+    objective = METHOD.build(settings, {"shape": (28, 28), "condition": condition})
     stepper = Stepper(objective, settings, torch.device("cpu"))
     return lambda step: stepper(batches(step), step)
 

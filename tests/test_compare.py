@@ -21,12 +21,14 @@ from train.ae import AESettings
 from train.ae import main as train_ae
 from train.air import AIRSettings
 from train.air import main as train_air
-from train.compare import CompareSettings, briefly, codecs_of, main, reproduced
+from train.compare import CompareSettings, codecs_of, main, reproduced, train_all
 from train.data import datasets
 from train.data.datasets import load
 from train.data.labelled import Images, Split
 from train.icvae import ICVAESettings
 from train.icvae import main as train_icvae
+from train.method import Method
+from train.methods import METHODS
 from train.studies import comparison
 from train.studies.comparison import MEASURES, Codec, compare, nearest, pairs, references
 
@@ -129,10 +131,10 @@ def test_runs_are_compared(tmp_path, capsys, monkeypatch):
 
 def test_without_runs_each_method_is_trained(tmp_path, monkeypatch):
     made = []
-    for method in ("ae", "acai", "abc", "icvae", "air"):
-        monkeypatch.setattr(f"train.{method}.main", made.append)
-    paths = briefly(CompareSettings(steps=7, seed=3, device="cpu"), tmp_path)
-    assert [path.name for path in paths] == ["ae", "acai", "abc", "icvae", "air"]
+    monkeypatch.setattr(Method, "main", lambda self, settings: made.append(settings))
+    monkeypatch.setattr(type(METHODS["icvae"]), "main", Method.main)
+    paths = train_all(CompareSettings(steps=7, seed=3, device="cpu"), tmp_path, METHODS.values())
+    assert [path.name for path in paths] == ["air", "icvae", "abc", "acai", "ae"]
     assert [settings.run_dir for settings in made] == paths
     assert {(settings.steps, settings.seed) for settings in made} == {(7, 3)}
 

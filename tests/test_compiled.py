@@ -32,9 +32,9 @@ from train.engine.runs import Run
 from train.engine.steps import Stepper
 from train.errors import Interrupted
 from train.icvae import ICVAESettings
+from train.methods import METHODS
 from train.objective import Batch, Objective
 from train.settings import Settings
-from train.trained import METHODS
 
 CPU, META = torch.device("cpu"), torch.device("meta")
 AIR = AIRSettings(
@@ -71,14 +71,13 @@ CASES: dict[str, Settings] = {
 }
 
 
-BUILDS = dict(kind.door for kind in METHODS.values())
+BUILDS = {method.settings: method.build for method in METHODS.values()}
+INPUTS = {"shape": (16, 16), "condition": Condition(3, torch.zeros(0), torch.zeros(0)).state()}
 
 
 def build(settings: Settings) -> Objective:
-    """The objective of a method's settings, for images of 16 by 16."""
-    condition = Condition(3, torch.zeros(0), torch.zeros(0))
-    more = [condition] if isinstance(settings, ICVAESettings) else []
-    return BUILDS[type(settings)](settings, (16, 16), *more)
+    """Builds the objective of a method's settings, for images of 16 by 16 of three classes."""
+    return BUILDS[type(settings)](settings, INPUTS)
 
 
 def batches(settings: Settings) -> Callable[[int], Batch]:

@@ -10,10 +10,9 @@ import torch
 
 from tests.data.refusals import refused
 from train import fitting
-from train.abc import ABCSettings, sized
-from train.data.labelled import Images
+from train.abc import METHOD, ABCSettings
+from train.data.labelled import Images, Split
 from train.data.labels import as_labels
-from train.data.stacks import Sets
 from train.settings import Settings
 
 
@@ -69,10 +68,17 @@ def test_codes_have_as_many_numbers_as_places(z_dim, shape, nearest):
         convolutional(shape, z_dim, depth=1)
 
 
-def sets(*counts: int, names: str = "abcdef"):
+def sets(*counts: int, names: str = "abcdef") -> Split:
+    """Images of sets of some sizes."""
     given = np.repeat(list(names[: len(counts)]), counts)
     images = torch.zeros(len(given), 2, 2, dtype=torch.uint8)
-    return Sets.of(Images.labelled(images, as_labels(given)))
+    labelled = Images.labelled(images, as_labels(given))
+    return Split(labelled, labelled)
+
+
+def sized(settings: ABCSettings, data: Split) -> ABCSettings:
+    """The settings of ABC, fitted to data."""
+    return fitting.fitted(settings, *METHOD.misfits(settings, data))
 
 
 def test_withheld_sets_and_stacks(capsys):

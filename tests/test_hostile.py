@@ -20,17 +20,18 @@ from safetensors.torch import load_file, save_file
 from tests.data.refusals import refused
 from tests.test_train_air import SMALL
 from train import acai, ae, air, icvae
+from train.bench import BenchSettings, subject
 from train.cli import command
 from train.compare import codecs_of
 from train.data.conditions import Condition
-from train.data.labelled import Frame, Images, Split
+from train.data.labelled import Images, Split
 from train.engine import runs
 from train.engine.checkpoints import Checkpoints
 from train.estimators import MarginalELBO
 from train.export import ExportSettings
 from train.export import main as export
+from train.methods import METHODS
 from train.settings import Settings
-from train.studies.estimators import BenchSettings, subject
 from train.trained import load
 
 CPU = torch.device("cpu")
@@ -45,7 +46,7 @@ SETTINGS: dict[str, Settings] = {
 WIDE = {"autoencoder.decoder.0.0.weight": torch.zeros(512, 512)}
 """A weight of another shape than these networks have."""
 CONDITION = Condition(4, torch.zeros(0), torch.zeros(0))
-INPUTS = {"acai": {"frame": Frame()}, "icvae": {"condition": CONDITION.state()}}
+INPUTS = {"ae": {}, "acai": {"frame": [0, 0]}, "air": {}, "icvae": {"condition": CONDITION.state()}}
 
 
 @pytest.fixture(scope="module")
@@ -56,13 +57,8 @@ def made(tmp_path_factory) -> Callable[[str], Path]:
     def make(method: str) -> Path:
         if not (folder / method).exists():
             settings = replace(SETTINGS[method], run_dir=folder / method)
-            run = runs.Run.create(settings, method, shape=SHAPE, **INPUTS.get(method, {}))
-            if method == "icvae":
-                objective = icvae.build(
-                    settings, SHAPE, Condition.from_state(INPUTS[method]["condition"])
-                )
-            else:
-                objective = {"ae": ae, "acai": acai, "air": air}[method].build(settings, SHAPE)
+            run = runs.Run.create(settings, method, shape=SHAPE, **INPUTS[method])
+            objective = METHODS[method].build(settings, {"shape": SHAPE, **INPUTS[method]})
             run.log(2, {"loss": 1.0})
             run.save_checkpoint(2, {"step": 2}, objective)
             run.finish({"train_seconds": 1.0})
@@ -295,7 +291,7 @@ def test_nothing_that_a_file_names_is_imported(trapped, tmp_path):
     trained = load(trapped)
     assert trained.detect(images).counts.shape == (5,)
     assert trained.encode(images).shape == (5, 3 * (4 + 2))
-    assert len(trained.parts()["encoder"].function(images)) == 6
+    assert len(trained.functions()["encoder"].function(images)) == 6
     own = np.random.default_rng(0).integers(0, 256, (20, *SHAPE), dtype=np.uint8)
     known = Images(torch.from_numpy(own), torch.arange(20) % 2)
     assert codecs_of([trapped], Split(known, known), CPU)

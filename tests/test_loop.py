@@ -23,9 +23,9 @@ from train.engine.loop import Best, Meter, fit
 from train.engine.runs import Run
 from train.engine.steps import Stepper, decay
 from train.errors import Interrupted
+from train.methods import METHODS
 from train.objective import Anneal, Objective
 from train.settings import Settings
-from train.trained import METHODS
 
 CPU = torch.device("cpu")
 
@@ -131,7 +131,7 @@ def test_what_is_shown_and_kept_changes_no_weight(settings, tmp_path, name):
         assert torch.equal(*weights)
 
 
-@pytest.mark.parametrize("kind", [kind.door[0] for kind in METHODS.values()])
+@pytest.mark.parametrize("kind", [method.settings for method in METHODS.values()])
 def test_what_a_resumed_run_may_change(kind):
     assert Settings.FREE <= kind.FREE <= {field.name for field in fields(kind)}
     # The autoencoder keeps the weights that did best in an evaluation.

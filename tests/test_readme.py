@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyro
@@ -20,23 +22,27 @@ from guides.air import ResidualGuide
 from pyro_models.air import AIR
 from pyro_models.networks import Convolutions
 from pyro_models.store import ParameterStoreError
+from tests.data.refusals import refused
 from tests.estimators.exact import Projections, z_scores
 from tests.test_train_air import SMALL
-from train import acai
+from train import acai, redraw
 from train.acai import ACAISettings
+from train.bench import BenchSettings
+from train.bench import main as bench
 from train.data import datasets
+from train.data.labelled import Split
 from train.estimators import MarginalELBO, TraceGraphELBO
-from train.studies.estimators import BenchSettings
-from train.studies.estimators import main as bench
+from train.methods import METHODS
+from train.trained import load
 
-BLOCKS = re.findall(
-    r"```python\n(.*?)```", (Path(__file__).parents[1] / "README.md").read_text(), re.DOTALL
-)
+README = (Path(__file__).parents[1] / "README.md").read_text()
+BLOCKS = dict(re.findall(r"```python (\S+)\n(.*?)```", README, re.DOTALL))
+"""The README's Python, by the names that its fences have."""
 
 
 def test_what_air_finds_in_images():
     names: dict = {}
-    exec(BLOCKS[0], names)
+    exec(BLOCKS["air"], names)
     assert names["found"].boxes.shape == (64, 3, 4)
     assert names["scenes"].canvas.shape == (16, 50, 50)
     assert names["loss"] > 0
@@ -47,7 +53,7 @@ def test_what_air_finds_twice_in_a_process():
 
     The mutation: a second pair in the store of the first.
     """
-    small = BLOCKS[0].replace("50, 50", "12, 12").replace("64, ", "4, ")
+    small = BLOCKS["air"].replace("50, 50", "12, 12").replace("64, ", "4, ")
     small = small.replace("max_objects=3", "max_objects=1, window_size=4, hidden=4")
     for _ in range(2):
         names: dict = {}
@@ -63,20 +69,20 @@ def test_what_air_finds_twice_in_a_process():
 def test_an_own_estimator_has_no_bias(small_air):
     """And joins the bench: by name, as a module's class."""
     names: dict = {}
-    exec(BLOCKS[1], names)
+    exec(BLOCKS["leave-one-out"], names)
     project = Projections(small_air(max_objects=2, presence_prior=0.05))
     exact = project.draw(MarginalELBO())
     assert (z_scores(project.draw(names["LeaveOneOutELBO"](), copies=50), exact) < 5).all()
 
     # The mutation: presences that learn nothing from their cost.
-    unmarked = BLOCKS[1].replace('get("presence")', 'get("nothing")')
-    assert unmarked != BLOCKS[1]
+    unmarked = BLOCKS["leave-one-out"].replace('get("presence")', 'get("nothing")')
+    assert unmarked != BLOCKS["leave-one-out"]
     exec(unmarked, names)
     assert (z_scores(project.draw(names["LeaveOneOutELBO"](), copies=50), exact) > 5).any()
 
 
 def test_an_own_estimator_joins_the_bench(tmp_path, monkeypatch):
-    (tmp_path / "your_module.py").write_text(BLOCKS[1])
+    (tmp_path / "your_module.py").write_text(BLOCKS["leave-one-out"])
     monkeypatch.syspath_prepend(tmp_path)
     rows = ("marginal", "your_module:LeaveOneOutELBO")
     bench(
@@ -103,7 +109,7 @@ def test_trained_models_put_to_use(tmp_path, monkeypatch):
         )
     )
     names: dict = {}
-    exec(BLOCKS[2], names)
+    exec(BLOCKS["trained"], names)
     assert names["codes"].shape == (1_000, 16)
     assert names["between"].shape == (5, 7, 28, 28)
     assert names["scores"].mean() > 0.6
@@ -111,7 +117,7 @@ def test_trained_models_put_to_use(tmp_path, monkeypatch):
 
 def test_another_guide():
     names = {"ResidualGuide": ResidualGuide, "Convolutions": Convolutions, "nn": nn}
-    exec(BLOCKS[4], names)
+    exec(BLOCKS["guide"], names)
     model = AIR((20, 20), window_size=8)
     guide = names["ConvolutionalGuide"](model, hidden=16)
     images = torch.rand(5, 20, 20)
@@ -120,27 +126,93 @@ def test_another_guide():
     assert guide.detect(images).z_what.shape == (5, 3, 20)
 
 
-def test_another_method(tmp_path):
+@pytest.fixture
+def sparse(tmp_path, monkeypatch) -> Path:
+    """The README's own method in a file, and the folder as the working one."""
+    (tmp_path / "sparse.py").write_text(BLOCKS["method"])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield tmp_path / "sparse.py"
+    sys.modules.pop("sparse", None)
+
+
+def test_another_method(sparse):
     """With a file of its own, and no line anywhere else; it can be killed and gone on with."""
-    path = tmp_path / "sparse.py"
-    path.write_text(BLOCKS[5])
-    assert len(BLOCKS[5].splitlines()) < 100
-    flags = ["--steps", "60", "--eval-every", "30", "--run-dir", str(tmp_path / "run")]
-    call = [sys.executable, str(path), *flags]
-    ended = subprocess.run(call, capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    assert len(BLOCKS["method"].splitlines()) < 100
+    flags = ["--steps", "60", "--eval-every", "30", "--run-dir", "run"]
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    call = [sys.executable, str(sparse), *flags]
+    ended = subprocess.run(call, capture_output=True, text=True, env=env)
     assert ended.returncode == 0, ended.stderr
-    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    results = json.loads(Path("run/results.json").read_text())
     assert results["method"] == "sparse"
-    assert 0.1 < results["held_out_zeros"] < 0.9
-    assert results["held_out_mse"] < 0.09
-    ended = subprocess.run([*call, "--sparsity", "-1"], capture_output=True, text=True)
+    assert results["reconstruction_mse"] < 0.06
+    assert results["probe_accuracy"] > 0.5
+    assert set(results["figures"]) == {"reconstructions", "codes", "curves"}
+    ended = subprocess.run([*call, "--sparsity", "-1"], capture_output=True, text=True, env=env)
     assert ended.returncode == 2
     assert "--sparsity" in ended.stderr
 
 
+def test_another_method_is_taken_by_whatever_takes_a_method(sparse, monkeypatch):
+    """load, export, the comparison, figures drawn again and scikit-learn; no other file knows."""
+    data = datasets.load("mnist5k", Path("data"), "test")
+    few = Split(*(images.select(torch.arange(0, len(images), 10)) for images in data))
+    monkeypatch.setattr(datasets, "load", lambda *_: few)
+    from sparse import METHOD, SparseSettings
+
+    METHOD.main(SparseSettings(steps=3, run_dir=Path("runs/my-sparse"), device="cpu"))
+    names: dict = {}
+    exec(BLOCKS["method-used"], names)
+    images = few.held_out.images[:5]
+    codes = names["trained"].encode(images)
+    assert codes.shape == (5, 64)
+    assert codes.min() == 0
+    program = torch.export.load("exported/encoder.pt2").module()
+    torch.testing.assert_close(program(images / 255), codes)
+    (table,) = Path("runs").glob("compare-*/comparison.csv")
+    with table.open(newline="") as file:
+        assert "my-sparse" in {row["method"] for row in csv.DictReader(file)}
+    drawn = redraw.main(redraw.RedrawSettings(run=Path("runs/my-sparse")), METHOD)
+    assert set(drawn) == {"reconstructions", "codes", "curves"}
+    flat = few.train.images.flatten(1).numpy()
+    transformer = names["SparseTransformer"](steps=2, z_dim=3)
+    assert transformer.fit_transform(flat).shape == (len(flat), 3)
+    assert transformer.inverse_transform(transformer.transform(flat[:2])).shape == (2, 784)
+    with refused("holds a run of 'sparse', which cannot be loaded by its name"):
+        load("runs/my-sparse")
+    with refused("holds a run of 'sparse', not of ae"):
+        load("runs/my-sparse", METHODS["ae"])
+    with refused("method is 'cuda', no Method", "or device='cuda'"):
+        load("runs/my-sparse", "cuda")
+
+
+def test_another_logger(monkeypatch, tmp_path):
+    """Of the names that the README calls; the library itself is not needed."""
+    calls = []
+
+    class Run:
+        def log(self, metrics, step):
+            calls.append((step, set(metrics)))
+
+        def finish(self, exit_code):
+            calls.append(exit_code)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=lambda config: Run()))
+    block = BLOCKS["logger"].replace("steps=500", "steps=2, cluster_starts=1, hidden=(8,)")
+    assert block != BLOCKS["logger"]
+    exec(block, {})
+    assert calls == [
+        (2, {"autoencoder_loss", "mse", "train_seconds"}),
+        (2, {"validation_mse"}),
+        0,
+    ]
+
+
 def test_another_likelihood():
     names = {"AIR": AIR, "dist": dist, "pyro": pyro}
-    exec(BLOCKS[3], names)
+    exec(BLOCKS["likelihood"], names)
     model = names["BernoulliAIR"]((20, 20), window_size=8, presence_prior=0.5)
     guide = ResidualGuide(model, hidden=16)
     images = torch.rand(5, 20, 20).round()

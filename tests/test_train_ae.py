@@ -105,29 +105,6 @@ def test_images_without_labels(tmp_path):
     assert train_acai(tmp_path / "acai", data)["cluster_accuracy"] is None
 
 
-def test_the_frame_does_not_count(tmp_path):
-    """White images that were padded: an autoencoder that says white everywhere has no error."""
-    import torch
-    from torch import nn
-
-    from pyro_models.ae import Autoencoder
-    from train.data.labelled import Images, pad
-    from train.metrics.autoencoding import Watch
-
-    white = Images(torch.full((4, 13, 15), 255, dtype=torch.uint8), None)
-    padded, frame = pad(white, 8)
-    assert padded.images.shape == (4, 16, 16)
-    assert padded.images[0].sum() == 255 * 13 * 15
-
-    class White(Autoencoder):
-        def forward(self, images):
-            return torch.ones_like(images)
-
-    watch = Watch(White(nn.Linear(1, 1), nn.Identity(), (16, 16)), padded, padded, frame=frame)
-    assert watch.error(padded.images) == 0
-    assert watch.shown(torch.zeros(2, 16, 16)).shape == (2, 13, 15)
-
-
 def test_a_run_goes_on_for_more_steps(tmp_path, own):
     # A cosine would have ended with the first part.
     straight = train_ae(tmp_path / "whole", own, decay="none")
@@ -208,9 +185,9 @@ def test_bad_images(tmp_path, shape, words, capsys):
 
 def test_a_look_keeps_a_measure_that_is_exactly_zero(monkeypatch):
     data = labelled.Images(torch.zeros(6, 4, 4, dtype=torch.uint8), torch.arange(6) % 2)
-    watch = autoencoding.Watch(dense((4, 4), 2, (3,)), data, data)
+    watch = autoencoding.ACAIWatch(dense((4, 4), 2, (3,)), data, data)
     monkeypatch.setattr(autoencoding, "probe_accuracy", lambda *_: 0.0)
     monkeypatch.setattr(autoencoding, "cluster_accuracy", lambda *_, **__: None)
-    seen = watch.look(0)
+    seen = watch.evaluate(0)
     assert seen.keys() == {"held_out_mse", "probe_accuracy"}
     assert seen["probe_accuracy"] == 0

@@ -14,7 +14,7 @@ import torch
 
 from tests.data.refusals import refused
 from tests.kills import PLAIN, TIMES
-from train.air import AIRSettings, build, main
+from train.air import METHOD, AIRSettings, main
 from train.cli import command
 
 SMALL = {
@@ -212,7 +212,7 @@ def test_it_learns_to_count(tmp_path):
 
 def test_build_takes_every_setting():
     settings = AIRSettings(max_objects=2, what_dim=7, anchors=0, guide="recurrent")
-    objective = build(settings, (30, 40))
+    objective = METHOD.build(settings, {"shape": (30, 40)})
     model = objective.model
     assert (model.max_objects, model.what_dim, model.shape) == (2, 7, (30, 40))
     assert len(objective.guide.anchors) == 0

@@ -75,7 +75,7 @@ def test_a_run_is_loaded_alone(runs, tmp_path, name):
     for file in ("config.json", "model.safetensors"):
         shutil.copy(run / file, alone)
     trained = load(alone)
-    assert type(trained) is METHODS[name.split()[0]]
+    assert type(trained) is METHODS[name.split()[0]].trained
     assert not trained.objective.training
     state = torch.load(
         sorted((run / "checkpoints").glob("*.pt"))[-1], weights_only=True, map_location="cpu"
@@ -115,8 +115,7 @@ def test_what_is_measured_is_what_is_loaded(runs):
         trained = load(run)
         results = json.loads((run / "results.json").read_text())
         held_out = datasets.load(trained.settings.data, Path("data"), "test").held_out.images
-        drawn = trained.each(trained.objective.autoencoder, trained.inputs(held_out))
-        drawn = trained.frame.inside(drawn) if name == "acai" else drawn
+        drawn = trained.in_batches(trained.objective.autoencoder, trained.inputs(held_out))
         error = (drawn - held_out / 255).square().mean()
         assert error.item() == pytest.approx(results["reconstruction_mse"], rel=1e-4)
         # What is outside of [0, 1] counts there, and is no part of an image.
@@ -272,10 +271,10 @@ def test_numbers_that_verbs_take(runs):
 
 def test_devices_that_are_not_there(runs, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    trained = load(runs("ae"), "auto")
+    trained = load(runs("ae"), device="auto")
     assert trained.device.type in ("cpu", "mps")
     for device, words in (("cuda", "device cuda is not there"), ("banana", "device banana is no")):
-        for put in (trained.to, lambda device: load(runs("ae"), device)):
+        for put in (trained.to, lambda device: load(runs("ae"), device=device)):
             with pytest.raises(InputError, match=f"^{words}") as caught:
                 put(device)
             assert "--" not in str(caught.value)
@@ -339,24 +338,22 @@ def test_exports_are_their_originals(runs, tmp_path, name):
     # A method's variants are the same to ONNX.
     kinds = (".pt2", ".onnx") if name in NAMES else (".pt2",)
     files = export(trained, tmp_path, onnx=".onnx" in kinds)
-    parts = trained.parts()
-    assert [file.name for file in files] == [f"{part}{kind}" for part in parts for kind in kinds]
-    for index, (key, part) in enumerate(parts.items()):
+    functions = trained.functions()
+    assert [file.name for file in files] == [f"{key}{kind}" for key in functions for kind in kinds]
+    for index, (key, function) in enumerate(functions.items()):
         program = torch.export.load(tmp_path / f"{key}.pt2")
-        assert list(program.graph_signature.user_inputs) == list(part.inputs)
-        inputs = [
-            (3 * torch.rand(5, *each.shape[1:])).to(each.dtype) for each in part.inputs.values()
-        ]
+        assert list(program.graph_signature.user_inputs) == list(function.inputs)
+        inputs = [(3 * torch.rand(5, *x.shape[1:])).to(x.dtype) for x in function.inputs.values()]
         with torch.no_grad():
-            expected = part.function(*inputs)
+            expected = function.function(*inputs)
             torch.testing.assert_close(program.module()(*inputs), expected)
         if ".onnx" in kinds:
-            names, found = run_onnx(tmp_path / f"{key}.onnx", inputs)
+            names, outputs = run_onnx(tmp_path / f"{key}.onnx", inputs)
             assert names == NAMES[name][index]
-            for one, other in zip(
-                found, expected if isinstance(expected, tuple) else (expected,), strict=True
+            for output, value in zip(
+                outputs, expected if isinstance(expected, tuple) else (expected,), strict=True
             ):
-                torch.testing.assert_close(torch.from_numpy(one), other, rtol=1e-3, atol=1e-4)
+                torch.testing.assert_close(torch.from_numpy(output), value, rtol=1e-3, atol=1e-4)
     if name in ("ae", "acai", "abc", "air"):
         assert_verbs_agree(name, trained, tmp_path)
 
@@ -391,12 +388,12 @@ def assert_verbs_agree(name: str, trained: Any, folder: Path) -> None:
 
 def test_an_export_of_other_weights_is_noticed(runs):
     trained, other = (load(runs("ae")) for _ in range(2))
-    program = exported(trained, trained.parts()["decoder"]).module()
-    compare(program, other.parts()["decoder"], trained.device)
+    program = exported(trained, trained.functions()["decoder"]).module()
+    compare(program, other.functions()["decoder"], trained.device)
     with torch.no_grad():
         next(other.objective.autoencoder.decoder.parameters()).mul_(1.5)
     with pytest.raises(AssertionError):
-        compare(program, other.parts()["decoder"], trained.device)
+        compare(program, other.functions()["decoder"], trained.device)
 
 
 def test_the_exports_command(runs, tmp_path, capsys, monkeypatch):

@@ -84,7 +84,9 @@ class ACAI(Method):
         frame = sides("frame", inputs.get("frame", (0, 0)), least=0)
         padded = super().shape(inputs)
         shape = Shape(padded.height - frame.height, padded.width - frame.width)
-        return sides("shape without frame", tuple(shape), least=1)
+        if min(shape) < 1:
+            raise ValueError(f"'frame' leaves nothing of images of {padded}")
+        return shape
 
     def build(
         self, settings: ACAISettings, inputs: Mapping[str, Any]

@@ -77,7 +77,7 @@ class AIR(ELBOMethod):
     def build(self, settings: AIRSettings, inputs: Mapping[str, Any]) -> ELBOObjective:
         from guides.air import BaselineNetwork, DecayingAverage, RecurrentGuide, ResidualGuide
         from pyro_models import air
-        from train.estimators import restored
+        from train.estimators import annealed_names, restored
         from train.objective import ELBOObjective, schedule
 
         shape = self.shape(inputs)
@@ -102,11 +102,12 @@ class AIR(ELBOMethod):
         kind = ResidualGuide if settings.guide == "residual" else RecurrentGuide
         sizes = {"hidden": settings.guide_hidden, "encoder_hidden": settings.what_hidden}
         guide = kind(model, **sizes, anchors=settings.anchors, baseline=baseline)
+        estimator = self.estimator(settings, restored)
         return ELBOObjective(
             model,
             guide,
-            self.estimator(settings, restored),
-            annealed=schedule(settings, "beta", "presence_prior"),
+            estimator,
+            annealed=schedule(settings, "beta", "presence_prior", *annealed_names(estimator)),
             rates=[(baseline, settings.baseline_learning_rate)] if baseline else [],
         )
 

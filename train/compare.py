@@ -100,7 +100,7 @@ def codecs_of(
 
     own = {method.name: method for method in methods}
     codecs, problems = [], []
-    for path in paths:
+    for path in map(Path, paths):
         try:
             trained = load(path, own.get(read_config(path).method), device)
             command = reproduced(trained.method.name, trained.settings)

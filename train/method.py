@@ -45,6 +45,24 @@ class Prepared(NamedTuple):
     inputs: dict[str, Any]
 
 
+class Session(NamedTuple):
+    """A method that is ready to be trained.
+
+    Attributes:
+        settings: Its settings, fitted to the data.
+        device: Where it is.
+        prepared: Objective, batches and inputs.
+        watch: What evaluates, measures and draws it.
+        data_hash: The :func:`~train.data.fingerprint.fingerprint` of its data.
+    """
+
+    settings: Any
+    device: torch.device
+    prepared: Prepared
+    watch: Watch
+    data_hash: str
+
+
 class Method(ABC):
     """A method: subclass it, and give an instance to whatever trains, loads or compares.
 
@@ -84,7 +102,7 @@ class Method(ABC):
 
     def inputs(self, settings: Any, data: Any) -> dict[str, Any]:
         """What the networks depend on beside the settings, as plain values."""
-        return {"shape": data.train.shape}
+        return {"shape": tuple(data.train.shape)}
 
     def batches(self, settings: Any, data: Any, device: torch.device) -> Callable[[int], Batch]:
         """Returns training batches as a function of the step."""
@@ -133,11 +151,68 @@ class Method(ABC):
         """
         return sides("shape", inputs["shape"], least=1)
 
-    def main(self, settings: Any, callbacks: Sequence[Callback] = ()) -> dict[str, Any]:
-        """Trains, measures and draws a run: see :func:`train.training.train`."""
-        from train.training import train
+    def begin(self, settings: Any) -> Session:
+        """Seeds, loads the data and builds everything that training needs; writes nothing.
 
-        return train(self, settings, callbacks)
+        Raises:
+            InputError: If data or settings cannot be used.
+        """
+        from train import fitting
+        from train.data.fingerprint import fingerprint
+        from train.engine import runtime
+
+        device = runtime.setup(settings)
+        data = self.load_data(settings)
+        settings = fitting.fitted(settings, *self.misfits(settings, data))
+        prepared = self.prepare(settings, data, device)
+        watch = self.watch(settings, data, prepared.objective)
+        return Session(settings, device, prepared, watch, fingerprint(*data))
+
+    def main(self, settings: Any, callbacks: Sequence[Callback] = ()) -> dict[str, Any]:
+        """Trains, measures and draws a run, and leaves the process as it was.
+
+        See :func:`train.engine.runtime.preserved`.
+
+        Args:
+            settings: The method's settings.
+            callbacks: What follows the training beside the log, the progress bar and TensorBoard:
+                see :class:`train.engine.callbacks.Callback`.
+
+        Returns:
+            The results, which ``results.json`` holds too. Of several processes that train together
+            only the first has any.
+
+        Raises:
+            InputError: If data or settings cannot be used, or training diverges.
+            Interrupted: If Ctrl-C is pressed.
+        """
+        from train import verdict
+        from train.engine import callbacks as standard
+        from train.engine import runtime
+        from train.engine.loop import fit
+        from train.engine.runs import Run
+
+        with runtime.preserved():
+            settings, device, prepared, watch, data_hash = self.begin(settings)
+            run = Run.create(settings, self.name, **prepared.inputs, data_hash=data_hash)
+
+            def evaluate(step: int) -> Mapping[str, float]:
+                metrics = watch.evaluate(step)
+                if arrays := watch.snapshot():
+                    run.save_stage(step, **arrays)
+                return metrics
+
+            best = self.best(settings)
+            result = fit(
+                *(prepared.objective, prepared.batches, run, settings, device),
+                evaluate=evaluate,
+                best=best,
+                callbacks=(*standard.standard(run, settings), *callbacks),
+            )
+            if not run.writes:
+                return {}
+            selected = {} if best is None else {"best_step": best.step}
+            return verdict.finish(run, result._asdict() | selected, watch)
 
 
 class ELBOMethod(Method):
@@ -163,6 +238,7 @@ class ELBOMethod(Method):
         from train.objective import schedule
 
         objective.estimator = self.estimator(settings, make)
+        # One of one's own is unknown where an objective is built.
         objective.annealed |= schedule(settings, *annealed_names(objective.estimator))
 
     def prepare(self, settings: Any, data: Any, device: torch.device) -> Prepared:

@@ -51,12 +51,11 @@ def main(settings: RedrawSettings, method: Method | None = None) -> dict[str, An
     from train import verdict
     from train.engine.runs import Run
     from train.trained import load
-    from train.training import begin
 
     trained = load(settings.run, method)
     given = {name: getattr(settings, name) for name in ("data", "data_dir", "device")}
     changes = {name: value for name, value in given.items() if value is not None}
-    session = begin(trained.method, replace(trained.settings, **changes))
+    session = trained.method.begin(replace(trained.settings, **changes))
     expected = trained.saved.inputs.get("data_hash")
     require(
         expected in (None, session.data_hash),

@@ -210,7 +210,7 @@ class Transformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         return torch.from_numpy(scaled.clip(0, 1)).float().unflatten(1, self.shape_)
 
 
-class Invertible(Transformer):
+class DecodingTransformer(Transformer):
     """A transformer whose codes decode to images."""
 
     def inverse_transform(self, X: Any) -> np.ndarray:
@@ -222,13 +222,13 @@ class Invertible(Transformer):
         return low + (high - low) * images.flatten(1).cpu().numpy()
 
 
-class AETransformer(Invertible):
+class AETransformer(DecodingTransformer):
     """The plain autoencoder."""
 
     method = METHODS["ae"]
 
 
-class ACAITransformer(Invertible):
+class ACAITransformer(DecodingTransformer):
     """ACAI."""
 
     method = METHODS["acai"]

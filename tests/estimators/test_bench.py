@@ -17,13 +17,13 @@ from tests.test_train_air import SMALL, small
 from train import air, figures
 from train.ae import AESettings
 from train.ae import main as train_ae
+from train.bench import BenchSettings, build_row, main, row_settings, subject
 from train.cli import command
 from train.engine.runs import Run
 from train.errors import InputError
 from train.figures import races
 from train.objective import ELBOObjective
 from train.studies import gradients
-from train.studies.estimators import BenchSettings, build_row, main, row_settings, subject
 from train.studies.races import SUMMARY, evaluations, summary
 from train.tables import markdown
 from train.trained import load

@@ -32,7 +32,7 @@ from train.objective import ELBOObjective
 
 LIGHT = """
 import sys
-import train.estimators, train.studies.estimators
+import train.estimators, train.bench
 heavy = {"torch", "pyro", "numpy"} & set(sys.modules)
 assert not heavy, heavy
 assert "MarginalELBO" in dir(train.estimators)

@@ -3,30 +3,25 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
+from torchvision.ops import box_iou
 
 from guides.air import ResidualGuide
 from pyro_models.air import AIR
-from train.data.batches import Batches
 from train.data.scenes import Scenes, ScenesSplit
-from train.engine.runs import Run
 from train.metrics.counting import (
-    Watch,
-    box_iou,
+    AIRWatch,
     draw_counts,
     elbo,
-    find,
-    iou,
+    explain,
     iw_bound,
     matched_iou,
-    measure,
+    mean_box_iou,
     what_to_try,
 )
-from train.metrics.measuring import Measures, Unmeasurable, attempt
+from train.metrics.measuring import Unmeasurable
 
 
 @pytest.fixture
@@ -46,7 +41,7 @@ def test_intersection_over_union():
     boxes = torch.tensor([[0.0, 0, 2, 2], [0, 0, 4, 4]])
     others = torch.tensor([[1.0, 1, 3, 3], [0, 0, 2, 2], [5, 5, 6, 6]])
     expected = torch.tensor([[1 / 7, 1, 0], [4 / 16, 4 / 16, 0]])
-    assert torch.allclose(iou(boxes, others), expected)
+    assert torch.allclose(box_iou(boxes, others), expected)
 
 
 def test_boxes_are_matched_whatever_their_order():
@@ -55,7 +50,7 @@ def test_boxes_are_matched_whatever_their_order():
     # Greedy matching would take the better half of a worse whole.
     found = torch.tensor([[0.0, 0, 2, 3], [0, 0, 2, 6]])
     crowded = torch.tensor([[0.0, 0, 2, 4], [0, 0, 2, 2]])
-    shares = iou(crowded, found)
+    shares = box_iou(crowded, found)
     best = max(shares[0, 0] + shares[1, 1], shares[0, 1] + shares[1, 0]) / 2
     assert matched_iou(crowded, found) == pytest.approx(best.item())
 
@@ -68,41 +63,39 @@ def test_a_certain_guide_is_right_where_the_count_is_its_own(pair, present, coun
     images = torch.rand(4, 12, 12)
     assert draw_counts(guide, images).tolist() == [count] * 4
     scenes = Scenes((images * 255).byte(), counts, torch.zeros(4, 3, 4))
-    measured, confusion = measured_on(model, guide, scenes)
-    values = measured.values
+    watch = watched(model, guide, scenes)
+    values, confusion = watch.measure(), watch.confusion()
     assert values["count_accuracy"] == values["count_accuracy_map"] == 0.25
     assert values["count_accuracy_majority"] == 0.25
     assert confusion[:, count].tolist() == [1, 1, 1, 1]
     assert confusion.sum() == 4
 
 
-def measured_on(model: AIR, guide: ResidualGuide, scenes: Scenes) -> tuple[Measures, np.ndarray]:
-    """The measures of a pair on scenes, and the table of counts."""
-    run = Run(Path("unused"), "air")
-    batches = Batches((scenes.images,), 1, 0, "cpu")
-    watch = Watch(model, guide, ScenesSplit(scenes, scenes), batches, run)
-    measures = Measures(run)
-    confusion = measure(watch, measures, iw_particles=2)
-    return measures, attempt(confusion).value
+def watched(model: AIR, guide: ResidualGuide, scenes: Scenes) -> AIRWatch:
+    """A watch of a pair on scenes."""
+    return AIRWatch(model, guide, ScenesSplit(scenes, scenes), iw_particles=2)
 
 
 def test_scenes_are_looked_at_some_at_a_time(pair):
     model, guide = pair
     certain(guide, True)
     scenes = (torch.rand(4, 12, 12) * 255).byte()
-    parts, whole = find(model, guide, scenes, batch=3), find(model, guide, scenes)
+    parts, whole = explain(model, guide, scenes, batch=3), explain(model, guide, scenes)
     torch.testing.assert_close(parts.boxes, whole.boxes)
-    torch.testing.assert_close(parts.squares, whole.squares)
+    torch.testing.assert_close(parts.mse, whole.mse)
     drawn = guide.detect(scenes / 255).reconstruction
-    torch.testing.assert_close(whole.squares, (drawn - scenes / 255).square().mean((1, 2)))
+    torch.testing.assert_close(whole.mse, (drawn - scenes / 255).square().mean((1, 2)))
 
 
 def test_scenes_without_truth_have_an_elbo_and_no_accuracy(pair):
     model, guide = pair
     scenes = Scenes((torch.rand(5, 12, 12) * 255).byte(), None, None)
-    measured, confusion = measured_on(model, guide, scenes)
-    assert math.isfinite(measured.values["elbo"])
-    assert measured.values["count_accuracy"] is measured.values["box_iou"] is confusion is None
+    watch = watched(model, guide, scenes)
+    measured = watch.measure()
+    assert math.isfinite(measured["elbo"])
+    assert measured["count_accuracy"] is measured["box_iou"] is None
+    with pytest.raises(Unmeasurable, match="the scenes have no counts"):
+        watch.confusion()
     assert measured.reasons["count_accuracy"] == "the scenes have no counts"
     assert measured.reasons["box_iou"] == "the scenes have no boxes"
 
@@ -114,11 +107,11 @@ def test_boxes_count_only_in_scenes_whose_count_is_right(pair):
     found = guide.detect(images.float() / 255).boxes
     far = found + 100
     right = Scenes(images, torch.tensor([3, 2]), torch.stack([found[0].flip(0), far[1]]))
-    assert box_iou(right, torch.tensor([3, 3]), found) == pytest.approx(1)
+    assert mean_box_iou(right, torch.tensor([3, 3]), found) == pytest.approx(1)
     wrong = Scenes(images, torch.tensor([2, 3]), torch.stack([found[0], far[1]]))
-    assert box_iou(wrong, torch.tensor([3, 3]), found) == 0
+    assert mean_box_iou(wrong, torch.tensor([3, 3]), found) == 0
     with pytest.raises(Unmeasurable, match="no scene"):
-        box_iou(wrong, torch.tensor([0, 0]), found)
+        mean_box_iou(wrong, torch.tensor([0, 0]), found)
 
 
 def test_the_bound_rises_with_particles_and_starts_at_the_elbo(pair):

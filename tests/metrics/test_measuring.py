@@ -9,6 +9,8 @@ from tests.data.refusals import refused
 from train.engine.runs import Run
 from train.errors import Interrupted
 from train.metrics.measuring import Measures, Unmeasurable
+from train.verdict import draw, finish
+from train.watch import Watch
 
 
 def fails(error: BaseException):
@@ -18,32 +20,30 @@ def fails(error: BaseException):
     return measure
 
 
-@pytest.fixture
-def measures(tmp_path) -> Measures:
-    return Measures(Run(tmp_path, "ae"))
-
-
-def test_what_fails_is_null_and_all_else_is_kept(measures, capsys):
+def test_what_fails_is_null_and_all_else_is_kept(tmp_path, capsys):
+    measures = Measures()
     measures.take("fine", lambda: 0.0)
     measures.take(("a", "b"), fails(ValueError("two\nlines")))
     measures.take("unlabelled", fails(Unmeasurable("the images have no labels")))
     measures.take(("c", "d"), lambda: {"c": 1, "d": float("nan"), "other": 2})
     measures.take("parts", lambda: {"one": float("inf"), "two": 2.0})
-    measures.draw("fine", Figure)
-    measures.draw("broken", fails(KeyError("x")))
-    assert measures.results() == {
+    assert dict(measures) == {
         **{"fine": 0.0, "a": None, "b": None, "unlabelled": None, "c": 1, "d": None},
         "parts": {"one": None, "two": 2.0},
-        "figures": {"fine": "figures/fine.png", "broken": None},
-        "reasons": {
-            "a": "ValueError: two",
-            "b": "ValueError: two",
-            "unlabelled": "the images have no labels",
-            "d": "it is not a finite number",
-            "parts.one": "it is not a finite number",
-            "figures/broken.png": "KeyError: 'x'",
-        },
     }
+    assert measures.reasons == {
+        "a": "ValueError: two",
+        "b": "ValueError: two",
+        "unlabelled": "the images have no labels",
+        "d": "it is not a finite number",
+        "parts.one": "it is not a finite number",
+    }
+    run = Run(tmp_path, "ae")
+    figures = {"fine": Figure, "broken": fails(KeyError("x"))}
+    assert draw(run, figures) == (
+        {"fine": "figures/fine.png", "broken": None},
+        {"figures/broken.png": "KeyError: 'x'"},
+    )
     # What a measure knows of is no surprise.
     assert capsys.readouterr().err.splitlines() == [
         "left out: a, b (ValueError: two)",
@@ -51,12 +51,19 @@ def test_what_fails_is_null_and_all_else_is_kept(measures, capsys):
     ]
 
 
-def test_a_folder_that_is_gone_is_no_measure_that_failed(measures, tmp_path):
+def test_a_folder_that_is_gone_is_no_measure_that_failed(tmp_path):
+    run = Run(tmp_path, "ae")
     tmp_path.rmdir()
     with refused("its folder is gone"):
-        measures.draw("figure", Figure)
+        draw(run, {"figure": Figure})
 
 
-def test_ctrl_c_says_how_to_take_the_measures(measures, tmp_path):
+def test_ctrl_c_says_how_to_take_the_measures(tmp_path):
+    class Slow(Watch):
+        def measure(self):
+            measures = Measures()
+            measures.take("slow", fails(KeyboardInterrupt()))
+            return measures
+
     with pytest.raises(Interrupted, match=f"--resume --run-dir {tmp_path}"):
-        measures.take("slow", fails(KeyboardInterrupt()))
+        finish(Run(tmp_path, "ae"), {}, Slow())

@@ -8,11 +8,9 @@ from guides.icvae import EchoGuide, GaussianGuide
 from pyro_models.icvae import ICVAE
 from tests.data.refusals import refused
 from train.data.conditions import Condition
-from train.data.labelled import Images
-from train.engine.runs import Run
+from train.data.labelled import Images, Split
 from train.metrics import probes
-from train.metrics.coding import Watch, encode, measure
-from train.metrics.measuring import Measures
+from train.metrics.coding import ICVAEWatch, encode
 from train.metrics.probes import leakage
 
 ADVERSARIES = {"linear", "mlp1", "mlp2", "mlp3", "nearest1", "nearest15", "trees"}
@@ -153,7 +151,7 @@ def test_measures_of_codes():
 
 
 @pytest.mark.parametrize("kind", ["gaussian", "echo"])
-def test_a_watch_has_figures_and_measures(kind, tmp_path):
+def test_a_watch_has_figures_and_measures(kind):
     data = labelled(150)
     condition = Condition.fit(data, data)
     model = ICVAE((8, 8), 3, 2, hidden=(12, 12), prior=kind == "gaussian")
@@ -162,13 +160,11 @@ def test_a_watch_has_figures_and_measures(kind, tmp_path):
         if kind == "gaussian"
         else EchoGuide(model, terms=20, hidden=(12, 12))
     )
-    watch = Watch(model, guide, data, condition, labels=True)
+    watch = ICVAEWatch(model, guide, Split(data, data), condition)
     assert set(watch.evaluate(1)) == {"held_out_elbo", "held_out_mse"}
     assert {rows.shape for rows in watch.reconstructions().values()} == {(3, 8, 8)}
     assert [rows.shape for rows in watch.swaps().values()] == [(4, 8, 8)] * 3
-    measures = Measures(Run(tmp_path, "icvae"))
-    measure(watch, measures, data)
-    found = measures.values
+    found = watch.measure()
     read = ("leakage", "leakage_mean", "leakage_parameters")
     assert all(0 <= found[name] <= 1 for name in read)
     assert found["leakage"] == max(found["leakage_adversaries"].values())

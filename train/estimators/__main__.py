@@ -1,7 +1,7 @@
 """Compares estimators of AIR's ELBO: ``python -m train.estimators``."""
 
+from train.bench import BenchSettings, main
 from train.cli import command
-from train.studies.estimators import BenchSettings, main
 
 if __name__ == "__main__":
     command(BenchSettings, main)

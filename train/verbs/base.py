@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import wraps
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -18,11 +18,11 @@ from train.data.images import as_images
 from train.engine import runtime
 from train.engine.saved import SavedRun
 from train.errors import InputError
+from train.objective import Objective
 from train.settings import Settings, parameters, restore
 
 if TYPE_CHECKING:
     from train.data.labelled import Images
-    from train.method import Method
 
 Array = Any
 """Images of shape :math:`(M, H, W)`, or one of :math:`(H, W)`, which is a batch of one: arrays,
@@ -31,6 +31,17 @@ tensors, PIL images or lists, as :func:`train.data.images.as_images` takes them.
 Labels = Any
 """Labels as the data of the run have them, one for each image or one for all: whole numbers or text
 for classes, or quantities, of shape :math:`(M)` or :math:`(M, K)`."""
+
+
+class Record(Protocol):
+    """What a trained method asks of its record, a :class:`train.method.Method`."""
+
+    name: str
+    settings: type[Settings]
+
+    def shape(self, inputs: Mapping[str, Any]) -> Shape: ...
+
+    def build(self, settings: Any, inputs: Mapping[str, Any]) -> Objective: ...
 
 
 class TensorFunction(NamedTuple):
@@ -94,7 +105,7 @@ class Trained:
     batch = 1_000
     """How many images a network sees at once."""
 
-    def __init__(self, method: Method, saved: SavedRun, device: torch.device) -> None:
+    def __init__(self, method: Record, saved: SavedRun, device: torch.device) -> None:
         self.method = method
         self.saved = saved._replace(weights={})
         self.settings: Any = restore(method.settings, saved.settings)

@@ -1,0 +1,88 @@
+"""The layout: imports run one way, front doors are short, and help needs no torch."""
+
+from __future__ import annotations
+
+import ast
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FRONT_DOORS = ("air", "icvae", "abc", "acai", "ae")
+ROOMS = (
+    ("pyro_models",),
+    ("guides",),
+    ("train.errors", "train.processes"),
+    ("train.settings", "train.data"),
+    ("train.losses", "train.tables", "train.figures"),
+    ("train.estimators",),
+    ("train.arguments", "train.fitting", "train.objective"),
+    ("train.engine",),
+    ("train.cli",),
+    ("train.watch", "train.metrics"),
+    ("train.verdict", "train.verbs"),
+    ("train.method",),
+    ("train.studies",),
+    tuple(f"train.{name}" for name in FRONT_DOORS),
+    ("train.methods",),
+    ("train.trained",),
+    ("train.compare", "train.export", "train.redraw", "train.bench", "train.transformers"),
+)
+"""Rooms from the lowest to the highest: a room imports from its own row and from those below."""
+ENTRIES = ("train.__main__", "train.estimators.__main__", "train.figures.__main__")
+"""What only ``python -m`` runs, and nothing imports."""
+
+
+def modules() -> dict[str, Path]:
+    """The modules of the library by name."""
+    files = [
+        file for room in ("pyro_models", "guides", "train") for file in ROOT.glob(f"{room}/**/*.py")
+    ]
+    names = (".".join(file.relative_to(ROOT).with_suffix("").parts) for file in files)
+    return {name.removesuffix(".__init__"): file for name, file in zip(names, files, strict=True)}
+
+
+def imports(name: str, file: Path, known: set[str]) -> set[str]:
+    """The modules that a module imports anywhere, for types and inside functions too."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            found |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    # Of a package's own __init__ and its modules the latter.
+    return {target for target in found if target in known and target != name}
+
+
+def room(name: str) -> int:
+    """The row of a module's room."""
+    for row, names in enumerate(ROOMS):
+        if any(name == each or name.startswith(f"{each}.") for each in names):
+            return row
+    raise AssertionError(f"{name} is in no room")
+
+
+GRAPH = {name: imports(name, file, set(modules())) for name, file in modules().items()}
+
+
+def test_imports_run_in_no_circle():
+    packages = {name for name in GRAPH if modules()[name].name == "__init__.py"}
+    # A package's __init__ counts where it has imports of its own.
+    TopologicalSorter(
+        {
+            name: {t for t in targets if t not in packages or GRAPH[t]}
+            for name, targets in GRAPH.items()
+        }
+    ).prepare()
+
+
+@pytest.mark.parametrize("name", sorted(set(GRAPH) - set(ENTRIES) - {"train"}))
+def test_imports_run_one_way(name):
+    above = {target for target in GRAPH[name] - {"train"} if room(target) > room(name)}
+    assert not above
+
+
+@pytest.mark.parametrize("name", FRONT_DOORS)
+def test_front_doors_are_short(name):
+    assert len((ROOT / "train" / f"{name}.py").read_text().splitlines()) <= 100
