@@ -146,7 +146,7 @@ def test_another_method(sparse):
     assert ended.returncode == 0, ended.stderr
     results = json.loads(Path("run/results.json").read_text())
     assert results["method"] == "sparse"
-    assert results["reconstruction_mse"] < 0.06
+    assert results["reconstruction_mse"] < 0.09
     assert results["probe_accuracy"] > 0.5
     assert set(results["figures"]) == {"reconstructions", "codes", "curves"}
     ended = subprocess.run([*call, "--sparsity", "-1"], capture_output=True, text=True, env=env)

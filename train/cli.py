@@ -29,11 +29,11 @@ def leaves_no_trace(main: M) -> M:
     """
 
     @functools.wraps(main)
-    def alone(settings: Any) -> Any:
+    def alone(*args: Any, **options: Any) -> Any:
         from train.engine import runtime
 
         with runtime.preserved():
-            return main(settings)
+            return main(*args, **options)
 
     return alone
 
