@@ -164,3 +164,28 @@ def refused(flags: list[str], words: str, capsys: pytest.CaptureFixture[str]) ->
     error = capsys.readouterr().err
     assert words in error
     assert error.count("\n") == 1
+
+
+def test_an_estimator_may_be_chosen(tmp_path, own):
+    """Pyro's sampled KL divergences are other numbers, of the same ELBO."""
+    exact = main(small(tmp_path, own, run_dir=tmp_path / "exact"))
+    sampled = main(small(tmp_path, own, estimator="tracegraph", run_dir=tmp_path / "sampled"))
+    first, other = (
+        json.loads((tmp_path / name / "metrics.jsonl").read_text().splitlines()[0])
+        for name in ("exact", "sampled")
+    )
+    assert first["elbo"] != other["elbo"]
+    assert first["elbo"] == pytest.approx(other["elbo"], rel=0.1)
+    assert exact["elbo"] == pytest.approx(sampled["elbo"], rel=0.2)
+
+
+@pytest.mark.parametrize("estimator", ["marginal", "iw", "nothing"])
+def test_an_estimator_that_does_not_fit_is_refused(tmp_path, own, estimator, capsys):
+    flags = ["--estimator", estimator, "--data", str(own), "--run-dir", str(tmp_path / "run")]
+    with pytest.raises(SystemExit) as stop:
+        command(ICVAESettings, main, flags)
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert f"--estimator {estimator}" in error
+    assert "give meanfield, tracegraph" in error
+    assert not (tmp_path / "run").exists()

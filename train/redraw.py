@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RedrawSettings:
-    """Draw the figures of a finished run again, from its weights, its log and its data."""
+    """Draw the figures of a finished run again, from its weights, its log and its data.
+
+    Random draws in a figure, such as images from the prior, are drawn anew."""
 
     run: tyro.conf.Positional[Path]
     """Run folder."""

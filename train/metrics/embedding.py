@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import sys
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, cached_property
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -125,7 +125,11 @@ class ABCWatch(Watch):
         self.names = range(max(int(x.max()) for x in sets) + 1) if names is None else names
         self.seed = seed
         self.untrained = self.embed()
-        self.embedded = self.untrained
+
+    @cached_property
+    def embedded(self) -> tuple[np.ndarray, np.ndarray]:
+        """The embeddings after training, computed when they are first asked for."""
+        return self.embed()
 
     def embed(self) -> tuple[np.ndarray, np.ndarray]:
         """Embeds the training images and the held-out ones."""
@@ -163,7 +167,6 @@ class ABCWatch(Watch):
         also taken of the withheld sets (``_withheld``) if there are any.
         """
         measures = Measures()
-        self.embedded = self.embed()
         held_out_sets = self.sets[1]
 
         @cache
