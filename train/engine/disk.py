@@ -10,7 +10,7 @@ import json
 import math
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -146,6 +146,27 @@ def require_regular(path: Path, most: int | None = None) -> None:
         f"{path} has {status.st_size:,} bytes, more than the {most or 0:,} that it can need: give "
         "another run folder",
     )
+
+
+def to_json(value: Any) -> Any:
+    """Converts a value to what JSON can hold.
+
+    Args:
+        value: A plain value, a path, or a mapping, list or tuple of such.
+
+    Returns:
+        The value with paths as strings, tuples as lists, and numbers that are not finite as
+        ``None``.
+    """
+    if isinstance(value, Mapping):
+        return {name: to_json(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_json(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import safetensors
+import safetensors.torch
 import torch
 from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
 
 from train.engine import disk
 from train.errors import InputError, brief, first_line, require
@@ -115,6 +116,22 @@ def read_weights(directory: Path, like: Mapping[str, Tensor]) -> tuple[dict[str,
         reason = first_line(error)
         raise InputError(f"{path} is damaged ({reason}): give another run folder") from error
     return weights, step
+
+
+def weights_file(step: int, module: nn.Module) -> bytes:
+    """Serializes the weights and buffers of a module as safetensors, for :func:`read_weights`.
+
+    Args:
+        step: The number of training steps done.
+        module: The module, on any device.
+
+    Returns:
+        The content of ``model.safetensors``: identical bytes for identical weights.
+    """
+    weights = {name: tensor.cpu().contiguous() for name, tensor in module.state_dict().items()}
+    # One metadata entry only: safetensors writes several in any order.
+    record = {"run": json.dumps({"step": step, "sha256": checksum(weights, step)})}
+    return safetensors.torch.save(weights, record)
 
 
 def read_results(directory: Path) -> dict[str, Any]:
