@@ -207,6 +207,20 @@ def test_the_standard_ones(settings, monkeypatch, capsys):
     assert kinds == [JSONLines, TensorBoard, callbacks.ProgressBar]
 
 
+def test_an_evaluation_without_metrics_is_not_logged(settings):
+    """It may do something else, such as saving a stage for the figures."""
+    calls, steps = [], []
+    run, _ = train(
+        settings,
+        JSONLines(Run(settings.run_dir, "twins")),
+        Recorder(calls),
+        evaluate=lambda step: steps.append(step) or {},
+    )
+    assert steps == [3, 6]
+    assert "evaluated" not in {name for name, *_ in calls}
+    assert len((run.directory / "metrics.jsonl").read_text().splitlines()) == 3
+
+
 def test_without_callbacks_nothing_is_logged_or_shown(settings, monkeypatch, capsys):
     monkeypatch.setattr(callbacks, "SECONDS", 0.0)
     train(settings)

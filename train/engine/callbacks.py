@@ -65,11 +65,11 @@ class Callback:
         """
 
     def evaluated(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Runs after every evaluation, which follows :meth:`step` of the same step.
+        """Runs after every evaluation that returned metrics, and after :meth:`step` of that step.
 
         Args:
             step: The number of steps done.
-            metrics: What the evaluation returned.
+            metrics: What the evaluation returned; never empty.
         """
 
     def end(self, result: FitResult | None) -> None:

@@ -170,7 +170,8 @@ def _train(
             callback.step(training.step, training.read_metrics(run) if reads else {})
             if evaluate is not None and due(settings.eval_every):
                 metrics = _evaluate(evaluate, training)
-                callback.evaluated(training.step, metrics)
+                if metrics:
+                    callback.evaluated(training.step, metrics)
             # Processes must stop at the same step, so they ask each other, but not at each one.
             stop = parallel.broadcast(interrupted()) if reads or processes.size() == 1 else False
             if training.finished or stop or training.step % settings.checkpoint_every == 0:
