@@ -24,6 +24,7 @@ from train.data.scenes import Scenes
 from train.engine import disk
 from train.engine.runs import Run
 from train.engine.runtime import random_state, set_random_state, setup
+from train.engine.saved import run_once
 from train.errors import InputError
 from train.export import ExportSettings
 from train.export import main as export
@@ -324,6 +325,30 @@ def test_numbers_that_are_none_become_null(settings):
     assert json.loads((settings.run_dir / "metrics.jsonl").read_text())["loss"] is None
     assert json.loads((settings.run_dir / "results.json").read_text())["elbo"] is None
     assert list(run.history()) == ["fine"]
+
+
+def test_a_run_with_results_is_not_made_again(tmp_path):
+    directory = tmp_path / "run"
+    calls = []
+
+    def make() -> None:
+        calls.append(directory)
+        directory.mkdir()
+        Run(directory, "air").finish({"elbo": 1.0})
+
+    assert run_once(directory, make) == {"method": "air", "elbo": 1.0}
+    assert run_once(directory, make) == {"method": "air", "elbo": 1.0}
+    assert len(calls) == 1
+    with refused(str(tmp_path / "other" / "results.json")):
+        run_once(tmp_path / "other", lambda: None)
+
+
+def test_a_finished_run_takes_more_figures(settings):
+    """The mutation: opening a folder writes its config."""
+    Run.create(settings, "air").finish({"elbo": 1.0})
+    before = contents(settings.run_dir)
+    Run(settings.run_dir, "air").save_text("notes.txt", "more")
+    assert contents(settings.run_dir) == before | {"notes.txt": b"more"}
 
 
 @pytest.mark.parametrize("write", ["log", "save_stage", "finish"])

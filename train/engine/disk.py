@@ -21,7 +21,7 @@ SUFFIX = ".part"
 """What a hidden file ends in while it is written; a process that was killed leaves it behind."""
 
 
-LONGEST_JSON = 2**24
+MAX_JSON_BYTES = 2**24
 """The most bytes of a JSON file that is read."""
 
 MALFORMED = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
@@ -178,7 +178,7 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         InputError: If it cannot be read, is too large, or is not one JSON object of finite numbers.
     """
-    require_regular(path, LONGEST_JSON)
+    require_regular(path, MAX_JSON_BYTES)
 
     def finite(text: str) -> float:
         if not math.isfinite(value := float(text)):
