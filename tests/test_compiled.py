@@ -198,7 +198,7 @@ class Tape(TorchDispatchMode):
 def record(
     function: Callable[[], Any], dry_run: Callable[[], Any], **options: Any
 ) -> tuple[Any, Any]:
-    """As :func:`train.engine.compiled.record`; recording takes a step, which is taken back."""
+    """Stands in for :func:`train.engine.compiled.capture_graph`, on the CPU."""
     with dry_run():
         function()
     tape = Tape(**options)
@@ -211,11 +211,11 @@ def record(
 def played(monkeypatch: pytest.MonkeyPatch, traced: bool) -> Iterator[pytest.MonkeyPatch]:
     """Has steps recorded, as on CUDA; if they are traced, by what was traced as it is."""
     with monkeypatch.context() as patch:
-        patch.setattr(compiled, "record", record)
-        patch.setattr(steps, "replays", lambda device: True)
+        patch.setattr(compiled, "capture_graph", record)
+        patch.setattr(steps, "can_replay", lambda device: True)
         patch.setattr(torch, "compile", lambda graph, **_: graph)
         if not traced:
-            patch.setattr(steps, "compiled", lambda function, *_: function)
+            patch.setattr(steps, "compile_gradients", lambda function, *_: function)
         yield patch
 
 
@@ -225,7 +225,7 @@ def train(objective: Objective, settings: Settings, count: int) -> dict[str, Ten
     torch.manual_seed(1)
     np.random.seed(1)  # noqa: NPY002
     stepper = Stepper(objective, settings, CPU)
-    stepper.begin(batch, 0)
+    stepper.prepare(batch, 0)
     values = []
     for i in range(count):
         losses, metrics = stepper(batch(i), i)
@@ -261,7 +261,7 @@ def none(patch: pytest.MonkeyPatch) -> None:
 
 def left_out(skips: Callable[[Any, tuple[Any, ...]], bool]) -> Fault:
     """Some operations are not in the recording."""
-    return lambda patch: patch.setattr(compiled, "record", partial(record, skips=skips))
+    return lambda patch: patch.setattr(compiled, "capture_graph", partial(record, skips=skips))
 
 
 def stale(what: str) -> Fault:
@@ -285,14 +285,14 @@ def miscompiled(patch: pytest.MonkeyPatch) -> None:
 
         return differentiate
 
-    patch.setattr(steps, "compiled", compile_)
+    patch.setattr(steps, "compile_gradients", compile_)
 
 
 def no_memory(patch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate")
 
-    patch.setattr(compiled, "record", refuse)
+    patch.setattr(compiled, "capture_graph", refuse)
 
 
 def sound(self: Mutant, step: Tensor) -> Tensor:
@@ -306,7 +306,7 @@ FAULTS: dict[str, tuple[Callable[[Mutant, Tensor], Any], Fault, str]] = {
     "NumPy's numbers": (
         lambda self, step: np.random.rand(),  # noqa: NPY002
         none,
-        "numpy's random numbers",
+        "numpy's random generator",
     ),
     "a buffer replaced": (
         lambda self, step: setattr(self, "held", self.held + 1) or 0,
@@ -321,7 +321,7 @@ FAULTS: dict[str, tuple[Callable[[Mutant, Tensor], Any], Fault, str]] = {
     "the same random numbers": (
         sound,
         left_out(lambda func, args: torch.Tag.nondeterministic_seeded in func.tags),
-        "random numbers",
+        "random generator",
     ),
     "an optimiser left out": (
         sound,
@@ -333,12 +333,12 @@ FAULTS: dict[str, tuple[Callable[[Mutant, Tensor], Any], Fault, str]] = {
     "a rate that is no tensor": (
         sound,
         lambda patch: patch.setattr(torch, "tensor", lambda value, **_: value),
-        "step 2 of 3: linear",
+        "step 2 of 3: the update of linear",
     ),
     "the same rate": (
         sound,
         lambda patch: patch.setattr(Tensor, "fill_", lambda rate, value: rate),
-        "step 2 of 3: linear",
+        "step 2 of 3: the update of linear",
     ),
     "a wrong gradient": (sound, miscompiled, "exp_avg of linear.weight"),
     "no memory": (sound, no_memory, "CUDA out of memory."),
@@ -352,19 +352,19 @@ def test_steps_that_differ_are_not_taken(monkeypatch, capsys, beside, fault, sai
     settings = replace(AE, steps=20)
     with played(monkeypatch, traced=False) as patch:
         fault(patch)
-        patch.setattr(steps, "wanted", lambda *_: True)
+        patch.setattr(steps, "should_compile", lambda *_: True)
         stepper = Stepper(Mutant(beside), settings, CPU)
-        stepper.begin(batches(settings), done)
+        stepper.prepare(batches(settings), done)
         with refused("--compile: ", said, "give --compile off"):
-            Stepper(Mutant(beside), replace(settings, compile="on"), CPU).begin(
+            Stepper(Mutant(beside), replace(settings, compile="on"), CPU).prepare(
                 batches(settings), done
             )
-    assert stepper.take == stepper.move
+    assert stepper.step_function == stepper.eager_step
     assert stepper.optimisers["all"].param_groups[0]["lr"] == AE.learning_rate
     (line,) = capsys.readouterr().err.splitlines()
     assert said in line
     assert line.startswith("--compile: ")
-    assert line.endswith("give --compile off; it goes on without")
+    assert line.endswith("give --compile off; training continues uncompiled")
 
 
 def test_processes_take_steps_in_one_way(monkeypatch, capsys):
@@ -374,15 +374,17 @@ def test_processes_take_steps_in_one_way(monkeypatch, capsys):
         raise AssertionError
 
     with played(monkeypatch, traced=False) as patch:
-        patch.setattr(steps, "wanted", lambda *_: True)
+        patch.setattr(steps, "should_compile", lambda *_: True)
         patch.setattr(processes, "size", lambda: 2)
         patch.setattr(processes, "rank", lambda: 0)
         patch.setattr(parallel, "all_reduce_mean", waits)
         patch.setattr(parallel, "all_gather", lambda value: [value, "--compile: another's differs"])
         stepper = Stepper(Mutant(sound), AE, CPU)
-        stepper.begin(batches(AE), 0)
-    assert stepper.take == stepper.move
-    assert capsys.readouterr().err == "--compile: another's differs; it goes on without\n"
+        stepper.prepare(batches(AE), 0)
+    assert stepper.step_function == stepper.eager_step
+    assert (
+        capsys.readouterr().err == "--compile: another's differs; training continues uncompiled\n"
+    )
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -390,8 +392,8 @@ def test_steps_without_faults_are_taken(monkeypatch, capsys, precision):
     settings = replace(AE, steps=20, precision=precision, compile="on")
     with played(monkeypatch, traced=False):
         stepper = Stepper(Mutant(sound), settings, CPU)
-        stepper.begin(batches(settings), 0)
-    assert isinstance(stepper.take, Replay)
+        stepper.prepare(batches(settings), 0)
+    assert isinstance(stepper.step_function, Replay)
     assert not capsys.readouterr().err
 
 
@@ -450,26 +452,26 @@ def test_a_compiled_run_goes_on_as_if_it_never_stopped(tmp_path):
 def test_a_step_that_cannot_be_compiled_is_refused(beside, word):
     objective = Mutant(beside)
     with refused("--compile", word):
-        Stepper(objective, replace(AE, compile="on"), CPU).begin(batches(AE), 0)
+        Stepper(objective, replace(AE, compile="on"), CPU).prepare(batches(AE), 0)
 
 
 def test_a_step_that_waits_is_compiled_only_where_asked_for(monkeypatch, capsys):
     """Beside CUDA's default, which goes on without."""
     settings = CASES["air enum"]
     with refused("--compile", "cannot be compiled"):
-        Stepper(build(settings), replace(settings, compile="on"), CPU).begin(batches(settings), 0)
-    monkeypatch.setattr(steps, "wanted", lambda *_: True)
+        Stepper(build(settings), replace(settings, compile="on"), CPU).prepare(batches(settings), 0)
+    monkeypatch.setattr(steps, "should_compile", lambda *_: True)
     stepper = Stepper(build(settings), settings, CPU)
     stepper(batches(settings)(0), 0)
     assert "cannot be compiled" in capsys.readouterr().err
-    assert stepper.take == stepper.move
+    assert stepper.step_function == stepper.eager_step
 
 
 def test_where_steps_are_compiled():
     cuda = torch.device("cuda")
 
     def wanted(how: str, device: torch.device) -> bool:
-        return compiled.wanted(replace(AE, compile=how), device)
+        return compiled.should_compile(replace(AE, compile=how), device)
 
     assert [wanted(how, CPU) for how in ("auto", "on", "off")] == [False, True, False]
     assert [wanted(how, cuda) for how in ("auto", "on", "off")] == [True, True, False]
@@ -478,12 +480,12 @@ def test_where_steps_are_compiled():
 def test_no_compiler(monkeypatch, capsys):
     monkeypatch.setattr(shutil, "which", lambda name: None)
     with refused("--compile", "C++ compiler", "g++"):
-        Stepper(build(AE), replace(AE, compile="on"), CPU).begin(batches(AE), 0)
-    monkeypatch.setattr(steps, "wanted", lambda *_: True)
+        Stepper(build(AE), replace(AE, compile="on"), CPU).prepare(batches(AE), 0)
+    monkeypatch.setattr(steps, "should_compile", lambda *_: True)
     stepper = Stepper(build(AE), AE, CPU)
-    stepper.begin(batches(AE), 0)
+    stepper.prepare(batches(AE), 0)
     assert "C++ compiler" in capsys.readouterr().err
-    assert stepper.take == stepper.move
+    assert stepper.step_function == stepper.eager_step
 
 
 @pytest.mark.parametrize("compares", [False, True])
@@ -499,12 +501,12 @@ def test_beginning_changes_nothing(double, monkeypatch, compares):
         random = torch.get_rng_state()
         if compares:
             with played(monkeypatch, traced=False) as patch:
-                patch.setattr(steps, "wanted", lambda *_: True)
-                stepper.begin(batch, done)
-            assert isinstance(stepper.take, Replay)
+                patch.setattr(steps, "should_compile", lambda *_: True)
+                stepper.prepare(batch, done)
+            assert isinstance(stepper.step_function, Replay)
         else:
             with stepper.dry_run():
-                stepper.move(batch(done), torch.tensor(done))
+                stepper.eager_step(batch(done), torch.tensor(done))
         assert torch.equal(torch.get_rng_state(), random)
         for name, each in stepper.objective.state_dict().items():
             assert torch.equal(each, before[name])
@@ -525,7 +527,7 @@ def test_a_rate_from_another_device_is_not_taken_over():
     states = {name: optimiser.state_dict() for name, optimiser in one.optimisers.items()}
     for group in states["autoencoder"]["param_groups"]:
         group |= {"lr": torch.tensor(7.0), "capturable": True}
-    other.load(states)
+    other.load_state_dict(states)
     (group,) = other.optimisers["autoencoder"].param_groups
     assert (group["lr"], group["capturable"]) == (AE.learning_rate, False)
     assert all(torch.equal(a, b) for a, b in zip(one.moments(), other.moments(), strict=True))
