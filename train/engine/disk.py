@@ -110,7 +110,7 @@ def append(path: Path, line: str) -> None:
         try:
             content = f"{line}\n".encode()
             if file.write(content) < len(content):
-                raise OSError(0, "there was room for a part of a line only")
+                raise OSError(0, "the line does not fit on it")
         except OSError:
             file.truncate(size)
             raise

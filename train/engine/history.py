@@ -1,4 +1,4 @@
-"""What a run records while it trains: its metrics, and stages of training for the figures."""
+"""Records of training in a run folder: the log of metrics, and arrays for figures of stages."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from train.engine import disk
 
 
 class MetricsLog:
-    """``metrics.jsonl``: one JSON object a line, each with the ``step`` that it is of.
+    """``metrics.jsonl``: one JSON object per line, with ``step`` and metrics by name.
 
     Args:
         path: The file; it is made with the first line.
@@ -47,13 +47,13 @@ class MetricsLog:
                 line = json.loads(text)
                 line["step"] = int(line["step"])
             except (ValueError, TypeError, KeyError, RecursionError):
-                # A disk that was full, or another program: what follows cannot be trusted.
+                # The disk was full, or another program wrote here; later lines cannot be trusted.
                 break
             lines.append(line)
         return lines
 
     def columns(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """Reads, for each metric, the steps at which it was logged and its values, without null."""
+        """Reads, for each metric, the steps at which it was logged and its values; skips nulls."""
         columns: dict[str, tuple[list[int], list[float]]] = {}
         for line in self.lines():
             for name, value in line.items():
@@ -69,15 +69,15 @@ class MetricsLog:
         Raises:
             InputError: If the file cannot be written.
         """
-        kept = [json.dumps(line) + "\n" for line in self.lines() if line["step"] <= step]
-        content = "".join(kept).encode()
-        # A person may be following the file, so it is replaced only if something has to go.
+        lines = [json.dumps(line) + "\n" for line in self.lines() if line["step"] <= step]
+        content = "".join(lines).encode()
+        # Other programs may follow the file, so it is replaced only if its content changes.
         if self.path.exists() and self.path.read_bytes() != content:
             disk.write_atomically(self.path, lambda file: file.write(content))
 
 
 class Stages:
-    """``stages/STEP.npz``: arrays of stages of training, from which figures are drawn.
+    """``stages/STEP.npz``: arrays saved at stages of training, from which figures are drawn.
 
     Args:
         folder: The folder; it is made with the first stage.

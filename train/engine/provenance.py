@@ -1,4 +1,4 @@
-"""Which versions of the code a run is made with, for its ``config.json``."""
+"""The versions of the code that makes a run, for its ``config.json``."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import torch
 
 
 def library_versions() -> dict[str, str]:
-    """The versions of Python, of the libraries that compute, and of this package."""
-    # PyTorch's own version names its build too, which its package's does not.
+    """Returns the versions of Python, PyTorch, Pyro, NumPy and this package, by name."""
+    # Unlike the version in the package's metadata, this one names the build (+cu130).
     versions = {"python": platform.python_version(), "torch": torch.__version__}
     for name in ("structured-latents", "pyro-ppl", "numpy"):
         try:
@@ -23,7 +23,7 @@ def library_versions() -> dict[str, str]:
 
 
 def git_commit() -> str | None:
-    """The git commit of this source tree; ``None`` if it is not a git repository."""
+    """Returns the git commit of this source tree; ``None`` outside a git repository."""
     try:
         answer = subprocess.run(
             ["git", "rev-parse", "HEAD"],

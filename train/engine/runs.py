@@ -1,4 +1,4 @@
-"""The run folder, as the process that trains writes it."""
+"""The run folder: everything that training writes."""
 
 from __future__ import annotations
 
@@ -28,11 +28,14 @@ from train.errors import InputError, first_line, require
 from train.settings import Settings
 
 FILES = ("config.json", "metrics.jsonl", "model.safetensors", "checkpoints", "results.json")
-"""What shows that a folder holds a run."""
+"""A folder with any of these holds a run."""
 
 
 class Run:
     """A run folder.
+
+    :meth:`create` starts or resumes a run. ``Run(directory, method)`` opens the folder of a
+    finished one, for example for more figures, and leaves ``config.json`` as it is.
 
     Every method that writes raises :class:`~train.errors.InputError` if the disk is full, or the
     folder is gone or read-only.
@@ -67,9 +70,10 @@ class Run:
         Args:
             settings: ``run_dir``, ``resume``, and all that goes into ``config.json``.
             method: The method's name.
-            inputs: What the model must know of its data to be built again, as plain values; and
-                ``data_hash``, the :func:`~train.data.fingerprint.fingerprint` of that data, so that
-                a run is resumed with identical data only.
+            inputs: Facts about the data from which the model is built again, as plain values, for
+                example its image shape; and ``data_hash``, the
+                :func:`~train.data.fingerprint.fingerprint` of the data, so that a run is resumed
+                with identical data only.
 
         Raises:
             InputError: If the folder holds another run, or not the one to be resumed, or the data
@@ -197,11 +201,11 @@ class Run:
         return results
 
     def _make_directory(self) -> None:
-        """Makes the folder, unless there is a run in it."""
-        found = [name for name in FILES if (self.directory / name).exists()]
+        """Makes the folder; raises :class:`InputError` if it holds a run already."""
+        existing = [name for name in FILES if (self.directory / name).exists()]
         require(
-            not found,
-            f"--run-dir {self.directory} already holds a run ({', '.join(found)}): "
+            not existing,
+            f"--run-dir {self.directory} already holds a run ({', '.join(existing)}): "
             "add --resume to go on with it, or give another folder",
         )
         with disk.writing(self.directory):

@@ -157,7 +157,8 @@ def seeded(seed: int | None, device: torch.device) -> Iterator[None]:
 
     Args:
         seed: The seed; ``None`` leaves the generators alone.
-        device: Besides the CPU's, the generator of this device is seeded.
+        device: Besides the CPU's, the generator of this device is seeded. That of MPS is not
+            restored.
     """
     if seed is None:
         yield

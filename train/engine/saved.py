@@ -1,4 +1,4 @@
-"""Reads a run folder: its config, weights and results. Nothing here writes to it."""
+"""The files of a run folder that other programs read: config, weights and results."""
 
 from __future__ import annotations
 
@@ -18,8 +18,6 @@ from train.engine import disk
 from train.errors import InputError, brief, first_line, require
 from train.settings import LARGEST
 
-RESULTS = "results.json"
-"""The file that a run writes last; a run is finished if it is there."""
 MAX_ITEM_SIZE = 8
 """Bytes of the widest number type that weights may have (float64, int64)."""
 
@@ -146,27 +144,7 @@ def read_results(directory: Path) -> dict[str, Any]:
     Raises:
         InputError: If the file is missing or damaged.
     """
-    return disk.read_json(directory / RESULTS)
-
-
-def run_once(directory: Path, make: Callable[[], Any]) -> dict[str, Any]:
-    """Reads the results of a run, after making the run if it has no results yet.
-
-    Args:
-        directory: The run folder.
-        make: Called without arguments if there is no ``results.json``; has to write one. The folder
-            may hold a run that was stopped early, which ``make`` may resume.
-
-    Returns:
-        What ``results.json`` holds.
-
-    Raises:
-        InputError: If the file is missing after ``make``, or damaged.
-        Exception: What ``make`` raises.
-    """
-    if not (directory / RESULTS).exists():
-        make()
-    return read_results(directory)
+    return disk.read_json(directory / "results.json")
 
 
 def checksum(weights: Mapping[str, Tensor], step: int) -> str:
@@ -177,3 +155,15 @@ def checksum(weights: Mapping[str, Tensor], step: int) -> str:
         # Views as bytes: NumPy has no bfloat16.
         checksum.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
     return checksum.hexdigest()
+
+
+def run_once(directory: Path, make: Callable[[], Any]) -> dict[str, Any]:
+    """Returns the results of a run, which is made only if they are not there.
+
+    Args:
+        directory: The run folder.
+        make: Makes the run.
+    """
+    if not (directory / "results.json").exists():
+        make()
+    return read_results(directory)
