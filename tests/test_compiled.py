@@ -1,4 +1,4 @@
-"""Steps that are traced, recorded and played again do what steps do, random numbers included."""
+"""Compiled and replayed steps do what eager steps do, including their random numbers."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def build(settings: Settings) -> Objective:
 
 
 def batches(settings: Settings) -> Callable[[int], Batch]:
-    """Batches of a method, of numbers of the default type."""
+    """Returns the batches of a method, in the default floating-point type."""
 
     def batch(step: int) -> Batch:
         generator = torch.Generator().manual_seed(step)
@@ -97,8 +97,8 @@ def batches(settings: Settings) -> Callable[[int], Batch]:
     return batch
 
 
-class NothingSent(TorchDispatchMode):
-    """Fails where an operation has tensors both of the host and of the device."""
+class NoTransfers(TorchDispatchMode):
+    """Fails if an operation has tensors on two devices, which would copy data between them."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         found = func(*args, **(kwargs or {}))
@@ -108,17 +108,17 @@ class NothingSent(TorchDispatchMode):
 
 
 def step_without_numbers(objective: Objective, settings: Settings, batch: Batch) -> None:
-    """Losses and gradients on a device that has shapes, and no numbers for the host to read."""
-    # An estimator looks at its pair before the first step, on the host.
+    """Computes losses and gradients on the meta device, whose tensors have no values to read."""
+    # An estimator inspects its model and guide in the first call, so that is on the CPU.
     objective(batch, torch.zeros((), dtype=torch.long))
     stepper = Stepper(objective.to(META), settings, META)
     batch = tuple(part.to(META) for part in batch)
     step = torch.empty((), dtype=torch.long, device=META)
-    with NothingSent():
+    with NoTransfers():
         stepper.gradients(batch, step)
 
 
-# But for Pyro's enumeration, which asks whether a mask is true everywhere.
+# All but Pyro's enumeration, which reads whether a mask is true everywhere.
 NEVER_WAIT = [name for name in CASES if name != "air enum"]
 
 
@@ -130,19 +130,19 @@ def test_nothing_in_a_step_waits_for_the_device(name):
 
 
 class Mutant(Objective):
-    """A step that does what it is told beside."""
+    """A small objective that calls a function in every step and adds its result to the error."""
 
-    def __init__(self, beside: Callable[[Mutant, Tensor], Any]) -> None:
+    def __init__(self, extra_term: Callable[[Mutant, Tensor], Any]) -> None:
         super().__init__()
         self.linear = nn.Linear(16, 1)
-        self.register_buffer("held", torch.zeros(()))
+        self.register_buffer("state", torch.zeros(()))
         self.register_buffer("counted", torch.zeros((), dtype=torch.int32))
-        self.beside = beside
+        self.extra_term = extra_term
         self.calls = 0
 
     def forward(self, batch, step):
         self.calls += 1
-        extra = self.beside(self, step)
+        extra = self.extra_term(self, step)
         error = (self.linear(batch[0]) - torch.rand(()).to(batch[0]) - extra).square().mean()
         return {"all": error}, {}
 
@@ -151,7 +151,7 @@ class Mutant(Objective):
 
 
 @pytest.mark.parametrize(
-    "beside",
+    "extra_term",
     [
         lambda self, step: 1.0 if self.linear.weight.sum() > 0 else 0.0,
         lambda self, step: self.linear.bias.mean().item(),
@@ -159,18 +159,18 @@ class Mutant(Objective):
         lambda self, step: self.linear.weight[self.linear.weight > 0].sum(),
     ],
 )
-def test_a_step_that_waits_is_found(beside):
-    """Mutations: a branch on a number, a number read, one sent, and a shape that depends on one."""
-    objective = Mutant(beside)
+def test_a_step_that_waits_is_found(extra_term):
+    """Mutations: a branch on a value, a value read, one copied, a shape that depends on one."""
+    objective = Mutant(extra_term)
     with pytest.raises((AssertionError, RuntimeError, NotImplementedError)):
         step_without_numbers(objective, AE, batches(AE)(0))
 
 
 class Tape(TorchDispatchMode):
-    """What a CUDA graph does, on the CPU: the operations, once more, on the same memory.
+    """Emulates a CUDA graph on the CPU: repeats recorded operations on the same memory.
 
     Args:
-        skips: Operations that are played no more; what they gave stays.
+        skips: Selects operations that are not repeated; their first results stay.
     """
 
     def __init__(self, skips: Callable[[Any, tuple[Any, ...]], bool] = lambda *_: False) -> None:
@@ -186,7 +186,7 @@ class Tape(TorchDispatchMode):
         return found
 
     @torch.no_grad()
-    def play(self) -> None:
+    def replay(self) -> None:
         for func, args, kwargs, before in self.operations:
             for old, new in zip(
                 tree_leaves(before), tree_leaves(func(*args, **kwargs)), strict=True
@@ -204,12 +204,17 @@ def record(
     tape = Tape(**options)
     with dry_run(), tape:
         values = function()
-    return tape.play, values
+    return tape.replay, values
 
 
 @contextmanager
-def played(monkeypatch: pytest.MonkeyPatch, traced: bool) -> Iterator[pytest.MonkeyPatch]:
-    """Has steps recorded, as on CUDA; if they are traced, by what was traced as it is."""
+def captured(monkeypatch: pytest.MonkeyPatch, traced: bool) -> Iterator[pytest.MonkeyPatch]:
+    """Captures steps as on CUDA, by :class:`Tape`.
+
+    Args:
+        monkeypatch: The fixture.
+        traced: Whether to trace the step before; the traced graph runs uncompiled.
+    """
     with monkeypatch.context() as patch:
         patch.setattr(compiled, "capture_graph", record)
         patch.setattr(steps, "can_replay", lambda device: True)
@@ -220,7 +225,7 @@ def played(monkeypatch: pytest.MonkeyPatch, traced: bool) -> Iterator[pytest.Mon
 
 
 def train(objective: Objective, settings: Settings, count: int) -> dict[str, Tensor]:
-    """Losses, metrics and the state after steps from one seed."""
+    """Trains from a fixed seed; returns losses, metrics, the next random numbers and the state."""
     batch = batches(settings)
     torch.manual_seed(1)
     np.random.seed(1)  # noqa: NPY002
@@ -234,7 +239,7 @@ def train(objective: Objective, settings: Settings, count: int) -> dict[str, Ten
 
 
 def assert_same(make: Callable[[], Objective], settings: Settings, count: int, again: Any) -> None:
-    """Compares steps with those that are taken in another way."""
+    """Checks that compiled steps, taken inside the context ``again``, equal eager ones."""
     torch.manual_seed(0)
     expected = train(make(), replace(settings, compile="off"), count)
     with again:
@@ -245,27 +250,27 @@ def assert_same(make: Callable[[], Objective], settings: Settings, count: int, a
 
 
 @pytest.mark.parametrize("name", NEVER_WAIT)
-def test_steps_played_are_steps(double, monkeypatch, name):
-    """In double precision and at a small rate: rounding is not to grow into something else."""
+def test_replayed_steps_equal_eager_ones(double, monkeypatch, name):
+    """In double precision and with a small learning rate, so that rounding errors stay small."""
     count = 25 if name in ("air", "icvae", "abc", "acai", "ae") else 6
     settings = replace(CASES[name], learning_rate=1e-5, steps=30)
-    assert_same(lambda: build(settings), settings, count, played(monkeypatch, traced=True))
+    assert_same(lambda: build(settings), settings, count, captured(monkeypatch, traced=True))
 
 
 Fault = Callable[[pytest.MonkeyPatch], None]
 
 
 def none(patch: pytest.MonkeyPatch) -> None:
-    """Steps are recorded as they should be."""
+    """No fault: the step is captured correctly."""
 
 
 def left_out(skips: Callable[[Any, tuple[Any, ...]], bool]) -> Fault:
-    """Some operations are not in the recording."""
+    """The captured graph lacks some operations."""
     return lambda patch: patch.setattr(compiled, "capture_graph", partial(record, skips=skips))
 
 
 def stale(what: str) -> Fault:
-    """A replay keeps the batch, or the number of steps, that it was recorded with."""
+    """A replay uses the batch, or the number of steps, with which it was captured."""
     call = Replay.__call__
 
     def replay(self: Replay, batch: Batch, step: Tensor) -> Any:
@@ -275,7 +280,7 @@ def stale(what: str) -> Fault:
 
 
 def miscompiled(patch: pytest.MonkeyPatch) -> None:
-    """One gradient is a fifth too large."""
+    """One compiled gradient is a fifth too large."""
 
     def compile_(function: Any, *_: Any) -> Any:
         def differentiate(batch: Batch, step: Tensor) -> Any:
@@ -296,11 +301,11 @@ def no_memory(patch: pytest.MonkeyPatch) -> None:
 
 
 def sound(self: Mutant, step: Tensor) -> Tensor:
-    """What changes is in tensors: a buffer that counts, and the number of steps."""
+    """A correct step: everything that changes is in tensors, a counting buffer and the step."""
     return self.counted.add_(1) / 10 + step / 10
 
 
-# What a step does, what is done to the recording of it, and what is said of it.
+# For each fault: what the step does, how its capture is broken, and a phrase of the message.
 FAULTS: dict[str, tuple[Callable[[Mutant, Tensor], Any], Fault, str]] = {
     "a count in Python": (lambda self, step: self.calls, none, "the loss all is"),
     "NumPy's numbers": (
@@ -309,9 +314,9 @@ FAULTS: dict[str, tuple[Callable[[Mutant, Tensor], Any], Fault, str]] = {
         "numpy's random generator",
     ),
     "a buffer replaced": (
-        lambda self, step: setattr(self, "held", self.held + 1) or 0,
+        lambda self, step: setattr(self, "state", self.state + 1) or 0,
         none,
-        "the buffer held",
+        "the buffer state",
     ),
     "a buffer left as it was": (
         sound,
@@ -345,35 +350,37 @@ FAULTS: dict[str, tuple[Callable[[Mutant, Tensor], Any], Fault, str]] = {
 }
 
 
-@pytest.mark.parametrize(("beside", "fault", "said"), FAULTS.values(), ids=FAULTS)
+@pytest.mark.parametrize(("extra_term", "fault", "phrase"), FAULTS.values(), ids=FAULTS)
 @pytest.mark.parametrize("done", [0, 7])
-def test_steps_that_differ_are_not_taken(monkeypatch, capsys, beside, fault, said, done):
-    """Mutations, each found in the first steps: training goes on without, or is refused."""
+def test_compiled_steps_that_differ_are_not_used(
+    monkeypatch, capsys, extra_term, fault, phrase, done
+):
+    """All are mutations: the comparison finds the fault; steps stay eager, or are refused."""
     settings = replace(AE, steps=20)
-    with played(monkeypatch, traced=False) as patch:
+    with captured(monkeypatch, traced=False) as patch:
         fault(patch)
         patch.setattr(steps, "should_compile", lambda *_: True)
-        stepper = Stepper(Mutant(beside), settings, CPU)
+        stepper = Stepper(Mutant(extra_term), settings, CPU)
         stepper.prepare(batches(settings), done)
-        with refused("--compile: ", said, "give --compile off"):
-            Stepper(Mutant(beside), replace(settings, compile="on"), CPU).prepare(
+        with refused("--compile: ", phrase, "give --compile off"):
+            Stepper(Mutant(extra_term), replace(settings, compile="on"), CPU).prepare(
                 batches(settings), done
             )
     assert stepper.step_function == stepper.eager_step
     assert stepper.optimisers["all"].param_groups[0]["lr"] == AE.learning_rate
     (line,) = capsys.readouterr().err.splitlines()
-    assert said in line
+    assert phrase in line
     assert line.startswith("--compile: ")
     assert line.endswith("give --compile off; training continues uncompiled")
 
 
-def test_processes_take_steps_in_one_way(monkeypatch, capsys):
-    """Each compares for itself, waiting for none, and all go the way of one whose step differs."""
+def test_all_ranks_use_the_compiled_step_or_none(monkeypatch, capsys):
+    """Ranks compare without communicating; if the step of one differs, all stay eager."""
 
     def waits(*_: Any) -> None:
         raise AssertionError
 
-    with played(monkeypatch, traced=False) as patch:
+    with captured(monkeypatch, traced=False) as patch:
         patch.setattr(steps, "should_compile", lambda *_: True)
         patch.setattr(processes, "size", lambda: 2)
         patch.setattr(processes, "rank", lambda: 0)
@@ -388,9 +395,9 @@ def test_processes_take_steps_in_one_way(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_steps_without_faults_are_taken(monkeypatch, capsys, precision):
+def test_compiled_steps_without_faults_are_used(monkeypatch, capsys, precision):
     settings = replace(AE, steps=20, precision=precision, compile="on")
-    with played(monkeypatch, traced=False):
+    with captured(monkeypatch, traced=False):
         stepper = Stepper(Mutant(sound), settings, CPU)
         stepper.prepare(batches(settings), 0)
     assert isinstance(stepper.step_function, Replay)
@@ -403,14 +410,14 @@ needs_compiler = pytest.mark.skipif(
 
 
 @needs_compiler
-def test_compiled_steps_are_steps(double):
+def test_compiled_steps_equal_eager_ones(double):
     settings = replace(ICVAE, learning_rate=1e-5)
     assert_same(lambda: build(settings), settings, 10, nullcontext())
 
 
 @needs_compiler
-def test_a_compiled_run_goes_on_as_if_it_never_stopped(tmp_path):
-    """The mutation: a first step that is not compiled rounds in another way."""
+def test_a_compiled_run_resumes_exactly(tmp_path):
+    """The mutation: the first step after a resume is eager, and rounds differently."""
     settings = replace(
         AE,
         run_dir=tmp_path / "whole",
@@ -443,20 +450,20 @@ def test_a_compiled_run_goes_on_as_if_it_never_stopped(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("beside", "word"),
+    ("extra_term", "word"),
     [
         (lambda self, step: 1.0 if self.linear.weight.sum() > 0 else 0.0, "cannot be compiled"),
-        (lambda self, step: setattr(self, "held", self.held + 1) or self.held, "buffer"),
+        (lambda self, step: setattr(self, "state", self.state + 1) or self.state, "buffer"),
     ],
 )
-def test_a_step_that_cannot_be_compiled_is_refused(beside, word):
-    objective = Mutant(beside)
+def test_a_step_that_cannot_be_compiled_is_refused(extra_term, word):
+    objective = Mutant(extra_term)
     with refused("--compile", word):
         Stepper(objective, replace(AE, compile="on"), CPU).prepare(batches(AE), 0)
 
 
-def test_a_step_that_waits_is_compiled_only_where_asked_for(monkeypatch, capsys):
-    """Beside CUDA's default, which goes on without."""
+def test_a_step_that_waits_is_not_compiled(monkeypatch, capsys):
+    """The default on CUDA, ``auto``, prints a line and stays eager."""
     settings = CASES["air enum"]
     with refused("--compile", "cannot be compiled"):
         Stepper(build(settings), replace(settings, compile="on"), CPU).prepare(batches(settings), 0)
@@ -467,7 +474,7 @@ def test_a_step_that_waits_is_compiled_only_where_asked_for(monkeypatch, capsys)
     assert stepper.step_function == stepper.eager_step
 
 
-def test_where_steps_are_compiled():
+def test_when_steps_are_compiled():
     cuda = torch.device("cuda")
 
     def wanted(how: str, device: torch.device) -> bool:
@@ -489,8 +496,8 @@ def test_no_compiler(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("compares", [False, True])
-def test_beginning_changes_nothing(double, monkeypatch, compares):
-    """Weights, buffers, what optimisers remember, and random numbers, before and after steps."""
+def test_preparing_changes_nothing(double, monkeypatch, compares):
+    """Weights, buffers, moments and random states are restored, before and after real steps."""
     torch.manual_seed(0)
     settings = CASES["air average"]
     stepper = Stepper(build(settings), settings, CPU)
@@ -500,7 +507,7 @@ def test_beginning_changes_nothing(double, monkeypatch, compares):
         moments = [each.clone() for each in stepper.moments()]
         random = torch.get_rng_state()
         if compares:
-            with played(monkeypatch, traced=False) as patch:
+            with captured(monkeypatch, traced=False) as patch:
                 patch.setattr(steps, "should_compile", lambda *_: True)
                 stepper.prepare(batch, done)
             assert isinstance(stepper.step_function, Replay)
@@ -520,8 +527,8 @@ def test_beginning_changes_nothing(double, monkeypatch, compares):
             stepper(batch(step), step)
 
 
-def test_a_rate_from_another_device_is_not_taken_over():
-    """What is saved on CUDA has rates in tensors; how to move is the settings' to say."""
+def test_learning_rates_are_not_restored():
+    """A checkpoint of CUDA has learning rates as tensors; the settings of this run replace them."""
     one, other = (Stepper(build(AE), AE, CPU) for _ in range(2))
     one(batches(AE)(0), 0)
     states = {name: optimiser.state_dict() for name, optimiser in one.optimisers.items()}
