@@ -59,8 +59,8 @@ def ours(
     """A step of ``python -m train.air`` with these settings, and the seconds before the first."""
     settings = replace(SIZES, **changes)
     training = TrainState(case(settings, device)[0], settings, device, None)
-    training.begin(batches)
-    return lambda _: training.take(batches), training.warm_up.seconds
+    training.prepare(batches)
+    return lambda _: training.train_step(batches), training.warm_up.seconds
 
 
 def main(benchmark: Benchmark) -> None:

@@ -45,7 +45,7 @@ def begun(settings: Settings, device: torch.device) -> tuple[TrainState, Any]:
     torch.manual_seed(0)
     objective, data = case(settings, device)
     training = TrainState(objective, settings, device, None)
-    training.begin(data)
+    training.prepare(data)
     return training, data
 
 
@@ -74,8 +74,8 @@ def main(benchmark: Benchmark) -> None:
         apart = [losses(*way, benchmark.equal_steps) for way in (plain, compiled)]
         differs = ((apart[0] - apart[1]).abs() / apart[0].abs()).max().item()
         steps = {
-            "as it is": lambda _, run=plain: run[0].take(run[1]),
-            "compiled": lambda _, run=compiled: run[0].take(run[1]),
+            "as it is": lambda _, run=plain: run[0].train_step(run[1]),
+            "compiled": lambda _, run=compiled: run[0].train_step(run[1]),
         }
         times = turns(steps, benchmark.rounds, benchmark.each)
         row: dict[str, object] = {"step of": name}

@@ -63,7 +63,7 @@ def point(method: str, settings: dict[str, Any], steps: int) -> tuple[float, flo
     times = []
     for _ in range(steps + 2):
         start = time.perf_counter()
-        training.take(batch)
+        training.train_step(batch)
         times.append(time.perf_counter() - start)
     most = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return 1e3 * statistics.median(times[2:]), (most - before) / 2**20

@@ -156,7 +156,7 @@ def steps(name: str) -> dict[str, Step]:
         torch.testing.assert_close(loss(batch), expected)
     training = TrainState(objective, settings, CPU, None)
     compiled = TrainState(objective, replace(settings, compile="on"), CPU, None)
-    compiled.begin(data)
+    compiled.prepare(data)
     parameters = training.stepper.parameters
 
     def arithmetic(losses: Callable[[], dict[str, Tensor]]) -> Step:
@@ -181,8 +181,8 @@ def steps(name: str) -> dict[str, Step]:
         "bare": arithmetic(lambda: {"elbo": loss(batch)} if loss else objective_alone()),
         "with Pyro": arithmetic(objective_alone),
         "optimiser": update,
-        "whole": lambda _: training.take(data),
-        "compiled": lambda _: compiled.take(data),
+        "whole": lambda _: training.train_step(data),
+        "compiled": lambda _: compiled.train_step(data),
     }
 
 

@@ -1,6 +1,6 @@
-"""Front doors in processes of their own, which can be killed, and can train together.
+"""Runs the commands ``train.METHOD`` in child processes, which tests can kill or join by rank.
 
-Processes are forked from a server that has everything imported, so that one starts in a moment.
+The children are forked from a server that has imported everything, so each starts in milliseconds.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 import resource
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -30,7 +30,7 @@ SETTINGS = {
     "acai": "ACAISettings",
     "ae": "AESettings",
 }
-# Of the server alone: what front doors import while they run.
+# Modules that commands import while they run; only the server imports them in advance.
 PRELOADED = (
     *(
         "tests.doors",
@@ -60,23 +60,23 @@ def start(method: str, *flags: str, said: Path, **options: Any) -> BaseProcess:
     Args:
         method: ``air``, ``icvae`` and so on.
         flags: The command line.
-        said: The file of what it says.
-        options: See :func:`enter`.
+        said: The file for its standard output and standard error.
+        options: See :func:`run_command`.
     """
-    process = CONTEXT.Process(target=enter, args=(method, flags, said), kwargs=options)
+    process = CONTEXT.Process(target=run_command, args=(method, flags, said), kwargs=options)
     process.start()
     return process
 
 
 def finish(process: BaseProcess, seconds: float = 120) -> int:
-    """Its exit status; a process that does not end is killed."""
+    """Returns the exit status of a process, after killing it if it runs longer than ``seconds``."""
     process.join(seconds)
     process.kill()
     process.join()
     return process.exitcode
 
 
-def enter(
+def run_command(
     method: str,
     flags: tuple[str, ...],
     said: Path,
@@ -87,17 +87,20 @@ def enter(
     memory: int | None = None,
     trains_only: bool = False,
 ) -> None:
-    """What the process does. Its figures are empty files: drawing them takes half of a short run.
+    """Runs a command in the child process.
+
+    Its figures are files without an image, because drawing takes half the time of a short run.
 
     Args:
         method: See :func:`start`.
         flags: See :func:`start`.
         said: See :func:`start`.
-        env: Added to its environment.
-        still: Draw the mean of every Normal: what is left is decided by the data alone.
-        dies_at: Which of the moments of writing files is its last; see :func:`deadly`.
-        memory: Bytes that it may take beyond what it has.
-        trains_only: End after training, before anything is measured.
+        env: Environment variables to set.
+        still: Draw the mean of every Normal, so that results depend on the data only.
+        dies_at: The point, while files are written, at which the process is killed; see
+            :func:`kill_while_writing`.
+        memory: How many bytes of address space it may allocate.
+        trains_only: Exit after training, before anything is measured.
     """
     os.environ.update(env or {})
     torch.set_num_threads(1)
@@ -107,74 +110,70 @@ def enter(
     if still:
         torch.distributions.normal._standard_normal = zeros
     if dies_at is not None:
-        deadly(dies_at)
+        kill_while_writing(dies_at)
     if memory is not None:
-        taken = memory_of("self", 0)
-        resource.setrlimit(resource.RLIMIT_AS, (taken + memory, taken + memory))
+        limit = memory_of("self", 0) + memory
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     Figure.savefig = lambda figure, file, **_: file.write(b"a figure")
     if trains_only:
-        loop.fit = ended_after(loop.fit)
+        # fit makes the result last, when everything is saved.
+        loop.FitResult = exit_after_training
     door = importlib.import_module(f"train.{method}")
     sys.stdout.flush()
     command(getattr(door, SETTINGS[method]), door.main, list(flags))
 
 
 def memory_of(pid: int | str, column: int) -> int:
-    """Bytes of memory of a process: its address space (0), or what is resident (1)."""
+    """Returns the bytes of a process' address space (column 0) or resident memory (column 1)."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[column]) * resource.getpagesize()
 
 
-def ended_after(fit: Callable[..., Any]) -> Callable[..., Any]:
-    """Ends the process with what it was to do."""
-
-    def fit_and_end(*args: Any, **options: Any) -> None:
-        fit(*args, **options)
-        raise SystemExit
-
-    return fit_and_end
+def exit_after_training(*_: Any) -> None:
+    """Replaces :class:`~train.engine.loop.FitResult`; ends the process with status 0."""
+    raise SystemExit
 
 
 def zeros(shape: Any, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """In place of standard Normal numbers."""
+    """Replaces PyTorch's draws from a standard Normal."""
     return torch.zeros(shape, dtype=dtype, device=device)
 
 
-def deadly(moment: int) -> None:
-    """Kills the process at one of the moments in which files are written.
+def kill_while_writing(point: int) -> None:
+    """Patches :func:`train.engine.disk.write_atomically` to kill the process at one point.
 
-    A file has four: opened, half written, all of it on the disk, and renamed.
+    Every file has four points: after it was opened, half written, written, and renamed.
 
     Args:
-        moment: Which, counted from 0 over all files.
+        point: The number of the point, counted from 0 over all files.
     """
     from train.engine import disk
 
-    left = moment
+    remaining = point
 
-    def tick() -> None:
-        nonlocal left
-        if left == 0:
+    def pass_point() -> None:
+        nonlocal remaining
+        if remaining == 0:
             os.kill(os.getpid(), 9)
-        left -= 1
+        remaining -= 1
 
-    whole = disk.write_atomically
+    original = disk.write_atomically
 
     def write_atomically(path: Path, write: Any) -> None:
-        def slowly(file: Any) -> None:
-            tick()
+        def write_in_halves(file: Any) -> None:
+            pass_point()
             write(file)
-            content = file.tell()
-            file.truncate(content // 2)
+            size = file.tell()
+            file.truncate(size // 2)
             file.flush()
-            tick()
+            pass_point()
             file.seek(0)
             file.truncate()
             write(file)
             file.flush()
-            tick()
+            pass_point()
 
-        whole(path, slowly)
-        tick()
+        original(path, write_in_halves)
+        pass_point()
 
     disk.write_atomically = write_atomically
 
@@ -183,19 +182,22 @@ def deadly(moment: int) -> None:
 def together(
     processes: int, method: str, *flags: str, said: Path, **options: Any
 ) -> Iterator[list[BaseProcess]]:
-    """Starts processes that train together, as torchrun does; kills those left at the end."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(processes)}
-    started = []
+    """Starts one process for each rank, as torchrun does; kills those that run at the end.
+
+    The output of rank ``R`` goes to the file ``SAID-R``.
+    """
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    world = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(processes)}
+    ranks = []
     try:
         for rank in range(processes):
-            env = shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            env = world | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
             file = said.with_name(f"{said.name}-{rank}")
-            started.append(start(method, *flags, said=file, env=env, **options))
-        yield started
+            ranks.append(start(method, *flags, said=file, env=env, **options))
+        yield ranks
     finally:
-        for process in started:
+        for process in ranks:
             process.kill()
             process.join()

@@ -1,4 +1,4 @@
-"""Runs that are killed again and again, and what they leave when they end at last."""
+"""Kills runs and resumes them until they end; compares their files with an uninterrupted run's."""
 
 from __future__ import annotations
 
@@ -46,17 +46,17 @@ CASES = {
     "air concrete": ("air", *SCENES, "--estimator", "concrete"),
     "air rws": ("air", *SCENES, "--estimator", "rws", "--particles", "2"),
 }
-"""Every method and estimator, and what of a run has a state of its own."""
+"""Every method and estimator, and every option with state that a checkpoint has to save."""
 TIMES = {"warm_up_seconds", "train_seconds", "examples_per_second"}
 PLAIN = {
     *("method", "steps", *TIMES, "device"),
     *("figures", "reasons", "worked", "verdict", "advice"),
 }
-"""What results say of every run."""
+"""The keys that the results of every run have."""
 
 
 def save_own(folder: Path) -> Path:
-    """A person's own few images."""
+    """Writes a data set of 100 random images in four classes, as a user's ``.npz`` file."""
     path = folder / "own.npz"
     images = np.random.default_rng(0).integers(0, 256, (100, 16, 16), dtype=np.uint8)
     np.savez(path, images=images, labels=np.arange(100) % 4)
@@ -64,13 +64,13 @@ def save_own(folder: Path) -> Path:
 
 
 def case(name: str, folder: Path) -> list[str]:
-    """Method and flags of one of :data:`CASES`, with images of its own in a folder."""
-    own = str(save_own(folder))
-    return [own if word == "OWN" else word for word in CASES[name]]
+    """Returns the method and flags of one of :data:`CASES`; writes its data into ``folder``."""
+    data = str(save_own(folder))
+    return [data if word == "OWN" else word for word in CASES[name]]
 
 
-def left(run: Path) -> dict[str, Any]:
-    """What a run leaves, byte for byte but for times: its weights, its log, its results."""
+def contents(run: Path) -> dict[str, Any]:
+    """Reads what must be identical in two runs: weights, log and results, without times."""
 
     def timeless(text: str) -> str:
         values = json.loads(text)
@@ -82,68 +82,72 @@ def left(run: Path) -> dict[str, Any]:
         "results": timeless((run / "results.json").read_text()),
         "figures": sorted(path.name for path in (run / "figures").iterdir()),
         "stages": sorted(path.name for path in run.glob("stages/*")),
-        "halves": sorted(path.name for path in run.rglob("*.part")),
+        "temporary files": sorted(path.name for path in run.rglob("*.part")),
     }
 
 
 class Case:
-    """A run that was never stopped, to hold others against.
+    """An uninterrupted run, to compare interrupted ones with.
 
     Args:
-        name: One of :data:`CASES`.
-        folder: Where runs go.
+        name: A key of :data:`CASES`.
+        folder: The folder for the runs.
 
     Attributes:
-        seconds: How long it took.
-        expected: What it left.
+        seconds: The duration of the uninterrupted run, in seconds.
+        expected: The :func:`contents` of its folder.
     """
 
     def __init__(self, name: str, folder: Path) -> None:
         self.folder = folder
         self.method, *flags = case(name, folder)
         self.flags = [*COMMON, *flags]
-        # The first process waits for the server.
+        # The first process waits until the server has started, so it is not timed.
         doors.finish(doors.start(self.method, "--help", said=self.said))
-        begun = time.monotonic()
+        start = time.monotonic()
         status = doors.finish(self.start(folder / "whole"))
-        self.seconds = time.monotonic() - begun
+        self.seconds = time.monotonic() - start
         assert status == 0, self.said.read_text()
-        self.expected = left(folder / "whole")
+        self.expected = contents(folder / "whole")
 
     @property
     def said(self) -> Path:
-        """What the last process said."""
+        """The file with the output of the last process."""
         return self.folder / "said"
 
     def start(self, run: Path, **options: Any) -> Any:
-        """Starts the run, or goes on with it."""
+        """Starts the run, or resumes it if its folder holds one."""
         resume = ["--resume"] if (run / "config.json").exists() else []
         flags = [*self.flags, "--run-dir", str(run), *resume]
         return doors.start(self.method, *flags, said=self.said, **options)
 
     def survive(self, kills: int, seed: int) -> int:
-        """Kills a run at random moments, and goes on each time until it ends.
+        """Kills a run at random times and resumes it, then lets it end, and checks its contents.
+
+        Args:
+            kills: How many processes to kill.
+            seed: The seed of the times.
 
         Returns:
-            How often it was killed; less than asked if it ended before.
+            The number of processes that were killed before they ended.
         """
-        chance = random.Random(seed)
+        generator = random.Random(seed)
         run = self.folder / f"killed-{seed}"
-        done = 0
+        killed = 0
         for _ in range(kills):
             process = self.start(run)
-            process.join(chance.uniform(0, self.seconds))
+            process.join(generator.uniform(0, self.seconds))
             process.kill()
             process.join()
             assert process.exitcode in (0, -9), self.said.read_text()
-            done += process.exitcode == -9
+            killed += process.exitcode == -9
         self.end(run)
-        return done
+        return killed
 
     def end(self, run: Path) -> None:
-        """Goes on to the end, and checks what is left there."""
+        """Resumes a run until it ends, compares its contents, and removes it."""
         assert doors.finish(self.start(run)) == 0, self.said.read_text()
-        found = left(run)
-        for part, expected in self.expected.items():
-            assert found[part] == expected, part
+        actual = contents(run)
+        for name, expected in self.expected.items():
+            assert actual[name] == expected, name
         shutil.rmtree(run)

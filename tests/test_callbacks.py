@@ -1,4 +1,4 @@
-"""Callbacks: called in order, closed however a run ends, and unable to hide its error."""
+"""Callbacks are called in order, and closed however a run ends, without hiding its error."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def settings(tmp_path):
 
 
 class Recorder(Callback):
-    """Writes down its calls; raises an error in one of them, if it is given one."""
+    """Records its calls; raises in the method named ``raises``."""
 
     def __init__(self, calls: list, raises: str = "", name: str = "") -> None:
         self.calls = calls
@@ -165,12 +165,12 @@ def test_a_callback_that_raises_stops_the_run_with_its_own_error(settings, metho
     assert others[0] == ("start", 0)
     # The training is done when an end fails.
     assert others[-1] == ("end", 6 if method == "end" else None)
-    # What never started has no end.
+    # A callback whose start failed is not ended.
     assert ("end" in {name for name, *_ in calls}) == (method != "start")
 
 
 def test_an_end_that_fails_hides_no_error_and_no_other_end(settings, capsys):
-    """The mutation: a ``finally`` that raises, in place of what stopped the run."""
+    """The mutation: a ``finally`` whose exception replaces the one that stopped the run."""
     calls = []
     with pytest.raises(InputError, match="the first one"):
         train(
@@ -192,7 +192,7 @@ def test_only_rank_zero_calls(settings, monkeypatch):
 
 
 def test_the_standard_ones(settings, monkeypatch, capsys):
-    """The log, the progress, and TensorBoard where it is asked for."""
+    """The log and the progress bar, and TensorBoard if the settings ask for it."""
     monkeypatch.setattr(callbacks, "SECONDS", 0.0)
     run = Run.create(settings, "twins")
     fit(Twins(), batch, run, settings, CPU, callbacks=standard(run, settings))
@@ -207,6 +207,20 @@ def test_the_standard_ones(settings, monkeypatch, capsys):
     assert kinds == [JSONLines, TensorBoard, callbacks.ProgressBar]
 
 
+def test_an_evaluation_without_metrics_is_not_logged(settings):
+    """It may save a stage for the figures only."""
+    calls, steps = [], []
+    run, _ = train(
+        settings,
+        JSONLines(Run(settings.run_dir, "twins")),
+        Recorder(calls),
+        evaluate=lambda step: steps.append(step) or {},
+    )
+    assert steps == [3, 6]
+    assert "evaluated" not in {name for name, *_ in calls}
+    assert len((run.directory / "metrics.jsonl").read_text().splitlines()) == 3
+
+
 def test_without_callbacks_nothing_is_logged_or_shown(settings, monkeypatch, capsys):
     monkeypatch.setattr(callbacks, "SECONDS", 0.0)
     train(settings)
@@ -215,7 +229,7 @@ def test_without_callbacks_nothing_is_logged_or_shown(settings, monkeypatch, cap
 
 
 def test_tensorboard_shows_a_resumed_run_once(settings):
-    """What was logged after the checkpoint is hidden. The mutation: no ``purge_step``."""
+    """Events after the checkpoint are hidden. The mutation: no ``purge_step``."""
     folder = settings.run_dir / "tensorboard"
     train(settings, TensorBoard(folder))
     (settings.run_dir / "checkpoints" / "00000006.pt").unlink()

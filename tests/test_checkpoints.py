@@ -1,4 +1,4 @@
-"""Checkpoints: the last ones stay, a damaged one is named, and nothing in one is ever run."""
+"""Checkpoints: the last are kept, damage is reported, and no code from a file runs."""
 
 from __future__ import annotations
 
@@ -62,8 +62,8 @@ def emptied(path):
     path.write_bytes(b"")
 
 
-def turned(path):
-    """One bit of a weight: PyTorch reads it without a word."""
+def flipped(path):
+    """Flips one bit of a weight, which ``torch.load`` does not notice."""
     content = bytearray(path.read_bytes())
     place = content.index(torch.full((50,), 15.0).numpy().tobytes())
     content[place + 2] ^= 1
@@ -83,7 +83,7 @@ def another_archive(path):
 
 
 @pytest.mark.parametrize(
-    "damage", [crafted, crafted_archive, cut, emptied, turned, a_list, another_archive]
+    "damage", [crafted, crafted_archive, cut, emptied, flipped, a_list, another_archive]
 )
 def test_a_damaged_one_is_named_and_the_one_before_is_offered(checkpoints, damage, tmp_path):
     *_, before, newest = checkpoints.paths()

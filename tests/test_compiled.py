@@ -1,4 +1,4 @@
-"""Steps that are traced, recorded and played again do what steps do, random numbers included."""
+"""Compiled and replayed steps do what eager steps do, including their random numbers."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def build(settings: Settings) -> Objective:
 
 
 def batches(settings: Settings) -> Callable[[int], Batch]:
-    """Batches of a method, of numbers of the default type."""
+    """Returns the batches of a method, in the default floating-point type."""
 
     def batch(step: int) -> Batch:
         generator = torch.Generator().manual_seed(step)
@@ -96,8 +96,8 @@ def batches(settings: Settings) -> Callable[[int], Batch]:
     return batch
 
 
-class NothingSent(TorchDispatchMode):
-    """Fails where an operation has tensors both of the host and of the device."""
+class NoTransfers(TorchDispatchMode):
+    """Fails if an operation has tensors on two devices, which would copy data between them."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         found = func(*args, **(kwargs or {}))
@@ -107,17 +107,17 @@ class NothingSent(TorchDispatchMode):
 
 
 def step_without_numbers(objective: Objective, settings: Settings, batch: Batch) -> None:
-    """Losses and gradients on a device that has shapes, and no numbers for the host to read."""
-    # An estimator looks at its pair before the first step, on the host.
+    """Computes losses and gradients on the meta device, whose tensors have no values to read."""
+    # An estimator inspects its model and guide in the first call, so that is on the CPU.
     objective(batch, torch.zeros((), dtype=torch.long))
     stepper = Stepper(objective.to(META), settings, META)
     batch = tuple(part.to(META) for part in batch)
     step = torch.empty((), dtype=torch.long, device=META)
-    with NothingSent():
+    with NoTransfers():
         stepper.gradients(batch, step)
 
 
-# But for Pyro's enumeration, which asks whether a mask is true everywhere.
+# All but Pyro's enumeration, which reads whether a mask is true everywhere.
 NEVER_WAIT = [name for name in CASES if name != "air enum"]
 
 
@@ -129,19 +129,19 @@ def test_nothing_in_a_step_waits_for_the_device(name):
 
 
 class Mutant(Objective):
-    """A step that does what it is told beside."""
+    """A small objective that calls a function in every step and adds its result to the error."""
 
-    def __init__(self, beside: Callable[[Mutant, Tensor], Any]) -> None:
+    def __init__(self, extra_term: Callable[[Mutant, Tensor], Any]) -> None:
         super().__init__()
         self.linear = nn.Linear(16, 1)
-        self.register_buffer("held", torch.zeros(()))
+        self.register_buffer("state", torch.zeros(()))
         self.register_buffer("counted", torch.zeros((), dtype=torch.int32))
-        self.beside = beside
+        self.extra_term = extra_term
         self.calls = 0
 
     def forward(self, batch, step):
         self.calls += 1
-        extra = self.beside(self, step)
+        extra = self.extra_term(self, step)
         error = (self.linear(batch[0]) - torch.rand(()).to(batch[0]) - extra).square().mean()
         return {"all": error}, {}
 
@@ -150,7 +150,7 @@ class Mutant(Objective):
 
 
 @pytest.mark.parametrize(
-    "beside",
+    "extra_term",
     [
         lambda self, step: 1.0 if self.linear.weight.sum() > 0 else 0.0,
         lambda self, step: self.linear.bias.mean().item(),
@@ -158,18 +158,18 @@ class Mutant(Objective):
         lambda self, step: self.linear.weight[self.linear.weight > 0].sum(),
     ],
 )
-def test_a_step_that_waits_is_found(beside):
-    """Mutations: a branch on a number, a number read, one sent, and a shape that depends on one."""
-    objective = Mutant(beside)
+def test_a_step_that_waits_is_found(extra_term):
+    """Mutations: a branch on a value, a value read, one copied, a shape that depends on one."""
+    objective = Mutant(extra_term)
     with pytest.raises((AssertionError, RuntimeError, NotImplementedError)):
         step_without_numbers(objective, AE, batches(AE)(0))
 
 
 class Tape(TorchDispatchMode):
-    """What a CUDA graph does, on the CPU: the operations, once more, on the same memory.
+    """Emulates a CUDA graph on the CPU: repeats recorded operations on the same memory.
 
     Args:
-        skips: Operations that are played no more; what they gave stays.
+        skips: Selects operations that are not repeated; their first results stay.
     """
 
     def __init__(self, skips: Callable[[Any, tuple[Any, ...]], bool] = lambda *_: False) -> None:
@@ -185,7 +185,7 @@ class Tape(TorchDispatchMode):
         return found
 
     @torch.no_grad()
-    def play(self) -> None:
+    def replay(self) -> None:
         for func, args, kwargs, before in self.operations:
             for old, new in zip(
                 tree_leaves(before), tree_leaves(func(*args, **kwargs)), strict=True
@@ -197,34 +197,39 @@ class Tape(TorchDispatchMode):
 def record(
     function: Callable[[], Any], dry_run: Callable[[], Any], **options: Any
 ) -> tuple[Any, Any]:
-    """As :func:`train.engine.compiled.record`; recording takes a step, which is taken back."""
+    """Stands in for :func:`train.engine.compiled.capture_graph`, on the CPU."""
     with dry_run():
         function()
     tape = Tape(**options)
     with dry_run(), tape:
         values = function()
-    return tape.play, values
+    return tape.replay, values
 
 
 @contextmanager
-def played(monkeypatch: pytest.MonkeyPatch, traced: bool) -> Iterator[pytest.MonkeyPatch]:
-    """Has steps recorded, as on CUDA; if they are traced, by what was traced as it is."""
+def captured(monkeypatch: pytest.MonkeyPatch, traced: bool) -> Iterator[pytest.MonkeyPatch]:
+    """Captures steps as on CUDA, by :class:`Tape`.
+
+    Args:
+        monkeypatch: The fixture.
+        traced: Whether to trace the step before; the traced graph runs uncompiled.
+    """
     with monkeypatch.context() as patch:
-        patch.setattr(compiled, "record", record)
-        patch.setattr(steps, "replays", lambda device: True)
+        patch.setattr(compiled, "capture_graph", record)
+        patch.setattr(steps, "can_replay", lambda device: True)
         patch.setattr(torch, "compile", lambda graph, **_: graph)
         if not traced:
-            patch.setattr(steps, "compiled", lambda function, *_: function)
+            patch.setattr(steps, "compile_gradients", lambda function, *_: function)
         yield patch
 
 
 def train(objective: Objective, settings: Settings, count: int) -> dict[str, Tensor]:
-    """Losses, metrics and the state after steps from one seed."""
+    """Trains from a fixed seed; returns losses, metrics, the next random numbers and the state."""
     batch = batches(settings)
     torch.manual_seed(1)
     np.random.seed(1)  # noqa: NPY002
     stepper = Stepper(objective, settings, CPU)
-    stepper.begin(batch, 0)
+    stepper.prepare(batch, 0)
     values = []
     for i in range(count):
         losses, metrics = stepper(batch(i), i)
@@ -233,7 +238,7 @@ def train(objective: Objective, settings: Settings, count: int) -> dict[str, Ten
 
 
 def assert_same(make: Callable[[], Objective], settings: Settings, count: int, again: Any) -> None:
-    """Compares steps with those that are taken in another way."""
+    """Checks that compiled steps, taken inside the context ``again``, equal eager ones."""
     torch.manual_seed(0)
     expected = train(make(), replace(settings, compile="off"), count)
     with again:
@@ -244,27 +249,27 @@ def assert_same(make: Callable[[], Objective], settings: Settings, count: int, a
 
 
 @pytest.mark.parametrize("name", NEVER_WAIT)
-def test_steps_played_are_steps(double, monkeypatch, name):
-    """In double precision and at a small rate: rounding is not to grow into something else."""
+def test_replayed_steps_equal_eager_ones(double, monkeypatch, name):
+    """In double precision and with a small learning rate, so that rounding errors stay small."""
     count = 25 if name in ("air", "icvae", "abc", "acai", "ae") else 6
     settings = replace(CASES[name], learning_rate=1e-5, steps=30)
-    assert_same(lambda: build(settings), settings, count, played(monkeypatch, traced=True))
+    assert_same(lambda: build(settings), settings, count, captured(monkeypatch, traced=True))
 
 
 Fault = Callable[[pytest.MonkeyPatch], None]
 
 
 def none(patch: pytest.MonkeyPatch) -> None:
-    """Steps are recorded as they should be."""
+    """No fault: the step is captured correctly."""
 
 
 def left_out(skips: Callable[[Any, tuple[Any, ...]], bool]) -> Fault:
-    """Some operations are not in the recording."""
-    return lambda patch: patch.setattr(compiled, "record", partial(record, skips=skips))
+    """The captured graph lacks some operations."""
+    return lambda patch: patch.setattr(compiled, "capture_graph", partial(record, skips=skips))
 
 
 def stale(what: str) -> Fault:
-    """A replay keeps the batch, or the number of steps, that it was recorded with."""
+    """A replay uses the batch, or the number of steps, with which it was captured."""
     call = Replay.__call__
 
     def replay(self: Replay, batch: Batch, step: Tensor) -> Any:
@@ -274,7 +279,7 @@ def stale(what: str) -> Fault:
 
 
 def miscompiled(patch: pytest.MonkeyPatch) -> None:
-    """One gradient is a fifth too large."""
+    """One compiled gradient is a fifth too large."""
 
     def compile_(function: Any, *_: Any) -> Any:
         def differentiate(batch: Batch, step: Tensor) -> Any:
@@ -284,33 +289,33 @@ def miscompiled(patch: pytest.MonkeyPatch) -> None:
 
         return differentiate
 
-    patch.setattr(steps, "compiled", compile_)
+    patch.setattr(steps, "compile_gradients", compile_)
 
 
 def no_memory(patch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate")
 
-    patch.setattr(compiled, "record", refuse)
+    patch.setattr(compiled, "capture_graph", refuse)
 
 
 def sound(self: Mutant, step: Tensor) -> Tensor:
-    """What changes is in tensors: a buffer that counts, and the number of steps."""
+    """A correct step: everything that changes is in tensors, a counting buffer and the step."""
     return self.counted.add_(1) / 10 + step / 10
 
 
-# What a step does, what is done to the recording of it, and what is said of it.
+# For each fault: what the step does, how its capture is broken, and a phrase of the message.
 FAULTS: dict[str, tuple[Callable[[Mutant, Tensor], Any], Fault, str]] = {
     "a count in Python": (lambda self, step: self.calls, none, "the loss all is"),
     "NumPy's numbers": (
         lambda self, step: np.random.rand(),  # noqa: NPY002
         none,
-        "numpy's random numbers",
+        "numpy's random generator",
     ),
     "a buffer replaced": (
-        lambda self, step: setattr(self, "held", self.held + 1) or 0,
+        lambda self, step: setattr(self, "state", self.state + 1) or 0,
         none,
-        "the buffer held",
+        "the buffer state",
     ),
     "a buffer left as it was": (
         sound,
@@ -320,7 +325,7 @@ FAULTS: dict[str, tuple[Callable[[Mutant, Tensor], Any], Fault, str]] = {
     "the same random numbers": (
         sound,
         left_out(lambda func, args: torch.Tag.nondeterministic_seeded in func.tags),
-        "random numbers",
+        "random generator",
     ),
     "an optimiser left out": (
         sound,
@@ -332,65 +337,69 @@ FAULTS: dict[str, tuple[Callable[[Mutant, Tensor], Any], Fault, str]] = {
     "a rate that is no tensor": (
         sound,
         lambda patch: patch.setattr(torch, "tensor", lambda value, **_: value),
-        "step 2 of 3: linear",
+        "step 2 of 3: the update of linear",
     ),
     "the same rate": (
         sound,
         lambda patch: patch.setattr(Tensor, "fill_", lambda rate, value: rate),
-        "step 2 of 3: linear",
+        "step 2 of 3: the update of linear",
     ),
     "a wrong gradient": (sound, miscompiled, "exp_avg of linear.weight"),
     "no memory": (sound, no_memory, "CUDA out of memory."),
 }
 
 
-@pytest.mark.parametrize(("beside", "fault", "said"), FAULTS.values(), ids=FAULTS)
+@pytest.mark.parametrize(("extra_term", "fault", "phrase"), FAULTS.values(), ids=FAULTS)
 @pytest.mark.parametrize("done", [0, 7])
-def test_steps_that_differ_are_not_taken(monkeypatch, capsys, beside, fault, said, done):
-    """Mutations, each found in the first steps: training goes on without, or is refused."""
+def test_compiled_steps_that_differ_are_not_used(
+    monkeypatch, capsys, extra_term, fault, phrase, done
+):
+    """All are mutations: the comparison finds the fault; steps stay eager, or are refused."""
     settings = replace(AE, steps=20)
-    with played(monkeypatch, traced=False) as patch:
+    with captured(monkeypatch, traced=False) as patch:
         fault(patch)
-        patch.setattr(steps, "wanted", lambda *_: True)
-        stepper = Stepper(Mutant(beside), settings, CPU)
-        stepper.begin(batches(settings), done)
-        with refused("--compile: ", said, "give --compile off"):
-            Stepper(Mutant(beside), replace(settings, compile="on"), CPU).begin(
+        patch.setattr(steps, "should_compile", lambda *_: True)
+        stepper = Stepper(Mutant(extra_term), settings, CPU)
+        stepper.prepare(batches(settings), done)
+        with refused("--compile: ", phrase, "give --compile off"):
+            Stepper(Mutant(extra_term), replace(settings, compile="on"), CPU).prepare(
                 batches(settings), done
             )
-    assert stepper.take == stepper.move
+    assert stepper.step_function == stepper.eager_step
     assert stepper.optimisers["all"].param_groups[0]["lr"] == AE.learning_rate
     (line,) = capsys.readouterr().err.splitlines()
-    assert said in line
+    assert phrase in line
     assert line.startswith("--compile: ")
-    assert line.endswith("give --compile off; it goes on without")
+    assert line.endswith("give --compile off; training continues uncompiled")
 
 
-def test_processes_take_steps_in_one_way(monkeypatch, capsys):
-    """Each compares for itself, waiting for none, and all go the way of one whose step differs."""
+def test_all_ranks_use_the_compiled_step_or_none(monkeypatch, capsys):
+    """Ranks compare without communicating; if the step of one differs, all stay eager."""
 
     def waits(*_: Any) -> None:
         raise AssertionError
 
-    with played(monkeypatch, traced=False) as patch:
-        patch.setattr(steps, "wanted", lambda *_: True)
+    with captured(monkeypatch, traced=False) as patch:
+        patch.setattr(steps, "should_compile", lambda *_: True)
         patch.setattr(processes, "size", lambda: 2)
         patch.setattr(processes, "rank", lambda: 0)
         patch.setattr(parallel, "all_reduce_mean", waits)
         patch.setattr(parallel, "all_gather", lambda value: [value, "--compile: another's differs"])
         stepper = Stepper(Mutant(sound), AE, CPU)
-        stepper.begin(batches(AE), 0)
-    assert stepper.take == stepper.move
-    assert capsys.readouterr().err == "--compile: another's differs; it goes on without\n"
+        stepper.prepare(batches(AE), 0)
+    assert stepper.step_function == stepper.eager_step
+    assert (
+        capsys.readouterr().err == "--compile: another's differs; training continues uncompiled\n"
+    )
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_steps_without_faults_are_taken(monkeypatch, capsys, precision):
+def test_compiled_steps_without_faults_are_used(monkeypatch, capsys, precision):
     settings = replace(AE, steps=20, precision=precision, compile="on")
-    with played(monkeypatch, traced=False):
+    with captured(monkeypatch, traced=False):
         stepper = Stepper(Mutant(sound), settings, CPU)
-        stepper.begin(batches(settings), 0)
-    assert isinstance(stepper.take, Replay)
+        stepper.prepare(batches(settings), 0)
+    assert isinstance(stepper.step_function, Replay)
     assert not capsys.readouterr().err
 
 
@@ -400,14 +409,14 @@ needs_compiler = pytest.mark.skipif(
 
 
 @needs_compiler
-def test_compiled_steps_are_steps(double):
+def test_compiled_steps_equal_eager_ones(double):
     settings = replace(ICVAE, learning_rate=1e-5)
     assert_same(lambda: build(settings), settings, 10, nullcontext())
 
 
 @needs_compiler
-def test_a_compiled_run_goes_on_as_if_it_never_stopped(tmp_path):
-    """The mutation: a first step that is not compiled rounds in another way."""
+def test_a_compiled_run_resumes_exactly(tmp_path):
+    """The mutation: the first step after a resume is eager, and rounds differently."""
     settings = replace(
         AE,
         run_dir=tmp_path / "whole",
@@ -440,35 +449,35 @@ def test_a_compiled_run_goes_on_as_if_it_never_stopped(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("beside", "word"),
+    ("extra_term", "word"),
     [
         (lambda self, step: 1.0 if self.linear.weight.sum() > 0 else 0.0, "cannot be compiled"),
-        (lambda self, step: setattr(self, "held", self.held + 1) or self.held, "buffer"),
+        (lambda self, step: setattr(self, "state", self.state + 1) or self.state, "buffer"),
     ],
 )
-def test_a_step_that_cannot_be_compiled_is_refused(beside, word):
-    objective = Mutant(beside)
+def test_a_step_that_cannot_be_compiled_is_refused(extra_term, word):
+    objective = Mutant(extra_term)
     with refused("--compile", word):
-        Stepper(objective, replace(AE, compile="on"), CPU).begin(batches(AE), 0)
+        Stepper(objective, replace(AE, compile="on"), CPU).prepare(batches(AE), 0)
 
 
-def test_a_step_that_waits_is_compiled_only_where_asked_for(monkeypatch, capsys):
-    """Beside CUDA's default, which goes on without."""
+def test_a_step_that_waits_is_not_compiled(monkeypatch, capsys):
+    """The default on CUDA, ``auto``, prints a line and stays eager."""
     settings = CASES["air enum"]
     with refused("--compile", "cannot be compiled"):
-        Stepper(build(settings), replace(settings, compile="on"), CPU).begin(batches(settings), 0)
-    monkeypatch.setattr(steps, "wanted", lambda *_: True)
+        Stepper(build(settings), replace(settings, compile="on"), CPU).prepare(batches(settings), 0)
+    monkeypatch.setattr(steps, "should_compile", lambda *_: True)
     stepper = Stepper(build(settings), settings, CPU)
     stepper(batches(settings)(0), 0)
     assert "cannot be compiled" in capsys.readouterr().err
-    assert stepper.take == stepper.move
+    assert stepper.step_function == stepper.eager_step
 
 
-def test_where_steps_are_compiled():
+def test_when_steps_are_compiled():
     cuda = torch.device("cuda")
 
     def wanted(how: str, device: torch.device) -> bool:
-        return compiled.wanted(replace(AE, compile=how), device)
+        return compiled.should_compile(replace(AE, compile=how), device)
 
     assert [wanted(how, CPU) for how in ("auto", "on", "off")] == [False, True, False]
     assert [wanted(how, cuda) for how in ("auto", "on", "off")] == [True, True, False]
@@ -477,17 +486,17 @@ def test_where_steps_are_compiled():
 def test_no_compiler(monkeypatch, capsys):
     monkeypatch.setattr(shutil, "which", lambda name: None)
     with refused("--compile", "C++ compiler", "g++"):
-        Stepper(build(AE), replace(AE, compile="on"), CPU).begin(batches(AE), 0)
-    monkeypatch.setattr(steps, "wanted", lambda *_: True)
+        Stepper(build(AE), replace(AE, compile="on"), CPU).prepare(batches(AE), 0)
+    monkeypatch.setattr(steps, "should_compile", lambda *_: True)
     stepper = Stepper(build(AE), AE, CPU)
-    stepper.begin(batches(AE), 0)
+    stepper.prepare(batches(AE), 0)
     assert "C++ compiler" in capsys.readouterr().err
-    assert stepper.take == stepper.move
+    assert stepper.step_function == stepper.eager_step
 
 
 @pytest.mark.parametrize("compares", [False, True])
-def test_beginning_changes_nothing(double, monkeypatch, compares):
-    """Weights, buffers, what optimisers remember, and random numbers, before and after steps."""
+def test_preparing_changes_nothing(double, monkeypatch, compares):
+    """Weights, buffers, moments and random states are restored, before and after real steps."""
     torch.manual_seed(0)
     settings = CASES["air average"]
     stepper = Stepper(build(settings), settings, CPU)
@@ -497,13 +506,13 @@ def test_beginning_changes_nothing(double, monkeypatch, compares):
         moments = [each.clone() for each in stepper.moments()]
         random = torch.get_rng_state()
         if compares:
-            with played(monkeypatch, traced=False) as patch:
-                patch.setattr(steps, "wanted", lambda *_: True)
-                stepper.begin(batch, done)
-            assert isinstance(stepper.take, Replay)
+            with captured(monkeypatch, traced=False) as patch:
+                patch.setattr(steps, "should_compile", lambda *_: True)
+                stepper.prepare(batch, done)
+            assert isinstance(stepper.step_function, Replay)
         else:
             with stepper.dry_run():
-                stepper.move(batch(done), torch.tensor(done))
+                stepper.eager_step(batch(done), torch.tensor(done))
         assert torch.equal(torch.get_rng_state(), random)
         for name, each in stepper.objective.state_dict().items():
             assert torch.equal(each, before[name])
@@ -517,14 +526,14 @@ def test_beginning_changes_nothing(double, monkeypatch, compares):
             stepper(batch(step), step)
 
 
-def test_a_rate_from_another_device_is_not_taken_over():
-    """What is saved on CUDA has rates in tensors; how to move is the settings' to say."""
+def test_learning_rates_are_not_restored():
+    """A checkpoint of CUDA has learning rates as tensors; the settings of this run replace them."""
     one, other = (Stepper(build(AE), AE, CPU) for _ in range(2))
     one(batches(AE)(0), 0)
     states = {name: optimiser.state_dict() for name, optimiser in one.optimisers.items()}
     for group in states["autoencoder"]["param_groups"]:
         group |= {"lr": torch.tensor(7.0), "capturable": True}
-    other.load(states)
+    other.load_state_dict(states)
     (group,) = other.optimisers["autoencoder"].param_groups
     assert (group["lr"], group["capturable"]) == (AE.learning_rate, False)
     assert all(torch.equal(a, b) for a, b in zip(one.moments(), other.moments(), strict=True))

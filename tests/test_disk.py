@@ -1,4 +1,4 @@
-"""Files are complete or not there, and a disk that fails is named."""
+"""Files are written completely or not at all, and errors of the disk name the file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def names(folder):
 
 @pytest.fixture
 def small_files():
-    """A disk that takes 100 bytes a file, as far as this process is told."""
+    """Limits the files of this process to 100 bytes, as a full disk would."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
     yield
@@ -62,7 +62,7 @@ def test_a_disk_that_is_full_for_real(tmp_path, small_files):
 
 
 def test_no_half_line_is_left(tmp_path, small_files):
-    """The mutation: without the cut, seven of the second line's sixty characters stay."""
+    """The mutation: without truncation, seven of the second line's sixty characters stay."""
     path = tmp_path / "log"
     append(path, "a" * 92)
     with refused(str(path), "make room"):
@@ -97,7 +97,7 @@ def test_a_folder_that_may_not_be_written_to(tmp_path):
     folder.chmod(0o500)
     try:
         if os.geteuid() == 0:
-            # Root may write anywhere; what the system would say to others is in the message.
+            # Root may write anywhere, so the folder becomes one where nobody can.
             folder.rmdir()
             folder.symlink_to("/proc/self")
         with refused(str(folder / "file"), "cannot be written"):

@@ -1,4 +1,4 @@
-"""Killed at any moment, a run goes on to the same end, byte for byte."""
+"""A run that is killed at any time and resumed ends with the files of an uninterrupted run."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from tests.kills import Case
 
 @pytest.mark.parametrize("name", ["ae patience", "acai", "abc", "icvae", "air"])
 def test_random_moments(tmp_path, name):
-    """Twenty in all. The mutation: a random state that is not taken back."""
+    """Twenty kills in all. The mutation: a random state that is not restored."""
     assert Case(name, tmp_path).survive(kills=4, seed=0) >= 2
 
 
 def test_each_moment_of_writing(tmp_path):
-    """Of a checkpoint, of the weights beside it, and of what a resumed run writes first."""
+    """While a checkpoint, the weights, and the first file of a resumed run are written."""
     case = Case("ae", tmp_path)
     for moment in (2, 5, 7, 9):
         run = tmp_path / f"moment-{moment}"

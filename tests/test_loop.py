@@ -1,4 +1,4 @@
-"""The loop: a loss moves its own parameters, a stop loses nothing, a broken loss is named."""
+"""The loop: what each loss updates, interrupts and resumes, early stopping, losses not finite."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ from torch import nn
 from tests.data.refusals import refused
 from tests.doors import memory_of
 from train.ae import AESettings
+from train.engine.best import Best
 from train.engine.callbacks import Callback, JSONLines
-from train.engine.loop import Best, Meter, fit
+from train.engine.loop import fit
+from train.engine.meters import Meter
 from train.engine.runs import Run
 from train.engine.steps import Stepper, decay
 from train.errors import Interrupted
@@ -31,7 +33,7 @@ CPU = torch.device("cpu")
 
 
 class Twins(Objective):
-    """Two weights, each with a loss that depends on both."""
+    """Two linear layers with a loss each, where both losses depend on both layers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -101,17 +103,18 @@ def lines(run: Run) -> list[dict]:
     ]
 
 
-def test_a_loss_moves_its_own_parameters_only(settings):
+def test_a_loss_updates_its_own_parameters_only(settings):
     torch.manual_seed(0)
     start = Twins()
     objective, _ = train(settings)
-    # The second optimiser's rate is zero: the first loss depends on its weights, and leaves them.
+    # The second learning rate is 0. The first loss depends on those weights, but must not update
+    # them.
     assert torch.equal(objective.two.weight, start.two.weight)
     assert not torch.equal(objective.one.weight, start.one.weight)
 
 
-class Drawn(Twins):
-    """Twins of which the first moves as random numbers will have it."""
+class Noisy(Twins):
+    """Twins whose first loss, too, depends on random numbers."""
 
     def forward(self, batch, step):
         losses, metrics = super().forward(batch, step)
@@ -119,14 +122,14 @@ class Drawn(Twins):
 
 
 @pytest.mark.parametrize("name", ["log_every", "eval_every", "checkpoint_every"])
-def test_what_is_shown_and_kept_changes_no_weight(settings, tmp_path, name):
-    """So a resumed run may change it, but for evaluations that choose among weights."""
+def test_intervals_of_logs_and_checkpoints_change_no_weight(settings, tmp_path, name):
+    """So a resumed run may change these intervals, unless evaluations select weights."""
 
     def look(step: int) -> dict[str, float]:
         return {"seen": torch.rand(3).sum().item()}
 
     changed = replace(settings, run_dir=tmp_path / "other", **{name: 3})
-    one, other = (train(each, Drawn, evaluate=look)[0] for each in (settings, changed))
+    one, other = (train(each, Noisy, evaluate=look)[0] for each in (settings, changed))
     for weights in zip(one.parameters(), other.parameters(), strict=True):
         assert torch.equal(*weights)
 
@@ -134,7 +137,7 @@ def test_what_is_shown_and_kept_changes_no_weight(settings, tmp_path, name):
 @pytest.mark.parametrize("kind", [method.settings for method in METHODS.values()])
 def test_what_a_resumed_run_may_change(kind):
     assert Settings.FREE <= kind.FREE <= {field.name for field in fields(kind)}
-    # The autoencoder keeps the weights that did best in an evaluation.
+    # The autoencoder ends with the weights of its best evaluation.
     assert ("eval_every" in kind.FREE) == (kind is not AESettings)
 
 
@@ -154,7 +157,7 @@ def test_metrics_are_means_over_the_steps_between_lines(settings):
         Twins.forward = original
     logged = [line for line in lines(run) if "first_loss" in line]
     assert [line["step"] for line in logged] == [4, 8, 12, 16, 20]
-    # The first call is a check, and no step.
+    # The first call is the check before the first step.
     seen = seen[1:]
     assert len(seen) == 20
     for i, line in enumerate(logged):
@@ -171,7 +174,7 @@ def test_evaluating_does_not_change_the_training(settings, tmp_path):
     assert [line["step"] for line in lines(run) if "held_out_draw" in line] == [10, 20]
 
 
-def test_an_interrupted_run_goes_on_as_if_it_never_stopped(settings, tmp_path):
+def test_an_interrupted_run_resumes_exactly(settings, tmp_path):
     whole, whole_run = train(settings)
 
     def interrupt(step: int) -> None:
@@ -190,7 +193,7 @@ SCORES = {2: 3.0, 4: 2.0, 6: 2.5, 8: 1.0, 10: 1.0, 12: 4.0, 14: 5.0, 16: 0.5, 18
 
 
 def scored(settings: Settings, patience: int | None, **changes) -> tuple[Twins, Run, Best]:
-    """A run whose evaluations find what is written above."""
+    """Trains with :data:`SCORES` as the results of evaluations."""
     best = Best("score", patience)
     settings = replace(settings, eval_every=2, **changes)
     objective, run = train(settings, evaluate=lambda step: {"score": SCORES[step]}, best=best)
@@ -200,25 +203,25 @@ def scored(settings: Settings, patience: int | None, **changes) -> tuple[Twins, 
 @pytest.mark.parametrize(
     ("patience", "step", "last"), [(None, 16, 20), (4, 16, 20), (2, 8, 14), (1, 8, 12), (0, 4, 6)]
 )
-def test_the_best_weights_are_kept_and_patience_ends(settings, tmp_path, patience, step, last):
-    """The mutation: weights kept by reference go on being trained."""
+def test_the_best_weights_are_restored_and_patience_stops(settings, tmp_path, patience, step, last):
+    """The mutation: ``Best`` holds references, and training changes the weights it selected."""
     objective, run, best = scored(settings, patience)
     assert (best.step, best.value) == (step, SCORES[step])
     assert lines(run)[-1]["step"] == last
-    there, _ = train(replace(settings, run_dir=tmp_path / "there", steps=step))
+    stopped, _ = train(replace(settings, run_dir=tmp_path / "stopped", steps=step))
     for found in (objective.state_dict(), load_file(run.directory / "model.safetensors")):
-        for name, weight in there.state_dict().items():
+        for name, weight in stopped.state_dict().items():
             assert torch.equal(found[name], weight)
 
 
-def test_a_resumed_run_goes_on_choosing(settings, tmp_path):
+def test_a_resumed_run_goes_on_selecting(settings, tmp_path):
     whole, whole_run, _ = scored(settings, 2)
     stopped = replace(settings, run_dir=tmp_path / "stopped")
     scored(stopped, 2, steps=10)
     resumed, run, best = scored(stopped, 2, resume=True)
     assert best.step == 8
     assert torch.equal(whole.one.weight, resumed.one.weight)
-    # Its tenth step was its last one once, and was evaluated then too.
+    # Early stopping ends it at step 14, as it ends the uninterrupted run.
     assert [line["step"] for line in lines(run) if "score" in line][-1] == 14
     again, _, _ = scored(stopped, 2, resume=True)
     assert torch.equal(whole.one.weight, again.one.weight)
@@ -226,7 +229,7 @@ def test_a_resumed_run_goes_on_choosing(settings, tmp_path):
 
 
 def test_optimisers(settings):
-    """RMSprop forgets a tenth of its mean square a step, as where its rates are from."""
+    """RMSprop decays its mean square by 0.9, as in Keras, where its learning rates are from."""
     rmsprop = Stepper(Twins(), replace(settings, optimiser="rmsprop"), CPU).optimisers["first"]
     assert isinstance(rmsprop, torch.optim.RMSprop)
     assert rmsprop.defaults["alpha"] == 0.9
@@ -235,7 +238,7 @@ def test_optimisers(settings):
 
 
 @pytest.mark.parametrize("broken_at", [2, 13])
-def test_a_broken_loss_is_named_with_its_step_and_the_last_good_checkpoint(
+def test_a_loss_that_is_not_finite_is_named_with_its_step_and_the_last_checkpoint(
     settings, monkeypatch, broken_at
 ):
     init = Twins.__init__
@@ -248,7 +251,7 @@ def test_a_broken_loss_is_named_with_its_step_and_the_last_good_checkpoint(
     where = "of step 7" if broken_at == 13 else "no checkpoint"
     with refused("term", f"step {broken_at + 1}", "--learning-rate", where):
         train(settings)
-    # What was good is still there, and is good.
+    # The weights of the last good checkpoint are still there.
     state = settings.run_dir / "model.safetensors"
     assert state.exists() == (broken_at == 13)
 
@@ -270,18 +273,17 @@ def test_annealing():
     assert Anneal(2.0, 4.0, 0)(step).tolist() == [4, 4, 4, 4]
 
 
-def test_a_meter_reports_no_step_twice(settings):
+def test_a_meter_reports_no_step_twice():
     meter = Meter()
-    run = Run.create(settings, "twins")
     for step in (1, 2):
         meter.add(step, {"a": torch.tensor(float(step))}, {})
-    assert meter.read(run) == {"a_loss": 1.5}
+    assert meter.read() == {"a_loss": 1.5}
     meter.add(3, {"a": torch.tensor(7.0)}, {})
-    assert meter.read(run) == {"a_loss": 7.0}
+    assert meter.read() == {"a_loss": 7.0}
 
 
 def test_memory_does_not_grow(settings):
-    """Over 5,000 steps. The mutation: losses kept with their graphs are 12,000 bytes a step."""
+    """Over 5,000 steps. The mutation: summing losses with their graphs takes 12 kB a step."""
     seen = {}
 
     def measure(step: int) -> None:
@@ -294,8 +296,8 @@ def test_memory_does_not_grow(settings):
     assert seen[5_000] - seen[500] < 8 * 1024**2
 
 
-def test_weights_stay_where_no_evaluation_is_a_number(settings):
-    """The mutation: the best weights, of which there are none, do not fit into the objective."""
+def test_the_last_weights_stay_if_no_evaluation_is_finite(settings):
+    """The mutation: loading the best weights, of which there are none, fails."""
     best = Best("nothing")
     trained, run = train(settings, evaluate=lambda step: {"nothing": math.nan}, best=best)
     plain, _ = train(replace(settings, run_dir=settings.run_dir.with_name("plain")))

@@ -1,4 +1,4 @@
-"""Processes that torchrun starts train what one process trains, and end together."""
+"""Several ranks train the weights that one process trains, and end together."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ COMMON = (
 )
 METHODS = {
     "ae": ("--hidden", "16", "--cluster-starts", "2"),
-    # No mix is of two codes alike: a fixed share of 0 leaves the partner's, and the critic learns.
+    # Ranks draw different mixing coefficients, so it is fixed: 0 leaves the partner's code alone.
     "acai": ("--mixing", "0", "--depth", "2", "--z-dim", "16", "--cluster-starts", "2"),
     "abc": ("--stack-size", "5", "--views", "1", "--withheld", "--channels", "4"),
     "icvae": ("--invariance", "none", "--hidden", "16", "16"),
@@ -60,14 +60,14 @@ def assert_close(run: Path, other: Path) -> None:
     found = load_file(run / "model.safetensors")
     assert found.keys() == weights.keys()
     apart = torch.cat([(found[name] - weights[name]).abs().flatten() for name in weights])
-    # Adam makes whole steps of a gradient that is zero but for rounding, as ABC's last bias has.
+    # Adam takes full steps even where the gradient is rounding error, as that of ABC's last bias.
     assert apart.mean() < 1e-5
     assert (apart > 1e-4).double().mean() < 0.005
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_two_processes_train_what_one_does(tmp_path, own, method):
-    """And go on from each other's checkpoints. The mutation: without averages they part at once."""
+def test_two_ranks_train_what_one_does(tmp_path, own, method):
+    """Also resumed with other numbers of ranks. The mutation: gradients are not averaged."""
     one, two, said = tmp_path / "one", tmp_path / "two", tmp_path / "said"
     options = {"still": True, "trains_only": True}
     alone = doors.start(method, *flags_of(method, own, one, 12), said=said, **options)
@@ -83,7 +83,7 @@ def test_two_processes_train_what_one_does(tmp_path, own, method):
 
 
 def words(said: Path) -> str:
-    """What processes said."""
+    """Returns the output of all processes."""
     return "\n".join(path.read_text() for path in sorted(said.parent.glob(f"{said.name}*")))
 
 
@@ -92,7 +92,7 @@ def patient(own: Path, run: Path, steps: int) -> tuple[str, ...]:
 
 
 def wait_for(path: Path, process: Any) -> None:
-    """Waits until a file is there, or a process has ended."""
+    """Waits until a file exists; fails if the process ends before."""
     end = time.monotonic() + 60
     while not path.exists() and process.is_alive() and time.monotonic() < end:
         time.sleep(0.01)
@@ -100,15 +100,15 @@ def wait_for(path: Path, process: Any) -> None:
 
 
 @pytest.mark.parametrize("victim", [0, 1])
-def test_a_process_that_dies_takes_the_other_down(tmp_path, own, victim):
-    """Within seconds, with a line that says so; and one process alone can go on."""
+def test_if_a_rank_dies_the_others_end(tmp_path, own, victim):
+    """Within seconds, with an error in one line; a single process can resume the run."""
     run, said = tmp_path / "run", tmp_path / "said"
     with doors.together(2, "ae", *patient(own, run, 10**7), said=said) as processes:
         wait_for(run / "checkpoints" / "00000050.pt", processes[0])
         processes[victim].kill()
-        begun = time.monotonic()
+        start = time.monotonic()
         assert doors.finish(processes[1 - victim], 20) == 2
-        assert time.monotonic() - begun < 10
+        assert time.monotonic() - start < 10
     (line,) = (tmp_path / f"said-{1 - victim}").read_text().splitlines()[-1:]
     assert "another process of this run cannot be reached" in line
     assert "--resume" in line
@@ -118,8 +118,8 @@ def test_a_process_that_dies_takes_the_other_down(tmp_path, own, victim):
     assert log(run)[-1]["step"] == last + 50
 
 
-def test_more_processes_go_on_than_began(tmp_path, own):
-    """With draws of their own: a denoising autoencoder's noise differs from share to share."""
+def test_a_run_is_resumed_with_more_ranks(tmp_path, own):
+    """Ranks draw different random numbers: the noise of a denoising autoencoder."""
     run, said = tmp_path / "run", tmp_path / "said"
     flags = (*flags_of("ae", own, run, 8), "--noise", "0.5")
     with doors.together(2, "ae", *flags, said=said) as processes:
@@ -142,7 +142,7 @@ def test_more_processes_go_on_than_began(tmp_path, own):
         ("icvae", ["--sweep", "1"], "start it without torchrun"),
     ],
 )
-def test_bad_input_is_said_by_each(tmp_path, own, method, flags, words):
+def test_every_rank_reports_bad_input(tmp_path, own, method, flags, words):
     said = tmp_path / "said"
     flags = ["--data", str(own), "--run-dir", str(tmp_path / "run"), *flags]
     with doors.together(2, method, *flags, said=said) as processes:
@@ -155,7 +155,7 @@ def test_bad_input_is_said_by_each(tmp_path, own, method, flags, words):
 
 
 def test_torchrun_itself(tmp_path, own):
-    """Its command line; and a process that is killed under it ends all of them, with status 1."""
+    """The command line of torchrun; if one rank is killed, all end, with status 1."""
     run = tmp_path / "run"
     flags = ["--nproc-per-node", "2", "-m", "train.ae", *patient(own, run, 10**7)]
     process = subprocess.Popen(
@@ -169,9 +169,9 @@ def test_torchrun_itself(tmp_path, own):
         wait_for(run / "checkpoints" / "00000050.pt", process)
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         os.kill(int(children[-1]), signal.SIGKILL)
-        begun = time.monotonic()
+        start = time.monotonic()
         _, error = process.communicate(timeout=60)
-        assert time.monotonic() - begun < 20
+        assert time.monotonic() - start < 20
     finally:
         process.kill()
     assert process.returncode == 1
@@ -179,8 +179,8 @@ def test_torchrun_itself(tmp_path, own):
     assert (run / "checkpoints" / "00000050.pt").exists() or len(list(run.glob("checkpoints/*.pt")))
 
 
-def test_alone_nothing_is_asked(monkeypatch):
-    """A scheduler's number of processes is none of torchrun's."""
+def test_a_single_process_does_not_communicate(monkeypatch):
+    """``WORLD_SIZE`` without ``MASTER_ADDR`` comes from a scheduler, not from torchrun."""
     monkeypatch.setenv("WORLD_SIZE", "4")
     monkeypatch.delenv("MASTER_ADDR", raising=False)
     assert (processes.rank(), processes.size(), processes.local_rank()) == (0, 1, 0)
@@ -193,7 +193,7 @@ def test_alone_nothing_is_asked(monkeypatch):
 
 
 @pytest.mark.parametrize(("rank", "expected"), [(0, [0, 1, 2]), (1, [3, 4, 5])])
-def test_shares(monkeypatch, rank, expected):
+def test_shard(monkeypatch, rank, expected):
     for name, value in {"WORLD_SIZE": "2", "MASTER_ADDR": "x", "RANK": str(rank)}.items():
         monkeypatch.setenv(name, value)
     assert parallel.shard(torch.arange(6)).tolist() == expected

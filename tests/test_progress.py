@@ -1,4 +1,4 @@
-"""A person without a terminal sees lines, few of them, and a transformer none."""
+"""Without a terminal, progress is a few lines; a transformer prints none."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from train.transformers import AETransformer
 
 @pytest.fixture
 def clock(monkeypatch):
-    """A clock that the test turns."""
+    """A clock that the test advances."""
 
     class Clock:
         now = 0.0
@@ -23,7 +23,7 @@ def clock(monkeypatch):
 
 
 def lines(clock, seconds: float, capsys, *, done: int = 0) -> list[str]:
-    """The lines that 1,000 steps of some seconds each print."""
+    """Returns the lines that 1,000 steps of ``seconds`` each print."""
     bar = ProgressBar("ae")
     bar.start(Settings(steps=1_000), done)
     for step in range(done + 1, 1_001):

@@ -243,9 +243,9 @@ def finished(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "run"
     small = Settings(run_dir=folder, device="cpu")
     run, whole = runs.Run.create(small, "air"), training(small)
-    whole.take(lambda step: (torch.ones(4, 3),))
+    whole.train_step(lambda step: (torch.ones(4, 3),))
     run.log(1, {"loss": 1.0})
-    run.save_checkpoint(1, whole.state(), whole.objective)
+    run.save_checkpoint(1, whole.state_dict(), whole.objective)
     return folder
 
 
@@ -254,7 +254,7 @@ def resume(folder: Path) -> None:
     small = Settings(run_dir=folder, resume=True, device="cpu")
     run = runs.Run.create(small, "air")
     run.writes = False
-    run.load_checkpoint(training(small).load, torch.device("cpu"))
+    run.load_checkpoint(training(small).load_state_dict, torch.device("cpu"))
 
 
 @tries(250)

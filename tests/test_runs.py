@@ -1,4 +1,4 @@
-"""The run folder: complete files or none, one run a folder, resumed only as it was started."""
+"""The run folder: files are complete, it holds one run, which resumes with its settings only."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from train.data.scenes import Scenes
 from train.engine import disk
 from train.engine.runs import Run
 from train.engine.runtime import random_state, set_random_state, setup
+from train.engine.saved import run_once
 from train.errors import InputError
 from train.export import ExportSettings
 from train.export import main as export
@@ -53,7 +54,7 @@ def save(run: Run, step: int) -> None:
 
 
 def load(run: Run) -> None:
-    """Takes a checkpoint back into a network of the same shape."""
+    """Loads the last checkpoint into a network of the same shape."""
     module, optimiser = network()
 
     def into(state):
@@ -216,7 +217,7 @@ class TestResume:
         assert run.history()["loss"][0].tolist() == [5, 10, 15]
 
     def test_foreign_stages_are_left_alone(self, run, settings):
-        """The mutation: a name that is no number ends the run when its figures are drawn."""
+        """The mutation: a file name that is not a number raises when figures are drawn."""
         for name in ("notes.npz", "-1.npz", "1e3.npz"):
             (settings.run_dir / "stages" / name).write_text("somebody's")
         load(run)
@@ -242,7 +243,7 @@ class TestResume:
 
 
 class TestData:
-    """A run goes on with the data that it began with, wherever they are."""
+    """A run is resumed with identical data only, wherever they are."""
 
     ARRAYS: ClassVar = {
         "images": np.random.default_rng(0).integers(0, 256, (20, 4, 4), dtype=np.uint8),
@@ -289,7 +290,7 @@ class TestData:
         assert contents(tmp_path / "run") == before
 
     def test_a_run_of_an_earlier_version_has_no_hash(self, own, tmp_path):
-        """Then the path has to be the one that it was."""
+        """Then the path of the data has to be identical."""
         path = tmp_path / "run" / "config.json"
         config = json.loads(path.read_text())
         del config["inputs"]["data_hash"]
@@ -326,9 +327,33 @@ def test_numbers_that_are_none_become_null(settings):
     assert list(run.history()) == ["fine"]
 
 
+def test_a_run_with_results_is_not_made_again(tmp_path):
+    directory = tmp_path / "run"
+    calls = []
+
+    def make() -> None:
+        calls.append(directory)
+        directory.mkdir()
+        Run(directory, "air").finish({"elbo": 1.0})
+
+    assert run_once(directory, make) == {"method": "air", "elbo": 1.0}
+    assert run_once(directory, make) == {"method": "air", "elbo": 1.0}
+    assert len(calls) == 1
+    with refused(str(tmp_path / "other" / "results.json")):
+        run_once(tmp_path / "other", lambda: None)
+
+
+def test_a_finished_run_takes_more_figures(settings):
+    """The mutation: opening a folder writes its config."""
+    Run.create(settings, "air").finish({"elbo": 1.0})
+    before = contents(settings.run_dir)
+    Run(settings.run_dir, "air").save_text("notes.txt", "more")
+    assert contents(settings.run_dir) == before | {"notes.txt": b"more"}
+
+
 @pytest.mark.parametrize("write", ["log", "save_stage", "finish"])
 def test_a_folder_that_is_taken_away_is_not_made_again(settings, write):
-    """The mutation: parents that are made lose the settings of the run, and say nothing."""
+    """The mutation: making parent folders hides that the rest of the run is lost."""
     run = Run.create(settings, "air")
     shutil.rmtree(settings.run_dir)
     call = {
@@ -385,7 +410,7 @@ def test_settings_out_of_range(settings, words):
 
 
 def test_the_traceback_flag(capsys, tmp_path):
-    """It is a flag of every command, and no setting; the line stays the last one."""
+    """``--traceback`` is a flag of every command, not a setting; the message stays last."""
 
     def main(settings: Settings) -> dict[str, float]:
         assert not hasattr(settings, "traceback")
@@ -408,5 +433,5 @@ def test_the_traceback_flag(capsys, tmp_path):
 
 
 def test_an_input_error_is_no_value_error():
-    # tyro would take a ValueError for its own and print a frame around it.
+    # tyro catches ValueError, and prints it in a frame as a usage error.
     assert not issubclass(InputError, ValueError)

@@ -1,4 +1,4 @@
-"""Whatever is trained, the process of whoever asked for it is left as it was."""
+"""Training restores every process-wide setting that it changes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.data.refusals import refused
 from tests.test_transformers import SMALL, small_digits
 from tests.test_transformers import ICVAETransformer as Transformer
 
-# What libraries set when they are imported is theirs: SymPy for PyTorch a filter of warnings.
+# Imported before, because libraries change settings at import: SymPy adds a warning filter.
 from train import cli, compare, processes
 from train.engine import runtime
 from train.icvae import ICVAESettings, main
@@ -28,7 +28,7 @@ TINY = {"steps": 2, "hidden": (8,), "memory": 5, "batch_size": 32, "device": "cp
 
 
 def process() -> dict[str, Any]:
-    """All of a process that a library might change and should not."""
+    """Returns the process-wide settings that a library could change."""
     kind, keys, *rest = np.random.get_state()  # noqa: NPY002
     return {
         "torch": torch.get_rng_state().tolist(),
@@ -53,14 +53,14 @@ def process() -> dict[str, Any]:
 
 
 def digits_at(folder: Any) -> str:
-    """A file of a few digits in three classes."""
+    """Writes a data set of a few digits in three classes; returns its path."""
     np.savez(folder / "own.npz", images=small_digits()[0], labels=np.arange(60) % 3)
     return str(folder / "own.npz")
 
 
 @pytest.fixture(params=[(0, None, False), (1, ":16:8", True)], ids=["defaults", "others"])
 def before(request: Any, monkeypatch: Any) -> Any:
-    """What the process is; afterwards it is what it was before the test."""
+    """Changes some settings, returns all of them, and restores them after the test."""
     mode, workspace, flushes = request.param
     was = torch.get_deterministic_debug_mode(), runtime.flushes_denormals()
     torch.set_deterministic_debug_mode(mode)
@@ -68,7 +68,7 @@ def before(request: Any, monkeypatch: Any) -> Any:
     monkeypatch.delenv(runtime.CUBLAS, raising=False)
     if workspace:
         monkeypatch.setenv(runtime.CUBLAS, workspace)
-    # Nothing takes this back, so nobody but a command may do it.
+    # It cannot be undone, so only a command may call it.
     monkeypatch.setattr(runtime, "tune_malloc", lambda: pytest.fail("malloc"))
     pyro.param("mine", torch.ones(()))
     yield process()
@@ -154,7 +154,7 @@ def test_devices(monkeypatch):
 
 
 def test_processes_that_do_not_write_end_quietly(tmp_path, monkeypatch, capsys):
-    """Training returns in each process; what it leads to is for the first one alone."""
+    """In ranks above 0, training returns normally, without results or output."""
     x, y = small_digits()
     codes = Transformer(**SMALL[Transformer]).fit(x, y).transform(x)
     data = digits_at(tmp_path)
@@ -164,5 +164,5 @@ def test_processes_that_do_not_write_end_quietly(tmp_path, monkeypatch, capsys):
     cli.command(ICVAESettings, lambda _: main(given), [])
     assert capsys.readouterr().out == ""
     assert not (tmp_path / "run").exists()
-    # With draws of its own, so that its weights are others; but it has them.
+    # This rank has another seed, so its codes differ; but it can encode.
     assert Transformer(**SMALL[Transformer]).fit(x, y).transform(x).shape == codes.shape

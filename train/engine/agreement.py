@@ -1,4 +1,4 @@
-"""Whether two ways of taking a step agree: what each leaves, compared up to rounding."""
+"""Whether a compiled step agrees with the eager one: compares what each leaves, up to rounding."""
 
 from __future__ import annotations
 
@@ -9,146 +9,157 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-State = dict[tuple[str, str], Tensor]
-"""Weights, buffers and what optimisers remember of each weight, by kind and name."""
+Snapshot = dict[tuple[str, str], Tensor]
+"""Copies of weights, buffers and optimiser tensors, by kind and name."""
 
 WEIGHTS, BUFFER = "weights", "buffer"
-"""Kinds of a :data:`State`; any other is an optimiser's name for a moment."""
+"""Kinds in a :data:`Snapshot`; every other kind is an optimiser's name for a moment."""
 
 
 class Outcome(NamedTuple):
-    """What a step left.
+    """The values that a step returned and the state that it left.
 
     Attributes:
-        losses: By name, of shape ().
-        metrics: By name, of shape ().
-        state: Weights, buffers and moments.
-        random: Of every random generator, see :func:`train.engine.runtime.random_state`.
+        losses: Losses by name, of shape ().
+        metrics: Metrics by name, of shape ().
+        state: Weights, buffers and moments after the step.
+        random: The state of every random generator after the step, see
+            :func:`train.engine.runtime.random_state`.
     """
 
     losses: dict[str, Tensor]
     metrics: dict[str, Tensor]
-    state: State
+    state: Snapshot
     random: dict[str, Any]
 
 
-VALUES = 0.01
-"""How far apart losses and metrics may be, as a share of them."""
-CHANGES = 0.05
-"""How far apart buffers and moments may be, as a share of what the step changes in them. Single
-precision takes a thousandth of it on a CPU; CUDA's convolutions round to 10 bits."""
-MOVES = 0.5
-"""The same of weights. Adam's first step moves every weight by the learning rate, so that rounding
-decides where those go whose gradient is all but zero; another rate moves all of them elsewhere."""
-SMALL = 0.01
-"""What is less than this share of the largest of its kind may be rounding alone."""
-LEEWAY = 3
-"""How many times the step's own rounding, in half precision, may lie between the ways."""
+VALUE_TOLERANCE = 0.01
+"""The largest relative error of losses and metrics."""
+CHANGE_TOLERANCE = 0.05
+"""The largest error of buffers and moments, relative to their change in the step. Single precision
+needs a thousandth of it on a CPU; convolutions on CUDA round to 10 bits (TF32)."""
+UPDATE_TOLERANCE = 0.5
+"""The largest error of weights, relative to their change in the step. The first step of Adam moves
+every weight by the learning rate, so where the gradient is nearly zero, rounding decides the
+direction. A wrong learning rate changes every update by more than this."""
+NEGLIGIBLE = 0.01
+"""Values below this fraction of the largest of their kind may consist of rounding errors."""
+ROUNDING_FACTOR = 3
+"""How many times the eager step's own rounding error, in half precision, is allowed on top."""
 
 
-def difference(before: State, expected: Outcome, found: Outcome, exact: Outcome) -> str:
-    """Compares what two ways of taking a step left.
+def difference(before: Snapshot, expected: Outcome, actual: Outcome, exact: Outcome) -> str:
+    """Compares the outcomes of two implementations of one step.
+
+    The states of the random generators must be identical; everything else may differ by rounding.
 
     Args:
-        before: Where both began.
-        expected: What the step itself left.
-        found: What the other way left.
-        exact: What the step itself leaves in single precision: how far half precision brings it
-            away from that is how far it may bring the ways apart, as it rounds in other places.
+        before: The state from which both began.
+        expected: The outcome of the reference.
+        actual: The outcome of the implementation to check.
+        exact: The outcome of the reference in single precision. Its distance to ``expected`` is
+            the rounding error of half precision; the implementations may differ by as much, because
+            they round at different places.
 
     Returns:
-        The first thing that differs by more than rounding, in words; nothing if all agree.
-        Random generators must be in the same state.
+        The first difference beyond rounding, in words; an empty string if there is none.
     """
-    largest = max(size(loss) for loss in expected.losses.values())
-    for kind, ours, theirs, precise in (
-        ("loss", expected.losses, found.losses, exact.losses),
-        ("metric", expected.metrics, found.metrics, exact.metrics),
+    largest = max(rms(loss) for loss in expected.losses.values())
+    for kind, expected_values, actual_values, exact_values in (
+        ("loss", expected.losses, actual.losses, exact.losses),
+        ("metric", expected.metrics, actual.metrics, exact.metrics),
     ):
-        if ours.keys() != theirs.keys():
-            return f"it gives each {kind} under another name"
-        for name, value in ours.items():
-            other, rounded = theirs[name], distance(value, precise.get(name, value))
-            compared = Change(distance(value, other), size(value) + SMALL * largest, rounded)
-            if not compared.within(VALUES):
-                return f"the {kind} {name} is {other.item():.6g}, not {value.item():.6g}"
+        if expected_values.keys() != actual_values.keys():
+            return f"its {kind} names differ"
+        for name, value in expected_values.items():
+            actual_value = actual_values[name]
+            deviation = Deviation(
+                error=rms_difference(value, actual_value),
+                change=rms(value) + NEGLIGIBLE * largest,
+                rounding=rms_difference(value, exact_values.get(name, value)),
+            )
+            if not deviation.within(VALUE_TOLERANCE):
+                return f"the {kind} {name} is {actual_value.item():.6g}, not {value.item():.6g}"
     for name, state in expected.random.items():
-        if not same(state, found.random[name]):
-            return f"{name}'s random numbers go on elsewhere"
-    if expected.state.keys() != found.state.keys():
-        return "it does not move the same weights"
-    return _state_difference(before, expected.state, found.state, exact.state)
+        if not identical(state, actual.random[name]):
+            return f"{name}'s random generator is in another state"
+    if expected.state.keys() != actual.state.keys():
+        return "its weights, buffers or moments have other names"
+    return _state_difference(before, expected.state, actual.state, exact.state)
 
 
-class Change(NamedTuple):
-    """What a step does to a tensor, as root mean squares.
+class Deviation(NamedTuple):
+    """The error of a tensor after a step, with what to compare it to; root mean squares.
 
     Attributes:
-        apart: How far apart two ways bring it.
-        moved: How far the step itself moves it.
-        rounded: How far rounding moves it.
+        error: The difference between the two implementations.
+        change: How far the step itself moves the tensor.
+        rounding: The rounding error of the reference.
     """
 
-    apart: float
-    moved: float
-    rounded: float
+    error: float
+    change: float
+    rounding: float
 
-    def within(self, share: float, floor: float = 0.0) -> bool:
-        """Whether ways are no further apart than a share of the move, or a floor, and rounding."""
-        return not self.apart or self.apart <= share * (self.moved + floor) + LEEWAY * self.rounded
+    def within(self, tolerance: float, floor: float = 0.0) -> bool:
+        """Whether the error is zero or at most ``tolerance * (change + floor)``, plus rounding."""
+        limit = tolerance * (self.change + floor) + ROUNDING_FACTOR * self.rounding
+        return not self.error or self.error <= limit
 
-    def known(self) -> bool:
-        """Whether rounding has little to do with where the step goes."""
-        return self.apart <= CHANGES * self.moved
+    def reliable(self) -> bool:
+        """Whether the error is small against the change, so that rounding decides no direction."""
+        return self.error <= CHANGE_TOLERANCE * self.change
 
 
-def _state_difference(before: State, expected: State, found: State, exact: State) -> str:
-    kinds: dict[str, dict[str, Change]] = defaultdict(dict)
+def _state_difference(
+    before: Snapshot, expected: Snapshot, actual: Snapshot, exact: Snapshot
+) -> str:
+    kinds: dict[str, dict[str, Deviation]] = defaultdict(dict)
     for (kind, name), value in expected.items():
         key = kind, name
-        # What an optimiser makes in a step has begun at zero.
-        begun = before.get(key, torch.zeros_like(value))
-        kinds[kind][name] = changed(begun, value, found[key], exact.get(key, value))
+        # Tensors that an optimiser creates in the step start at zero.
+        initial = before.get(key, torch.zeros_like(value))
+        kinds[kind][name] = deviation(initial, value, actual[key], exact.get(key, value))
     weights, buffers = kinds.pop(WEIGHTS), kinds.pop(BUFFER, {})
-    for name, each in buffers.items():
-        if not each.within(CHANGES):
-            return f"the buffer {name} is another one"
+    for name, buffer in buffers.items():
+        if not buffer.within(CHANGE_TOLERANCE):
+            return f"the buffer {name} differs"
     for kind, moments in kinds.items():
-        floor = SMALL * max(each.moved for each in moments.values())
-        for name, each in moments.items():
-            if not each.within(CHANGES, floor):
-                return f"{kind} of {name} is another one"
-    for name, each in weights.items():
-        # Where a gradient is rounding alone, so is the direction of Adam's move.
-        known = all(moments[name].known() for moments in kinds.values() if name in moments)
-        if known and not each.within(MOVES):
-            return f"{name} moves elsewhere"
+        floor = NEGLIGIBLE * max(moment.change for moment in moments.values())
+        for name, moment in moments.items():
+            if not moment.within(CHANGE_TOLERANCE, floor):
+                return f"{kind} of {name} differs"
+    for name, weight in weights.items():
+        # Where a gradient consists of rounding errors, so does the direction of Adam's update.
+        reliable = all(moments[name].reliable() for moments in kinds.values() if name in moments)
+        if reliable and not weight.within(UPDATE_TOLERANCE):
+            return f"the update of {name} differs"
     return ""
 
 
-def changed(before: Tensor, expected: Tensor, found: Tensor, exact: Tensor) -> Change:
-    """What a step does to a tensor; anything but floating-point numbers has to be equal."""
+def deviation(before: Tensor, expected: Tensor, actual: Tensor, exact: Tensor) -> Deviation:
+    """Measures the error of a tensor; integers and booleans must be equal, else it is infinite."""
     if not expected.is_floating_point():
-        return Change(0.0 if torch.equal(expected, found) else float("inf"), 0.0, 0.0)
-    rounded = torch.finfo(expected.dtype).eps * size(expected) + distance(expected, exact)
-    return Change(distance(expected, found), distance(before, expected), rounded)
+        return Deviation(0.0 if torch.equal(expected, actual) else float("inf"), 0.0, 0.0)
+    rounding = torch.finfo(expected.dtype).eps * rms(expected) + rms_difference(expected, exact)
+    return Deviation(rms_difference(expected, actual), rms_difference(before, expected), rounding)
 
 
-def size(tensor: Tensor) -> float:
-    """The root mean square of a tensor's elements."""
-    # Divided by the largest, as squares of large numbers are infinite in single precision.
+def rms(tensor: Tensor) -> float:
+    """Computes the root mean square of a tensor's elements; 0 if it has none."""
+    # Scaled by the largest element, because squares of large numbers overflow.
     largest = tensor.abs().max().item() if tensor.numel() else 0.0
     return (tensor / largest).square().mean().sqrt().item() * largest if largest else 0.0
 
 
-def distance(one: Tensor, other: Tensor) -> float:
-    """The root mean square of a difference; equal elements have none, infinite ones too."""
-    one, other = (each if each.is_floating_point() else each.float() for each in (one, other))
-    alike = (one == other) | (one.isnan() & other.isnan())
-    return size(torch.where(alike, torch.zeros_like(one), one - other))
+def rms_difference(a: Tensor, b: Tensor) -> float:
+    """Computes the root mean square of ``a - b``; equal infinities and NaNs differ by 0."""
+    a, b = (tensor if tensor.is_floating_point() else tensor.float() for tensor in (a, b))
+    equal = (a == b) | (a.isnan() & b.isnan())
+    return rms(torch.where(equal, torch.zeros_like(a), a - b))
 
 
-def same(one: Any, other: Any) -> bool:
-    """Whether plain values and tensors are equal."""
-    pairs = zip(tree_leaves(one), tree_leaves(other), strict=True)
-    return all(torch.equal(a, b) if isinstance(a, Tensor) else a == b for a, b in pairs)
+def identical(a: Any, b: Any) -> bool:
+    """Whether two nested structures of plain values and tensors are equal."""
+    pairs = zip(tree_leaves(a), tree_leaves(b), strict=True)
+    return all(torch.equal(x, y) if isinstance(x, Tensor) else x == y for x, y in pairs)

@@ -1,4 +1,4 @@
-"""Callbacks: the progress bar, the log, TensorBoard, and a person's own logger.
+"""Callbacks of the training loop: the progress bar, the log, TensorBoard, and custom loggers.
 
 :func:`train.engine.loop.fit` calls every callback at four points of a run. A logger for Weights &
 Biases is five lines::
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from train.settings import Settings
 
 SECONDS = 10.0
-"""The least seconds between two lines of progress."""
+"""The shortest time between two lines of progress, in seconds."""
 LINES = 20
-"""About how many lines of progress a run prints at most."""
+"""The largest number of lines of progress in a run, approximately."""
 
 
 class Callback:
@@ -65,11 +65,11 @@ class Callback:
         """
 
     def evaluated(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Runs after every evaluation, which follows :meth:`step` of the same step.
+        """Runs after every evaluation that returned metrics, and after :meth:`step` of that step.
 
         Args:
             step: The number of steps done.
-            metrics: What the evaluation returned.
+            metrics: What the evaluation returned; never empty.
         """
 
     def end(self, result: FitResult | None) -> None:
@@ -90,7 +90,7 @@ class Running:
 
     Attributes:
         callbacks: Those whose ``start`` has returned.
-        result: What ``end`` receives.
+        result: What ``end`` receives; ``None`` until training has finished.
     """
 
     def __init__(self) -> None:
@@ -151,7 +151,7 @@ def _print(errors: Iterable[Exception]) -> None:
 
 
 def standard(run: Run, settings: Settings) -> list[Callback]:
-    """The callbacks of the command line: the log, TensorBoard if the settings ask, the progress.
+    """Returns the callbacks of the command line: log, TensorBoard (if set), progress bar.
 
     Args:
         run: The run folder. A process that does not write to it gets no callbacks.
@@ -232,14 +232,14 @@ def tensorboard_writer() -> Any:
 
 
 class ProgressBar(Callback):
-    """Shows progress on standard error: a bar on a terminal, else a line from time to time.
+    """Shows progress on standard error: a bar on a terminal, occasional lines elsewhere.
 
     A line has the step, the last losses and evaluation, and the time elapsed and left. Lines are at
     least :data:`SECONDS` apart, and a run prints about :data:`LINES` at most, so that a run of a
     few seconds prints none.
 
     Args:
-        name: The name of what runs, at the beginning of the bar and of every line.
+        name: The text at the beginning of the bar and of every line: the method's name.
     """
 
     def __init__(self, name: str) -> None:

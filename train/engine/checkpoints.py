@@ -1,4 +1,4 @@
-"""The last checkpoints of a run, each one file that says whether it is whole."""
+"""The last checkpoints of a run: one file for each step, with checksums."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from train.errors import InputError, first_line, require
 class Checkpoints:
     """A folder of checkpoints, ``STEP.pt``.
 
-    All of a step is in one file, so that no crash leaves halves of two steps. Files are archives
-    of tensors and plain values: nothing in them is run when they are read, and each part has a
-    checksum, which PyTorch itself does not look at.
+    A checkpoint is one file, so a crash cannot mix the states of two steps. The file is PyTorch's
+    zip archive of tensors and plain values. Reading it runs no code from it (``weights_only``), and
+    verifies the checksum of every member, which :func:`torch.load` does not.
 
     Args:
         folder: The folder; it is made with the first checkpoint.
-        keep: How many of the last ones stay.
+        keep: How many of the last checkpoints are kept.
     """
 
     def __init__(self, folder: Path, keep: int = 2) -> None:
@@ -31,18 +31,18 @@ class Checkpoints:
         self.keep = keep
 
     def paths(self) -> list[Path]:
-        """The checkpoints there are, in order of their steps."""
+        """Returns the files of all checkpoints, in order of their steps."""
         return sorted(path for path in self.folder.glob("*.pt") if path.stem.isdecimal())
 
     def save(self, step: int, state: Mapping[str, Any]) -> None:
-        """Writes a checkpoint; then older ones go, but for the last ``keep``.
+        """Writes a checkpoint, then removes all but the last ``keep``.
 
         Args:
-            step: The steps done.
-            state: Tensors and plain values.
+            step: The number of steps done.
+            state: Tensors and plain values, and lists and dictionaries of them.
 
         Raises:
-            InputError: If it cannot be written; those before are still there.
+            InputError: If it cannot be written; no earlier checkpoint is removed then.
         """
         buffer = io.BytesIO()
         torch.save(dict(state), buffer)
@@ -52,26 +52,27 @@ class Checkpoints:
             old.unlink(missing_ok=True)
 
     def load(self, device: torch.device) -> dict[str, Any]:
-        """Reads the newest checkpoint.
+        """Reads the last checkpoint.
 
         Args:
-            device: Where tensors go.
+            device: The device for the tensors.
 
         Raises:
-            InputError: If it is damaged; the message says which one is before it.
+            InputError: If it is damaged; the message names the one before it, if there is one.
         """
         *before, path = self.paths()
         require_regular(path)
         try:
             with zipfile.ZipFile(path) as archive:
-                # What is stored as it is takes no more memory than the file has bytes.
-                stored = all(each.compress_type == zipfile.ZIP_STORED for each in archive.filelist)
+                # PyTorch does not compress; a small compressed file could expand without limit.
+                members = archive.filelist
+                stored = all(member.compress_type == zipfile.ZIP_STORED for member in members)
                 require(stored, "it is compressed")
                 require(archive.testzip() is None, "a checksum is wrong")
             state = torch.load(path, map_location=device, weights_only=True)
             require(isinstance(state, dict), "it holds no state")
             return state
-        # A damaged or a crafted file makes zipfile and PyTorch raise errors of any type.
+        # A damaged or crafted file makes zipfile and PyTorch raise exceptions of any type.
         except Exception as error:
             remedy = "start the run anew"
             if before:
@@ -79,6 +80,7 @@ class Checkpoints:
             raise InputError(f"{path} is damaged ({first_line(error)}): {remedy}") from error
 
     def __str__(self) -> str:
+        """Says which checkpoint is the last one, for messages."""
         paths = self.paths()
         if not paths:
             return "there is no checkpoint yet"

@@ -1,8 +1,9 @@
-"""A step traced once: compiled, and on CUDA recorded as one graph that is replayed.
+"""Compiles a training step, and on CUDA captures it as a graph that is replayed.
 
-Tracing runs the step's Python, Pyro's handlers with it, a single time, and keeps what it did to
-tensors, forward and backward. So whatever changes with the steps has to be a tensor: the number of
-steps done is given as one, and what a module remembers is a buffer that it writes in place.
+Tracing runs the Python code of a step once, including Pyro's handlers, and records its tensor
+operations, forward and backward. So everything that changes between steps has to be a tensor: the
+number of steps done is passed as one, and a module keeps its state in buffers that it changes in
+place.
 """
 
 from __future__ import annotations
@@ -25,47 +26,47 @@ from train.settings import Settings
 Values = tuple[dict[str, Tensor], dict[str, Tensor]]
 """Losses and metrics by name, detached, of shape ()."""
 Gradients = dict[str, tuple[Tensor | None, ...]]
-"""For each loss those of its own parameters, ``None`` where it does not depend on one."""
-Differentiate = Callable[[Batch, Tensor], tuple[dict[str, Tensor], dict[str, Tensor], Gradients]]
-"""From a batch and the number of steps done to losses, metrics and gradients."""
-Take = Callable[[Batch, Tensor], Values]
-"""A step: from a batch and the number of steps done to losses and metrics."""
+"""For each loss the gradients of its own parameters; ``None`` where it does not depend on one."""
+GradientFunction = Callable[[Batch, Tensor], tuple[dict[str, Tensor], dict[str, Tensor], Gradients]]
+"""Maps a batch and the number of steps done to losses, metrics and gradients."""
+StepFunction = Callable[[Batch, Tensor], Values]
+"""Takes a step, given a batch and the number of steps done; returns losses and metrics."""
 
 COMPILERS = (os.environ.get("CXX", ""), "g++", "clang++", "cl")
 
 
 def has_compiler() -> bool:
-    """Whether there is a C++ compiler."""
+    """Whether a C++ compiler is installed."""
     return any(shutil.which(name) for name in COMPILERS if name)
 
 
-def wanted(settings: Settings, device: torch.device) -> bool:
-    """Whether steps are to be compiled: where asked for, and by default on CUDA."""
+def should_compile(settings: Settings, device: torch.device) -> bool:
+    """Whether to compile steps: if ``settings.compile`` is ``"on"``, or ``"auto"`` on CUDA."""
     return settings.compile == "on" or (settings.compile == "auto" and device.type == "cuda")
 
 
-def replays(device: torch.device) -> bool:
-    """Whether steps can be recorded: on CUDA, in a process that has none to talk to."""
+def can_replay(device: torch.device) -> bool:
+    """Whether steps can be captured as a graph: on CUDA, without other ranks to talk to."""
     return device.type == "cuda" and processes.size() == 1
 
 
-def compiled(
-    differentiate: Differentiate, module: nn.Module, batch: Batch, step: Tensor
-) -> Differentiate:
+def compile_gradients(
+    compute_gradients: GradientFunction, module: nn.Module, batch: Batch, step: Tensor
+) -> GradientFunction:
     """Traces and compiles the losses of a module and their gradients.
 
-    Random numbers are those of the function itself, in the same order. A call at a batch of the
-    same shapes gives what the function would give, but for rounding.
+    The compiled function draws the same random numbers in the same order, and differs from the
+    given one by rounding only.
 
     Args:
-        differentiate: What is to be compiled; it is called, and may change buffers in place.
-        module: Its parameters and buffers.
-        batch: A batch, whose shapes all others have.
-        step: The number of steps done.
+        compute_gradients: The function to compile. It is called, and may change buffers in place.
+        module: The module that holds the parameters and buffers.
+        batch: An example of a batch; all batches must have its shapes.
+        step: The number of steps done, of shape ().
 
     Raises:
-        InputError: If there is no C++ compiler, if something in it depends on numbers that the
-            host would have to wait for, or if a buffer is replaced rather than changed.
+        InputError: If there is no C++ compiler, if the function reads a tensor's value on the
+            host, or if it replaces a buffer.
     """
     require(
         has_compiler(),
@@ -75,87 +76,93 @@ def compiled(
     state = [*module.parameters(), *buffers]
 
     def traced(state: list[Tensor], batch: Batch, step: Tensor) -> Any:
-        return differentiate(batch, step)
+        return compute_gradients(batch, step)
 
     try:
         graph = make_fx(traced)(state, batch, step)
-        fast = torch.compile(graph, fullgraph=True, options={"fallback_random": True})
+        compiled = torch.compile(graph, fullgraph=True, options={"fallback_random": True})
         with torch.no_grad():
-            fast(state, batch, step)
-    # Whatever another's module makes the tracer or the compiler raise.
+            compiled(state, batch, step)
+    # A user's module can make the tracer and the compiler raise exceptions of any type.
     except Exception as error:
         raise InputError(
             f"--compile: this step cannot be compiled ({first_line(error)}): give --compile off"
         ) from error
-    kept = all(a is b for a, b in zip(buffers, module.buffers(), strict=True))
-    require(kept, "--compile: a step replaces a buffer: have it written in place")
+    in_place = all(a is b for a, b in zip(buffers, module.buffers(), strict=True))
+    require(in_place, "--compile: a step replaces a buffer: change it in place (copy_, add_)")
 
     def run(batch: Batch, step: Tensor) -> Any:
         with torch.no_grad():
-            return fast(state, batch, step)
+            return compiled(state, batch, step)
 
     return run
 
 
 class Replay:
-    """A step whose kernels were recorded once, and are launched together.
+    """A step captured once as a CUDA graph; calling it launches all its kernels together.
 
     Args:
-        take: The step. Nothing in it may wait for the device.
-        batch: A batch, whose shapes all others have.
-        step: The number of steps done.
-        dry_run: A context that takes all back that steps in it did.
+        step_function: The step to capture. Nothing in it may wait for the device.
+        batch: An example of a batch; all batches must have its shapes.
+        step: The number of steps done, of shape ().
+        dry_run: Returns a context that undoes the steps inside it.
     """
 
     def __init__(
         self,
-        take: Take,
+        step_function: StepFunction,
         batch: Batch,
         step: Tensor,
         dry_run: Callable[[], AbstractContextManager[None]],
     ) -> None:
-        self.batch = tuple(part.clone() for part in batch)
+        self.batch = tuple(tensor.clone() for tensor in batch)
         self.step = step.clone()
-        self.replay, self.values = record(lambda: take(self.batch, self.step), dry_run)
+        self.replay, self.values = capture_graph(
+            lambda: step_function(self.batch, self.step), dry_run
+        )
 
     def __call__(self, batch: Batch, step: Tensor) -> Values:
-        """Takes a step; what it returns is written over by the next one."""
-        for kept, part in zip(self.batch, batch, strict=True):
-            kept.copy_(part)
+        """Takes a step; the next call overwrites the tensors that it returns."""
+        for static_input, tensor in zip(self.batch, batch, strict=True):
+            static_input.copy_(tensor)
         self.step.copy_(step)
         self.replay()
         return self.values
 
 
-def record(
+def capture_graph(
     function: Callable[[], Values], dry_run: Callable[[], AbstractContextManager[None]]
 ) -> tuple[Callable[[], None], Values]:
-    """Records the kernels of a function as a CUDA graph, after it was warmed up.
+    """Captures the kernels of a function as a CUDA graph, after three warm-up calls.
+
+    Args:
+        function: The function to capture. It reads its inputs from tensors at fixed addresses.
+        dry_run: Returns a context that undoes the warm-up calls.
 
     Returns:
-        What launches them, and the tensors that they then write.
+        A function that launches the kernels, and the tensors to which they write.
 
     Raises:
-        RuntimeError: If something in it waits for the device, or CUDA refuses.
+        RuntimeError: If the function waits for the device, or CUDA fails otherwise.
 
     References:
         | https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs
     """
-    aside = torch.cuda.Stream()
-    aside.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(aside), dry_run():
+    side_stream = torch.cuda.Stream()
+    side_stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side_stream), dry_run():
         for _ in range(3):
             function()
-    torch.cuda.current_stream().wait_stream(aside)
+    torch.cuda.current_stream().wait_stream(side_stream)
     graph = torch.cuda.CUDAGraph()
     generator = torch.cuda.default_generators[torch.cuda.current_device()]
-    spare = generator.clone_state()
+    spare_state = generator.clone_state()
     try:
         with torch.cuda.graph(graph):
             values = function()
     except RuntimeError as error:
-        # A generator stays in capture when one fails, and would refuse every draw thereafter.
-        generator.graphsafe_set_state(spare)
-        # What went wrong in the function; the end of the capture only says that something did.
+        # A failed capture leaves the generator in capture mode, in which it refuses every draw.
+        generator.graphsafe_set_state(spare_state)
+        # The context is the function's own error; ending the capture raises an unspecific one.
         raise error.__context__ or error from None
     return graph.replay, values

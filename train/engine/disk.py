@@ -1,7 +1,7 @@
-"""Files that are complete or not there, and one clear line when the disk does not want them.
+"""Writes files atomically, and reads files that cannot be trusted; errors are one clear line.
 
-What others have written is looked at before it is read: a file may be a pipe, a folder, or larger
-than memory, and what is in it may be anything.
+A path that is read may be a pipe, a folder, or a file larger than memory, with any content. All of
+that is checked before it is used.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 import math
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -18,25 +18,22 @@ from typing import Any, BinaryIO
 from train.errors import InputError, first_line, require
 
 SUFFIX = ".part"
-"""What a hidden file ends in while it is written; a process that was killed leaves it behind."""
-
-
-LONGEST_JSON = 2**24
-"""The most bytes of a JSON file that is read."""
-
+"""The suffix of temporary files. A killed process leaves its own behind; see :func:`sweep`."""
+MAX_JSON_BYTES = 2**24
+"""The largest JSON file that is read, in bytes."""
 MALFORMED = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
-"""What Python and PyTorch raise when a file holds values of another kind than expected."""
+"""The exceptions of Python and PyTorch for values of an unexpected type or shape."""
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Names the file and the remedy when the disk is full, or the folder gone or read-only.
+    """Turns an :class:`OSError` inside the block into one line that names the path and a remedy.
 
     Args:
-        path: What is written inside.
+        path: The file or folder that is written inside the block.
 
     Raises:
-        InputError: In place of an :class:`OSError`.
+        InputError: If the disk is full, or the folder is gone or read-only.
     """
     try:
         yield
@@ -53,15 +50,16 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
-    """Writes a file that is complete or not there, whenever the process ends.
+    """Writes a file so that it has either its old or its new content, whenever the process ends.
+
+    The content goes to a temporary file beside it, is flushed to the disk, and replaces the file.
 
     Args:
-        path: The file, in a folder that is there; what it held before stays until the new content
-            is on the disk.
-        write: Writes the content into an open file.
+        path: The file, in an existing folder.
+        write: Called with the open temporary file; writes the content.
 
     Raises:
-        InputError: If the disk is full, or the folder is gone or cannot be written to.
+        InputError: If the disk is full, or the folder is gone or read-only.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}{SUFFIX}")
     with writing(path):
@@ -72,19 +70,19 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
                 os.fsync(file.fileno())
             temporary.replace(path)
         finally:
-            # Of a folder that is gone too, or not a folder.
+            # False, not an exception, if the folder is gone or is a file.
             if temporary.exists():
                 temporary.unlink()
 
 
 def write_inside(root: Path, name: str, write: Callable[[BinaryIO], Any]) -> None:
-    """Writes a file of a folder, or of a folder in it that is made if it is not there.
+    """Writes a file atomically in a folder, or in a subfolder, which is made if necessary.
 
-    The folder itself is not made again if somebody took it away.
+    The folder itself is not made: if a user removed it, that is an error.
 
     Args:
         root: The folder.
-        name: The file's name, or folder and name.
+        name: ``FILE`` or ``SUBFOLDER/FILE``.
         write: See :func:`write_atomically`.
 
     Raises:
@@ -98,38 +96,41 @@ def write_inside(root: Path, name: str, write: Callable[[BinaryIO], Any]) -> Non
 
 
 def append(path: Path, line: str) -> None:
-    """Adds a line to a text file, at once, so that it can be followed; or nothing of it.
+    """Appends a line to a text file, unbuffered so that other programs can follow the file.
 
     Args:
-        path: The file; it is made if its folder is there.
-        line: The line, without its end.
+        path: The file; it is made if it does not exist, but its folder is not.
+        line: The line, without a line break.
 
     Raises:
-        InputError: If the disk is full, or the folder is gone or cannot be written to.
+        InputError: If the disk is full, or the folder is gone or read-only; the file is unchanged.
     """
     with writing(path), path.open("ab", buffering=0) as file:
-        before = file.tell()
+        size = file.tell()
         try:
             content = f"{line}\n".encode()
             if file.write(content) < len(content):
-                raise OSError(0, "there was room for a part of a line only")
+                raise OSError(0, "the line does not fit on it")
         except OSError:
-            file.truncate(before)
+            file.truncate(size)
             raise
 
 
 def sweep(folder: Path) -> None:
-    """Takes away what killed processes left half written in a folder, if it is there."""
+    """Removes temporary files that killed processes left in a folder, if the folder exists."""
     for path in folder.glob(f".*.[0-9]*{SUFFIX}"):
         path.unlink(missing_ok=True)
 
 
-def require_regular(path: Path, most: int | None = None) -> None:
-    """Raises :class:`InputError` unless a path is a file that can be read without waiting.
+def require_regular(path: Path, max_bytes: int | None = None) -> None:
+    """Checks that a path is a regular file, which can be read without blocking.
 
     Args:
-        path: What is about to be read; a link to a file is one.
-        most: The most bytes that it may have, if there is a limit.
+        path: The path; a link to a regular file is one.
+        max_bytes: The largest size; ``None`` for any.
+
+    Raises:
+        InputError: If it is missing, of another type, or larger.
     """
     try:
         status = path.stat()
@@ -142,33 +143,56 @@ def require_regular(path: Path, most: int | None = None) -> None:
         f"{path} is not a file but a folder, a pipe or a device: give another run folder",
     )
     require(
-        most is None or status.st_size <= most,
-        f"{path} has {status.st_size:,} bytes, more than the {most or 0:,} that it can need: give "
-        "another run folder",
+        max_bytes is None or status.st_size <= max_bytes,
+        f"{path} has {status.st_size:,} bytes, more than the {max_bytes or 0:,} that it can need: "
+        "give another run folder",
     )
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """What a JSON file holds.
+def to_json(value: Any) -> Any:
+    """Converts a value to what JSON can hold.
 
     Args:
-        path: A file of one JSON object, which is looked at before it is read.
+        value: A plain value, a path, or a mapping, list or tuple of such.
+
+    Returns:
+        The value with paths as strings, tuples as lists, and numbers that are not finite as
+        ``None``.
+    """
+    if isinstance(value, Mapping):
+        return {name: to_json(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_json(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads a file of one JSON object, all of whose numbers are finite.
+
+    Args:
+        path: The file; at most :data:`MAX_JSON_BYTES` long.
 
     Raises:
-        InputError: If it cannot be read, is too large, or is not one JSON object of finite numbers.
+        InputError: If it is missing, too large, not JSON, not an object, or holds NaN or infinity.
     """
-    require_regular(path, LONGEST_JSON)
+    require_regular(path, MAX_JSON_BYTES)
 
-    def finite(text: str) -> float:
+    def parse_finite(text: str) -> float:
         if not math.isfinite(value := float(text)):
             raise ValueError(f"{text} is not a finite number")
         return value
 
     try:
-        content = json.loads(path.read_bytes(), parse_float=finite, parse_constant=finite)
+        content = json.loads(
+            path.read_bytes(), parse_float=parse_finite, parse_constant=parse_finite
+        )
         if not isinstance(content, dict):
             raise ValueError("it is not an object with names")
-    # A RecursionError, of brackets in brackets, is a RuntimeError.
+    # RuntimeError includes the RecursionError of deeply nested brackets.
     except (OSError, RuntimeError, ValueError) as error:
         raise InputError(
             f"{path} is damaged ({first_line(error)}): give another run folder"

@@ -1,4 +1,4 @@
-"""Networks without weights: what a network would be, before memory is given to it."""
+"""Builds modules on the meta device: names and shapes of weights, without memory for them."""
 
 from __future__ import annotations
 
@@ -12,16 +12,21 @@ from torch.overrides import TorchFunctionMode
 
 @contextmanager
 def weightless() -> Iterator[None]:
-    """Modules that are made here have weights of names and shapes alone, on the meta device.
+    """Puts modules that are built inside the block on the meta device, uninitialised.
 
-    It takes no time to draw them and no memory to hold them, however large they would be.
+    Their weights have names and shapes but no memory, so building takes neither time nor memory,
+    however large the modules are.
     """
-    with torch.device("meta"), _Undrawn():
+    with torch.device("meta"), _SkipInit():
         yield
 
 
-class _Undrawn(TorchFunctionMode):
-    """Leaves weights as they are where :mod:`torch.nn.init` would draw them."""
+class _SkipInit(TorchFunctionMode):
+    """Makes the functions of :mod:`torch.nn.init` return their tensor unchanged.
+
+    On the meta device they draw nothing either, but the first call imports hundreds of PyTorch's
+    modules, which takes a second.
+    """
 
     def __torch_function__(
         self,

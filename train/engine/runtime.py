@@ -1,4 +1,4 @@
-"""Where and how to compute: device, seed, number format, random state."""
+"""The process-wide settings of training: device, seed, precision and random states."""
 
 from __future__ import annotations
 
@@ -18,87 +18,94 @@ from train import processes
 from train.errors import InputError, require
 from train.settings import Settings
 
-# From glibc's malloc.h.
+# Parameters of mallopt, from glibc's malloc.h.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 
-
 CUBLAS = "CUBLAS_WORKSPACE_CONFIG"
+"""The environment variable without which cuBLAS is not deterministic."""
 
 
 def setup(settings: Settings) -> torch.device:
-    """Seeds every generator and chooses the device.
+    """Chooses the device, and seeds every random generator.
 
-    What it sets is of the whole process: call it inside :func:`preserved`.
+    It changes settings of the whole process: call it inside :func:`preserved`.
 
     Args:
-        settings: ``device`` and ``seed``; ``auto`` takes CUDA, then MPS, then the CPU.
+        settings: ``device`` (see :func:`find_device`), ``seed``, ``deterministic`` and
+            ``batch_size``.
+
+    Returns:
+        The device. Under torchrun each rank gets the CUDA device of its local rank.
 
     Raises:
-        InputError: If the device that was asked for is not there, or the batch cannot be shared
-            out among the processes that torchrun started.
+        InputError: If the device does not exist, or the batch size is not a multiple of the number
+            of ranks.
     """
-    number = processes.size()
+    ranks = processes.size()
     require(
-        settings.batch_size % number == 0,
-        f"--batch-size {settings.batch_size} cannot be shared evenly by {number} processes: "
-        f"give a multiple of {number}",
+        settings.batch_size % ranks == 0,
+        f"--batch-size {settings.batch_size} cannot be shared evenly by {ranks} processes: "
+        f"give a multiple of {ranks}",
     )
     device = find_device(settings.device)
-    alone = number == 1
-    require(alone or device.type != "mps", "--device mps: one process only; give --device cpu")
-    if device.type == "cuda" and not alone:
+    require(ranks == 1 or device.type != "mps", "--device mps: one process only; give --device cpu")
+    if device.type == "cuda" and ranks > 1:
         device = find_device(f"cuda:{processes.local_rank()}")
         torch.cuda.set_device(device)
     if settings.deterministic:
-        # What cuBLAS asks for; read when it is first used.
+        # cuBLAS reads it at its first use. A value that the user set stays.
         os.environ.setdefault(CUBLAS, ":4096:8")
     torch.use_deterministic_algorithms(settings.deterministic)
     pyro.set_rng_seed(settings.seed)
-    # A CPU takes many times as long over numbers next to zero, of which a trained model has many.
+    # Denormals slow a CPU down many times over, and a trained model has many.
     torch.set_flush_denormal(True)
     return device
 
 
-def find_device(wanted: str | torch.device) -> torch.device:
-    """The device of a name.
+def find_device(name: str | torch.device) -> torch.device:
+    """Finds a device by its name.
 
     Args:
-        wanted: As PyTorch has it, or ``"auto"`` for CUDA, then MPS, then the CPU.
+        name: A device as PyTorch names it, for example ``"cuda:1"``; or ``"auto"`` for the first of
+            CUDA, MPS and the CPU that is available.
 
     Raises:
-        InputError: If there is no such device.
+        InputError: If the name is not one of a device, or PyTorch finds no such device.
     """
-    there = {
+    counts = {
         "cuda": torch.cuda.device_count() if torch.cuda.is_available() else 0,
         "mps": int(torch.backends.mps.is_available()),
         "cpu": 1,
     }
-    if wanted == "auto":
-        return torch.device(next(kind for kind, number in there.items() if number))
+    if name == "auto":
+        return torch.device(next(kind for kind, count in counts.items() if count))
     try:
-        device = torch.device(wanted)
-    # What PyTorch says of a word that is no device, and of what is no word.
+        device = torch.device(name)
+    # PyTorch raises a TypeError if the name is not a string.
     except (RuntimeError, TypeError) as error:
         raise InputError(
-            f"--device {wanted!s:.60} is no device: give auto, cpu, cuda or mps"
+            f"--device {name!s:.60} is no device: give auto, cpu, cuda or mps"
         ) from error
     require(
-        (device.index or 0) < there.get(device.type, 0),
+        (device.index or 0) < counts.get(device.type, 0),
         f"--device {device} is not there: PyTorch finds no such device; give --device auto or cpu",
     )
     return device
 
 
 def tune_cpu() -> None:
-    """Sets what makes steps on a CPU faster, and changes no result that matters."""
+    """Makes steps on a CPU faster: flushes denormals to zero, and tunes malloc."""
     torch.set_flush_denormal(True)
     tune_malloc()
 
 
 def tune_malloc() -> None:
-    """Keeps memory from step to step; for a process of our own, as nothing takes it back."""
-    # What a step frees the next one wants again: where glibc gives it back to the system between
-    # them, as it does in some processes and not in others, a quarter of a step goes into that.
+    """Makes glibc keep freed memory for the next step; does nothing on other systems.
+
+    It cannot be undone, so call it only in a process that does nothing but train.
+    """
+    # Each step needs the memory that the previous one freed. If glibc returns it to the system in
+    # between, which depends on the process, that takes a quarter of a step.
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         libc.mallopt(M_TRIM_THRESHOLD, 256 * 2**20)
         libc.mallopt(M_MMAP_THRESHOLD, 32 * 2**20)
@@ -106,12 +113,12 @@ def tune_malloc() -> None:
 
 @contextmanager
 def preserved() -> Iterator[None]:
-    """Puts back, at the end, all that training sets for the whole process.
+    """Restores, at the end of the block, every process-wide setting that training changes.
 
-    That is the state of every random generator, whether algorithms are deterministic, what is done
-    with numbers next to zero, the current CUDA device, and the environment, where cuBLAS and
-    PyTorch's compiler look. Nothing else is set for longer than a step: Pyro's parameter store and
-    checks, the number of threads, filters of warnings.
+    These are the states of all random generators, deterministic mode, the treatment of denormals,
+    the current CUDA device, and the environment variables of cuBLAS and PyTorch's compiler.
+    Training sets nothing else for longer than a step: not Pyro's parameter store and validation,
+    the number of threads, or warning filters.
     """
     cuda = torch.cuda.is_initialized()
     random_before = random_state(torch.device("cpu"))
@@ -132,27 +139,33 @@ def preserved() -> Iterator[None]:
             torch.cuda.set_device(cuda_before[0])
             torch.cuda.set_rng_state_all(cuda_before[1])
         elif torch.cuda.is_initialized():
-            # CUDA began meanwhile. It would have begun with the seed that the CPU has.
+            # CUDA was initialised inside the block. Outside it would start with the CPU's seed.
             torch.cuda.set_device(0)
             torch.cuda.manual_seed_all(torch.initial_seed())
 
 
 def flushes_denormals() -> bool:
-    """Whether PyTorch takes numbers next to zero for zero."""
-    # PyTorch has no word for it, so one is added up.
+    """Whether PyTorch flushes denormal numbers to zero."""
+    # PyTorch cannot be asked, so this adds two denormals. As integers they are 1.
     smallest = torch.ones(1, dtype=torch.int32).view(torch.float32)
     return not bool((smallest + smallest).view(torch.int32))
 
 
 @contextmanager
 def seeded(seed: int | None, device: torch.device) -> Iterator[None]:
-    """Draws from a seed, and goes on with the generators as they were; ``None`` changes nothing."""
+    """Seeds PyTorch's generators inside the block, and restores their states at its end.
+
+    Args:
+        seed: The seed; ``None`` leaves the generators alone.
+        device: Besides the CPU's, the generator of this device is seeded. That of MPS is not
+            restored.
+    """
     if seed is None:
         yield
         return
     cuda = device.type == "cuda"
     with torch.random.fork_rng(devices=[device] if cuda else []):
-        # Not torch.manual_seed, which also seeds devices that are not put back.
+        # torch.manual_seed would also seed other devices, which fork_rng does not restore.
         torch.default_generator.manual_seed(seed)
         if cuda:
             with torch.cuda.device(device):
@@ -163,21 +176,24 @@ def seeded(seed: int | None, device: torch.device) -> Iterator[None]:
 
 
 def precision(settings: Settings, device: torch.device) -> AbstractContextManager[Any]:
-    """The context of the networks' number format: bf16 where asked, else nothing."""
+    """Returns a context for forward passes: autocast to bfloat16 if the settings ask for it."""
     if settings.precision == "fp32":
         return nullcontext()
     return torch.autocast(device.type, dtype=torch.bfloat16)
 
 
 def random_state(device: torch.device) -> dict[str, Any]:
-    """The state of every random generator, as tensors and plain values.
+    """Returns the states of the global generators of PyTorch, NumPy and Python.
+
+    Args:
+        device: Besides the CPU's, the state of a CUDA device's generator is included.
 
     Returns:
-        What :func:`set_random_state` takes, and what ``torch.load(weights_only=True)`` reads.
+        Tensors and plain values by library, which ``torch.load(weights_only=True)`` can read.
     """
+    # A user's own code may draw from the global generators of NumPy and Python.
     kind, keys, position, has_gauss, gauss = np.random.get_state()  # noqa: NPY002
     version, internal, gauss_next = random.getstate()
-    # The global generators are what other people's code draws from.
     state = {
         "torch": torch.get_rng_state(),
         "numpy": [kind, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, gauss],
@@ -189,7 +205,7 @@ def random_state(device: torch.device) -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any], device: torch.device) -> None:
-    """Takes every random generator back to a :func:`random_state`."""
+    """Restores the states that :func:`random_state` returned."""
     torch.set_rng_state(state["torch"].cpu())
     kind, keys, *rest = state["numpy"]
     np.random.set_state((kind, keys.cpu().numpy().astype(np.uint32), *rest))  # noqa: NPY002

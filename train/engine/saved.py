@@ -1,4 +1,4 @@
-"""What a run leaves for others to read: its settings, its weights, its results."""
+"""The files of a run folder that other programs read: config, weights and results."""
 
 from __future__ import annotations
 
@@ -9,25 +9,27 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import safetensors
+import safetensors.torch
 import torch
 from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
 
 from train.engine import disk
 from train.errors import InputError, brief, first_line, require
 from train.settings import LARGEST
 
-MOST_BYTES = 8
-"""Bytes of a number of the widest type that weights may have."""
+MAX_ITEM_SIZE = 8
+"""Bytes of the widest number type that weights may have (float64, int64)."""
 
 
 class Config(NamedTuple):
-    """What ``config.json`` says of a run.
+    """The content of ``config.json`` that describes a run.
 
     Attributes:
         method: The method's name.
-        settings: Its settings, as JSON has them.
-        inputs: What the model must know of its data; empty in runs of earlier versions.
+        settings: The settings, as plain JSON values by name.
+        inputs: Facts about the data from which the model is built, for example its image shape;
+            empty in runs of earlier versions.
     """
 
     method: str
@@ -36,14 +38,14 @@ class Config(NamedTuple):
 
 
 class SavedRun(NamedTuple):
-    """What a run has learnt.
+    """The trained weights of a run, with the config from which its model is built.
 
     Attributes:
         method: See :class:`Config`.
         settings: See :class:`Config`.
         inputs: See :class:`Config`.
-        weights: By name.
-        step: The step that they are of.
+        weights: The weights and buffers by name.
+        step: The number of training steps after which the weights were saved.
     """
 
     method: str
@@ -60,7 +62,7 @@ def read_config(directory: Path) -> Config:
         directory: The run folder.
 
     Raises:
-        InputError: If it is not there or damaged.
+        InputError: If the file is missing or damaged.
     """
     path = directory / "config.json"
     require(path.exists(), f"{directory} holds no run (there is no {path.name}): give a run folder")
@@ -75,36 +77,36 @@ def read_config(directory: Path) -> Config:
 
 
 def read_weights(directory: Path, like: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], int]:
-    """Reads ``model.safetensors``, if it holds the weights that a network has.
+    """Reads ``model.safetensors``, and checks that it fits a network.
 
     Args:
         directory: The run folder.
-        like: Tensors of the network's names and shapes, on any device; no file that is larger is
-            read.
+        like: The network's ``state_dict()``, on any device (the meta device will do): the file must
+            have the same names and shapes. A file larger than that needs is not read.
 
     Returns:
-        The weights by name, and the step that they are of.
+        The weights by name, on the CPU, and the number of training steps done.
 
     Raises:
-        InputError: If it is not there or damaged, or of another network.
+        InputError: If the file is missing or damaged, or is of another network.
     """
     path = directory / "model.safetensors"
     require(path.exists(), f"{directory} has no checkpoint yet ({path.name}): give another run")
-    most = disk.LONGEST_JSON + MOST_BYTES * sum(tensor.numel() for tensor in like.values())
-    disk.require_regular(path, most)
-    wanted = {name: tuple(tensor.shape) for name, tensor in like.items()}
+    max_bytes = disk.MAX_JSON_BYTES + MAX_ITEM_SIZE * sum(w.numel() for w in like.values())
+    disk.require_regular(path, max_bytes)
+    expected = {name: tuple(tensor.shape) for name, tensor in like.items()}
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            held = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-            for name in sorted(held.keys() | wanted.keys()):
-                if held.get(name) != wanted.get(name):
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+            for name in sorted(shapes.keys() | expected.keys()):
+                if shapes.get(name) != expected.get(name):
                     raise ValueError(
-                        f"{brief(name)} is of shape {held.get(name)}, but config.json's settings "
-                        f"make it {wanted.get(name)}"
+                        f"{brief(name)} is of shape {shapes.get(name)}, but config.json's settings "
+                        f"make it {expected.get(name)}"
                     )
-            weights = {name: file.get_tensor(name) for name in held}
+            weights = {name: file.get_tensor(name) for name in shapes}
             metadata = file.metadata()
-        # Runs of earlier versions have the step alone, and no checksum.
+        # Runs of earlier versions have the step only, without a checksum.
         record = json.loads(metadata["run"]) if "run" in metadata else metadata
         step = int(record["step"])
         if not 0 <= step < LARGEST:
@@ -117,20 +119,40 @@ def read_weights(directory: Path, like: Mapping[str, Tensor]) -> tuple[dict[str,
     return weights, step
 
 
+def weights_file(step: int, module: nn.Module) -> bytes:
+    """Serializes the weights and buffers of a module as safetensors, for :func:`read_weights`.
+
+    Args:
+        step: The number of training steps done.
+        module: The module, on any device.
+
+    Returns:
+        The content of ``model.safetensors``: identical bytes for identical weights.
+    """
+    weights = {name: tensor.cpu().contiguous() for name, tensor in module.state_dict().items()}
+    # One metadata entry only: safetensors writes several in any order.
+    record = {"run": json.dumps({"step": step, "sha256": checksum(weights, step)})}
+    return safetensors.torch.save(weights, record)
+
+
 def read_results(directory: Path) -> dict[str, Any]:
-    """What ``results.json`` holds.
+    """Reads ``results.json``.
+
+    Args:
+        directory: The run folder.
 
     Raises:
-        InputError: If it is not there or damaged.
+        InputError: If the file is missing or damaged.
     """
     return disk.read_json(directory / "results.json")
 
 
 def checksum(weights: Mapping[str, Tensor], step: int) -> str:
-    """A hash of a step's weights on the CPU: their names, types, shapes and bytes."""
+    """Returns the SHA-256, in hex, of a step and of its weights' names, types, shapes and bytes."""
     checksum = hashlib.sha256(str(step).encode())
     for name, tensor in sorted(weights.items()):
         checksum.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        # Views as bytes: NumPy has no bfloat16.
         checksum.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
     return checksum.hexdigest()
 

@@ -1,4 +1,4 @@
-"""A step of training: gradients, and every optimiser's move."""
+"""One training step: the gradient of every loss, and the update of every optimiser."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from torch import Tensor, nn
 
 from train import processes
 from train.engine import parallel
-from train.engine.agreement import BUFFER, WEIGHTS, Outcome, State, difference
+from train.engine.agreement import BUFFER, WEIGHTS, Outcome, Snapshot, difference
 from train.engine.compiled import (
-    Differentiate,
+    GradientFunction,
     Gradients,
     Replay,
-    Take,
+    StepFunction,
     Values,
-    compiled,
-    replays,
-    wanted,
+    can_replay,
+    compile_gradients,
+    should_compile,
 )
 from train.engine.runtime import precision, random_state, set_random_state
 from train.errors import InputError, first_line, require
@@ -34,17 +34,20 @@ from train.settings import Settings
 
 
 class Stepper:
-    """One step of every optimiser of an objective.
+    """Takes training steps: one update by every optimiser of an objective.
+
+    Each loss has an optimiser, which updates the parameters of that loss only.
 
     Args:
-        objective: What is trained.
-        settings: The learning rate and its decay, the precision, the gradient's largest norm, and
-            whether to compile.
-        device: Where to train.
+        objective: The networks and their losses, on ``device``.
+        settings: The optimiser, the learning rate and its decay, the precision, the largest
+            gradient norm, and whether to compile.
+        device: The device to train on.
 
     Attributes:
-        optimisers: One for each loss, by its name.
-        parameters: The parameters of each.
+        optimisers: The optimiser of each loss, by the name of the loss.
+        parameters: The parameters of each loss, by the name of the loss.
+        step_function: What takes a step: :meth:`eager_step`, or a compiled one.
     """
 
     def __init__(self, objective: Objective, settings: Settings, device: torch.device) -> None:
@@ -53,194 +56,220 @@ class Stepper:
         self.device = device
         groups = objective.parameter_groups(settings.learning_rate)
         self.optimisers = {
-            name: optimiser(parameters, settings, device) for name, parameters in groups.items()
+            name: build_optimiser(parameters, settings, device)
+            for name, parameters in groups.items()
         }
         self.parameters = {
             name: [weight for group in parameters for weight in group["params"]]
             for name, parameters in groups.items()
         }
-        self.rates = [group["lr"] for group in self.groups()]
-        self.take: Take = self.move
-        self.begun = False
+        self.learning_rates = [group["lr"] for group in self.param_groups()]
+        self.step_function: StepFunction = self.eager_step
+        self.prepared = False
         self.in_dry_run = False
 
     def __call__(self, batch: Batch, done: int) -> Values:
-        """Takes the step after ``done`` others; returns losses and metrics, detached.
-
-        They are read before the next step, which may write over them.
-        """
-        if not self.begun:
-            self.begin(lambda _: batch, done)
-        self.set_rates(decay(done, self.settings))
-        return self.take(batch, self.number(done))
-
-    def begin(self, batch: Callable[[int], Batch], done: int) -> None:
-        """Checks the step, and compiles it where the settings ask for it; changes nothing else.
-
-        A compiled step is taken only if it does what the step itself does: see :meth:`compare`.
+        """Takes one step.
 
         Args:
-            batch: Gives the batch of a step, all of the same shapes.
+            batch: Tensors with one row for each example.
+            done: The number of steps done before.
+
+        Returns:
+            Losses and metrics by name, detached. The next step may overwrite them in place.
+        """
+        if not self.prepared:
+            self.prepare(lambda _: batch, done)
+        self.scale_learning_rates(decay(done, self.settings))
+        return self.step_function(batch, self.step_tensor(done))
+
+    def prepare(self, batch: Callable[[int], Batch], done: int) -> None:
+        """Checks the step, and compiles it if the settings ask for that; trains nothing.
+
+        A compiled step is used only if it does what the eager one does: see :meth:`compare`.
+
+        Args:
+            batch: Returns the batch of a step; all have the same shapes.
             done: The number of steps done.
 
         Raises:
-            InputError: If it is to be compiled and cannot be, or compiled does something else.
+            InputError: If ``settings.compile`` is ``"on"`` and the step cannot be compiled, or
+                differs when compiled.
         """
-        self.begun = True
-        # Pyro's checks of shapes and supports wait for the device; once is enough.
+        self.prepared = True
+        # Pyro's checks of shapes and supports wait for the device, so they run only once, here.
         with self.dry_run(), pyro.validation_enabled(), precision(self.settings, self.device):
-            self.objective(batch(done), self.number(done))
-        if not wanted(self.settings, self.device):
+            self.objective(batch(done), self.step_tensor(done))
+        if not should_compile(self.settings, self.device):
             return
         problem = ""
         try:
-            take = self.faster(batch, done)
+            compiled_step = self.compile_step(batch, done)
         except InputError as error:
             problem = str(error)
-        # Processes that train one model take its steps in one way.
-        problems = [each for each in parallel.all_gather(problem) if each]
+        # Either all ranks use the compiled step or none does.
+        problems = [message for message in parallel.all_gather(problem) if message]
         if not problems:
-            self.take = take
+            self.step_function = compiled_step
             return
         require(self.settings.compile != "on", problems[0])
-        self.use_rates(self.rates)
+        self.assign_learning_rates(self.learning_rates)
         if processes.rank() == 0:
-            print(f"{problems[0]}; it goes on without", file=sys.stderr)
+            print(f"{problems[0]}; training continues uncompiled", file=sys.stderr)
 
-    def faster(self, batch: Callable[[int], Batch], done: int) -> Take:
-        """The step compiled, recorded where that can be done, and compared; changes nothing else.
+    def compile_step(self, batch: Callable[[int], Batch], done: int) -> StepFunction:
+        """Compiles the step, captures it as a CUDA graph where possible, and verifies it.
+
+        Args:
+            batch: See :meth:`prepare`.
+            done: See :meth:`prepare`.
 
         Raises:
-            InputError: If one of these fails.
+            InputError: If the step cannot be compiled or captured, or differs when compiled.
         """
-        first, step = batch(done), self.number(done)
+        first, step = batch(done), self.step_tensor(done)
         with self.dry_run():
-            differentiate = compiled(self.gradients, self.objective, first, step)
-        take: Take = partial(self.move, differentiate=differentiate)
+            compute_gradients = compile_gradients(self.gradients, self.objective, first, step)
+        candidate: StepFunction = partial(self.eager_step, compute_gradients=compute_gradients)
         try:
-            if replays(self.device):
-                self.use_rates([torch.tensor(rate, device=self.device) for rate in self.rates])
-                take = Replay(take, first, step, self.dry_run)
-            found = self.compare(take, batch, done)
-        # CUDA's errors are among them, that of too little memory for the comparison too.
+            if can_replay(self.device):
+                # A graph reads learning rates from tensors; numbers would be constants in it.
+                self.assign_learning_rates(
+                    [torch.tensor(rate, device=self.device) for rate in self.learning_rates]
+                )
+                candidate = Replay(candidate, first, step, self.dry_run)
+            problem = self.compare(candidate, batch, done)
+        # CUDA's errors are RuntimeErrors, including a lack of memory for the comparison.
         except RuntimeError as error:
             raise InputError(
                 f"--compile: a compiled step fails ({first_line(error)}): give --compile off"
             ) from error
         require(
-            not found,
-            f"--compile: a compiled step differs from the step itself ({found}): "
+            not problem,
+            f"--compile: a compiled step differs from the step itself ({problem}): "
             "give --compile off",
         )
-        return take
+        return candidate
 
-    def compare(self, take: Take, batch: Callable[[int], Batch], done: int) -> str:
-        """Takes three steps in two ways, from the same weights, and takes everything back.
+    def compare(self, candidate: StepFunction, batch: Callable[[int], Batch], done: int) -> str:
+        """Takes three steps both with a candidate and eagerly, and compares them; trains nothing.
 
-        Whatever changes from step to step changes here, so that nothing recorded can stand for
-        it: the batch, the number of steps done, from now to the last one, the learning rates, by
-        a factor of four, weights, moments and random numbers. Each step begins where
-        :meth:`move` left the one before, as rounding would grow over the steps; but random
-        numbers are drawn on in each way, as they must be the same. A replay draws them from
-        CUDA's generator, where that stands, and moves it on by as much as the step would have.
+        Everything that changes from step to step changes here too, so that nothing can be a
+        constant in the candidate: the batch, the number of steps done (from now to the last), the
+        learning rates (by a factor of four), weights, moments and random numbers. Both begin each
+        step at the weights that :meth:`eager_step` left, because rounding errors would grow over
+        the steps. Random numbers, though, must be identical, so each continues its own stream: a
+        replayed graph draws from CUDA's generator at its current state and has to advance it as
+        far as the eager step does.
 
         Args:
-            take: The other way.
-            batch: Gives the batch of a step.
+            candidate: The step to compare with :meth:`eager_step`.
+            batch: Returns the batch of a step.
             done: The number of steps done.
 
         Returns:
-            The first thing that differs by more than rounding, in words; nothing if all agree.
+            The first difference beyond rounding, in words; an empty string if there is none.
         """
         last = max(done, self.settings.steps - 1)
         with self.dry_run():
-            # An optimiser makes its moments in its first step.
+            # The optimisers create their moments in the first step.
             with self.dry_run():
-                self.move(batch(done), self.number(done))
+                self.eager_step(batch(done), self.step_tensor(done))
             random = random_state(self.device)
-            rates = [group["lr"] for group in self.groups()]
+            candidate_rates = [group["lr"] for group in self.param_groups()]
             for i, number in enumerate((done, (done + last) // 2, last)):
-                step, before = self.number(number), self.state()
+                step, before = self.step_tensor(number), self.snapshot()
                 with self.dry_run():
                     set_random_state(random, self.device)
-                    self.use_rates(rates)
-                    self.set_rates(0.25**i)
-                    found = self.outcome(take, batch(done + i), step)
-                    random = found.random
-                self.use_rates(self.rates)
-                self.set_rates(0.25**i)
+                    self.assign_learning_rates(candidate_rates)
+                    self.scale_learning_rates(0.25**i)
+                    actual = self.outcome_of(candidate, batch(done + i), step)
+                    random = actual.random
+                self.assign_learning_rates(self.learning_rates)
+                self.scale_learning_rates(0.25**i)
                 exact = None
                 if self.settings.precision != "fp32":
                     with self.dry_run(), self.single_precision():
-                        exact = self.outcome(self.move, batch(done + i), step)
-                expected = self.outcome(self.move, batch(done + i), step)
-                differs = difference(before, expected, found, exact or expected)
-                if differs:
-                    return f"step {i + 1} of 3: {differs}"
-            self.use_rates(rates)
+                        exact = self.outcome_of(self.eager_step, batch(done + i), step)
+                expected = self.outcome_of(self.eager_step, batch(done + i), step)
+                problem = difference(before, expected, actual, exact or expected)
+                if problem:
+                    return f"step {i + 1} of 3: {problem}"
+            self.assign_learning_rates(candidate_rates)
         return ""
 
     @contextmanager
     def single_precision(self) -> Iterator[None]:
-        """Takes steps in single precision, whatever the settings say."""
+        """Computes in single precision inside the block, whatever the settings say."""
         settings, self.settings = self.settings, replace(self.settings, precision="fp32")
         try:
             yield
         finally:
             self.settings = settings
 
-    def outcome(self, take: Take, batch: Batch, step: Tensor) -> Outcome:
-        """Takes a step; returns copies of all that it leaves."""
-        losses, metrics = take(batch, step)
-        copies = [{name: each.clone() for name, each in told.items()} for told in (losses, metrics)]
-        return Outcome(*copies, self.state(), random_state(self.device))
+    def outcome_of(self, step_function: StepFunction, batch: Batch, step: Tensor) -> Outcome:
+        """Takes a step; returns copies of the values that it gives and of the state it leaves."""
+        losses, metrics = step_function(batch, step)
+        return Outcome(
+            {name: value.clone() for name, value in losses.items()},
+            {name: value.clone() for name, value in metrics.items()},
+            self.snapshot(),
+            random_state(self.device),
+        )
 
-    def state(self) -> State:
-        """Copies of weights, buffers and what the optimisers remember, by kind and name."""
+    def snapshot(self) -> Snapshot:
+        """Copies weights, buffers and the tensors of the optimisers, by kind and name."""
         names = {weight: name for name, weight in self.objective.named_parameters()}
-        state = {(WEIGHTS, name): weight for weight, name in names.items()}
-        state |= {(BUFFER, name): each for name, each in self.objective.named_buffers()}
+        tensors = {(WEIGHTS, name): weight for weight, name in names.items()}
+        tensors |= {(BUFFER, name): buffer for name, buffer in self.objective.named_buffers()}
         for optimiser in self.optimisers.values():
             for weight, moments in optimiser.state.items():
-                state |= {(kind, names[weight]): each for kind, each in moments.items()}
+                tensors |= {(kind, names[weight]): moment for kind, moment in moments.items()}
         return {
-            key: each.detach().clone() for key, each in state.items() if isinstance(each, Tensor)
+            key: tensor.detach().clone()
+            for key, tensor in tensors.items()
+            if isinstance(tensor, Tensor)
         }
 
-    def groups(self) -> list[dict[str, Any]]:
-        """The groups of parameters of all optimisers."""
-        return [group for each in self.optimisers.values() for group in each.param_groups]
+    def param_groups(self) -> list[dict[str, Any]]:
+        """Returns the parameter groups of all optimisers."""
+        optimisers = self.optimisers.values()
+        return [group for optimiser in optimisers for group in optimiser.param_groups]
 
-    def use_rates(self, rates: Sequence[float | Tensor]) -> None:
-        """Has the optimisers read the learning rates of their groups there."""
-        for group, rate in zip(self.groups(), rates, strict=True):
+    def assign_learning_rates(self, rates: Sequence[float | Tensor]) -> None:
+        """Makes these objects the learning rates of the parameter groups, in order."""
+        for group, rate in zip(self.param_groups(), rates, strict=True):
             group["lr"] = rate
 
-    def set_rates(self, factor: float) -> None:
-        """Sets the learning rates to a factor times those of the settings."""
-        for group, rate in zip(self.groups(), self.rates, strict=True):
+    def scale_learning_rates(self, factor: float) -> None:
+        """Sets every learning rate to ``factor`` times its initial value; tensors in place."""
+        for group, rate in zip(self.param_groups(), self.learning_rates, strict=True):
             if isinstance(group["lr"], Tensor):
                 group["lr"].fill_(rate * factor)
             else:
                 group["lr"] = rate * factor
 
-    def number(self, done: int) -> Tensor:
-        """The number of steps done as a step takes it, of shape ()."""
+    def step_tensor(self, done: int) -> Tensor:
+        """Returns the number of steps done as a tensor of shape () on the device."""
         return torch.full((), done, device=self.device)
 
     @contextmanager
     def dry_run(self) -> Iterator[None]:
-        """Takes everything back, at the end, to what it was: weights, moments, random numbers.
+        """Restores weights, buffers, moments and random states at the end of the block.
 
-        Steps in it are this process' alone: they wait for no other.
+        Steps inside it do not communicate with other ranks.
         """
         buffers = [
-            (module, name, held)
+            (module, name, buffer)
             for module in self.objective.modules()
-            for name, held in module.named_buffers(recurse=False)
+            for name, buffer in module.named_buffers(recurse=False)
         ]
-        changed = [*self.objective.parameters(), *(held for _, _, held in buffers), *self.moments()]
-        kept = [tensor.detach().clone() for tensor in changed]
+        tensors = [
+            *self.objective.parameters(),
+            *(buffer for _, _, buffer in buffers),
+            *self.moments(),
+        ]
+        copies = [tensor.detach().clone() for tensor in tensors]
         random = random_state(self.device)
         outer, self.in_dry_run = self.in_dry_run, True
         try:
@@ -249,66 +278,83 @@ class Stepper:
             self.in_dry_run = outer
             with torch.no_grad():
                 for moment in self.moments():
-                    # What an optimiser has made meanwhile begins at zero.
+                    # Those that the optimisers created inside the block start at zero.
                     moment.zero_()
-                for tensor, before in zip(changed, kept, strict=True):
-                    tensor.copy_(before)
-            for module, name, held in buffers:
-                setattr(module, name, held)
+                for tensor, copy in zip(tensors, copies, strict=True):
+                    tensor.copy_(copy)
+            for module, name, buffer in buffers:
+                setattr(module, name, buffer)
             set_random_state(random, self.device)
             self.objective.zero_grad()
 
     def moments(self) -> list[Tensor]:
-        """What the optimisers remember."""
+        """Returns the tensors in the state of the optimisers: moments and step counts."""
         return [
-            each
+            value
             for optimiser in self.optimisers.values()
             for state in optimiser.state.values()
-            for each in state.values()
-            if isinstance(each, Tensor)
+            for value in state.values()
+            if isinstance(value, Tensor)
         ]
 
     def gradients(
         self, batch: Batch, step: Tensor
     ) -> tuple[dict[str, Tensor], dict[str, Tensor], Gradients]:
-        """Losses and metrics, detached, and each loss' gradients of its own parameters."""
+        """Computes losses, metrics, and the gradient of each loss for its own parameters.
+
+        Args:
+            batch: Tensors with one row for each example.
+            step: The number of steps done, of shape ().
+
+        Returns:
+            Losses and metrics by name, detached, of shape (); and for each loss the gradients of
+            ``parameters[name]``.
+        """
         with pyro.validation_enabled(False), precision(self.settings, self.device):
             losses, metrics = self.objective(batch, step)
-        # A loss moves its own parameters only, whatever else it depends on.
-        found = {
+        # A loss may depend on parameters of others, which it must not update.
+        gradients = {
             name: torch.autograd.grad(
                 losses[name], weights, retain_graph=i < len(losses), allow_unused=True
             )
             for i, (name, weights) in enumerate(self.parameters.items(), start=1)
         }
-        return {name: loss.detach() for name, loss in losses.items()}, metrics, found
+        return {name: loss.detach() for name, loss in losses.items()}, metrics, gradients
 
-    def move(
-        self, batch: Batch, step: Tensor, differentiate: Differentiate | None = None
+    def eager_step(
+        self, batch: Batch, step: Tensor, compute_gradients: GradientFunction | None = None
     ) -> Values:
-        """Moves all parameters; nothing in it depends on numbers of the host.
+        """Computes gradients and updates all parameters; never waits for the device.
 
         Args:
-            batch: Tensors with one row for each datum.
-            step: The number of steps done.
-            differentiate: What gives losses and gradients, :meth:`gradients` if nothing else.
+            batch: Tensors with one row for each example.
+            step: The number of steps done, of shape ().
+            compute_gradients: A compiled form of :meth:`gradients`, to be used in its place.
         """
-        # Those of the step before would only take memory meanwhile.
+        # Frees the gradients of the previous step before new ones need memory.
         self.objective.zero_grad()
-        losses, metrics, found = (differentiate or self.gradients)(batch, step)
+        losses, metrics, gradients = (compute_gradients or self.gradients)(batch, step)
         for name, weights in self.parameters.items():
-            for weight, gradient in zip(weights, found[name], strict=True):
+            for weight, gradient in zip(weights, gradients[name], strict=True):
                 weight.grad = gradient
             if processes.size() > 1 and not self.in_dry_run:
-                parallel.all_reduce_mean(every_gradient(weights))
+                parallel.all_reduce_mean(all_gradients(weights))
             if self.settings.clip_norm is not None:
                 nn.utils.clip_grad_norm_(weights, self.settings.clip_norm)
         for optimiser in self.optimisers.values():
             optimiser.step()
         return losses, metrics
 
-    def load(self, states: Mapping[str, Any]) -> None:
-        """Takes back what the optimisers remember, by name; rates and flags stay as they are."""
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the ``state_dict`` of every optimiser, by the name of its loss."""
+        return {name: optimiser.state_dict() for name, optimiser in self.optimisers.items()}
+
+    def load_state_dict(self, states: Mapping[str, Any]) -> None:
+        """Restores the moments of every optimiser, but not its learning rates and options.
+
+        Options such as ``capturable`` depend on the device, which may differ from that of the
+        checkpoint.
+        """
         for name, optimiser in self.optimisers.items():
             saved = states[name]
             groups = [
@@ -318,19 +364,29 @@ class Stepper:
             optimiser.load_state_dict({"state": saved["state"], "param_groups": groups})
 
 
-def optimiser(
+def build_optimiser(
     parameters: list[dict[str, Any]], settings: Settings, device: torch.device
 ) -> torch.optim.Optimizer:
-    """The optimiser of the settings, for groups of parameters with their learning rates."""
+    """Builds the optimiser of the settings.
+
+    Args:
+        parameters: Parameter groups, each with its learning rate.
+        settings: ``optimiser``: ``"adam"`` or ``"rmsprop"``.
+        device: The device of the parameters.
+    """
     cuda = device.type == "cuda"
     if settings.optimiser == "rmsprop":
-        # With Keras' forgetting and not PyTorch's: published rates come from there.
+        # Keras' defaults for alpha and eps, not PyTorch's: the published learning rates assume
+        # them.
         return torch.optim.RMSprop(parameters, alpha=0.9, eps=1e-7, foreach=True, capturable=cuda)
     return torch.optim.Adam(parameters, fused=cuda or device.type == "cpu", capturable=cuda)
 
 
-def every_gradient(parameters: list[nn.Parameter]) -> list[Tensor]:
-    """The gradients of weights, zeros where there are none, as other processes may have some."""
+def all_gradients(parameters: list[nn.Parameter]) -> list[Tensor]:
+    """Returns the gradients of parameters, after setting those that are ``None`` to zeros.
+
+    Ranks average them in one tensor, so all ranks need gradients for the same parameters.
+    """
     for weight in parameters:
         if weight.grad is None:
             weight.grad = torch.zeros_like(weight)
@@ -338,7 +394,11 @@ def every_gradient(parameters: list[nn.Parameter]) -> list[Tensor]:
 
 
 def decay(done: int, settings: Settings) -> float:
-    """The factor on the learning rates after ``done`` steps: 1, or half a cosine down to 0."""
+    r"""Computes the factor on the learning rates after ``done`` of :math:`T` steps.
+
+    It is 1 if ``settings.decay`` is ``"none"``, else :math:`\frac12 (1 + \cos(\pi\, done / T))`,
+    from 1 to 0.
+    """
     if settings.decay == "none":
         return 1.0
     return 0.5 * (1 + math.cos(math.pi * done / settings.steps))

@@ -1,0 +1,97 @@
+"""Measures training: means of losses and metrics, and seconds."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from train.engine import parallel
+
+
+class Meter:
+    """Sums losses and metrics on the device, and remembers the first step with NaN or infinity.
+
+    :meth:`add` does not wait for the device; the other methods do.
+    """
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self.sums: Tensor | None = None
+        self.steps = 0
+        # 0 while all values are finite.
+        self.nonfinite_step: Tensor | None = None
+        self.nonfinite_values: Tensor | None = None
+
+    def add(self, step: int, losses: Mapping[str, Tensor], metrics: Mapping[str, Tensor]) -> None:
+        """Adds the values of one step.
+
+        Args:
+            step: The number of steps done, from 1.
+            losses: Losses by name, of shape (); :meth:`read` names them ``NAME_loss``.
+            metrics: Metrics by name, of shape (). The names are those of every step.
+        """
+        named = {f"{name}_loss": loss for name, loss in losses.items()} | dict(metrics)
+        values = torch.stack([value.float() for value in named.values()])
+        if self.sums is None:
+            self.load_state_dict(
+                {"names": list(named), "sums": torch.zeros_like(values), "steps": 0}
+            )
+        self.sums += values
+        self.steps += 1
+        is_first = (self.nonfinite_step == 0) & ~values.isfinite().all()
+        self.nonfinite_step = torch.where(is_first, step, self.nonfinite_step)
+        self.nonfinite_values = torch.where(is_first, values, self.nonfinite_values)
+
+    def read(self) -> dict[str, float]:
+        """Returns the means over steps and ranks since the last reading, and starts new ones."""
+        parallel.all_reduce_mean([self.sums])
+        means = (self.sums / self.steps).tolist()
+        self.sums.zero_()
+        self.steps = 0
+        return dict(zip(self.names, means, strict=True))
+
+    def nonfinite(self) -> tuple[int, list[str]]:
+        """Returns the first step at which a value was not finite, and the names of such values.
+
+        Returns:
+            The step, from 1, and the names; 0 and an empty list if all values were finite.
+        """
+        step = int(self.nonfinite_step)
+        if not step:
+            return 0, []
+        finite = self.nonfinite_values.isfinite().tolist()
+        return step, [name for name, ok in zip(self.names, finite, strict=True) if not ok]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns what a checkpoint saves: the names, the sums and the number of steps in them."""
+        return {"names": self.names, "sums": self.sums, "steps": self.steps}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restores what :meth:`state_dict` returned."""
+        self.names, self.sums, self.steps = state["names"], state["sums"], state["steps"]
+        self.nonfinite_step = torch.zeros((), dtype=torch.long, device=self.sums.device)
+        self.nonfinite_values = torch.zeros_like(self.sums)
+
+
+class Stopwatch(AbstractContextManager["Stopwatch"]):
+    """Sums the wall-clock time spent inside its ``with`` blocks.
+
+    Attributes:
+        seconds: The sum, in seconds.
+    """
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self.start = 0.0
+
+    def __enter__(self) -> Stopwatch:
+        self.start = time.perf_counter()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.seconds += time.perf_counter() - self.start
