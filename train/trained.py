@@ -27,7 +27,7 @@ from train.errors import InputError, brief, first_line, require
 from train.estimators import restored
 from train.metrics.interpolation import interpolate, mixes
 from train.objective import Objective
-from train.settings import LARGEST, Settings, parameters, restore
+from train.settings import LARGEST, Settings, flags_to_arguments, restore
 
 Array = Any
 """Images of shape :math:`(M, H, W)`, or one of :math:`(H, W)`, for which the answer is a batch of
@@ -603,4 +603,4 @@ def named_device(device: str | torch.device) -> torch.device:
     try:
         return runtime.find_device(device)
     except InputError as error:
-        raise InputError(parameters(str(error), Settings)) from error
+        raise InputError(flags_to_arguments(str(error), Settings)) from error

@@ -31,7 +31,7 @@ from train.engine.loop import fit
 from train.engine.runs import Run, SavedRun
 from train.errors import InputError, Interrupted, require
 from train.objective import Batch, Objective
-from train.settings import parameters
+from train.settings import flags_to_arguments
 from train.trained import METHODS
 
 OWN = ("data", "data_dir", "evaluate_on", "resume", "run_dir", "sweep", "tensorboard")
@@ -141,7 +141,7 @@ class Transformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
             yield
         except InputError as error:
             settings = METHODS[self.method].door[0]
-            raise ValueError(parameters(str(error), settings, data="the data")) from error
+            raise ValueError(flags_to_arguments(str(error), settings, data="the data")) from error
 
     def _train(self, images: Tensor, y: Any, folder: Path) -> None:
         names = [field.name for field in self._fields()]
