@@ -15,7 +15,7 @@ from train.abc import ABCSettings
 from train.acai import ACAISettings
 from train.ae import AESettings
 from train.errors import InputError
-from train.settings import parameters
+from train.settings import flags_to_arguments
 
 
 def test_types_that_come_to_hand():
@@ -41,7 +41,7 @@ def test_types_that_come_to_hand():
     [
         ({"z_dim": 3.0}, "--z-dim is 3.0: give a whole number"),
         ({"z_dim": True}, "--z-dim is True: give a whole number"),
-        ({"z_dim": [3]}, "--z-dim is (3,): give a whole number"),
+        ({"z_dim": [3]}, "--z-dim is [3]: give a whole number"),
         ({"hidden": 64}, "--hidden is 64: give a tuple, each a whole number"),
         ({"hidden": np.ones((2, 2), int)}, "give a tuple, each a whole number"),
         ({"network": "cnn"}, "--network is 'cnn': give 'conv' or 'dense'"),
@@ -66,11 +66,12 @@ def test_types_that_will_not_do(settings, words):
 def test_refusals_in_the_words_of_python(kind, settings, words):
     with pytest.raises(InputError) as caught:
         kind(**settings)
-    message = parameters(str(caught.value), kind)
+    message = flags_to_arguments(str(caught.value), kind)
     assert words in message
     assert "--" not in message
 
 
 def test_words_that_are_no_settings_stay():
-    assert parameters("--help says -- more, a--b", AESettings) == "--help says -- more, a--b"
-    assert parameters("--data has none", AESettings, data="X") == "X has none"
+    message = "--help says -- more, a--b"
+    assert flags_to_arguments(message, AESettings) == message
+    assert flags_to_arguments("--data has none", AESettings, data="X") == "X has none"

@@ -1,4 +1,4 @@
-"""The command line of every command: settings read, errors in one line, exit statuses."""
+"""Runs a command from the command line: settings, errors in one line, exit statuses."""
 
 from __future__ import annotations
 
@@ -7,25 +7,24 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import make_dataclass
-from typing import Annotated, Any, TypeVar
-
-import tyro
+from typing import Any, TypeVar
 
 from train import processes
 from train.errors import InputError, Interrupted
+from train.settings.flags import parse
 
 S = TypeVar("S")
 NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "calculation overflow")
-"""What PyTorch says when there is too little memory."""
+"""Parts of the messages with which PyTorch reports that memory ran out."""
 
 M = TypeVar("M", bound=Callable[..., Any])
 
 
 def leaves_no_trace(main: M) -> M:
-    """Makes a ``main`` leave the process of whoever calls it as it was; a decorator.
+    """Decorates a ``main`` so that it restores what it sets for the whole process.
 
-    See :func:`train.engine.runtime.preserved`.
+    That is the state of random generators and flags of PyTorch: see
+    :func:`train.engine.runtime.preserved`.
     """
 
     @functools.wraps(main)
@@ -41,74 +40,61 @@ def leaves_no_trace(main: M) -> M:
 def command(
     settings: type[S], main: Callable[[S], Mapping[str, Any]], args: list[str] | None = None
 ) -> None:
-    """Runs ``main`` with settings read from the command line.
+    """Runs ``main`` with settings from the command line, and prints its results.
 
-    Every command has the flag ``--traceback`` too, which is none of its settings: before the line
-    of an error it shows where in the code the error came from.
+    Every command has two more flags: ``--config FILE`` gives the settings that no flag gives, and
+    ``--traceback`` shows where an error was raised. See :func:`train.settings.flags.parse`.
 
     Args:
         settings: The dataclass whose fields are the flags.
-        main: What to run; it returns the results. Those that are numbers or words are printed in a
-            line on standard output, then the lines of :class:`~train.verdict.Results`, if that is
-            what they are, on standard error.
-        args: The command line; :data:`sys.argv` if not given.
+        main: The function to run. Of the results that it returns, numbers and strings are printed
+            in one line on standard output. The ``lines`` of :class:`~train.verdict.Results` are
+            printed on standard error.
+        args: The command line without the program's name; :data:`sys.argv` if not given.
 
     Raises:
-        SystemExit: With status 2 and one line on standard error if an :class:`InputError` came,
-            with 130 if Ctrl-C did.
+        SystemExit: With status 2, after one line on standard error, for an :class:`InputError`;
+            with status 130 after Ctrl-C.
     """
     args = sys.argv[1:] if args is None else args
-    # Which process of several, so that a person sees where to look.
-    who = f"process {processes.rank()}: " if processes.rank() else ""
+    # Several processes write to one terminal.
+    prefix = f"process {processes.rank()}: " if processes.rank() else ""
     try:
-        with _memory_named():
-            given = _parsed(settings, args)
-            # Not above: --help and a wrong flag are answered before PyTorch is there.
+        with _memory_errors_as_input_errors():
+            given = parse(settings, args)
+            # Imported here, so that --help and a wrong flag need no PyTorch.
             from train.engine import runtime
 
             runtime.tune_malloc()
             results = main(given)
     except Interrupted as stop:
-        print(f"{who}{stop}", file=sys.stderr)
+        print(f"{prefix}{stop}", file=sys.stderr)
         raise SystemExit(130) from None
     except InputError as error:
-        # Settings that are refused are no object that could be asked.
+        # Refused settings do not exist, so the flag is looked up in the command line.
         if "--traceback" in args:
             traceback.print_exc()
-        print(f"{who}error: {error}", file=sys.stderr)
+        print(f"{prefix}error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
-    # Of several processes only the first has any.
+    # Only the first of several processes has results.
     if not results:
         return
     plain = {k: v for k, v in results.items() if not isinstance(v, Mapping | list)}
     shown = (f"{k}={v:.5g}" if isinstance(v, float) else f"{k}={v}" for k, v in plain.items())
     print(" ".join(shown), flush=True)
-    # What a person reads comes last, and not where a script looks for numbers.
+    # On standard error, as scripts read standard output.
     for line in getattr(results, "lines", ()):
         print(line, file=sys.stderr)
 
 
-def _parsed(settings: type[S], args: list[str]) -> S:
-    """Settings of a command line that may also have the flag ``--traceback``."""
-    shown = tyro.conf.arg(help="Show where in the code an error came from.")
-    line = make_dataclass(
-        "CommandLine",
-        [
-            ("settings", tyro.conf.OmitArgPrefixes[settings]),
-            ("traceback", Annotated[tyro.conf.FlagCreatePairsOff[bool], shown], False),
-        ],
-    )
-    return tyro.cli(line, args=args, description="").settings
-
-
 @contextmanager
-def _memory_named() -> Iterator[None]:
-    """Raises :class:`InputError` where memory was what was missing."""
+def _memory_errors_as_input_errors() -> Iterator[None]:
+    """Raises :class:`InputError`, with a remedy, in place of the errors of too little memory."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        # PyTorch has no type for it on the CPU.
-        if isinstance(error, MemoryError) or any(word in str(error) for word in NO_MEMORY):
+        # On the CPU PyTorch raises a RuntimeError.
+        if isinstance(error, MemoryError) or any(words in str(error) for words in NO_MEMORY):
             raise InputError(
                 "there is not enough memory: give a smaller --batch-size, or smaller sizes of "
                 "networks or data"

@@ -1,7 +1,4 @@
-"""How what a person gives is refused, and how they are told what was done with it.
-
-Nothing here imports torch, so that ``python -m train.METHOD --help`` answers at once.
-"""
+"""Errors, notes and warnings about what a person gives. Nothing here imports torch."""
 
 from __future__ import annotations
 
@@ -14,17 +11,17 @@ from train import processes
 
 
 def printable(message: str) -> str:
-    """A message in one line: characters that cannot be printed are as Python writes them.
+    """Escapes unprintable characters, so that a message is one line and no terminal command.
 
-    Names of files and arrays may have ends of lines in them, and what a terminal obeys.
+    Names of files and arrays may contain newlines and escape sequences.
     """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)
 
 
 class InputError(Exception):
-    """What a person gave cannot be used.
+    """Something that a person gave cannot be used.
 
-    The message is one line that names the flag or the file and says what to do instead. The
+    The message is one line. It names the flag or the file, and says what to give instead. The
     command line prints it and exits with status 2.
     """
 
@@ -33,17 +30,17 @@ class InputError(Exception):
 
 
 def first_line(error: Exception) -> str:
-    """What another library's error says, short enough for a line of ours."""
+    """The first line of another library's error, cut to 120 characters."""
     return str(error).strip().split("\n")[0][:120]
 
 
 def brief(value: Any) -> str:
-    """A value as a message shows it, however long or deeply nested it is."""
+    """The ``repr`` of a value, shortened if it is long or deeply nested."""
     return reprlib.repr(value)
 
 
 class Interrupted(Exception):
-    """Ctrl-C was pressed. The run is saved; the message says how to go on with it."""
+    """Ctrl-C was pressed. The run is saved, and the message says how to resume it."""
 
 
 def require(condition: bool, message: str) -> None:
@@ -53,13 +50,16 @@ def require(condition: bool, message: str) -> None:
 
 
 def note(message: str) -> None:
-    """Says on standard error what was done with something a person gave, once for all processes."""
+    """Prints ``note: message`` on standard error, in the first of several processes only.
+
+    For what the program does differently than a person may expect.
+    """
     if not processes.rank():
         print(f"note: {printable(message)}", file=sys.stderr)
 
 
 def warn(message: str) -> None:
-    """Says the same to who calls this library from Python, as a warning at the line that does."""
+    """Issues a warning that points at the line outside this library that called it."""
     level, frame = 1, sys._getframe()
     while frame is not None and frame.f_globals.get("__name__", "").startswith("train."):
         level, frame = level + 1, frame.f_back

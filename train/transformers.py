@@ -29,7 +29,7 @@ from train.errors import InputError, Interrupted, require
 from train.fitting import Misfit
 from train.method import Method
 from train.methods import METHODS
-from train.settings import parameters
+from train.settings import flags_to_arguments
 
 COMMAND_LINE_ONLY = ("data", "data_dir", "evaluate_on", "resume", "run_dir", "sweep", "tensorboard")
 """Settings that are no parameters of a transformer."""
@@ -149,7 +149,7 @@ class Transformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         try:
             yield
         except InputError as error:
-            message = parameters(str(error), self.method.settings, data="the data")
+            message = flags_to_arguments(str(error), self.method.settings, data="the data")
             raise ValueError(message) from error
 
     def _labelled(self, settings: Any) -> bool:

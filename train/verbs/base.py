@@ -19,7 +19,7 @@ from train.engine import runtime
 from train.engine.saved import SavedRun
 from train.errors import InputError
 from train.objective import Objective
-from train.settings import Settings, parameters, restore
+from train.settings import Settings, flags_to_arguments, restore
 
 if TYPE_CHECKING:
     from train.data.labelled import Images
@@ -211,4 +211,4 @@ def named_device(device: str | torch.device) -> torch.device:
     try:
         return runtime.find_device(device)
     except InputError as error:
-        raise InputError(parameters(str(error), Settings)) from error
+        raise InputError(flags_to_arguments(str(error), Settings)) from error

@@ -1,0 +1,32 @@
+"""Lists the commands: ``python -m train``."""
+
+from __future__ import annotations
+
+import sys
+
+COMMANDS = {
+    "train.air": "Train Attend, Infer, Repeat: count and locate the objects of a scene.",
+    "train.icvae": "Train ICVAE: codes that are independent of a known condition.",
+    "train.abc": "Train ABC: embeddings of what varies within sets of images.",
+    "train.acai": "Train ACAI: an autoencoder whose interpolations look real.",
+    "train.ae": "Train a plain or denoising autoencoder.",
+    "train.estimators": "Compare estimators of AIR's ELBO: bias, variance and cost.",
+    "train.compare": "Compare runs of any methods on the same held-out images.",
+    "train.export": "Export the encoder and decoder of a run: torch.export, ONNX.",
+    "train.figures": "Draw the figures of a finished run again.",
+}
+"""What each command does, by the name of its module."""
+
+
+def main(args: list[str]) -> None:
+    """Prints the commands; with any argument but ``--help``, names the mistake and exits with 2."""
+    if args and args[0] not in ("-h", "--help"):
+        print(f"error: {args[0]}: no such command; see python -m train", file=sys.stderr)
+        raise SystemExit(2)
+    print("Commands; each has --help:\n")
+    for module, purpose in COMMANDS.items():
+        print(f"  python -m {module:18}{purpose}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,261 @@
+"""The settings that methods have in common: frozen dataclasses whose fields are flags.
+
+A field's annotation holds its type and range (:mod:`train.settings.values`), the string below it is
+its help, and ``GROUPS`` says under which heading ``--help`` lists it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, ClassVar, Literal, TypeVar, get_type_hints
+
+from train import processes
+from train.errors import InputError, brief, require
+from train.settings.values import Count, NonNegative, Positive, Whole, convert, problem
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings that every method has.
+
+    Raises:
+        InputError: If a value is not of its field's type or range, or values contradict each other;
+            the message is one line that names the flag.
+    """
+
+    GROUPS: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "data": ("data", "data_dir", "evaluate_on"),
+        "model": (),
+        "loss": (),
+        "training": (
+            *("steps", "batch_size", "learning_rate", "optimiser", "decay", "clip_norm", "seed"),
+        ),
+        "evaluation": ("eval_every",),
+        "run folder": (
+            *("run_dir", "resume", "log_every", "checkpoint_every", "keep_checkpoints"),
+            "tensorboard",
+        ),
+        "device": ("device", "precision", "deterministic", "compile"),
+    }
+    """Headings of ``--help`` in order, and the fields under each. A subclass may list the fields
+    that it adds in a ``GROUPS`` of its own. Fields that no class lists stand under "model"."""
+
+    FREE: ClassVar[frozenset[str]] = frozenset(
+        {
+            *("checkpoint_every", "compile", "data_dir", "device", "keep_checkpoints"),
+            *("log_every", "resume", "run_dir", "steps", "tensorboard"),
+        }
+    )
+    """Fields that may differ when a run is resumed: the weights after a given step do not depend on
+    them. A method adds ``eval_every``, unless it keeps the weights of its best evaluation."""
+
+    data: str = "mnist5k"
+    """Images to train on. mnist5k: 5,000 digits, which need no download. mnist, fashion-mnist and
+    kmnist are downloaded once. Or the path of your own .npz file or folder of images."""
+    data_dir: Path = Path("data")
+    """Folder of downloaded data sets."""
+    evaluate_on: Literal["test", "validation"] = "test"
+    """Held-out images. test: the test split. validation: a fifth of the training split, which is
+    then not trained on; use it to choose settings."""
+    run_dir: Path | None = None
+    """Folder that this run writes to; None: a new folder runs/METHOD-TIME."""
+    resume: bool = False
+    """Continue the run in --run-dir from its last checkpoint."""
+    seed: Whole = 0
+    """Seed of the data order, the initial weights and all random numbers."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Device to compute on. auto: a GPU if there is one."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Number format of the networks. Log-probabilities are always computed in fp32."""
+    deterministic: bool = False
+    """Use only deterministic CUDA algorithms. On the CPU all are deterministic."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """Compile the training step with torch.compile, and on CUDA capture it as a CUDA graph. auto:
+    on for CUDA, off otherwise. Before training, three steps are run with and without compilation,
+    and then undone. If their results differ or compilation fails, "on" stops with an error and
+    "auto" trains without it. Needs a C++ compiler, and about half a minute before the first
+    step."""
+    steps: Count = 3_000
+    """Number of training steps."""
+    batch_size: Count = 64
+    """Training examples per step, over all processes."""
+    learning_rate: Positive = 1e-4
+    """Learning rate."""
+    optimiser: Literal["adam", "rmsprop"] = "adam"
+    """Optimiser. RMSprop's smoothing constant is 0.9."""
+    decay: Literal["none", "cosine"] = "none"
+    """Learning rate schedule: constant, or half a cosine from --learning-rate to 0."""
+    clip_norm: Positive | None = None
+    """Upper bound of each optimiser's gradient norm (nats per example); None: no clipping."""
+    log_every: Count = 50
+    """Steps between lines of metrics.jsonl."""
+    eval_every: Count = 500
+    """Steps between evaluations on held-out data."""
+    checkpoint_every: Count = 500
+    """Steps between checkpoints."""
+    keep_checkpoints: Count = 2
+    """Number of checkpoints to keep; older ones are deleted."""
+    tensorboard: bool = False
+    """Write the metrics for TensorBoard too. Needs the extra tensorboard."""
+
+    def __post_init__(self) -> None:
+        hints = get_type_hints(type(self), include_extras=True)
+        for field in fields(self):
+            hint = hints[field.name]
+            value = convert(getattr(self, field.name), hint)
+            # The dataclass is frozen, and this is its constructor.
+            object.__setattr__(self, field.name, value)
+            wrong = problem(value, hint)
+            require(not wrong, f"{flag(field.name)} {wrong}")
+        require(
+            not self.resume or self.run_dir is not None,
+            "--resume needs to know which run: add --run-dir DIR",
+        )
+
+    @property
+    def local_batch_size(self) -> int:
+        """Training examples per step of this process, one of those that torchrun started."""
+        return self.batch_size // processes.size()
+
+
+@dataclass(frozen=True)
+class SceneSettings(Settings):
+    """The settings of methods that train on scenes of digits."""
+
+    GROUPS: ClassVar = {
+        "data": (
+            *("train_scenes", "held_out_scenes", "canvas_size", "max_digits", "digit_size"),
+            *("digit_shrink", "overlap"),
+        )
+    }
+
+    train_scenes: Count = 60_000
+    """Number of training scenes, made of training digits."""
+    held_out_scenes: Count = 5_000
+    """Number of held-out scenes, made of held-out digits."""
+    canvas_size: Count = 50
+    """Height and width of a scene, in pixels."""
+    max_digits: Count = 2
+    """Most digits in a scene. Each number of digits from 0 to this one is equally likely."""
+    digit_size: tuple[Count, Count] = (24, 24)
+    """Smallest and largest height and width of a digit in a scene, in pixels."""
+    digit_shrink: tuple[Positive, NonNegative] | None = None
+    """Mean and standard deviation of the factor by which a digit is shrunk; replaces --digit-size.
+    Pyro's example has 1.3 0.1."""
+    overlap: Literal["apart", "dim", "any"] = "apart"
+    """How digits of a scene may overlap. apart: their boxes do not. dim: the sum of their pixels is
+    nowhere above white. any: they may."""
+
+
+@dataclass(frozen=True)
+class ELBOSettings(Settings):
+    """The settings of methods that maximise an ELBO."""
+
+    GROUPS: ClassVar = {"loss": ("beta", "beta_start", "anneal_steps")}
+
+    beta: Positive = 1.0
+    """Weight beta of the KL divergences in the negative ELBO."""
+    beta_start: Positive | None = None
+    """Value of --beta at step 0, annealed to --beta; None: constant."""
+    anneal_steps: Whole = 1_000
+    """Number of steps over which settings are annealed from their --...-start values."""
+
+
+@dataclass(frozen=True)
+class EstimatorSettings(ELBOSettings):
+    """The settings of methods with discrete latent variables and a choice of ELBO estimator."""
+
+    GROUPS: ClassVar = {
+        "loss": (
+            *("estimator", "particles", "temperature", "temperature_start", "baseline"),
+            "baseline_learning_rate",
+        )
+    }
+
+    estimator: str = "marginal"
+    """Estimator of the ELBO and its gradient. marginal: sums over the object count. tracegraph:
+    score function, as Pyro's TraceGraph_ELBO. enum: enumeration, as Pyro's TraceEnum_ELBO. iw:
+    importance-weighted bound, sums over the object count. concrete: relaxed presence, biased. rws:
+    reweighted wake-sleep. Or your own, as module:Class."""
+    particles: Count | None = None
+    """Samples per scene in the estimator; None: 10 for iw and rws, 1 for the others."""
+    temperature: Positive = 0.5
+    """Temperature of the relaxed presence of --estimator concrete."""
+    temperature_start: Positive | None = None
+    """Value of --temperature at step 0, annealed over --anneal-steps; None: constant."""
+    baseline: Literal["none", "average", "network"] = "none"
+    """Control variate of --estimator tracegraph: none, a running average, or a network."""
+    baseline_learning_rate: Positive = 1e-3
+    """Learning rate of the baseline network."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            self.baseline == "none" or self.estimator == "tracegraph" or ":" in self.estimator,
+            f"--baseline {self.baseline} is of no use to --estimator {self.estimator}: "
+            "leave it out, or add --estimator tracegraph",
+        )
+
+
+S = TypeVar("S", bound=Settings)
+
+
+def restore(settings: type[S], values: Mapping[str, Any]) -> S:
+    """Makes settings from the values that a run's ``config.json`` holds.
+
+    Nothing is imported, whatever the values name.
+
+    Args:
+        settings: The dataclass.
+        values: Values by field name, as JSON has them. A missing field gets its default.
+
+    Raises:
+        InputError: If a name is not a field, or a value is not of its field's type or range.
+    """
+    names = {field.name for field in fields(settings)}
+    for name in values:
+        require(
+            name in names,
+            f"config.json: {brief(name)} is no setting of this version's {settings.__name__}",
+        )
+    try:
+        return settings(**values)
+    except InputError as error:
+        raise InputError(f"config.json: {error}") from error
+
+
+def flag(name: str) -> str:
+    """The command-line flag of the setting ``name``."""
+    return "--" + name.replace("_", "-")
+
+
+def flags_to_arguments(message: str, settings: type[Settings], **others: str) -> str:
+    """Rewrites a message about flags for a caller from Python, who gives keyword arguments.
+
+    Messages are written for the command line, and this is the only place that translates them.
+
+    Args:
+        message: The message of an :class:`InputError`.
+        settings: The dataclass whose fields are the flags.
+        others: Replacements, by field name, of flags that the caller's function does not take.
+
+    Example:
+        >>> flags_to_arguments("--batch-size 7 is odd: give 8, or --no-resume", Settings)
+        'batch_size 7 is odd: give 8, or resume=False'
+    """
+    hints = get_type_hints(settings)
+
+    def argument(match: re.Match[str]) -> str:
+        name = match[1].replace("-", "_")
+        positive = name.removeprefix("no_")
+        if name in others:
+            return others[name]
+        if name in hints:
+            is_switch = hints[name] is bool and not message.startswith(" is ", match.end())
+            return f"{name}=True" if is_switch else name
+        return f"{positive}=False" if positive in hints else match[0]
+
+    return re.sub(r"--([a-z][a-z0-9-]*)", argument, message)
