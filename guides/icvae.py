@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from pyro_models.icvae import ICVAE
 from pyro_models.networks import MLP, Convolutions
 from pyro_models.objective import annealed, penalty
+from pyro_models.shapes import Shape
 from pyro_models.store import GuardedModule
 
 Invariance = Callable[..., Tensor]
@@ -314,3 +315,50 @@ class EchoGuide(Encoder):
         r"""One sample of each code, of shape :math:`(B, D)`; the batch makes the noise."""
         f, s = self.encode(images, c)
         return f + s * self.noise(f, s)
+
+
+def model_and_guide(
+    shape: Shape,
+    c_dim: int,
+    penalty: Invariance | None = None,
+    *,
+    z_dim: int = 2,
+    invariance: Literal["none", "pairwise", "kt", "direct", "echo"] = "none",
+    hidden: tuple[int, ...] = (512, 512),
+    network: Literal["dense", "conv"] = "dense",
+    likelihood: Literal["normal", "bernoulli"] = "normal",
+    likelihood_scale: float = 0.5**0.5,
+    encoder_sees_labels: bool = False,
+    memory: int = 2048,
+    echo_terms: int = 100,
+) -> tuple[ICVAE, GaussianGuide | EchoGuide]:
+    r"""Makes the model and the guide that belong to a penalty.
+
+    Args:
+        shape: The images' height and width.
+        c_dim: The size :math:`C` of the condition; 0 for a VAE.
+        penalty: The penalty of a Gaussian guide, one of :mod:`train.losses`; ``None`` for none.
+        z_dim: The size :math:`D` of a code.
+        invariance: The penalty's name. ``"echo"`` makes a guide with Echo noise and a model without
+            a prior; ``"direct"`` gives the guide a memory.
+        hidden: Widths of the dense layers.
+        network: See :class:`Encoder`.
+        likelihood: See :class:`~pyro_models.icvae.ICVAE`.
+        likelihood_scale: See :class:`~pyro_models.icvae.ICVAE`.
+        encoder_sees_labels: Whether the encoder is given the condition too.
+        memory: The number of earlier codes that ``"direct"`` compares with.
+        echo_terms: The number of other images that make an image's Echo noise.
+
+    Example:
+        >>> model, guide = model_and_guide((28, 28), 10, invariance="echo", echo_terms=5)
+        >>> guide.draw(torch.rand(8, 28, 28), torch.zeros(8, 10)).shape
+        torch.Size([8, 2])
+    """
+    sizes = {"hidden": hidden, "network": network}
+    pixels = {"likelihood": likelihood, "likelihood_scale": likelihood_scale}
+    model = ICVAE(shape, c_dim, z_dim, **sizes, **pixels, prior=invariance != "echo")
+    sizes["sees_c"] = encoder_sees_labels
+    if invariance == "echo":
+        return model, EchoGuide(model, terms=echo_terms, **sizes)
+    memory = memory if invariance == "direct" else 0
+    return model, GaussianGuide(model, penalty, memory=memory, **sizes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import asdict, dataclass, fields
@@ -44,8 +45,9 @@ class SparseSettings(Settings):
 
 def sections(text: str) -> dict[str, str]:
     """The headings of a ``--help``, and the text in their boxes."""
-    boxes = [box.split("╰")[0] for box in text.split("╭─ ")[1:]]
-    return {box.split(" ─")[0]: " ".join(box.replace("│", " ").split()) for box in boxes}
+    # Where there is no terminal, tyro underlines headings and draws no boxes.
+    _, *words = re.split(r"^ ([a-z ]+?) +\n -+ *$", text, flags=re.MULTILINE)
+    return dict(zip(words[::2], (" ".join(box.split()) for box in words[1::2]), strict=True))
 
 
 def help_of(settings: type, capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
@@ -69,7 +71,9 @@ def test_help_has_every_flag_once_under_a_heading(kind, capsys):
     for field in fields(kind):
         name = field.name.replace("_", "-")
         assert words.count(f"--{name}") >= 1
-        owners = [title for title, box in boxes.items() if f" --{name} " in box.replace(",", " ")]
+        owners = [
+            title for title, box in boxes.items() if f" --{name} " in f" {box} ".replace(",", " ")
+        ]
         assert owners, name
     # Help, and a range where there is one.
     assert all(field_helps(kind).get(field.name) for field in fields(kind))
@@ -219,7 +223,7 @@ def test_the_list_of_commands(capsys):
 WITHOUT_TORCH = """
 import contextlib, importlib, io, json, runpy, sys, traceback
 
-HEAVY = ("torch", "torchvision", "pyro", "numpy", "matplotlib", "sklearn")
+HEAVY = ("torch", "torchvision", "pyro", "sklearn")
 
 class Refuse:
     def find_spec(self, name, path=None, target=None):
@@ -246,7 +250,7 @@ print(json.dumps(results))
 
 @pytest.fixture(scope="module")
 def helps() -> dict[str, str]:
-    """What each command says to ``--help`` where neither torch nor NumPy can be imported."""
+    """Runs ``--help`` of each command where torch and Pyro cannot be imported."""
     words = [sys.executable, "-c", WITHOUT_TORCH, "train", *COMMANDS]
     done = subprocess.run(words, capture_output=True, text=True, check=True, timeout=120)
     return json.loads(done.stdout)

@@ -38,7 +38,7 @@ def test_a_default_is_brought_down_and_said(capsys):
 
 def test_what_was_chosen_is_refused_all_at_once(capsys):
     settings = Small(batch_size=80, echo_terms=90)
-    misfits = (fitting.batch(80, 50), fitting.echo_terms(90, 50))
+    misfits = (fitting.batch(80, 50), fitting.echo_terms(90, 50, 50))
     with refused("--batch-size 80", "give 50 or less; --echo-terms 90", "give 49 or less"):
         fitting.fitted(settings, *misfits)
     assert not capsys.readouterr().err
@@ -47,7 +47,7 @@ def test_what_was_chosen_is_refused_all_at_once(capsys):
 def test_what_fits_stays():
     settings = Small(batch_size=50)
     assert fitting.fitted(settings, fitting.batch(50, 50), fitting.code(32, (32, 32))) == settings
-    assert fitting.echo_terms(9, 10) is None
+    assert fitting.echo_terms(9, 10, 10) is None
     assert fitting.stacks({"stack_size": 5, "other_stack_size": None}, {"a": 5}) == []
 
 

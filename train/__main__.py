@@ -5,14 +5,14 @@ from __future__ import annotations
 import sys
 
 COMMANDS = {
-    "train.air": "Train Attend, Infer, Repeat: count and locate the objects of a scene.",
-    "train.icvae": "Train ICVAE: codes that are independent of a known condition.",
-    "train.abc": "Train ABC: embeddings of what varies within sets of images.",
-    "train.acai": "Train ACAI: an autoencoder whose interpolations look real.",
+    "train.air": "Train AIR: count and locate objects in scenes.",
+    "train.icvae": "Train ICVAE: codes independent of a condition.",
+    "train.abc": "Train ABC: embeddings of what varies in sets.",
+    "train.acai": "Train ACAI: an autoencoder that interpolates.",
     "train.ae": "Train a plain or denoising autoencoder.",
-    "train.estimators": "Compare estimators of AIR's ELBO: bias, variance and cost.",
-    "train.compare": "Compare runs of any methods on the same held-out images.",
-    "train.export": "Export the encoder and decoder of a run: torch.export, ONNX.",
+    "train.estimators": "Compare estimators of AIR's ELBO.",
+    "train.compare": "Compare runs on the same held-out images.",
+    "train.export": "Export encoder and decoder: torch.export, ONNX.",
     "train.figures": "Draw the figures of a finished run again.",
 }
 """What each command does, by the name of its module."""

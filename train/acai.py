@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any
 
 from pyro_models.shapes import Shape
 from train.cli import command
-from train.errors import InputError, require
+from train.errors import InputError
 from train.method import Method, sides
-from train.settings import Count, NonNegative, Positive, Range, Settings
+from train.settings.acai import ACAISettings
 
 if TYPE_CHECKING:
     from train.data.labelled import Split
@@ -18,48 +17,6 @@ if TYPE_CHECKING:
     from train.metrics.autoencoding import ACAIWatch
     from train.objective import InterpolationObjective, ReconstructionObjective
     from train.verbs.autoencoder import TrainedAutoencoder
-
-
-@dataclass(frozen=True)
-class ACAISettings(Settings):
-    """Train ACAI: an autoencoder, and a critic that finds mixes of codes by what they decode to.
-
-    --data lines is the benchmark of interpolation: lines at any angle, made as they are needed."""
-
-    FREE: ClassVar = Settings.FREE | {"cluster_starts", "eval_every"}
-
-    steps: Count = 1_500
-    learning_rate: Positive = 5e-4
-    decay: Literal["none", "cosine"] = "cosine"
-    z_dim: Count = 32
-    """Size of the code; of convolutional networks a multiple of its places, 16 of 28x28 images."""
-    network: Literal["conv", "dense"] = "conv"
-    """The paper's convolutions, or dense layers."""
-    depth: Count = 16
-    """Channels of the first convolutions; twice as many after each halving."""
-    hidden: tuple[Count, ...] = (1000, 1000)
-    """Widths of the dense encoder's and critic's layers; the decoder's are the other way round."""
-    dropout: Annotated[float, Range(0, 0.95)] = 0.0
-    """Share of the dense layers' units that a step leaves out."""
-    critic: bool = True
-    """Train with a critic; without, it is the same autoencoder alone."""
-    critic_weight: NonNegative = 0.5
-    """Weight of what the critic finds, beside the autoencoder's squared error a pixel; 0.125 in
-    the paper."""
-    critic_blend: Annotated[float, Range(0, 1)] = 0.2
-    """How much of the image is in the reconstructions that the critic is to call unmixed."""
-    mixing: Annotated[float, Range(0, 0.5)] = 0.5
-    """Largest share of the lesser code in a mix."""
-    cluster_starts: Count = 50
-    """How often k-means starts when clusters are measured."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(
-            not self.critic or self.local_batch_size > 1,
-            f"--batch-size {self.batch_size}: mixing needs a partner: give 2 or more a process, "
-            "or --no-critic",
-        )
 
 
 class ACAI(Method):

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any
 
 from train.cli import command
 from train.method import Method
-from train.settings import Count, NonNegative, Positive, Settings, Whole
+from train.settings.ae import AESettings
 
 if TYPE_CHECKING:
     from train.data.labelled import ValidationSplit
@@ -16,33 +15,6 @@ if TYPE_CHECKING:
     from train.metrics.autoencoding import AEWatch
     from train.objective import ReconstructionObjective
     from train.verbs.autoencoder import TrainedAutoencoder
-
-
-@dataclass(frozen=True)
-class AESettings(Settings):
-    """Train an autoencoder: codes that are small and decode back."""
-
-    FREE: ClassVar = Settings.FREE | {"cluster_starts"}
-
-    steps: Count = 5_000
-    batch_size: Count = 128
-    learning_rate: Positive = 1e-3
-    decay: Literal["none", "cosine"] = "cosine"
-    # Of few images the best weights are early ones, and an evaluation takes little.
-    eval_every: Count = 250
-    z_dim: Count = 10
-    """Size of the code."""
-    network: Literal["conv", "dense"] = "dense"
-    """A small convolutional encoder with a larger decoder, or dense layers."""
-    hidden: tuple[Count, ...] = (1000, 500)
-    """Widths of the dense encoder's layers; the decoder's are the other way round."""
-    noise: NonNegative = 0.0
-    """Standard deviation of noise on what the encoder sees; above 0 it is a denoising one."""
-    patience: Whole | None = None
-    """Evaluations that may pass without a lower error on validation images before training stops;
-    None for all steps."""
-    cluster_starts: Count = 50
-    """How often k-means starts when clusters are measured."""
 
 
 class AE(Method):

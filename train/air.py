@@ -2,63 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from train.cli import command
 from train.method import ELBOMethod
-from train.settings import Count, EstimatorSettings, Positive, Probability, SceneSettings, Whole
+from train.settings.air import AIRSettings
 
 if TYPE_CHECKING:
-    from pyro.infer import ELBO
-
     from train.data.scenes import ScenesSplit
     from train.metrics.counting import AIRWatch
     from train.objective import ELBOObjective
     from train.verbs.scenes import TrainedAIR
-
-
-@dataclass(frozen=True)
-class AIRSettings(EstimatorSettings, SceneSettings):
-    """Train Attend, Infer, Repeat: scenes of several objects, counted and found unsupervised."""
-
-    FREE: ClassVar = EstimatorSettings.FREE | {"eval_every", "iw_particles", "iw_scenes"}
-
-    learning_rate: Positive = 1e-3
-    """Adam's step size."""
-    decay: Literal["none", "cosine"] = "cosine"
-    """How the learning rate falls over the steps: not at all, or as half a cosine down to zero."""
-    max_objects: Count = 3
-    """Largest number of objects that the model can find."""
-    window_size: Count = 24
-    """Side of an object's window in pixels."""
-    window_scale: tuple[Positive, Positive] = (2.6, 0.1)
-    """Prior median and deviation of how many windows fit across the canvas."""
-    what_dim: Count = 20
-    """Features of an object's appearance."""
-    what_hidden: Count = 400
-    """Hidden units of the window's encoder and decoder."""
-    decoder_bias: float = -3.0
-    """Added to the decoder's logits; below 0, windows are mostly empty at first."""
-    guide: Literal["residual", "recurrent"] = "residual"
-    """Whether a step sees what is left to explain, or the whole image as in the paper."""
-    guide_hidden: Count = 256
-    """Hidden units and state of the guide."""
-    anchors: Whole = 9
-    """Side of the grid of places that compete for a step; 0 for none, as in the paper."""
-    likelihood_scale: Positive = 0.4
-    """Standard deviation of a pixel given the objects."""
-    presence_prior: Probability = 0.001
-    """Prior probability of one more object."""
-    presence_prior_start: Probability | None = 0.3
-    """Where that probability starts when it is annealed; None for no annealing."""
-    count_prior: Literal["steps", "geometric"] = "steps"
-    """Whether it holds at each step, or makes the count geometric up to the largest."""
-    iw_particles: Count = 100
-    """Draws a scene in the importance-weighted bound."""
-    iw_scenes: Count = 1_000
-    """Held-out scenes on which that bound is measured, from the first."""
 
 
 class AIR(ELBOMethod):
@@ -110,9 +65,6 @@ class AIR(ELBOMethod):
             annealed=schedule(settings, "beta", "presence_prior", *annealed_names(estimator)),
             rates=[(baseline, settings.baseline_learning_rate)] if baseline else [],
         )
-
-    def estimator(self, settings: AIRSettings, make: Callable[..., ELBO]) -> ELBO:
-        return make(settings.estimator, settings.particles)
 
     def watch(self, settings: AIRSettings, data: ScenesSplit, objective: ELBOObjective) -> AIRWatch:
         from train.metrics.counting import AIRWatch

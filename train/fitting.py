@@ -7,6 +7,7 @@ from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from pyro_models.shapes import Shape
+from train import processes
 from train.errors import note, require
 from train.settings import Settings
 
@@ -76,22 +77,23 @@ def batch(size: int, images: int, processes: int = 1) -> Misfit | None:
     return Misfit("batch_size", most, problem, f"give {most} or less")
 
 
-def echo_terms(terms: int, share: int, held_out: int | None = None) -> Misfit | None:
+def echo_terms(terms: int, batch_size: int, held_out: int) -> Misfit | None:
     """More of Echo's terms than there are other images.
 
     Args:
         terms: Other images that make an image's noise.
-        share: Images of a batch that a process has.
-        held_out: Held-out images, if the noise is to be made of them too.
+        batch_size: Images of a batch, of which each process has an equal part.
+        held_out: Held-out images.
     """
-    there = share if held_out is None else min(share, held_out)
-    if terms < there:
+    local = batch_size // processes.size()
+    images = min(local, held_out)
+    if terms < images:
         return None
-    where = f"a batch has {share} images"
-    if held_out is not None:
-        where += f", and only {held_out} images are held out"
-    problem = f"--echo-terms {terms} is not below the images that there are ({where})"
-    return Misfit("echo_terms", max(there - 1, 1), problem, f"give {there - 1} or less")
+    problem = (
+        f"--echo-terms {terms} is not below the images that there are (a batch has {local} images, "
+        f"and only {held_out} images are held out)"
+    )
+    return Misfit("echo_terms", max(images - 1, 1), problem, f"give {images - 1} or less")
 
 
 def stacks(sizes: Mapping[str, int | None], sets: Mapping[int | str, int]) -> list[Misfit]:
@@ -122,6 +124,14 @@ def stacks(sizes: Mapping[str, int | None], sets: Mapping[int | str, int]) -> li
         problem = f"{flag} {size} is larger than {', '.join(small)}"
         misfits.append(Misfit(name, fewest, problem, "give less, or add --replacement"))
     return misfits
+
+
+def require_classes(invariance: str, classes: int) -> None:
+    """Raises :class:`InputError` if a penalty needs classes and the labels are quantities."""
+    require(
+        classes > 0 or invariance != "direct",
+        "--invariance direct needs classes, but the labels are quantities: give another one",
+    )
 
 
 def withheld(labels: Sequence[str], sets: Sets, *, least: int) -> Misfit | None:

@@ -234,6 +234,24 @@ INVARIANCES = {
 """Invariance terms by their names on the command line, called with (z, mu, log_variance, c)."""
 
 
+def penalty_weights(
+    invariance: str, weight: Callable[[Tensor], Tensor]
+) -> dict[str, Callable[[Tensor], Tensor]]:
+    """Returns the keyword arguments of ICVAE's guide and model that a penalty's weight sets.
+
+    The bounds of Moyer et al. (2018) and Echo's rate trade against the reconstruction, whose weight
+    is then one plus the penalty's.
+
+    Args:
+        invariance: The penalty's name; ``"none"`` has no weight.
+        weight: The penalty's weight as a function of the steps done.
+    """
+    weights = {} if invariance == "none" else {"invariance": weight}
+    if invariance in ("pairwise", "kt", "echo"):
+        weights["reconstruction"] = lambda step: 1 + weight(step)
+    return weights
+
+
 Similarity = Literal["l2sq", "l2", "l1", "linf", "cosine"]
 """Similarities of embeddings: see :func:`similarity`."""
 

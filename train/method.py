@@ -69,10 +69,12 @@ class Method(ABC):
     Attributes:
         name: Its name: ``config.json`` has it, and run folders are called by it.
         settings: The dataclass of its settings.
+        needs_labels: Whether data without labels are refused.
     """
 
     name: ClassVar[str]
     settings: ClassVar[type[Settings]]
+    needs_labels: ClassVar[bool] = False
 
     @abstractmethod
     def build(self, settings: Any, inputs: Mapping[str, Any]) -> Objective:
@@ -91,7 +93,10 @@ class Method(ABC):
         """Loads the data, a named tuple with fields ``train`` and ``held_out`` at least."""
         from train.data import datasets
 
-        return datasets.load(settings.data, settings.data_dir, settings.evaluate_on)
+        data = datasets.load(settings.data, settings.data_dir, settings.evaluate_on)
+        if self.needs_labels:
+            data.train.require_labels()
+        return data
 
     def misfits(self, settings: Any, data: Any) -> Sequence[Misfit | None]:
         """Settings that the data are too few or too small for: see :mod:`train.fitting`."""
@@ -218,9 +223,15 @@ class Method(ABC):
 class ELBOMethod(Method):
     """A Pyro model and guide, with an estimator of their ELBO that the settings name.
 
-    Its settings have ``estimator``, and :meth:`build` returns an
+    Its settings have ``estimator``, and may have ``particles``. :meth:`build` returns an
     :class:`~train.objective.ELBOObjective` with the estimator of :meth:`estimator`.
+
+    Attributes:
+        estimators: The names that the settings may give; ``None`` for all of
+            :data:`train.estimators.ESTIMATORS`. A class of one's own is never refused by its name.
     """
+
+    estimators: ClassVar[Sequence[str] | None] = None
 
     def estimator(self, settings: Any, make: Callable[..., ELBO]) -> ELBO:
         """Makes the estimator that the settings name.
@@ -230,7 +241,8 @@ class ELBOMethod(Method):
             make: :func:`train.estimators.make`, which imports an estimator of one's own, or
                 :func:`train.estimators.restored`, which does not.
         """
-        return make(settings.estimator)
+        names = {} if self.estimators is None else {"names": self.estimators}
+        return make(settings.estimator, getattr(settings, "particles", None), **names)
 
     def use_estimator(self, settings: Any, objective: ELBOObjective) -> None:
         """Imports the estimator that the settings name, and sets it in an objective."""

@@ -36,13 +36,20 @@ class Condition:
             object.__setattr__(self, "values", Classes(tuple(range(self.classes))))
 
     @classmethod
-    def fit(cls, train: Images, held_out: Images) -> Condition:
+    def fit(cls, train: Images, held_out: Images, *, optional: bool = False) -> Condition:
         """Returns the condition for the classes, or the mean and scale, of the training split.
 
+        Args:
+            train: Training images.
+            held_out: Held-out images.
+            optional: Whether images without labels have the condition :meth:`none`.
+
         Raises:
-            InputError: If there are no labels, they are constant, or a held-out label is of a
-                class that is not in the training split.
+            InputError: If labels are missing or constant, or a held-out label is of a class that is
+                not in the training split.
         """
+        if optional and train.values is None:
+            return cls.none()
         require(
             train.labels is not None or train.values is None,
             "--data: labels of several columns must be quantities, and these are text: give one "

@@ -84,9 +84,9 @@ class Images:
         return Split(*(self.select(torch.from_numpy(rows)) for rows in indices))
 
     def batches(
-        self, batch_size: int, seed: int, device: torch.device | str
+        self, batch_size: int, seed: int, device: torch.device | str, *others: Tensor
     ) -> Callable[[int], tuple[Tensor, ...]]:
-        r"""Returns a function from a step to its batch: a tuple of images.
+        r"""Returns a function from a step to its batch: images, and the same rows of ``others``.
 
         The images are of shape :math:`(B, H, W)`, float32, in [0, 1].
 
@@ -94,11 +94,12 @@ class Images:
             batch_size: Images in a batch, :math:`B`.
             seed: Seed of the order of the images.
             device: Device of the batches.
+            others: Further tensors with a row for each image, of shape :math:`(M, *)`.
 
         Raises:
             InputError: If a batch is larger than :attr:`max_batch_size`.
         """
-        return Batches((self.images,), batch_size, seed, device)
+        return Batches((self.images, *others), batch_size, seed, device)
 
     def require_labels(self) -> None:
         """Raises :class:`InputError` if there are no labels."""

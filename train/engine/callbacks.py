@@ -19,15 +19,15 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tqdm import tqdm
 
 from train.engine import disk
-from train.errors import InputError, first_line, note
+from train.engine.tensorboard import tensorboard_writer
+from train.errors import first_line, note
 
 if TYPE_CHECKING:
-    from train.engine.loop import FitResult
     from train.engine.runs import Run
     from train.settings import Settings
 
@@ -35,6 +35,25 @@ SECONDS = 10.0
 """The shortest time between two lines of progress, in seconds."""
 LINES = 20
 """The largest number of lines of progress in a run, approximately."""
+
+
+class FitResult(NamedTuple):
+    """The result of a finished run.
+
+    Attributes:
+        steps: The number of optimiser steps, including those before a resume.
+        warm_up_seconds: Seconds spent before the first step, on checks and compiling; including
+            those before a resume.
+        train_seconds: Seconds spent in steps, without evaluations and checkpoints.
+        examples_per_second: Training examples per second of ``train_seconds``.
+        device: The device of the training, as PyTorch names it.
+    """
+
+    steps: int
+    warm_up_seconds: float
+    train_seconds: float
+    examples_per_second: float
+    device: str
 
 
 class Callback:
@@ -214,21 +233,6 @@ class TensorBoard(Callback):
     def end(self, result: FitResult | None) -> None:
         if self.writer is not None:
             self.writer.close()
-
-
-def tensorboard_writer() -> Any:
-    """Imports TensorBoard's ``SummaryWriter``.
-
-    Raises:
-        InputError: If TensorBoard is not installed.
-    """
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise InputError(
-            "--tensorboard needs TensorBoard: pip install 'structured-latents[tensorboard]'"
-        ) from None
-    return SummaryWriter
 
 
 class ProgressBar(Callback):

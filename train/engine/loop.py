@@ -6,14 +6,13 @@ import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import NamedTuple
 
 import torch
 
 from train import processes
 from train.engine import parallel
 from train.engine.best import Best
-from train.engine.callbacks import Callback, Running, running
+from train.engine.callbacks import Callback, FitResult, Running, running
 from train.engine.runs import Run
 from train.engine.state import TrainState
 from train.errors import Interrupted
@@ -22,25 +21,6 @@ from train.settings import Settings
 
 STARTING = 32
 """The number of batches that ``Objective.start`` may read before the first step."""
-
-
-class FitResult(NamedTuple):
-    """The result of a finished run.
-
-    Attributes:
-        steps: The number of optimiser steps, including those before a resume.
-        warm_up_seconds: Seconds spent before the first step, on checks and compiling; including
-            those before a resume.
-        train_seconds: Seconds spent in steps, without evaluations and checkpoints.
-        examples_per_second: Training examples per second of ``train_seconds``.
-        device: The device of the training, as PyTorch names it.
-    """
-
-    steps: int
-    warm_up_seconds: float
-    train_seconds: float
-    examples_per_second: float
-    device: str
 
 
 def fit(

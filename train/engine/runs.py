@@ -18,12 +18,12 @@ from torch import nn
 
 from train import processes
 from train.engine import disk
-from train.engine.callbacks import tensorboard_writer
 from train.engine.checkpoints import Checkpoints
 from train.engine.history import MetricsLog, Stages
 from train.engine.provenance import git_commit, library_versions
 from train.engine.resuming import require_resumable
 from train.engine.saved import weights_file
+from train.engine.tensorboard import tensorboard_writer
 from train.errors import InputError, first_line, require
 from train.settings import Settings
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar, get_type_hints
 
 from train import processes
+from train.data import catalogue
 from train.errors import InputError, brief, require
 from train.settings.values import Count, NonNegative, Positive, Whole, convert, problem
 
@@ -43,6 +44,9 @@ class Settings:
     """Headings of ``--help`` in order, and the fields under each. A subclass may list the fields
     that it adds in a ``GROUPS`` of its own. Fields that no class lists stand under "model"."""
 
+    HELPS: ClassVar[Mapping[str, str]] = {"data": f"Images to train on: {catalogue.HELP}"}
+    """Helps that are not written below a field."""
+
     FREE: ClassVar[frozenset[str]] = frozenset(
         {
             *("checkpoint_every", "compile", "data_dir", "device", "keep_checkpoints"),
@@ -53,8 +57,6 @@ class Settings:
     them. A method adds ``eval_every``, unless it keeps the weights of its best evaluation."""
 
     data: str = "mnist5k"
-    """Images to train on. mnist5k: 5,000 digits, which need no download. mnist, fashion-mnist and
-    kmnist are downloaded once. Or the path of your own .npz file or folder of images."""
     data_dir: Path = Path("data")
     """Folder of downloaded data sets."""
     evaluate_on: Literal["test", "validation"] = "test"
@@ -114,6 +116,10 @@ class Settings:
             not self.resume or self.run_dir is not None,
             "--resume needs to know which run: add --run-dir DIR",
         )
+
+    def select(self, *names: str) -> dict[str, Any]:
+        """Returns some of the settings, by name."""
+        return {name: getattr(self, name) for name in names}
 
     @property
     def local_batch_size(self) -> int:

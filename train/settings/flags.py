@@ -107,6 +107,7 @@ def field_helps(settings: type) -> dict[str, str]:
                     ast.Expr(value=ast.Constant(value=str(text))),
                 ):
                     helps[name] = " ".join(text.split())
+        helps |= vars(base).get("HELPS", {})
     return helps
 
 

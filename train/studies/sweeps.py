@@ -12,7 +12,7 @@ from train.engine.runs import Run
 from train.engine.saved import run_once
 
 if TYPE_CHECKING:
-    from train.icvae import ICVAESettings
+    from train.settings.icvae import ICVAESettings
 
 MEASURES = (
     "leakage",

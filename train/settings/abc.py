@@ -1,0 +1,81 @@
+"""The settings of ABC."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from train.errors import require
+from train.settings.common import Settings
+from train.settings.values import Count, Positive, Whole
+
+
+@dataclass(frozen=True)
+class ABCSettings(Settings):
+    """Train ABC: embeddings of what varies within sets of images, by corresponding sets."""
+
+    FREE: ClassVar = Settings.FREE | {"eval_every"}
+    GROUPS: ClassVar = {
+        "data": (
+            *("stack_size", "other_stack_size", "withheld", "curated", "replacement"),
+            "set_column",
+        ),
+        "loss": ("similarity", "temperature", "views"),
+    }
+
+    steps: Count = 1_000
+    learning_rate: Positive = 1e-3
+    decay: Literal["none", "cosine"] = "cosine"
+    batch_size: Count = 1
+    """Pairs of stacks per step."""
+    stack_size: Count = 256
+    """Images in a stack."""
+    other_stack_size: Count | None = None
+    """Images in the second stack of a pair; None: as many as in the first."""
+    withheld: tuple[str | int, ...] = ("9",)
+    """Sets that are not trained on, by their labels in the data; --withheld alone: none."""
+    curated: Literal["both", "one"] = "both"
+    """Stacks of a pair that are of a single set. both: both. one: the first; the second has images
+    of any set (ABC-X)."""
+    replacement: bool = False
+    """Draw a stack with replacement. Sets may then be smaller than a stack."""
+    set_column: Whole = 0
+    """Column of the labels, from 0, that names an image's set."""
+    similarity: Literal["l2sq", "l2", "l1", "linf", "cosine"] = "l2sq"
+    """Similarity of two embeddings: minus the squared Euclidean distance (l2sq) or a distance, or
+    the cosine."""
+    temperature: Positive = 1.0
+    """Temperature of the softmax over similarities."""
+    views: Literal[1, 2] = 2
+    """2: augment each image twice (shift, brightness); one view queries, the other is the target.
+    1: no augmentation."""
+    embed_dim: Count = 4
+    """Size of an embedding."""
+    network: Literal["strided", "deep"] = "strided"
+    """Embedder. strided: three strided convolutions. deep: five convolutions, at eight times the
+    cost."""
+    normalise: bool = False
+    """Normalise embeddings to unit length."""
+    channels: Count = 32
+    """Channels of the convolutions."""
+    hidden: Count = 128
+    """Width of the dense layer."""
+
+    def __post_init__(self) -> None:
+        # A label is compared as it is written, so that 007 is not 7.
+        if isinstance(self.withheld, tuple):
+            object.__setattr__(self, "withheld", tuple(map(str, self.withheld)))
+        super().__post_init__()
+        require(
+            min(self.sizes) > 1,
+            f"--stack-size {min(self.sizes)}: a stack of one has nothing to be told from: give 2",
+        )
+        require(
+            not self.normalise or self.embed_dim > 1,
+            "--normalise leaves --embed-dim 1 nothing but a sign: give 2 or more, or leave it out",
+        )
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """The sizes of the two stacks of a pair."""
+        return self.stack_size, self.other_stack_size or self.stack_size

@@ -1,0 +1,38 @@
+"""The settings of the plain autoencoder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from train.settings.common import Settings
+from train.settings.values import Count, NonNegative, Positive, Whole
+
+
+@dataclass(frozen=True)
+class AESettings(Settings):
+    """Train a plain or denoising autoencoder."""
+
+    FREE: ClassVar = Settings.FREE | {"cluster_starts"}
+    GROUPS: ClassVar = {"training": ("patience",), "evaluation": ("cluster_starts",)}
+
+    steps: Count = 5_000
+    batch_size: Count = 128
+    learning_rate: Positive = 1e-3
+    decay: Literal["none", "cosine"] = "cosine"
+    # With few images the best weights are early ones, and an evaluation takes little time.
+    eval_every: Count = 250
+    z_dim: Count = 10
+    """Size of the code."""
+    network: Literal["conv", "dense"] = "dense"
+    """Networks. conv: a small convolutional encoder and a larger decoder. dense: dense layers."""
+    hidden: tuple[Count, ...] = (1000, 500)
+    """Widths of the dense encoder's hidden layers; the decoder's are the same in reverse."""
+    noise: NonNegative = 0.0
+    """Standard deviation of Gaussian noise added to the encoder's input; above 0 the autoencoder is
+    a denoising one."""
+    patience: Whole | None = None
+    """Stop after this many evaluations in a row without a lower error on validation images; None:
+    train for all steps."""
+    cluster_starts: Count = 50
+    """Number of random restarts of k-means in the cluster measure."""

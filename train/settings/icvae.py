@@ -1,0 +1,81 @@
+"""The settings of ICVAE."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from train.errors import require
+from train.settings.common import ELBOSettings
+from train.settings.values import Count, NonNegative, Positive, Whole
+
+
+@dataclass(frozen=True)
+class ICVAESettings(ELBOSettings):
+    """Train ICVAE: a conditional VAE whose codes are independent of the condition."""
+
+    FREE: ClassVar = ELBOSettings.FREE | {"eval_every"}
+    GROUPS: ClassVar = {
+        "loss": ("estimator", "invariance", "weight", "weight_start", "memory", "echo_terms"),
+        "training": ("sweep",),
+    }
+
+    steps: Count = 2_500
+    batch_size: Count = 256
+    learning_rate: Positive = 1e-3
+    decay: Literal["none", "cosine"] = "cosine"
+    beta: Positive = 0.1
+    estimator: str = "meanfield"
+    """Estimator of the ELBO. meanfield: exact KL divergences. tracegraph: KL divergences at the
+    draw, as Pyro's TraceGraph_ELBO. Or your own, as module:Class."""
+    z_dim: Count = 2
+    """Size of the code z."""
+    condition: Literal["labels", "none"] = "labels"
+    """Condition c of the decoder. labels: the labels of the data. none: no condition, which makes
+    the model a VAE."""
+    invariance: Literal["none", "pairwise", "kt", "direct", "echo"] = "direct"
+    """Penalty on what codes tell of labels. none: a CVAE. pairwise: mean pairwise KL divergence
+    between codes, the paper's bound. kt: Kolchinsky and Tracey's bound. direct: an estimate of
+    I(z; c) itself. echo: Echo noise with its exact information."""
+    weight: NonNegative = 10.0
+    """Weight of that penalty. With pairwise, kt and echo the reconstruction has 1 plus it."""
+    weight_start: NonNegative | None = None
+    """Value of --weight at step 0, annealed over --anneal-steps; None: constant."""
+    memory: Whole = 2048
+    """Number of codes of earlier batches with which --invariance direct compares a batch."""
+    network: Literal["dense", "conv"] = "dense"
+    """Networks. dense: dense layers. conv: convolutions before them, and after them in the
+    decoder."""
+    hidden: tuple[Count, ...] = (512, 512)
+    """Widths of the dense layers."""
+    encoder_sees_labels: bool = False
+    """Give the encoder the labels too."""
+    likelihood: Literal["normal", "bernoulli"] = "normal"
+    """Distribution of a pixel."""
+    likelihood_scale: Positive = 0.5**0.5
+    """Standard deviation of a Normal pixel. With the default, the negative log-likelihood is the
+    squared error plus a constant."""
+    echo_terms: Count = 100
+    """Number of other images that make an image's Echo noise. A batch needs more images."""
+    sweep: tuple[NonNegative, ...] = ()
+    """Weights to train with, one run each, beside a VAE and a CVAE; writes a table and a figure."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        compares = self.invariance in ("pairwise", "kt", "direct")
+        require(
+            not compares or self.local_batch_size > 1,
+            f"--batch-size {self.batch_size}: --invariance {self.invariance} compares images of a "
+            "process' batch: give more",
+        )
+        require(
+            self.invariance != "echo" or self.local_batch_size > self.echo_terms,
+            f"--batch-size {self.batch_size} is too small for --echo-terms {self.echo_terms}: "
+            "Echo's noise is made of that many others",
+        )
+        require(
+            self.condition == "labels" or self.invariance == "none",
+            f"--condition none: there is nothing for --invariance {self.invariance} to keep out",
+        )
+        require(bool(self.hidden), "--hidden is empty: give at least one width")
+        require(not (self.sweep and self.resume), "--sweep goes on by itself: leave --resume out")
