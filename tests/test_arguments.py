@@ -1,4 +1,4 @@
-"""Codes and numbers that a person gives to verbs: of any type they come in, or refused."""
+"""Arguments of a trained model's methods: codes and integers of any type, or a refusal."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ CODES = torch.tensor([[0.5, -1.0, 2.0], [3.0, 0.0, -0.25]])
     ],
 )
 def test_codes_of_any_type(given):
-    found = as_codes(given, 3, torch.device("cpu"))
-    assert found.dtype == torch.float32
-    assert not found.requires_grad
-    torch.testing.assert_close(found, CODES)
+    codes = as_codes(given, 3, torch.device("cpu"))
+    assert codes.dtype == torch.float32
+    assert not codes.requires_grad
+    torch.testing.assert_close(codes, CODES)
 
 
 @pytest.mark.parametrize(
@@ -46,13 +46,13 @@ def test_codes_of_any_type(given):
         (CODES / 0, "not finite"),
     ],
 )
-def test_codes_that_are_none(given, words):
+def test_codes_that_are_refused(given, words):
     with refused(words):
         as_codes(given, 3, torch.device("cpu"))
 
 
 def test_whole_numbers():
-    assert [whole("n", each) for each in (2, np.int64(2), torch.tensor(2))] == [2, 2, 2]
+    assert [whole("n", value) for value in (2, np.int64(2), torch.tensor(2))] == [2, 2, 2]
     for value, words in ((0, "n is 0: give 1 or more"), (2.5, "n is 2.5: give a whole number")):
         with refused(words):
             whole("n", value)
