@@ -1,4 +1,4 @@
-"""Sizes that data are too few or too small for."""
+"""Settings that are impossible with the data: lowered where they are defaults, else refused."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from train.settings import Settings
 
 @dataclass(frozen=True)
 class Small(Settings):
-    """What is common to methods, and a size of one of them."""
+    """The common settings, and one of ICVAE."""
 
     echo_terms: int = 100
 
 
-def test_a_default_is_brought_down_and_said(capsys):
+def test_a_default_is_lowered_with_a_note(capsys):
     misfits = (fitting.batch(64, 50), fitting.echo_terms(100, 50, 12), None)
     settings = fitting.fitted(Small(), *misfits)
     assert (settings.batch_size, settings.echo_terms) == (50, 11)
     first, second = capsys.readouterr().err.splitlines()
     assert first == (
-        "note: --batch-size 64 is larger than the 50 training examples: 50 is taken in place of "
+        "note: --batch-size 64 is larger than the 50 training examples: 50 is used in place of "
         "the default"
     )
     assert second.startswith("note: --echo-terms 100")
     assert "12 images are held out" in second
 
 
-def test_what_was_chosen_is_refused_all_at_once(capsys):
+def test_chosen_values_are_refused_in_one_message(capsys):
     settings = Small(batch_size=80, echo_terms=90)
     misfits = (fitting.batch(80, 50), fitting.echo_terms(90, 50, 50))
     with refused("--batch-size 80", "give 50 or less; --echo-terms 90", "give 49 or less"):
@@ -44,21 +44,21 @@ def test_what_was_chosen_is_refused_all_at_once(capsys):
     assert not capsys.readouterr().err
 
 
-def test_what_fits_stays():
+def test_possible_settings_do_not_change():
     settings = Small(batch_size=50)
     assert fitting.fitted(settings, fitting.batch(50, 50), fitting.code(32, (32, 32))) == settings
     assert fitting.echo_terms(9, 10, 10) is None
     assert fitting.stacks({"stack_size": 5, "other_stack_size": None}, {"a": 5}) == []
 
 
-def test_several_processes_share_a_batch_out_evenly():
+def test_a_lowered_batch_is_a_multiple_of_the_processes():
     assert fitting.batch(64, 50, processes=4).fits == 48
 
 
 @pytest.mark.parametrize(
     ("z_dim", "shape", "nearest"), [(32, (24, 24), 36), (32, (16, 48), 48), (12, (20, 12), 15)]
 )
-def test_codes_have_as_many_numbers_as_places(z_dim, shape, nearest):
+def test_the_code_is_a_multiple_of_its_positions(z_dim, shape, nearest):
     from pyro_models.acai import convolutional
 
     misfit = fitting.code(z_dim, shape)

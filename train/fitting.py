@@ -1,4 +1,8 @@
-"""Sizes that data are too few or too small for: brought down, or refused all at once."""
+"""Fits settings to the data: lowers defaults that the data do not allow, refuses chosen values.
+
+A function for each kind of setting returns a :class:`Misfit`, or None if the value is possible.
+:func:`fitted` applies them.
+"""
 
 from __future__ import annotations
 
@@ -18,14 +22,14 @@ S = TypeVar("S", bound=Settings)
 
 
 class Misfit(NamedTuple):
-    """A setting that does not fit the data.
+    """A setting whose value is impossible with the data.
 
     Attributes:
-        setting: Its name.
-        fits: The value nearest to it that does.
-        problem: What is wrong, with the setting's flag and value.
-        remedy: What to do.
-        instead: What is done in place of a default.
+        setting: The setting's name.
+        fits: The nearest possible value.
+        problem: What is wrong; names the flag and its value.
+        remedy: What to give instead, for the error message.
+        instead: What is done if the value is the default, for the note; empty: a standard text.
     """
 
     setting: str
@@ -36,39 +40,42 @@ class Misfit(NamedTuple):
 
 
 def fitted(settings: S, *misfits: Misfit | None) -> S:
-    """Settings that fit the data.
+    """Returns settings that are possible with the data.
 
-    A setting that has its default is changed, and a line says so: nobody asked for it. One that a
-    person chose is refused.
+    A setting that has its default value is changed, and a note says so. Another value was chosen,
+    and is refused.
 
     Args:
-        settings: What a person gave.
-        misfits: What does not fit; None for what does.
+        settings: The settings.
+        misfits: The settings that do not fit; None is ignored.
 
     Raises:
-        InputError: If a misfit is none of a default; its line names all of them.
+        InputError: If a value that is not the default does not fit. The message names all of them.
     """
-    wrong = [each for each in misfits if each is not None]
+    wrong = [misfit for misfit in misfits if misfit is not None]
     defaults = {field.name: field.default for field in fields(settings)}
-    chosen = [each for each in wrong if getattr(settings, each.setting) != defaults[each.setting]]
-    require(not chosen, "; ".join(f"{each.problem}: {each.remedy}" for each in chosen))
-    for each in wrong:
-        note(f"{each.problem}: {each.instead or f'{each.fits} is taken in place of the default'}")
+    chosen = [
+        misfit for misfit in wrong if getattr(settings, misfit.setting) != defaults[misfit.setting]
+    ]
+    require(not chosen, "; ".join(f"{misfit.problem}: {misfit.remedy}" for misfit in chosen))
+    for misfit in wrong:
+        instead = misfit.instead or f"{misfit.fits} is used in place of the default"
+        note(f"{misfit.problem}: {instead}")
     return replace(settings, **changes(*wrong))
 
 
 def changes(*misfits: Misfit | None) -> dict[str, Any]:
-    """By their names, what settings that do not fit would have to be."""
-    return {each.setting: each.fits for each in misfits if each is not None}
+    """Returns the nearest possible values of settings that do not fit, by setting name."""
+    return {misfit.setting: misfit.fits for misfit in misfits if misfit is not None}
 
 
 def batch(size: int, images: int, processes: int = 1) -> Misfit | None:
-    """A batch that is larger than the training split.
+    """Checks that a batch is no larger than the training split.
 
     Args:
-        size: Examples a step.
-        images: Training examples.
-        processes: How many processes share a batch out evenly.
+        size: The batch size.
+        images: The number of training examples.
+        processes: The number of processes. The nearest possible size is a multiple of it.
     """
     most = max(images - images % processes, processes)
     if size <= images:
@@ -78,51 +85,49 @@ def batch(size: int, images: int, processes: int = 1) -> Misfit | None:
 
 
 def echo_terms(terms: int, batch_size: int, held_out: int) -> Misfit | None:
-    """More of Echo's terms than there are other images.
+    """Checks that Echo's noise of an image is made of fewer images than there are others.
 
     Args:
-        terms: Other images that make an image's noise.
-        batch_size: Images of a batch, of which each process has an equal part.
-        held_out: Held-out images.
+        terms: The number of other images that make an image's noise.
+        batch_size: The batch size over all processes. Echo uses the images of one process.
+        held_out: The number of held-out images.
     """
     local = batch_size // processes.size()
     images = min(local, held_out)
     if terms < images:
         return None
     problem = (
-        f"--echo-terms {terms} is not below the images that there are (a batch has {local} images, "
-        f"and only {held_out} images are held out)"
+        f"--echo-terms {terms} is not below the number of images (a batch of a process has {local} "
+        f"images, and only {held_out} images are held out)"
     )
     return Misfit("echo_terms", max(images - 1, 1), problem, f"give {images - 1} or less")
 
 
 def stacks(sizes: Mapping[str, int | None], sets: Mapping[int | str, int]) -> list[Misfit]:
-    """Stacks that are larger than a set.
+    """Checks that no stack is larger than a set.
 
     Args:
-        sizes: By the settings' names, the sizes of stacks; None for one that is as the other.
-        sets: How many images each set has, by the set's label.
+        sizes: Sizes of stacks, by setting name; None is ignored.
+        sets: The number of images of each set, by the set's label.
 
     Raises:
-        InputError: If a set has a single image, for which no stack is small enough.
+        InputError: If a set has a single image: a stack has at least 2.
     """
-    fewest = min(sets.values())
-    alone = [label for label, number in sets.items() if number < 2]
+    smallest = min(sets.values())
+    single = [label for label, count in sets.items() if count < 2]
     require(
-        not alone,
-        f"set {next(iter(alone), '')} has a single image, and a stack needs 2: leave it out, or "
+        not single,
+        f"set {next(iter(single), '')} has a single image, and a stack needs 2: leave it out, or "
         "add --replacement",
     )
     misfits = []
     for name, size in sizes.items():
-        if size is None or size <= fewest:
+        if size is None or size <= smallest:
             continue
-        small = [
-            f"set {label} ({number} images)" for label, number in sets.items() if number < size
-        ]
+        small = [f"set {label} ({count} images)" for label, count in sets.items() if count < size]
         flag = "--" + name.replace("_", "-")
         problem = f"{flag} {size} is larger than {', '.join(small)}"
-        misfits.append(Misfit(name, fewest, problem, "give less, or add --replacement"))
+        misfits.append(Misfit(name, smallest, problem, "give less, or add --replacement"))
     return misfits
 
 
@@ -135,19 +140,21 @@ def require_classes(invariance: str, classes: int) -> None:
 
 
 def withheld(labels: Sequence[str], sets: Sets, *, least: int) -> Misfit | None:
-    """Withheld sets that the data lack, or that leave too few sets to draw from.
+    """Checks that the withheld sets exist, and that enough other sets remain for training.
 
     Args:
-        labels: The sets to be withheld, by their labels.
+        labels: The labels of the withheld sets.
         sets: The sets of the data.
         least: The number of sets that a pair of stacks needs.
     """
     missing = sets.missing(labels)
-    left = len(sets.counts(labels))
+    remaining = len(sets.counts(labels))
     if missing:
         problem = f"--withheld {' '.join(missing)}: there is no such set"
-    elif labels and left < least:
-        problem = f"--data has {left} sets besides the withheld ones: a pair needs {least} or more"
+    elif labels and remaining < least:
+        problem = (
+            f"--data has {remaining} sets besides the withheld ones: a pair needs {least} or more"
+        )
     else:
         return None
     remedy = f"give some of {sets.classes}, or --withheld alone for none"
@@ -155,10 +162,10 @@ def withheld(labels: Sequence[str], sets: Sets, *, least: int) -> Misfit | None:
 
 
 def code(z_dim: int, shape: Shape) -> Misfit | None:
-    """A code that the places of ACAI's convolutions do not divide.
+    """Checks that the size of ACAI's convolutional code is a multiple of its spatial positions.
 
     Args:
-        z_dim: Its size.
+        z_dim: The size of the code.
         shape: The images' height and width.
     """
     from pyro_models.acai import places
