@@ -43,17 +43,18 @@ class BenchSettings(AIRSettings):
     """Estimators to compare: names as for train.air's --estimator, with +average or +network for a
     baseline, or your own as module:Class."""
     checkpoint: Path | None = None
-    """Run of train.air whose model, data and step to measure at; a new model if not given."""
+    """Run folder of train.air, whose model, data and step the gradients are measured at; None: a
+    new model."""
     draws: Count = 200
     """Number of gradients drawn from each estimator."""
     exact_draws: Count = 2_000
     """Number of gradients drawn from the exact sum over counts, the reference of the others."""
     baseline_steps: Whole = 300
-    """Steps in which a baseline is trained, on its own, before its estimator is measured."""
+    """Number of steps for which only the baseline is trained, before its estimator is measured."""
     rounds: Count = 30
-    """Timed steps of each estimator; the estimators take turns."""
+    """Number of timed steps of each estimator; the estimators take turns."""
     training_seeds: Whole = 0
-    """Number of seeds with which each estimator is also trained, for --steps; 0 for no training."""
+    """Number of seeds with which each estimator is also trained, for --steps; 0: no training."""
     estimator: tyro.conf.Suppress[str] = "marginal"
     baseline: tyro.conf.Suppress[str] = "none"
     resume: tyro.conf.Suppress[bool] = False

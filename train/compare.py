@@ -24,27 +24,27 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CompareSettings:
-    """Compare runs of any methods, beside raw pixels, PCA and an untrained encoder.
+    """Compare runs of any methods with each other, raw pixels, PCA and an untrained encoder.
 
-    One table (Markdown and CSV) and one figure, of the same measures on the same held-out images.
-    AIR sees each image alone in the middle of an empty scene."""
+    Writes a table (Markdown and CSV) and a figure of the same measures on the same held-out images.
+    AIR is given each image in the middle of an empty scene."""
 
     runs: tyro.conf.Positional[tuple[Path, ...]] = ()
-    """Run folders; without any, each method is trained for --steps."""
+    """Run folders. Without any, each method is trained for --steps with its defaults."""
     data: str = "mnist5k"
-    """Labelled images to compare on; see --data of train.ae."""
+    """Labelled images to compare on: see --data of train.ae."""
     data_dir: Path = Path("data")
-    """Where downloaded data sets are kept."""
+    """Folder of downloaded data sets."""
     evaluate_on: Literal["test", "validation"] = "test"
-    """What is held out; see --evaluate-on of train.ae."""
+    """Held-out images: see --evaluate-on of train.ae."""
     steps: Count = 500
-    """Steps of the runs that are made where none is given."""
+    """Number of training steps, where no run is given."""
     seed: Whole = 0
-    """Seed of the probes, and of the runs that are made."""
+    """Seed of the probes, and of training where no run is given."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """Where to compute; auto takes a GPU if there is one."""
+    """Device to compute on. auto: a GPU if there is one."""
     run_dir: Path | None = None
-    """Folder of the comparison; runs/compare-<time> if not given."""
+    """Folder that the comparison is written to; None: a new folder runs/compare-TIME."""
 
     def shared(self) -> dict[str, Any]:
         """Returns the settings that runs and their comparison share, by name."""

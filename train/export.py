@@ -22,17 +22,17 @@ SIZES = (1, 2, 7, 64)
 
 @dataclass(frozen=True)
 class ExportSettings:
-    """Write encoder and decoder of a run as PyTorch programs, and compare them with the original.
+    """Export the encoder and decoder of a run as PyTorch programs, and check them against the run.
 
-    They take float images in [0, 1], of any number, and are read with torch.export.load. The README
-    has the names of what they take and give."""
+    The programs are read with torch.export.load. They take batches of any size, of float images in
+    [0, 1]. The README lists their inputs and outputs."""
 
     run: tyro.conf.Positional[Path]
     """Run folder."""
     out: Path | None = None
-    """Where they go; the folder export in the run's if not given."""
+    """Folder that the programs are written to; None: the folder export in the run folder."""
     onnx: bool = False
-    """Write them for ONNX too; needs the extra onnx."""
+    """Export to ONNX too. Needs the extra onnx."""
 
 
 def export(trained: Trained, folder: Path, *, onnx: bool = False) -> list[Path]:

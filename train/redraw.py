@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 class RedrawSettings:
     """Draw the figures of a finished run again, from its weights, its log and its data.
 
-    Random draws in a figure, such as images from the prior, are drawn anew."""
+    Random content of a figure, such as samples of the prior, differs from that of the run."""
 
     run: tyro.conf.Positional[Path]
     """Run folder."""
     data: str | None = None
-    """Where the run's data are now, if they were moved."""
+    """Path of the run's data; None: as in the run."""
     data_dir: Path | None = None
-    """Where downloaded data sets are kept, if they were moved."""
+    """Folder of downloaded data sets; None: as in the run."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """Where to compute; auto takes a GPU if there is one."""
+    """Device to compute on. auto: a GPU if there is one."""
 
 
 @leaves_no_trace

@@ -12,7 +12,8 @@ from train.settings.values import Count, Positive, Whole
 
 @dataclass(frozen=True)
 class ABCSettings(Settings):
-    """Train ABC: embeddings of what varies within sets of images, by corresponding sets."""
+    """Train ABC: embeddings of what varies within sets of images, by matching images across
+    sets."""
 
     FREE: ClassVar = Settings.FREE | {"eval_every"}
     GROUPS: ClassVar = {
@@ -29,23 +30,23 @@ class ABCSettings(Settings):
     batch_size: Count = 1
     """Pairs of stacks per step."""
     stack_size: Count = 256
-    """Images in a stack."""
+    """Images in the first stack of a pair."""
     other_stack_size: Count | None = None
     """Images in the second stack of a pair; None: as many as in the first."""
     withheld: tuple[str | int, ...] = ("9",)
-    """Sets that are not trained on, by their labels in the data; --withheld alone: none."""
+    """Labels of the sets that are left out of training. --withheld without a value: none."""
     curated: Literal["both", "one"] = "both"
-    """Stacks of a pair that are of a single set. both: both. one: the first; the second has images
-    of any set (ABC-X)."""
+    """both: each stack is drawn from a single set. one: only the first stack is; the second is
+    drawn from the images of all sets (ABC-X)."""
     replacement: bool = False
     """Draw a stack with replacement. Sets may then be smaller than a stack."""
     set_column: Whole = 0
-    """Column of the labels, from 0, that names an image's set."""
+    """Column of the labels, counted from 0, that holds an image's set."""
     similarity: Literal["l2sq", "l2", "l1", "linf", "cosine"] = "l2sq"
-    """Similarity of two embeddings: minus the squared Euclidean distance (l2sq) or a distance, or
-    the cosine."""
+    """Similarity of two embeddings. l2sq: minus the squared Euclidean distance. l2, l1, linf: minus
+    the Euclidean, Manhattan or maximum distance. cosine: the cosine."""
     temperature: Positive = 1.0
-    """Temperature of the softmax over similarities."""
+    """Temperature tau of the softmax over similarities."""
     views: Literal[1, 2] = 2
     """2: augment each image twice (shift, brightness); one view queries, the other is the target.
     1: no augmentation."""
@@ -59,7 +60,7 @@ class ABCSettings(Settings):
     channels: Count = 32
     """Channels of the convolutions."""
     hidden: Count = 128
-    """Width of the dense layer."""
+    """Width of the hidden dense layer."""
 
     def __post_init__(self) -> None:
         # A label is compared as it is written, so that 007 is not 7.
@@ -68,7 +69,7 @@ class ABCSettings(Settings):
         super().__post_init__()
         require(
             min(self.sizes) > 1,
-            f"--stack-size {min(self.sizes)}: a stack of one has nothing to be told from: give 2",
+            f"--stack-size {min(self.sizes)}: a stack of 1 leaves no choice: give 2 or more",
         )
         require(
             not self.normalise or self.embed_dim > 1,

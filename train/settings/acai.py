@@ -12,9 +12,9 @@ from train.settings.values import Count, NonNegative, Positive, Range
 
 @dataclass(frozen=True)
 class ACAISettings(Settings):
-    """Train ACAI: an autoencoder, and a critic that detects interpolated codes.
+    """Train ACAI: an autoencoder, and a critic that predicts how two codes were mixed.
 
-    --data lines is the paper's benchmark of interpolation: lines at random angles, new ones at each
+    --data lines is the paper's interpolation benchmark: lines at random angles, new ones at each
     step."""
 
     FREE: ClassVar = Settings.FREE | {"cluster_starts", "eval_every"}
@@ -27,29 +27,28 @@ class ACAISettings(Settings):
     learning_rate: Positive = 5e-4
     decay: Literal["none", "cosine"] = "cosine"
     z_dim: Count = 32
-    """Size of the code. With --network conv it is a multiple of the number of spatial positions of
-    the code, 16 for images of 28x28."""
+    """Size of the code. With --network conv it is a multiple of the number of positions of its
+    feature map, which is 16 for images of 28x28 pixels."""
     network: Literal["conv", "dense"] = "conv"
     """Networks. conv: the paper's convolutions. dense: dense layers."""
     depth: Count = 16
-    """Channels of the first convolutions; they double at each halving of the image."""
+    """Channels of the first convolutions, doubled each time height and width are halved."""
     hidden: tuple[Count, ...] = (1000, 1000)
-    """Widths of the dense encoder's and critic's hidden layers; the decoder's are the same in
-    reverse."""
+    """Widths of the hidden dense layers of encoder and critic; the decoder has them reversed."""
     dropout: Annotated[float, Range(0, 0.95)] = 0.0
-    """Dropout probability of the dense layers."""
+    """Dropout probability of the hidden dense layers."""
     critic: bool = True
     """Train with the critic. --no-critic trains the same autoencoder alone, a baseline."""
     critic_weight: NonNegative = 0.5
-    """Weight lambda of the critic's output in the autoencoder's loss. The paper's 0.5, for grey
-    levels from -1 to 1, is 0.125 here."""
+    """Weight lambda of the critic's squared output in the autoencoder's loss. The paper's 0.5, for
+    grey levels from -1 to 1, is 0.125 here."""
     critic_blend: Annotated[float, Range(0, 1)] = 0.2
     """Share of the real image blended into the reconstruction that the critic must score 0 (the
     paper's gamma)."""
     mixing: Annotated[float, Range(0, 0.5)] = 0.5
     """Upper bound of the mixing coefficient alpha, at most 0.5."""
     cluster_starts: Count = 50
-    """Number of random restarts of k-means in the cluster measure."""
+    """Number of random starts of k-means, when clusters of codes are measured."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -27,12 +27,12 @@ class AESettings(Settings):
     network: Literal["conv", "dense"] = "dense"
     """Networks. conv: a small convolutional encoder and a larger decoder. dense: dense layers."""
     hidden: tuple[Count, ...] = (1000, 500)
-    """Widths of the dense encoder's hidden layers; the decoder's are the same in reverse."""
+    """Widths of the encoder's hidden dense layers; the decoder has them reversed."""
     noise: NonNegative = 0.0
-    """Standard deviation of Gaussian noise added to the encoder's input; above 0 the autoencoder is
-    a denoising one."""
+    """Standard deviation of Gaussian noise added to the encoder's input. Above 0: a denoising
+    autoencoder."""
     patience: Whole | None = None
-    """Stop after this many evaluations in a row without a lower error on validation images; None:
-    train for all steps."""
+    """Early stopping: number of evaluations in a row that may pass without a lower error on
+    validation images; None: train for all --steps."""
     cluster_starts: Count = 50
-    """Number of random restarts of k-means in the cluster measure."""
+    """Number of random starts of k-means, when clusters of codes are measured."""

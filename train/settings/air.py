@@ -11,7 +11,7 @@ from train.settings.values import Count, Positive, Probability, Whole
 
 @dataclass(frozen=True)
 class AIRSettings(EstimatorSettings, SceneSettings):
-    """Train Attend, Infer, Repeat: count and locate the objects of a scene, without labels."""
+    """Train Attend, Infer, Repeat (AIR): count and locate objects in scenes, without labels."""
 
     FREE: ClassVar = EstimatorSettings.FREE | {"eval_every", "iw_particles", "iw_scenes"}
     GROUPS: ClassVar = {"evaluation": ("iw_particles", "iw_scenes")}
@@ -19,35 +19,36 @@ class AIRSettings(EstimatorSettings, SceneSettings):
     learning_rate: Positive = 1e-3
     decay: Literal["none", "cosine"] = "cosine"
     max_objects: Count = 3
-    """Largest number of objects N that the model can infer in a scene."""
+    """Largest number of objects that the model can infer in a scene (the paper's N)."""
     window_size: Count = 24
-    """Side of an object's window, in pixels of its own."""
+    """Height and width of an object's attention window, in pixels."""
     window_scale: tuple[Positive, Positive] = (2.6, 0.1)
-    """Prior median and log-scale deviation of s, how many windows fit across the canvas."""
+    """Prior of an object's inverse scale s, the number of windows that fit across the canvas: its
+    median, and the standard deviation of log s."""
     what_dim: Count = 20
-    """Size of z_what, an object's appearance code."""
+    """Size of an object's appearance code z_what."""
     what_hidden: Count = 400
-    """Hidden units of the window's encoder and decoder."""
+    """Hidden units of the encoder and decoder of windows."""
     decoder_bias: float = -3.0
-    """Initial bias of the decoder's logits. Below 0, windows are dark at first."""
+    """Constant added to the decoder's logits. Below 0, windows are nearly black before training."""
     guide: Literal["residual", "recurrent"] = "residual"
-    """Input of a guide's step. residual: the image minus the objects inferred so far. recurrent:
-    the whole image, as in the paper."""
+    """Input of each inference step. residual: the image minus the objects inferred so far.
+    recurrent: the whole image, as in the paper."""
     guide_hidden: Count = 256
-    """Hidden units and state size of the guide."""
+    """Size of the guide's hidden layers and recurrent state."""
     anchors: Whole = 9
-    """Side of the grid of candidate places, of which a step selects one; 0: no grid, places are
-    regressed, as in the paper."""
+    """Anchors per side of the grid of positions, among which each inference step chooses by
+    softmax. 0: no grid; the step regresses the position, as in the paper."""
     likelihood_scale: Positive = 0.4
-    """Standard deviation of a pixel given the objects."""
+    """Standard deviation of a pixel given the objects (Normal likelihood)."""
     presence_prior: Probability = 0.001
     """Prior probability of one more object."""
     presence_prior_start: Probability | None = 0.3
     """Value of --presence-prior at step 0, annealed over --anneal-steps; None: constant."""
     count_prior: Literal["steps", "geometric"] = "steps"
-    """Prior of the count. steps: --presence-prior is the probability of each next object.
-    geometric: the count is geometric, truncated at --max-objects."""
+    """Prior of the object count. steps: --presence-prior is the probability of another object at
+    each step. geometric: the count is geometric, truncated at --max-objects."""
     iw_particles: Count = 100
-    """Draws per scene in the importance-weighted bound."""
+    """Samples per scene (K) of the importance-weighted bound, which is measured after training."""
     iw_scenes: Count = 1_000
-    """Number of held-out scenes, from the first, on which that bound is computed."""
+    """Number of held-out scenes, from the first, on which that bound is measured."""

@@ -12,7 +12,7 @@ from train.settings.values import Count, NonNegative, Positive, Whole
 
 @dataclass(frozen=True)
 class ICVAESettings(ELBOSettings):
-    """Train ICVAE: a conditional VAE whose codes are independent of the condition."""
+    """Train ICVAE: a conditional VAE whose codes z are independent of the condition c."""
 
     FREE: ClassVar = ELBOSettings.FREE | {"eval_every"}
     GROUPS: ClassVar = {
@@ -34,11 +34,13 @@ class ICVAESettings(ELBOSettings):
     """Condition c of the decoder. labels: the labels of the data. none: no condition, which makes
     the model a VAE."""
     invariance: Literal["none", "pairwise", "kt", "direct", "echo"] = "direct"
-    """Penalty on what codes tell of labels. none: a CVAE. pairwise: mean pairwise KL divergence
-    between codes, the paper's bound. kt: Kolchinsky and Tracey's bound. direct: an estimate of
-    I(z; c) itself. echo: Echo noise with its exact information."""
+    """Penalty on the information I(z; c) between code and condition. none: no penalty (a CVAE).
+    direct: an estimate of I(z; c). The others penalise I(z; x). pairwise: the mean pairwise KL
+    divergence, the paper's bound. kt: Kolchinsky and Tracey's bound. echo: Echo noise, whose
+    information is exact."""
     weight: NonNegative = 10.0
-    """Weight of that penalty. With pairwise, kt and echo the reconstruction has 1 plus it."""
+    """Weight lambda of that penalty. With pairwise, kt and echo the reconstruction has the weight
+    1 + lambda."""
     weight_start: NonNegative | None = None
     """Value of --weight at step 0, annealed over --anneal-steps; None: constant."""
     memory: Whole = 2048
@@ -47,18 +49,20 @@ class ICVAESettings(ELBOSettings):
     """Networks. dense: dense layers. conv: convolutions before them, and after them in the
     decoder."""
     hidden: tuple[Count, ...] = (512, 512)
-    """Widths of the dense layers."""
+    """Widths of the hidden dense layers."""
     encoder_sees_labels: bool = False
-    """Give the encoder the labels too."""
+    """Give the encoder the labels too: q(z | x, c) in place of q(z | x)."""
     likelihood: Literal["normal", "bernoulli"] = "normal"
-    """Distribution of a pixel."""
+    """Distribution of a pixel given the code."""
     likelihood_scale: Positive = 0.5**0.5
     """Standard deviation of a Normal pixel. With the default, the negative log-likelihood is the
     squared error plus a constant."""
     echo_terms: Count = 100
-    """Number of other images that make an image's Echo noise. A batch needs more images."""
+    """Number of other images of the batch that make an image's Echo noise; less than the batch
+    size."""
     sweep: tuple[NonNegative, ...] = ()
-    """Weights to train with, one run each, beside a VAE and a CVAE; writes a table and a figure."""
+    """Train one run for each of these values of --weight, and a VAE and a CVAE; compare them in a
+    table and a figure. Without values: a single run."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
