@@ -1,4 +1,4 @@
-"""Settings given from Python: in the types that come to hand, or refused by their names."""
+"""Settings given from Python: convertible types are converted, others are refused by name."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from train.errors import InputError
 from train.settings import flags_to_arguments
 
 
-def test_types_that_come_to_hand():
+def test_convertible_types_are_converted():
     plain = {"z_dim": 3, "hidden": (64, 32), "learning_rate": 0.5, "deterministic": True}
     paths = {"data": "a.npz", "run_dir": Path("there")}
     given = AESettings(
@@ -49,7 +49,7 @@ def test_types_that_come_to_hand():
         ({"clip_norm": "1"}, "--clip-norm is '1': give a number or None"),
     ],
 )
-def test_types_that_will_not_do(settings, words):
+def test_other_types_are_refused(settings, words):
     with refused(words):
         AESettings(**settings)
 
@@ -63,7 +63,7 @@ def test_types_that_will_not_do(settings, words):
         (AESettings, {"deterministic": 1}, "deterministic is 1: give True"),
     ],
 )
-def test_refusals_in_the_words_of_python(kind, settings, words):
+def test_messages_for_python_name_arguments(kind, settings, words):
     with pytest.raises(InputError) as caught:
         kind(**settings)
     message = flags_to_arguments(str(caught.value), kind)
@@ -71,7 +71,7 @@ def test_refusals_in_the_words_of_python(kind, settings, words):
     assert "--" not in message
 
 
-def test_words_that_are_no_settings_stay():
+def test_flags_that_are_no_settings_do_not_change():
     message = "--help says -- more, a--b"
     assert flags_to_arguments(message, AESettings) == message
     assert flags_to_arguments("--data has none", AESettings, data="X") == "X has none"

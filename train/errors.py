@@ -1,4 +1,4 @@
-"""Errors, notes and warnings about what a person gives. Nothing here imports torch."""
+"""Errors, notes and warnings about user input. Nothing here imports torch."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def printable(message: str) -> str:
 
 
 class InputError(Exception):
-    """Something that a person gave cannot be used.
+    """Invalid user input: a flag, an argument or a file.
 
     The message is one line. It names the flag or the file, and says what to give instead. The
     command line prints it and exits with status 2.
@@ -52,7 +52,7 @@ def require(condition: bool, message: str) -> None:
 def note(message: str) -> None:
     """Prints ``note: message`` on standard error, in the first of several processes only.
 
-    For what the program does differently than a person may expect.
+    For behaviour that the user may not expect, such as a changed default.
     """
     if not processes.rank():
         print(f"note: {printable(message)}", file=sys.stderr)

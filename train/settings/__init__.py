@@ -1,6 +1,6 @@
-"""What a person gives: settings, their types and ranges, the command line and files of settings.
+"""Settings: dataclasses, types and ranges, the command line, and files of settings.
 
-Nothing here imports torch, so that ``--help`` and the refusal of a wrong flag need no time.
+Nothing here imports torch, so that ``--help`` and errors of the command line appear at once.
 """
 
 from train.settings.common import (

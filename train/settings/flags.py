@@ -179,7 +179,7 @@ def _flags(settings: type, members: list[Field[Any]], defaults: Mapping[str, Any
 
 
 def _in_words(default: Any) -> str:
-    """A default as a person writes it on the command line."""
+    """A default as it is written on the command line."""
     if isinstance(default, bool):
         return "on" if default else "off"
     if isinstance(default, tuple):
