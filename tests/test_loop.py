@@ -189,6 +189,23 @@ def test_an_interrupted_run_resumes_exactly(settings, tmp_path):
     assert lines(run) == lines(whole_run)
 
 
+@pytest.mark.parametrize("stale", [True, False])
+def test_a_run_killed_between_its_last_checkpoint_and_the_weights(settings, tmp_path, stale):
+    """The resumed run has no step to take, and ``model.safetensors`` is an earlier one or absent.
+
+    The mutation: weights that only a step writes.
+    """
+    _, run = train(replace(settings, steps=14))
+    weights = run.directory / "model.safetensors"
+    earlier = weights.read_bytes()
+    train(replace(settings, resume=True))
+    expected = weights.read_bytes()
+    assert earlier != expected
+    weights.write_bytes(earlier) if stale else weights.unlink()
+    train(replace(settings, resume=True))
+    assert weights.read_bytes() == expected
+
+
 SCORES = {2: 3.0, 4: 2.0, 6: 2.5, 8: 1.0, 10: 1.0, 12: 4.0, 14: 5.0, 16: 0.5, 18: 2.0, 20: 3.0}
 
 

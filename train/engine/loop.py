@@ -94,7 +94,10 @@ def _train(
         return state.step == settings.steps or state.step % interval == 0
 
     with interrupt_flag() as interrupted:
-        if not state.finished:
+        if state.finished:
+            # A run may have been killed after its last checkpoint, before it wrote the weights.
+            run.save_weights(state.step, state.objective)
+        else:
             state.prepare(batch)
         while not state.finished:
             state.train_step(batch)
