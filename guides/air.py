@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pyro_models.air import AIR
-from pyro_models.networks import MLP, crop, found_boxes
+from pyro_models.networks import MLP, clipped_boxes, crop
 from pyro_models.objective import annealed
 from pyro_models.presence import FixPresence, all_present, presence_logits
 from pyro_models.store import GuardedModule, scoped_store
@@ -343,7 +343,7 @@ class RecurrentGuide(GuardedModule):
         return Detection(
             counts=counts,
             probabilities=probabilities,
-            boxes=found_boxes(z_where, self.model.shape, counts),
+            boxes=clipped_boxes(z_where, self.model.shape, counts),
             z_where=z_where,
             z_what=z_what,
             reconstruction=self.model.draw(z_where, z_what, counts),

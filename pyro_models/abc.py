@@ -1,4 +1,4 @@
-"""The embedder of ABC: one network for every image of every set."""
+"""The embedder of ABC, and the augmentation of its images."""
 
 from __future__ import annotations
 
@@ -8,24 +8,25 @@ import torch
 from torch import Tensor, nn
 
 from pyro_models.networks import MLP
+from pyro_models.shapes import Shape
 
 
 class Embedder(nn.Module):
     r"""Convolutions and two dense layers, from images to embeddings.
 
-    ``"strided"`` is two convolutions of 4 by 4 with a stride of 2, and one of 3 by 3 without
-    padding; ``"deep"`` is five of 3 by 3 without padding, the third with a stride of 2, at eight
-    times the arithmetic. Weights are drawn as :func:`~torch.nn.init.xavier_uniform_` does and
-    biases are zero: with PyTorch's own initial weights all embeddings begin so close together that
-    every similarity is the same, and from there ABC's loss has no gradient.
+    ``"strided"`` has two 4x4 convolutions of stride 2, and a 3x3 one without padding. ``"deep"``
+    has five 3x3 convolutions without padding, the third of stride 2, and eight times the
+    multiplications. Weights are initialised by :func:`~torch.nn.init.xavier_uniform_`, biases are
+    zero. With PyTorch's default initialisation all embeddings are nearly equal at first, and ABC's
+    loss has no gradient there.
 
     Args:
         shape: The images' height and width :math:`(H, W)`, 15 or more each.
         embed_dim: The size :math:`D` of an embedding.
-        channels: The channels of each convolution.
+        channels: The number of channels of each convolution.
         hidden: The width of the dense layer.
-        network: Which convolutions.
-        normalise: Whether embeddings are on the unit sphere.
+        network: ``"strided"`` or ``"deep"``.
+        normalise: Whether embeddings are normalised to unit length.
 
     Shape:
         :math:`(*, H, W)` to :math:`(*, D)`.
@@ -40,7 +41,7 @@ class Embedder(nn.Module):
 
     def __init__(
         self,
-        shape: tuple[int, int] = (28, 28),
+        shape: Shape = Shape(28, 28),
         embed_dim: int = 8,
         *,
         channels: int = 32,
@@ -49,17 +50,18 @@ class Embedder(nn.Module):
         normalise: bool = False,
     ) -> None:
         super().__init__()
+        shape = Shape(*shape)
         if min(shape) < 15:
-            raise ValueError(f"images are {shape[0]}x{shape[1]}: the embedder needs 15x15 or more")
+            raise ValueError(f"images are {shape}: the embedder needs 15x15 or more")
         self.normalise = normalise
-        # Of each convolution the side of its kernel, its stride and its padding.
-        kinds = {
+        # Kernel size, stride and padding of each convolution.
+        convolutions = {
             "strided": [(4, 2, 1), (4, 2, 1), (3, 1, 0)],
             "deep": [(3, 1, 0), (3, 1, 0), (3, 2, 0), (3, 1, 0), (3, 1, 0)],
         }
         layers: list[nn.Module] = []
         before, sides = 1, list(shape)
-        for kernel, stride, padding in kinds[network]:
+        for kernel, stride, padding in convolutions[network]:
             layers += [nn.Conv2d(before, channels, kernel, stride, padding), nn.ReLU()]
             sides = [(side + 2 * padding - kernel) // stride + 1 for side in sides]
             before = channels
@@ -69,7 +71,7 @@ class Embedder(nn.Module):
             if isinstance(module, nn.Conv2d | nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
-        # Channels last in memory, where convolutions of few channels are fastest.
+        # Convolutions of few channels are fastest with channels last in memory.
         self.network.to(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -83,30 +85,33 @@ class Embedder(nn.Module):
         """
         batch = images.shape[:-2]
         flat = images.reshape(-1, 1, *images.shape[-2:])
-        found = self.network(flat).to(images.dtype)
-        found = found.reshape(*batch, found.shape[-1])
-        return nn.functional.normalize(found, dim=-1) if self.normalise else found
+        z = self.network(flat).to(images.dtype)
+        z = z.reshape(*batch, z.shape[-1])
+        return nn.functional.normalize(z, dim=-1) if self.normalise else z
 
 
-def shifted(images: Tensor, reach: int = 2, contrast: float = 0.2) -> Tensor:
-    r"""Another view of images: moved by whole pixels, and brighter or darker.
+def augment(images: Tensor, max_shift: int = 2, max_change: float = 0.2) -> Tensor:
+    r"""Shifts each image by whole pixels, and scales its brightness, at random.
 
-    What two views differ in is what embeddings are not to tell.
+    Embeddings become invariant to what differs between two such views.
 
     Args:
         images: Of shape :math:`(*, H, W)`, in [0, 1].
-        reach: The largest shift along either axis, in pixels; what comes in is empty.
-        contrast: The largest relative change of brightness.
+        max_shift: The largest shift along either axis, in pixels; zeros are shifted in.
+        max_change: The largest relative change of brightness.
+
+    Returns:
+        Images of the same shape, in [0, 1].
     """
     height, width = images.shape[-2:]
     batch = images.shape[:-2]
-    padded = nn.functional.pad(images, (reach,) * 4)
-    kind = {"device": images.device}
+    padded = nn.functional.pad(images, (max_shift,) * 4)
+    options = {"device": images.device}
     rows, columns = (
-        torch.randint(0, 2 * reach + 1, (*batch, 1), **kind) + torch.arange(side, **kind)
+        torch.randint(0, 2 * max_shift + 1, (*batch, 1), **options) + torch.arange(side, **options)
         for side in (height, width)
     )
-    moved = padded.gather(-2, rows.unsqueeze(-1).expand(*batch, height, padded.shape[-1]))
-    moved = moved.gather(-1, columns.unsqueeze(-2).expand(*batch, height, width))
-    brightness = 1 + contrast * (2 * torch.rand((*batch, 1, 1), **kind) - 1)
-    return (moved * brightness).clamp(max=1)
+    shifted = padded.gather(-2, rows.unsqueeze(-1).expand(*batch, height, padded.shape[-1]))
+    shifted = shifted.gather(-1, columns.unsqueeze(-2).expand(*batch, height, width))
+    brightness = 1 + max_change * (2 * torch.rand((*batch, 1, 1), **options) - 1)
+    return (shifted * brightness).clamp(max=1)

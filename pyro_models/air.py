@@ -1,4 +1,4 @@
-"""Attend, Infer, Repeat: a scene is up to N objects, each with presence, place and appearance."""
+"""The model of Attend, Infer, Repeat: scenes of up to N objects."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from pyro import poutine
 from torch import Tensor
 
 from pyro_models.likelihoods import NormalImage
-from pyro_models.networks import MLP, found_boxes, paste
+from pyro_models.networks import MLP, clipped_boxes, paste
 from pyro_models.objective import annealed
 from pyro_models.presence import FixPresence, presence_logits
+from pyro_models.shapes import Shape
 from pyro_models.sharing import cached
 from pyro_models.store import GuardedModule, scoped_store
 
@@ -25,10 +26,10 @@ class Scene(NamedTuple):
 
     Attributes:
         images: Scenes with the likelihood's noise, of shape :math:`(n, H, W)`.
-        canvas: The same without noise, of shape :math:`(n, H, W)`.
+        canvas: The scenes without noise, of shape :math:`(n, H, W)`.
         counts: The numbers of objects, of shape :math:`(n)`.
-        boxes: The objects' boxes in pixels, inside the canvas, of shape :math:`(n, N, 4)`; zeros
-            beyond the first ``counts``.
+        boxes: The objects' boxes in pixels, clipped to the canvas, of shape :math:`(n, N, 4)`;
+            zeros beyond the first ``counts``.
     """
 
     images: Tensor
@@ -48,12 +49,12 @@ class AIR(GuardedModule):
         x & \sim \mathcal{N} \Big( \sum_i z^\text{pres}_i
             \, \text{paste}(f(z^\text{what}_i), z^\text{where}_i), \, \tau^2 I \Big)
 
-    for :math:`i = 0, \dots, N - 1`, with :math:`f` a decoder into :math:`[0, 1]`. A place is
-    :math:`(\log s, x, y)`: the paper's Normal inverse scale :math:`s` is here a log-normal one,
-    so that it is never negative. Sites are ``z_pres_i``, ``z_where_i``, ``z_what_i`` and ``x``, in
-    the plate ``scenes``. Latents of an absent object are masked: they add exactly nothing. Presence
-    sites are marked as :mod:`pyro_models.presence` says; that is how an estimator that treats the
-    count in its own way finds them.
+    for :math:`i = 0, \dots, N - 1`, with a decoder :math:`f` into :math:`[0, 1]`. A place is
+    :math:`(\log s, x, y)`. The inverse scale :math:`s`, Normal in the paper, is log-normal here, so
+    that it is positive. Sites are ``z_pres_i``, ``z_where_i``, ``z_what_i`` and ``x``, in the plate
+    ``scenes``. The latents of an absent object are masked: their log-density is exactly zero.
+    Presence sites are marked as in :mod:`pyro_models.presence`, by which estimators that sum over
+    the count recognise them.
 
     Args:
         shape: The canvas' height and width :math:`(H, W)` in pixels.
@@ -61,11 +62,11 @@ class AIR(GuardedModule):
         window_size: The side of an object's window in pixels.
         what_dim: The number of features of an appearance.
         hidden: The width of the decoder's hidden layer.
-        decoder_bias: Added to the decoder's logits; below zero, windows are mostly empty at first.
+        decoder_bias: Added to the decoder's logits. Below zero, windows are dark at first.
         likelihood_scale: The likelihood's standard deviation :math:`\tau`.
         presence_prior: The prior probability :math:`\pi` of one more object, between 0 and 1.
-        count_prior: ``"steps"`` takes :math:`\pi_i = \pi` at each step; ``"geometric"`` chooses
-            :math:`\pi_i` so that the count has :math:`p(n) \propto \pi^n` up to :math:`N`.
+        count_prior: With ``"steps"``, :math:`\pi_i = \pi`. With ``"geometric"``, the :math:`\pi_i`
+            are such that the count has :math:`p(n) \propto \pi^n` for :math:`n \le N`.
         where_loc: The prior means of :math:`(s, x, y)`; that of :math:`s` is its median.
         where_scale: The prior standard deviations of :math:`(s, x, y)`; for :math:`s` to first
             order, :math:`\text{sd}(\log s) \, \text{median}(s)`.
@@ -83,7 +84,7 @@ class AIR(GuardedModule):
 
     def __init__(
         self,
-        shape: tuple[int, int] = (50, 50),
+        shape: Shape = Shape(50, 50),
         *,
         max_objects: int = 3,
         window_size: int = 24,
@@ -99,7 +100,7 @@ class AIR(GuardedModule):
         super().__init__()
         if not 0 < presence_prior < 1:
             raise ValueError(f"presence_prior is {presence_prior}: it must be between 0 and 1")
-        self.shape = shape
+        self.shape = Shape(*shape)
         self.max_objects = max_objects
         self.window_size = window_size
         self.what_dim = what_dim
@@ -109,7 +110,7 @@ class AIR(GuardedModule):
         self.decoder = MLP(what_dim, window_size**2, (hidden,))
         s, x, y = where_loc
         s_scale, x_scale, y_scale = where_scale
-        # Settings, not weights: they follow the device, and stay out of the state dict.
+        # Constants: they move with the module, and are not in the state dict.
         for name, value in {
             "presence_prior": presence_prior,
             "where_loc": (math.log(s), x, y),
@@ -119,18 +120,18 @@ class AIR(GuardedModule):
             self.register_buffer(name, torch.tensor(value), persistent=False)
 
     def decode(self, z_what: Tensor) -> Tensor:
-        r"""Draws objects: :math:`(*, \text{what\_dim})` to windows :math:`(*, S, S)` in [0, 1]."""
+        r"""Decodes codes :math:`(*, \text{what\_dim})` to windows :math:`(*, S, S)` in [0, 1]."""
         logits = self.decoder(z_what) + self.decoder_bias
         return logits.sigmoid().unflatten(-1, (self.window_size, self.window_size))
 
     def paste(self, z_what: Tensor, z_where: Tensor) -> Tensor:
-        r"""Draws objects in their places, each on a canvas of its own.
+        r"""Decodes objects and pastes each onto a canvas of zeros.
 
-        Within :func:`~pyro_models.sharing.one_estimate` an object is drawn once, for a guide that
-        looks at what it found and for the model.
+        Within :func:`~pyro_models.sharing.one_estimate` the result is cached, so that model and a
+        guide that subtracts objects from the image decode each object once.
 
         Args:
-            z_what: Codes of appearances, of shape :math:`(*, D)`.
+            z_what: Appearance codes, of shape :math:`(*, D)`.
             z_where: Places, of shape :math:`(*, 3)`.
 
         Returns:
@@ -142,22 +143,22 @@ class AIR(GuardedModule):
         return paste(self.decode(z_what), z_where, self.shape)
 
     def draw(self, z_where: Tensor, z_what: Tensor, counts: Tensor) -> Tensor:
-        r"""The first ``counts`` objects on canvases, of shape :math:`(M, H, W)`.
+        r"""Draws the first ``counts`` objects on canvases, of shape :math:`(M, H, W)`.
 
         Args:
             z_where: Places, of shape :math:`(M, N, 3)`.
-            z_what: Codes of appearances, of shape :math:`(M, N, D)`.
+            z_what: Appearance codes, of shape :math:`(M, N, D)`.
             counts: The numbers of objects, of shape :math:`(M)`.
         """
-        there = torch.arange(z_where.shape[1], device=counts.device) < counts.unsqueeze(1)
-        pictures = self._paste(z_what, z_where)
-        return (there[..., None, None] * pictures).sum(dim=1)
+        present = torch.arange(z_where.shape[1], device=counts.device) < counts.unsqueeze(1)
+        objects = self._paste(z_what, z_where)
+        return (present[..., None, None] * objects).sum(dim=1)
 
     def step_logits(self, presence_prior: Tensor | float | None = None) -> Tensor:
-        r"""The prior logits of one more object at each step.
+        r"""Returns the prior logits of one more object at each step.
 
         Args:
-            presence_prior: :math:`\pi`, if not the model's own: an annealed one, say.
+            presence_prior: An annealed :math:`\pi`; that of the model if ``None``.
 
         Returns:
             :math:`\text{logit}(\pi_i)`, of shape :math:`(N)`.
@@ -165,8 +166,8 @@ class AIR(GuardedModule):
         prior = self.presence_prior if presence_prior is None else presence_prior + self.zero
         if self.count_prior == "steps":
             return torch.logit(prior).expand(self.max_objects)
-        # P(count > i | count >= i) = (r + ... + r^k) / (1 + r + ... + r^k), k = N - i, for a count
-        # of probabilities in proportion to r^n.
+        # For P(count = n) proportional to r^n, with k = N - i:
+        # P(count > i | count >= i) = (r + ... + r^k) / (1 + r + ... + r^k).
         powers = prior ** torch.arange(1, self.max_objects + 1, device=prior.device)
         return powers.cumsum(0).flip(0).log()
 
@@ -181,25 +182,25 @@ class AIR(GuardedModule):
         r"""Runs the generative process.
 
         Args:
-            images: Scenes to condition on, of shape :math:`(B, H, W)`, in [0, 1]. Without them
-                scenes are drawn.
-            beta: The weight of the latents' log-probabilities in an objective.
-            presence_prior: :math:`\pi`, if not the model's own.
-            n: How many scenes to draw when there are no images.
+            images: Observed scenes, of shape :math:`(B, H, W)`, in [0, 1]; scenes are sampled if
+                ``None``.
+            beta: Weight of the latents' log-densities in a loss.
+            presence_prior: An annealed :math:`\pi`; that of the model if ``None``.
+            n: How many scenes to sample if there are no images.
 
         Returns:
             The images, of shape :math:`(B, H, W)`.
         """
         logits = self.step_logits(presence_prior)
-        # Looked up once: a PyroModule makes more of it than a module does.
+        # Read once: attribute access of a PyroModule is slow.
         zero, where_loc, where_scale = self.zero, self.where_loc, self.where_scale
         z_pres: Tensor | None = None
         presences, wheres, whats = [], [], []
         plate = pyro.plate("scenes", n if images is None else len(images), device=zero.device)
         with annealed(beta), plate:
             for i in range(self.max_objects):
-                before = True if z_pres is None else z_pres > 0
-                with poutine.mask(mask=before):
+                previous = True if z_pres is None else z_pres > 0
+                with poutine.mask(mask=previous):
                     z_pres = pyro.sample(
                         f"z_pres_{i}",
                         dist.Bernoulli(logits=presence_logits(z_pres, logits[i])),
@@ -218,21 +219,21 @@ class AIR(GuardedModule):
                 wheres.append(z_where)
                 whats.append(z_what)
         with plate:
-            # Stacked and summed, never written into a buffer: that would lose the provenance by
-            # which TraceGraph_ELBO finds what depends on each presence.
+            # Not accumulated in place: TraceGraph_ELBO needs the provenance of every tensor to find
+            # what depends on each presence.
             objects = torch.stack([self.paste(*z) for z in zip(whats, wheres, strict=True)])
-            there = torch.stack(torch.broadcast_tensors(*presences))
-            canvas = torch.einsum("i...b,i...bhw->...bhw", there, objects)
+            presence = torch.stack(torch.broadcast_tensors(*presences))
+            canvas = torch.einsum("i...b,i...bhw->...bhw", presence, objects)
             return self.observe(canvas, images)
 
     def observe(self, canvas: Tensor, images: Tensor | None) -> Tensor:
-        r"""The likelihood: samples the site ``x``, or conditions it on images.
+        r"""Samples the site ``x`` from the likelihood, or observes it.
 
-        Override it for another likelihood; every estimator goes on working.
+        Override it for another likelihood; every estimator keeps working.
 
         Args:
-            canvas: The objects' sum, of shape :math:`(*, B, H, W)`.
-            images: What was seen, of shape :math:`(B, H, W)`, or ``None``.
+            canvas: The sum of the objects, of shape :math:`(*, B, H, W)`.
+            images: Observed scenes, of shape :math:`(B, H, W)`, or ``None``.
         """
         likelihood = NormalImage(dist.Normal(canvas, self.likelihood_scale), 2)
         return pyro.sample("x", likelihood, obs=images)
@@ -244,8 +245,8 @@ class AIR(GuardedModule):
 
         Args:
             n: How many.
-            count: Their number of objects, from 0 to ``max_objects``; from the prior if not given.
-                A prior that is there to keep objects few makes nearly all of its scenes empty.
+            count: The number of objects in each, from 0 to ``max_objects``; drawn from the prior if
+                ``None``. With a small ``presence_prior`` most of these scenes are empty.
         """
         fixed = FixPresence(
             lambda step, message: torch.full_like(message["fn"].logits, step < count)
@@ -256,4 +257,4 @@ class AIR(GuardedModule):
         counts = torch.stack([trace.nodes[f"z_pres_{i}"]["value"] for i in steps]).sum(0).long()
         wheres = torch.stack([trace.nodes[f"z_where_{i}"]["value"] for i in steps], dim=1)
         x = trace.nodes["x"]
-        return Scene(x["value"], x["fn"].mean, counts, found_boxes(wheres, self.shape, counts))
+        return Scene(x["value"], x["fn"].mean, counts, clipped_boxes(wheres, self.shape, counts))

@@ -1,4 +1,4 @@
-"""A conditional variational autoencoder: what c says of an image, its code need not."""
+"""The model of ICVAE: the decoder of a conditional VAE."""
 
 from __future__ import annotations
 
@@ -14,28 +14,29 @@ from torch import Tensor, nn
 from pyro_models.likelihoods import NormalImage
 from pyro_models.networks import MLP, Deconvolutions
 from pyro_models.objective import annealed
+from pyro_models.shapes import Shape
 from pyro_models.store import GuardedModule
 
 
 class ICVAE(GuardedModule):
-    r"""The generative model of ICVAE, a CVAE's.
+    r"""The generative model of ICVAE, that of a conditional VAE.
 
     .. math:: z \sim \mathcal{N}(0, I), \qquad x \sim p(x | f(z, c))
 
-    with :math:`c` a known factor and :math:`p` a Normal of fixed standard deviation, or Bernoulli.
+    with a condition :math:`c`. :math:`p` is a Normal of fixed standard deviation, or a Bernoulli.
     Sites are ``z`` and ``x``, in the plate ``images``.
 
     Args:
         shape: The images' height and width :math:`(H, W)`.
-        c_dim: The size of :math:`c`; 0 for a plain VAE.
-        z_dim: The size of the code.
+        c_dim: The size :math:`C` of :math:`c`; 0 for a VAE.
+        z_dim: The size :math:`D` of the code.
         hidden: The widths of the dense layers.
         network: ``"dense"``, or ``"conv"`` for transposed convolutions after the dense layers.
         likelihood: ``"normal"`` or ``"bernoulli"``, of pixels in [0, 1].
-        likelihood_scale: The Normal's standard deviation; :math:`\sqrt{1/2}` is the squared error
-            summed over pixels, but for a constant.
-        prior: Whether :math:`z` has the prior above. Without it the site is masked: for a guide
-            that brings the exact rate to its own marginal, :class:`guides.icvae.EchoGuide`.
+        likelihood_scale: The Normal's standard deviation. With :math:`\sqrt{1/2}` the negative
+            log-likelihood is the squared error summed over pixels, plus a constant.
+        prior: Whether :math:`z` has the prior above. Without it the site is masked, for a guide
+            that contributes its exact rate itself: :class:`guides.icvae.EchoGuide`.
 
     Example:
         >>> model = ICVAE((28, 28), c_dim=10, z_dim=2)
@@ -49,7 +50,7 @@ class ICVAE(GuardedModule):
 
     def __init__(
         self,
-        shape: tuple[int, int] = (28, 28),
+        shape: Shape = Shape(28, 28),
         c_dim: int = 10,
         z_dim: int = 2,
         *,
@@ -60,14 +61,14 @@ class ICVAE(GuardedModule):
         prior: bool = True,
     ) -> None:
         super().__init__()
-        self.shape = shape
+        self.shape = shape = Shape(*shape)
         self.c_dim = c_dim
         self.z_dim = z_dim
         self.likelihood = likelihood
         self.likelihood_scale = likelihood_scale
         self.prior = prior
         if network == "dense":
-            self.decoder: nn.Module = MLP(z_dim + c_dim, shape[0] * shape[1], hidden, nn.Tanh)
+            self.decoder: nn.Module = MLP(z_dim + c_dim, shape.pixels, hidden, nn.Tanh)
         else:
             self.decoder = Deconvolutions(z_dim + c_dim, shape, hidden)
         self.register_buffer("zero", torch.zeros(()), persistent=False)
@@ -84,11 +85,12 @@ class ICVAE(GuardedModule):
         r"""Runs the generative process.
 
         Args:
-            images: What to condition on, of shape :math:`(B, H, W)`, in [0, 1]; drawn if ``None``.
-            c: The known factor, of shape :math:`(B, C)`.
-            beta: The weight of the code's log-probabilities in an objective.
-            reconstruction: The weight of the likelihood.
-            invariance: The guide's; a model has no use for it.
+            images: Observed images, of shape :math:`(B, H, W)`, in [0, 1]; sampled if ``None``.
+            c: The condition, of shape :math:`(B, C)`.
+            beta: Weight of the code's log-density in a loss.
+            reconstruction: Weight of the log-likelihood in a loss.
+            invariance: Weight of the guide's penalty. It is unused here: Pyro calls model and guide
+                with the same arguments.
 
         Returns:
             The images, of shape :math:`(B, H, W)`.
@@ -101,23 +103,23 @@ class ICVAE(GuardedModule):
             return pyro.sample("x", self.pixels(z, c), obs=images)
 
     def pixels(self, z: Tensor, c: Tensor) -> dist.Distribution:
-        """The likelihood; override it for another one."""
+        """Returns the likelihood; override it for another one."""
         out = self.decoder(torch.cat([z, c], dim=-1)).to(z.dtype).unflatten(-1, self.shape)
         if self.likelihood == "bernoulli":
-            # Pixels between 0 and 1 are taken as shares of one.
+            # Pixels between 0 and 1 are accepted as probabilities.
             return dist.Bernoulli(logits=out, validate_args=False).to_event(2)
         return NormalImage(dist.Normal(out, self.likelihood_scale), 2)
 
     def decode(self, z: Tensor, c: Tensor) -> Tensor:
-        r"""The mean image of codes, of shape :math:`(B, H, W)`, in [0, 1] or near it.
+        r"""Decodes codes to mean images, of shape :math:`(B, H, W)`; a Normal's may exceed [0, 1].
 
         Args:
             z: Codes, of shape :math:`(B, D)`.
-            c: The known factor, of shape :math:`(B, C)`.
+            c: The condition, of shape :math:`(B, C)`.
         """
         return self.pixels(z, c).mean
 
     @torch.no_grad()
     def sample(self, c: Tensor) -> Tensor:
-        r"""Mean images of codes from the prior, one for each row of ``c``: :math:`(B, H, W)`."""
+        r"""Decodes a code from the prior for each row of ``c``: mean images, :math:`(B, H, W)`."""
         return self.decode(torch.randn(len(c), self.z_dim, device=c.device), c)

@@ -1,4 +1,4 @@
-"""Networks that several models share: dense stacks and the axis-aligned spatial transformer."""
+"""Networks that several models use: MLPs, convolutions, axis-aligned spatial transformers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pyro_models.shapes import Shape
 
 
 class MLP(nn.Sequential):
-    r"""A stack of dense layers with a nonlinearity between them.
+    r"""A multilayer perceptron.
 
     .. math:: f(x) = W_L \, \phi(\cdots \phi(W_1 x + b_1) \cdots) + b_L
 
@@ -22,7 +22,7 @@ class MLP(nn.Sequential):
         outputs: The number of output features.
         hidden: The widths of the hidden layers.
         activation: The nonlinearity :math:`\phi`.
-        dropout: The share of hidden units that a training step leaves out.
+        dropout: The probability with which a training step drops a hidden unit.
 
     Shape:
         :math:`(*, \text{inputs})` to :math:`(*, \text{outputs})`.
@@ -44,18 +44,19 @@ class MLP(nn.Sequential):
 
 
 def interpolation(scale: Tensor, shift: Tensor, source: int, target: int) -> Tensor:
-    r"""Bilinear interpolation along one axis, as a matrix.
+    r"""Returns the matrix of bilinear interpolation along one axis.
 
-    Both axes run from -1 at one edge to 1 at the other, so that pixel :math:`j` of :math:`n` has
-    its centre at :math:`u_j = (2 j + 1) / n - 1`. Target pixel :math:`j` reads the source at
-    :math:`\text{scale} \cdot u_j + \text{shift}`; outside the source there is zero. A box that is
-    not rotated is sampled one axis at a time, which makes a spatial transformer two small matrix
-    products: the values and gradients of ``grid_sample(align_corners=False)``, without its scatter,
-    so that the gradient is the same in each run on a GPU too.
+    Coordinates run from -1 at one edge to 1 at the other: pixel :math:`j` of :math:`n` has its
+    centre at :math:`u_j = (2 j + 1) / n - 1`. Target pixel :math:`j` is read from the source at
+    :math:`\text{scale} \cdot u_j + \text{shift}`. The source is zero outside of its edges.
+
+    A box without rotation is separable, so that a spatial transformer is two small matrix products.
+    They have the values and gradients of ``grid_sample(align_corners=False)``. Unlike its backward
+    pass, a matrix product is deterministic on CUDA.
 
     Args:
-        scale: Source units to a target unit, of shape :math:`(*)`.
-        shift: Where in the source the target's middle is, of shape :math:`(*)`.
+        scale: Source units per target unit, of shape :math:`(*)`.
+        shift: The source coordinate of the target's centre, of shape :math:`(*)`.
         source: The number of source pixels.
         target: The number of target pixels.
 
@@ -66,17 +67,17 @@ def interpolation(scale: Tensor, shift: Tensor, source: int, target: int) -> Ten
         | Spatial Transformer Networks (Jaderberg et al., 2015)
         | https://arxiv.org/abs/1506.02025
     """
-    kind = {"dtype": scale.dtype, "device": scale.device}
-    centres = (2 * torch.arange(target, **kind) + 1) / target - 1
+    options = {"dtype": scale.dtype, "device": scale.device}
+    centres = (2 * torch.arange(target, **options) + 1) / target - 1
     positions = (torch.addcmul(shift.unsqueeze(-1), scale.unsqueeze(-1), centres) + 1) * (
         source / 2
     ) - 0.5
-    distances = positions.unsqueeze(-1) - torch.arange(source, **kind)
+    distances = positions.unsqueeze(-1) - torch.arange(source, **options)
     return (1 - distances.abs()).relu()
 
 
 def crop(images: Tensor, z_where: Tensor, size: int) -> Tensor:
-    r"""Cuts a window out of each image: the inverse of :func:`paste`.
+    r"""Crops a window out of each image, the inverse of :func:`paste`.
 
     Args:
         images: Canvases, of shape :math:`(*, H, W)`.
@@ -92,12 +93,12 @@ def crop(images: Tensor, z_where: Tensor, size: int) -> Tensor:
     return rows @ images @ columns.mT
 
 
-def paste(windows: Tensor, z_where: Tensor, shape: tuple[int, int]) -> Tensor:
-    r"""Places each window on an empty canvas.
+def paste(windows: Tensor, z_where: Tensor, shape: Shape) -> Tensor:
+    r"""Pastes each window onto a canvas of zeros.
 
     The canvas point :math:`u \in [-1, 1]^2` shows the window's point :math:`s u + (x, y)`. So
-    :math:`s > 0` is the *inverse* scale (a window a third as wide as the canvas has
-    :math:`s = 3`), and :math:`(x, y) = -s c` for a window whose centre is :math:`c`.
+    :math:`s > 0` is the *inverse* scale: a window a third as wide as the canvas has :math:`s = 3`.
+    A window whose centre is :math:`c` has :math:`(x, y) = -s c`.
 
     Args:
         windows: Windows of shape :math:`(*, S, S)`.
@@ -123,8 +124,8 @@ def paste(windows: Tensor, z_where: Tensor, shape: tuple[int, int]) -> Tensor:
     return rows @ windows @ columns.mT
 
 
-def boxes(z_where: Tensor, shape: tuple[int, int]) -> Tensor:
-    r"""The boxes that windows cover on the canvas.
+def boxes(z_where: Tensor, shape: Shape) -> Tensor:
+    r"""Returns the boxes that windows cover on the canvas.
 
     Args:
         z_where: Places :math:`(\log s, x, y)`, of shape :math:`(*, 3)`, as in :func:`paste`.
@@ -132,7 +133,7 @@ def boxes(z_where: Tensor, shape: tuple[int, int]) -> Tensor:
 
     Returns:
         Boxes :math:`(x_0, y_0, x_1, y_1)` in pixels from the top left corner, of shape
-        :math:`(*, 4)`; they may reach over the canvas' edge.
+        :math:`(*, 4)`; they may extend beyond the canvas.
     """
     inverse = torch.exp(-z_where[..., :1])
     centres = -z_where[..., 1:] * inverse
@@ -141,11 +142,11 @@ def boxes(z_where: Tensor, shape: tuple[int, int]) -> Tensor:
     return (corners + 1) / 2 * corners.new_tensor([width, height, width, height])
 
 
-def found_boxes(z_where: Tensor, shape: tuple[int, int], counts: Tensor) -> Tensor:
-    r"""The boxes of objects that are there, cut off at the canvas' edge.
+def clipped_boxes(z_where: Tensor, shape: Shape, counts: Tensor) -> Tensor:
+    r"""Returns the boxes of the objects that are present, clipped to the canvas.
 
-    It is the convention of scenes whose boxes are known. A window that lies beside the canvas has a
-    box without area, on the edge.
+    Known boxes of scenes have the same convention. A window outside of the canvas has a box of zero
+    area, on the edge.
 
     Args:
         z_where: Places :math:`(\log s, x, y)`, of shape :math:`(*, N, 3)`, as in :func:`paste`.
@@ -160,8 +161,8 @@ def found_boxes(z_where: Tensor, shape: tuple[int, int], counts: Tensor) -> Tens
     height, width = shape
     corners = boxes(z_where, shape).clamp(min=0)
     corners = corners.minimum(corners.new_tensor([width, height, width, height]))
-    there = torch.arange(z_where.shape[-2], device=counts.device) < counts.unsqueeze(-1)
-    return torch.where(there.unsqueeze(-1), corners, 0.0)
+    present = torch.arange(z_where.shape[-2], device=counts.device) < counts.unsqueeze(-1)
+    return torch.where(present.unsqueeze(-1), corners, 0.0)
 
 
 class Convolutions(nn.Sequential):
@@ -171,7 +172,7 @@ class Convolutions(nn.Sequential):
         shape: The images' height and width :math:`(H, W)`.
         outputs: The number of output features.
         hidden: The widths of the dense layers after the convolutions.
-        channels: The channels of the two convolutions.
+        channels: The numbers of channels of the two convolutions.
 
     Shape:
         :math:`(*, H, W)` to :math:`(*, \text{outputs})`.
@@ -179,7 +180,7 @@ class Convolutions(nn.Sequential):
 
     def __init__(
         self,
-        shape: tuple[int, int],
+        shape: Shape,
         outputs: int,
         hidden: Sequence[int] = (),
         channels: tuple[int, int] = (32, 64),
@@ -207,7 +208,7 @@ class Deconvolutions(nn.Sequential):
         inputs: The number of input features.
         shape: The images' height and width :math:`(H, W)`.
         hidden: The widths of the dense layers before the convolutions.
-        channels: The channels before each of the two.
+        channels: The numbers of input channels of the two.
 
     Shape:
         :math:`(*, \text{inputs})` to :math:`(*, H W)`.
@@ -216,7 +217,7 @@ class Deconvolutions(nn.Sequential):
     def __init__(
         self,
         inputs: int,
-        shape: tuple[int, int],
+        shape: Shape,
         hidden: Sequence[int] = (),
         channels: tuple[int, int] = (64, 32),
     ) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from pyro_models.abc import Embedder, shifted
+from pyro_models.abc import Embedder, augment
 from train.losses import collapse, cycle
 from train.metrics.embedding import retrieval
 from train.objective import CorrespondenceObjective
@@ -58,7 +58,7 @@ def test_shifted_moves_whole_pixels_and_dims():
     torch.manual_seed(0)
     images = torch.zeros(2, 500, 9, 7)
     images[..., 4, 3] = 0.5
-    seen = shifted(images)
+    seen = augment(images)
     assert seen.shape == images.shape
     bright = seen.flatten(-2)
     assert (bright > 0).sum(-1).eq(1).all()

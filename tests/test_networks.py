@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.autograd import gradcheck
 from torch.nn import functional as F
 
-from pyro_models.networks import MLP, boxes, crop, found_boxes, interpolation, paste
+from pyro_models.networks import MLP, boxes, clipped_boxes, crop, interpolation, paste
 
 pytestmark = pytest.mark.usefixtures("double")
 CANVASES = pytest.mark.parametrize("shape", [(10, 10), (7, 12), (13, 6)])
@@ -98,7 +98,7 @@ def test_boxes_found_are_cut_off_at_the_edge_and_zero_where_nothing_is():
     lefts, tops, sides = [-1, 5, 9, -2], [2, 7, 0, -2], [4, 4, 4, 14]
     z_where = torch.stack([aligned(*place, 9) for place in zip(lefts, tops, sides, strict=True)])
     inside = [[0, 2, 3, 6], [5, 7, 9, 9], [9, 0, 9, 4], [0, 0, 9, 9]]
-    found = found_boxes(z_where.expand(3, 4, 3), (9, 9), torch.tensor([0, 2, 4]))
+    found = clipped_boxes(z_where.expand(3, 4, 3), (9, 9), torch.tensor([0, 2, 4]))
     wanted = torch.tensor([4 * [4 * [0]], inside[:2] + 2 * [4 * [0]], inside]).to(found)
     torch.testing.assert_close(found, wanted)
 

@@ -63,14 +63,14 @@ class ABC(Method):
         return self.stacks(settings, data, 0, **options, **settings.select("replacement", "seed"))
 
     def build(self, settings: ABCSettings, inputs: Mapping[str, Any]) -> CorrespondenceObjective:
-        from pyro_models.abc import Embedder, shifted
+        from pyro_models.abc import Embedder, augment
         from train.objective import CorrespondenceObjective
 
         shape = self.shape(inputs)
         require(min(shape) >= 15, f"--data: images are {shape}: give 15x15 or more")
         options = settings.select("embed_dim", "network", "channels", "hidden", "normalise")
         embedder = Embedder(shape, **options)
-        view = shifted if settings.views == 2 else None
+        view = augment if settings.views == 2 else None
         comparing = settings.select("similarity", "temperature")
         return CorrespondenceObjective(embedder, view=view, **comparing)
 
