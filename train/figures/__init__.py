@@ -20,7 +20,7 @@ LEGEND = 20
 
 
 def picture(axes: Axes, image: np.ndarray) -> None:
-    """Shows an image of values from 0 to 1 without ticks."""
+    """Draws an image of values from 0 to 1, without ticks."""
     axes.imshow(image, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     axes.set(xticks=[], yticks=[])
     for spine in axes.spines.values():
@@ -28,9 +28,9 @@ def picture(axes: Axes, image: np.ndarray) -> None:
 
 
 def draw_boxes(axes: Axes, boxes: np.ndarray) -> None:
-    """Draws boxes in pixels, of shape (n, 4), coloured by their place in the row."""
+    """Draws boxes in pixels, of shape (n, 4), coloured by their index."""
     for i, (x0, y0, x1, y1) in enumerate(boxes):
-        # A pixel's centre is a whole number on matplotlib's axes; boxes count from its edge.
+        # On matplotlib's axes integers are pixel centres; box coordinates count from pixel edges.
         axes.add_patch(
             Rectangle(
                 (x0 - 0.5, y0 - 0.5),
@@ -44,12 +44,12 @@ def draw_boxes(axes: Axes, boxes: np.ndarray) -> None:
 
 
 def scenes(images: np.ndarray, stages: Sequence[tuple[int, Mapping[str, np.ndarray]]]) -> Figure:
-    """Scenes over what a model made of them: at the first, the middle and the last stage.
+    """Draws scenes above their reconstructions at the first, a middle and the last stage.
 
     Args:
         images: Scenes, of shape (B, H, W).
         stages: For each stage its step, and by name the ``reconstruction`` (B, H, W), the ``boxes``
-            (B, N, 4) in pixels, and the ``counts`` (B) of boxes found.
+            (B, N, 4) in pixels, and the ``counts`` (B) of detected boxes.
     """
     chosen = sorted({0, len(stages) // 2, len(stages) - 1}) if stages else []
     stages = [stages[i] for i in chosen]
@@ -65,7 +65,7 @@ def scenes(images: np.ndarray, stages: Sequence[tuple[int, Mapping[str, np.ndarr
         for axis, image, box, count in zip(row, *columns, strict=True):
             picture(axis, image.clip(0, 1))
             draw_boxes(axis, box[:count])
-            # Half the line of a box at the edge is beyond it; the scene stays as large as it is.
+            # Lines of boxes at the edge extend beyond it, which must not rescale the axes.
             axis.set(xlim=(-0.5, image.shape[1] - 0.5), ylim=(image.shape[0] - 0.5, -0.5))
     for row, title in zip(axes, titles, strict=True):
         row[0].set_ylabel(title, fontsize=9)
@@ -87,12 +87,12 @@ def curves(
     history: Mapping[str, tuple[np.ndarray, np.ndarray]],
     panels: Mapping[str, Mapping[str, str]],
 ) -> Figure:
-    """Metrics over the steps of training.
+    """Plots metrics against training steps.
 
     Args:
         history: By metric, the steps at which it was logged and its values.
         panels: For each panel the label of its vertical axis, and by metric the curve's name.
-            Metrics that were never logged are left out, and panels with none of theirs.
+            Metrics that were never logged are omitted, and so are panels without metrics.
     """
     panels = {
         label: {name: history[metric] for metric, name in lines.items() if metric in history}
@@ -116,7 +116,7 @@ def curves(
 def versus(
     runs: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]], panels: Mapping[str, str]
 ) -> Figure:
-    """Metrics of several runs over the steps of training.
+    """Plots metrics of several runs against training steps.
 
     Args:
         runs: By the name of a run, its history: see :meth:`train.engine.runs.Run.history`.
@@ -136,7 +136,7 @@ def versus(
 
 
 def confusion(matrix: np.ndarray) -> Figure:
-    """A confusion matrix of counts: rows true, columns found."""
+    """Draws a confusion matrix of counts: true counts in rows, inferred ones in columns."""
     size = len(matrix)
     figure = Figure(figsize=(0.8 * size + 1.6, 0.8 * size + 1.2), layout="constrained")
     axis = figure.subplots()
@@ -151,11 +151,11 @@ def confusion(matrix: np.ndarray) -> Figure:
 
 
 def gallery(rows: Mapping[str, np.ndarray]) -> Figure:
-    """Rows of images.
+    """Draws rows of images.
 
     Args:
-        rows: For each row its label, and images of shape (n, H, W), values from 0 to 1; as many in
-            each row.
+        rows: For each row its label, and images of shape (n, H, W), in [0, 1]; every row has the same
+            number.
     """
     columns = len(next(iter(rows.values())))
     figure = Figure(figsize=(1.25 * columns + 0.3, 1.3 * len(rows)), layout="constrained")
@@ -168,7 +168,7 @@ def gallery(rows: Mapping[str, np.ndarray]) -> Figure:
 
 
 def estimators(table: Sequence[Mapping[str, Any]]) -> Figure:
-    """Estimators of a gradient: bias, variance, time, and variance times time.
+    """Plots gradient estimators: bias, variance, time, and variance times time.
 
     Args:
         table: Rows of :func:`train.studies.gradients.compare`.
@@ -199,7 +199,7 @@ def estimators(table: Sequence[Mapping[str, Any]]) -> Figure:
         axis.xaxis.set_minor_formatter(NullFormatter())
         axis.grid(alpha=0.3)
     axes[0].set_yticklabels(names)
-    # Where the distance of an unbiased mean lies, but for chance.
+    # An unbiased mean is about one standard error away.
     axes[1].axvline(1, color="0.5", linestyle="--", linewidth=1)
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(groups), frameon=False)
@@ -207,7 +207,7 @@ def estimators(table: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def races(rows: Sequence[Mapping[str, Any]]) -> Figure:
-    """Held-out ELBO and count accuracy over seconds of training, a line for each seed.
+    """Plots held-out ELBO and count accuracy against seconds of training, a line per seed.
 
     Args:
         rows: Rows of :func:`train.studies.races.race`.
@@ -238,7 +238,7 @@ def races(rows: Sequence[Mapping[str, Any]]) -> Figure:
         axis.grid(alpha=0.3)
     values = [row["elbo"] for row in rows if row["elbo"] is not None]
     if values:
-        # A run that fell apart would leave the others a line at the top.
+        # A diverged run would squeeze the others into a line at the top.
         low, high = np.quantile(values, 0.1), max(values)
         axes[0].set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
@@ -246,7 +246,7 @@ def races(rows: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def plane(z: np.ndarray) -> np.ndarray:
-    """Codes (M, D) as (M, 2): their first two principal components, or all if there are fewer."""
+    """Projects codes (M, D) to (M, 2): their first two principal components, padded with zeros."""
     if z.shape[1] > 2:
         centred = z - z.mean(0)
         z = centred @ np.linalg.svd(centred, full_matrices=False)[2][:2].T
@@ -254,19 +254,19 @@ def plane(z: np.ndarray) -> np.ndarray:
 
 
 def codes(z: np.ndarray, labels: np.ndarray) -> Figure:
-    """Codes in two dimensions, coloured by what they are not to tell.
+    """Plots codes in two dimensions, coloured by their labels.
 
     Args:
-        z: Codes, of shape (M, D); of more than two dimensions the first two principal components.
-        labels: Classes, whole numbers or text, of shape (M,), or quantities; of several columns
-            the first is taken.
+        z: Codes, of shape (M, D); if D > 2, their first two principal components are drawn.
+        labels: Classes, whole numbers or text, of shape (M,), or quantities; of several
+            columns the first.
     """
     name = "component" if z.shape[1] > 2 else "z"
     z = plane(z)
     classes = labels.dtype.kind in "iuU"
     labels = labels if labels.ndim == 1 else labels[:, 0]
     names, numbers = np.unique(labels, return_inverse=True)
-    # A colour and a name each, where there is room for that.
+    # Few classes have a legend, more a colour bar.
     named = classes and len(names) <= LEGEND
     figure = Figure(figsize=(6.2, 5.2), layout="constrained")
     axis = figure.subplots()
@@ -294,11 +294,11 @@ def codes(z: np.ndarray, labels: np.ndarray) -> Figure:
 
 
 def tradeoff(rows: Sequence[Mapping[str, Any]]) -> Figure:
-    """Leakage against reconstruction: a line for each term, points by their weights.
+    """Plots leakage against reconstruction error, a line for each penalty, points by weight.
 
     Args:
         rows: For each run ``term``, ``weight``, ``z_dim``, ``leakage``, ``reconstruction_mse`` and
-            ``chance``; ``None`` where it could not be measured.
+            ``chance``; ``None`` where a measure is missing.
     """
     sizes = sorted({row["z_dim"] for row in rows})
     figure = Figure(figsize=(5.4 * len(sizes) + 1.2, 4.4), layout="constrained")
@@ -308,7 +308,7 @@ def tradeoff(rows: Sequence[Mapping[str, Any]]) -> Figure:
         for i, term in enumerate(terms):
             own = [row for row in rows if row["term"] == term and row["z_dim"] == size]
             own.sort(key=lambda row: row["weight"])
-            # What could not be measured has no point.
+            # A run without a measure has no point.
             own = [row for row in own if None not in (row["reconstruction_mse"], row["leakage"])]
             x = [row["reconstruction_mse"] for row in own]
             y = [row["leakage"] for row in own]
@@ -328,7 +328,7 @@ def tradeoff(rows: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def maps(panels: Sequence[tuple[str, np.ndarray, np.ndarray]]) -> Figure:
-    """Images drawn where their embeddings are.
+    """Draws images at the positions of their embeddings.
 
     Args:
         panels: For each its title, embeddings of shape (n, D), and images of shape (n, H, W),
@@ -342,15 +342,15 @@ def maps(panels: Sequence[tuple[str, np.ndarray, np.ndarray]]) -> Figure:
         axis.set_visible(False)
     for axis, (title, z, images) in zip(axes, panels, strict=False):
         places = plane(z)
-        # A picture's size in units of the axes, so that a hundred side by side would be crowded.
-        # Embeddings may have collapsed, and then the axes are no shorter than numbers can tell.
+        # The size of an image in data units. If embeddings have collapsed, the axes are as short as
+        # floating-point numbers resolve.
         half = 0.028 * max(np.ptp(places, axis=0).max(), 1e-3 * np.abs(places).max(), 1e-6)
         for (x, y), image in zip(places, images, strict=True):
-            # Black ink on nothing: neighbours show through where there is none.
+            # Ink is opaque and background transparent, so that neighbours show through.
             ink = np.zeros((*image.shape, 4))
             ink[..., 3] = image.clip(0, 1)
             axis.imshow(ink, extent=(x - half, x + half, y - half, y + half), zorder=2)
-        # Squares of one size, whatever the spread along either component.
+        # Equal sizes along both axes, whatever the spread of the components.
         middle = (places.min(0) + places.max(0)) / 2
         reach = np.ptp(places, axis=0).max() / 2 + half
         axis.set(title=title, xlabel="component 1", ylabel="component 2", aspect="equal")
@@ -360,11 +360,11 @@ def maps(panels: Sequence[tuple[str, np.ndarray, np.ndarray]]) -> Figure:
 
 
 def comparison(rows: Sequence[Mapping[str, Any]], measures: Mapping[str, str]) -> Figure:
-    """Bars of each measure, a panel each, one bar a method.
+    """Draws a panel of bars for each measure, one bar per method.
 
     Args:
         rows: One for each method: its name under ``method``, and its measures.
-        measures: What panels show, with their titles.
+        measures: The titles of the panels, by measure.
     """
     columns = 4
     lines = -(-len(measures) // columns)

@@ -1,4 +1,4 @@
-"""Clusters: how well groups found in frozen codes are the classes."""
+"""Clusters: how well k-means clusters of frozen codes agree with classes."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from train.metrics.probes import Labelled
 def cluster_accuracy(
     train: Labelled, held_out: Labelled, *, starts: int = 50, seed: int = 0
 ) -> float:
-    r"""K-means on whitened codes, clusters matched to classes.
+    r"""Returns the accuracy of k-means on whitened codes, clusters matched to classes.
 
-    Training codes are centred, rotated to their principal axes and divided by their singular
-    values, :math:`z V / (\sigma + 10^{-5})`, with as many clusters as classes; of some random
-    starts the one of least distances is taken. Held-out codes go to the nearest centre, and the
-    clusters to classes as agrees best with them (Hungarian matching).
+    Codes are whitened by the singular value decomposition of the centred training codes,
+    :math:`z V / (\sigma + 10^{-5})`. There are as many clusters as classes, and of several random
+    restarts the one of least inertia is kept. Held-out codes are assigned to the nearest centre,
+    and clusters to classes by Hungarian matching on the held-out codes.
 
     Args:
         train: Codes, of shape (M, D), and classes, of shape (M,).
         held_out: The same, to score on.
-        starts: How often k-means starts.
-        seed: Seed of the starts.
+        starts: The number of random restarts.
+        seed: Seed of the restarts.
 
     Returns:
-        The share of held-out codes whose cluster is their class', from 0 to 1.
+        The fraction of held-out codes whose cluster is matched to their class, from 0 to 1.
 
     References:
         | Understanding and Improving Interpolation in Autoencoders via an Adversarial Regularizer
@@ -37,17 +37,17 @@ def cluster_accuracy(
     mean = codes.mean(0)
     codes, others = codes - mean, others - mean
     _, scale, axes = np.linalg.svd(codes, full_matrices=False)
-    codes, others = (each @ axes.T / (scale + 1e-5) for each in (codes, others))
-    # K-means takes lengths below its tolerance for none: as large as they were in the mean.
+    codes, others = (z @ axes.T / (scale + 1e-5) for z in (codes, others))
+    # K-means has an absolute tolerance, so codes are scaled back to unit variance.
     unit = np.sqrt(len(codes))
     classes = np.unique(np.concatenate([labels, truth]))
     means = KMeans(len(classes), init="random", n_init=starts, max_iter=1_000, random_state=seed)
-    found = means.fit(codes * unit).predict(others * unit)
-    return agreement(found, np.searchsorted(classes, truth))
+    clusters = means.fit(codes * unit).predict(others * unit)
+    return agreement(clusters, np.searchsorted(classes, truth))
 
 
 def agreement(clusters: np.ndarray, classes: np.ndarray) -> float:
-    """The share that agrees when clusters are named after classes in the best way.
+    """Returns the fraction that agrees under the best one-to-one matching of clusters and classes.
 
     Args:
         clusters: Integers from 0, of shape (M,).

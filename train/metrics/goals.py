@@ -1,4 +1,4 @@
-"""What a method's headline measures are to reach, beside what is had without a model."""
+"""Goals: what headline measures have to reach, relative to references without a model."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class Goal(ABC):
-    """A headline measure, and the reference that tells whether it was worth the training.
+    """A headline measure, and the reference that it is compared with.
 
     Attributes:
         measure: The measure's name in the results.
-        reference: That of what is had without a model.
-        beside: What the reference is, in words.
-        advice: What to try where the goal is missed.
+        reference: The name of its reference in the results.
+        beside: The reference in words.
+        advice: What to try if the goal is missed.
     """
 
     measure: str
@@ -25,7 +25,7 @@ class Goal(ABC):
     advice: str
 
     def judge(self, results: Mapping[str, Any]) -> bool | None:
-        """Whether the goal is reached; ``None`` if the measure or the reference is missing."""
+        """Returns whether the goal is reached; ``None`` if measure or reference is missing."""
         value, reference = (results.get(name) for name in (self.measure, self.reference))
         if value is None or reference is None:
             return None
@@ -33,14 +33,14 @@ class Goal(ABC):
 
     @abstractmethod
     def reached(self, value: float, reference: float, results: Mapping[str, Any]) -> bool:
-        """Whether a value is good enough beside its reference."""
+        """Returns whether a value is good enough, given its reference."""
 
     @abstractmethod
     def words(self, reached: bool) -> str:
-        """How the measure is to its reference."""
+        """Returns how the measure compares with its reference, in words."""
 
     def sentence(self, results: Mapping[str, Any]) -> str:
-        """The measure, its reference, and which of them is better; without an end."""
+        """Returns a sentence, without a full stop, that compares the measure with its reference."""
         reached = self.judge(results)
         value, reference = (results.get(name) for name in (self.measure, self.reference))
         if reached is None:
@@ -54,14 +54,14 @@ class Goal(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class Beats(Goal):
-    r"""A measure that is to be better than its reference.
+    r"""A measure that has to be better than its reference.
 
-    With the value :math:`v`, the reference :math:`r` and the best there can be :math:`b`, the share
-    of the way that training went is :math:`(r - v) / (r - b)`.
+    With the value :math:`v`, the reference :math:`r` and the best possible value :math:`b`,
+    training has closed a fraction :math:`(r - v) / (r - b)` of the gap.
 
     Attributes:
         best: :math:`b`, as a number, or the name of a measure in the results.
-        least: The least share that counts as better.
+        least: The least fraction that counts as better.
     """
 
     best: float | str = 0.0
@@ -69,7 +69,7 @@ class Beats(Goal):
 
     def reached(self, value: float, reference: float, results: Mapping[str, Any]) -> bool:
         best = results.get(self.best) if isinstance(self.best, str) else self.best
-        # Where the reference is the best there is, there was nothing to learn.
+        # If the reference is the best possible value, there is nothing to learn.
         if best is None or reference == best:
             return False
         return (reference - value) / (reference - best) >= self.least
@@ -80,11 +80,11 @@ class Beats(Goal):
 
 @dataclass(frozen=True, kw_only=True)
 class Stays(Goal):
-    r"""A measure that is to stay near its reference, because what it measures is to be gone.
+    r"""A measure that has to stay near its reference, because a low value is the aim.
 
     Attributes:
-        worst: What the measure is where all is there.
-        most: The largest share of the way from the reference to there that counts as near.
+        worst: The worst possible value.
+        most: The largest fraction of the way from the reference to it that counts as near.
     """
 
     worst: float = 1.0

@@ -109,7 +109,7 @@ class Interpolation(NamedTuple):
 def measure(
     autoencoder: Autoencoder, held_out: Tensor, pairs: int = 256, steps: int = 16
 ) -> Interpolation:
-    r"""Interpolates between held-out lines.
+    r"""Measures interpolations between held-out lines.
 
     Args:
         autoencoder: The autoencoder.

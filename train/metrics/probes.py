@@ -1,4 +1,4 @@
-"""Probes: what classifiers and regressions read of a label in frozen codes."""
+"""Probes: how well classifiers and regressions predict labels from frozen codes."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ Labelled = tuple[np.ndarray, np.ndarray]
 
 
 MOST_CODES = 100_000
-"""As many codes neighbours and trees learn from at most."""
+"""Most codes that nearest neighbours and trees are fitted to."""
 MOST_CLASSES = 50
-"""As many classes trees tell apart at most."""
+"""Most classes for which trees are fitted, as each class has trees of its own."""
 
 
 def network(layers: int, examples: int, seed: int, *, classes: bool = True) -> BaseEstimator:
-    """A network of layers of 64, to be fitted to a number of examples."""
+    """Makes a network with hidden layers of 64 units, for a number of training examples."""
     return (MLPClassifier if classes else MLPRegressor)(
         hidden_layer_sizes=(64,) * layers,
         batch_size=min(256, examples // 2),
@@ -41,18 +41,18 @@ def network(layers: int, examples: int, seed: int, *, classes: bool = True) -> B
     )
 
 
-def fitted(models: Mapping[str, BaseEstimator], train: Labelled) -> dict[str, BaseEstimator]:
-    """Fits each model by name, to standardised codes."""
+def fit(models: Mapping[str, BaseEstimator], train: Labelled) -> dict[str, BaseEstimator]:
+    """Fits each model to standardised codes; returns pipelines by name."""
     pipelines = {name: make_pipeline(StandardScaler(), model) for name, model in models.items()}
     with warnings.catch_warnings():
-        # Cut off after a number of epochs, on purpose.
+        # The number of epochs is limited on purpose.
         warnings.simplefilter("ignore", ConvergenceWarning)
         return {name: model.fit(*train) for name, model in pipelines.items()}
 
 
 def _local(labels: np.ndarray, seed: int, *, classes: bool) -> dict[str, BaseEstimator]:
-    """Neighbours, and boosted trees unless there are too many classes."""
-    # Here, as training would wait for the third of a second that the import takes.
+    """Makes nearest neighbours, and boosted trees unless there are too many classes."""
+    # Imported here, as it takes a third of a second, for which training would wait.
     from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
     from sklearn.multioutput import MultiOutputRegressor
 
@@ -61,10 +61,10 @@ def _local(labels: np.ndarray, seed: int, *, classes: bool) -> dict[str, BaseEst
     counts = np.unique(labels, return_counts=True)[1] if classes else np.array([len(labels)])
     if classes and len(counts) > MOST_CLASSES:
         return models
-    # They stop by a tenth of the examples, in which each class has to be.
-    stops = counts.min() > 1 and len(labels) >= 10 * len(counts)
-    options = {"early_stopping": bool(stops), "n_iter_no_change": 5, "random_state": seed}
-    options["max_iter"] = 100 if stops else 20
+    # Early stopping holds out a tenth of the examples, which must contain every class.
+    early_stopping = counts.min() > 1 and len(labels) >= 10 * len(counts)
+    options = {"early_stopping": bool(early_stopping), "n_iter_no_change": 5, "random_state": seed}
+    options["max_iter"] = 100 if early_stopping else 20
     trees = (HistGradientBoostingClassifier if classes else HistGradientBoostingRegressor)(
         **options
     )
@@ -74,14 +74,14 @@ def _local(labels: np.ndarray, seed: int, *, classes: bool) -> dict[str, BaseEst
 class Leakage(NamedTuple):
     """Held-out scores of adversaries: accuracies for classes, :math:`R^2` for quantities.
 
-    The best of several is a little above chance by luck alone: of seven that know nothing, by
-    1.4 standard errors at most in the mean.
+    The maximum of several scores is biased upwards: the best of seven adversaries that know nothing
+    is on average 1.4 standard errors above chance.
 
     Attributes:
-        best: The best of all adversaries'.
-        linear: That of the linear one.
-        chance: What is had without codes: the majority class, or 0.
-        scores: Each adversary's, by its name.
+        best: The highest score.
+        linear: The score of the linear adversary.
+        chance: The score without codes: the frequency of the majority class, or 0.
+        scores: The score of each adversary, by its name.
     """
 
     best: float
@@ -91,17 +91,16 @@ class Leakage(NamedTuple):
 
 
 def leakage(train: Labelled, held_out: Labelled, seed: int = 0) -> Leakage:
-    """Fits adversaries that predict labels from codes, and scores them on other ones.
+    """Fits adversaries that predict labels from codes, and scores them on held-out codes.
 
-    They are blind to different things. A linear one; networks of 1, 2 and 3 layers of 64, for
-    smooth boundaries in many dimensions; the nearest neighbour and the 15 nearest, for structure
-    too fine for these; and boosted trees. Neighbours and trees learn from
-    :data:`MOST_CODES` random codes where there are more, and there are no trees for more than
-    :data:`MOST_CLASSES` classes, each of which takes trees of its own.
+    Their weaknesses differ: a linear model; networks of 1, 2 and 3 hidden layers, for smooth
+    boundaries in many dimensions; 1 and 15 nearest neighbours, for fine structure; and boosted
+    trees. Neighbours and trees are fitted to at most :data:`MOST_CODES` random codes, and trees to
+    at most :data:`MOST_CLASSES` classes.
 
     Args:
         train: Codes and labels to fit to.
-        held_out: The same, of images that neither codes nor adversaries learnt from.
+        held_out: The same, of images that neither the encoder nor the adversaries were trained on.
         seed: Seed of the adversaries.
     """
     codes, labels = train
@@ -111,11 +110,11 @@ def leakage(train: Labelled, held_out: Labelled, seed: int = 0) -> Leakage:
     adversaries = {"linear": LogisticRegression(max_iter=300) if classes else LinearRegression()}
     for layers in (1, 2, 3):
         adversaries[f"mlp{layers}"] = network(layers, len(codes), seed, classes=classes)
-    models = fitted(adversaries, (codes, labels))
+    models = fit(adversaries, (codes, labels))
     if len(codes) > MOST_CODES:
-        few = np.random.default_rng(seed).choice(len(codes), MOST_CODES, replace=False)
-        codes, labels = codes[few], labels[few]
-    models |= fitted(_local(labels, seed, classes=classes), (codes, labels))
+        rows = np.random.default_rng(seed).choice(len(codes), MOST_CODES, replace=False)
+        codes, labels = codes[rows], labels[rows]
+    models |= fit(_local(labels, seed, classes=classes), (codes, labels))
     scores = {name: float(model.score(*held_out)) for name, model in models.items()}
     return Leakage(
         max(scores.values()), scores["linear"], majority(held_out[1]) if classes else 0.0, scores
@@ -123,13 +122,13 @@ def leakage(train: Labelled, held_out: Labelled, seed: int = 0) -> Leakage:
 
 
 def probe_accuracy(train: Labelled, held_out: Labelled) -> float:
-    """The held-out accuracy of a logistic regression on frozen codes.
+    """Returns the held-out accuracy of a logistic regression on frozen codes.
 
     Args:
         train: Codes and classes to fit to.
-        held_out: The same, of images that neither codes nor the probe learnt from.
+        held_out: The same, of images that neither the encoder nor the probe was trained on.
     """
-    model = fitted({"linear": LogisticRegression(max_iter=300)}, train)["linear"]
+    model = fit({"linear": LogisticRegression(max_iter=300)}, train)["linear"]
     return float(model.score(*held_out))
 
 
@@ -137,9 +136,9 @@ class ClassAccuracy(NamedTuple):
     """Held-out accuracies of class probes.
 
     Attributes:
-        best: The best probe's.
-        scores: Each probe's, by its name.
-        recall: By class, the share of its images that the best probe names.
+        best: The highest accuracy.
+        scores: The accuracy of each probe, by its name.
+        recall: The recall of the best probe, by class.
     """
 
     best: float
@@ -148,13 +147,13 @@ class ClassAccuracy(NamedTuple):
 
 
 def class_accuracy(train: Labelled, held_out: Labelled, seed: int = 0) -> ClassAccuracy:
-    """Fits probes that predict classes from codes, and scores them on other ones.
+    """Fits probes that predict classes from codes, and scores them on held-out codes.
 
-    A linear one, the 15 nearest neighbours, and a network of two layers of 64.
+    The probes are a logistic regression, 15 nearest neighbours, and a network of two hidden layers.
 
     Args:
         train: Codes and classes to fit to.
-        held_out: The same, of images that neither codes nor probes learnt from.
+        held_out: The same, of images that neither the encoder nor the probes were trained on.
         seed: Seed of the network.
     """
     examples = len(train[0])
@@ -164,8 +163,8 @@ def class_accuracy(train: Labelled, held_out: Labelled, seed: int = 0) -> ClassA
         "mlp": network(2, examples, seed),
     }
     codes, labels = held_out
-    right = {name: model.predict(codes) == labels for name, model in fitted(probes, train).items()}
-    scores = {name: float(each.mean()) for name, each in right.items()}
-    best = right[max(scores, key=scores.__getitem__)]
-    recall = {int(each): float(best[labels == each].mean()) for each in np.unique(labels)}
+    correct = {name: model.predict(codes) == labels for name, model in fit(probes, train).items()}
+    scores = {name: float(hits.mean()) for name, hits in correct.items()}
+    best = correct[max(scores, key=scores.__getitem__)]
+    recall = {int(k): float(best[labels == k].mean()) for k in np.unique(labels)}
     return ClassAccuracy(max(scores.values()), scores, recall)

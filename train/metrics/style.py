@@ -1,4 +1,4 @@
-"""Morphometrics: how an image was written, measured from its pixels."""
+"""Morphometrics: slant, thickness and width of strokes, measured from pixels."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from sklearn.linear_model import RidgeCV
 from torch.nn.functional import interpolate
 
 STYLES = ("slant", "thickness", "width")
-"""What :func:`morphometrics` measures."""
+"""The names of the columns of :func:`morphometrics`."""
 UPSAMPLING = 3
-"""How much finer than a pixel a stroke's edge is looked for."""
+"""The factor by which images are upsampled before the edges of strokes are detected."""
 
 
 def morphometrics(images: np.ndarray, batch: int = 500) -> np.ndarray:
-    r"""Measures the slant, the stroke's thickness and the width of drawings.
+    r"""Measures slant, stroke thickness and width of drawings.
 
-    Slant is the angle of the shear that the moments show, :math:`- \mu_{11} / \mu_{02}`, in
-    degrees; leaning to the right is above zero. Thickness is in pixels: across a stroke of
-    thickness :math:`t` the distance to its edge is :math:`t / 4` in the mean. Width, in pixels, is
-    between the first and the last hundredth of the ink, once the slant is taken out.
+    Slant is the angle of the shear :math:`- \mu_{11} / \mu_{02}` of the second moments, in degrees,
+    positive to the right. Thickness, in pixels, is four times the mean distance to the edge, which
+    is :math:`t / 4` across a stroke of thickness :math:`t`. Width, in pixels, is the distance
+    between the first and the last percentile of the ink along the horizontal, after deskewing.
 
     Args:
         images: Bright strokes on dark, of shape (M, H, W), bytes or floats.
-        batch: How many at a time.
+        batch: The number of images that are processed at once.
 
     Returns:
         Of shape (M, 3), float64, in the order of :data:`STYLES`; zeros for an empty image.
@@ -34,8 +34,8 @@ def morphometrics(images: np.ndarray, batch: int = 500) -> np.ndarray:
           (Castro et al., 2019)
         | https://jmlr.org/papers/v20/19-033.html
     """
-    found = [_morphometrics(images[i : i + batch]) for i in range(0, len(images), batch)]
-    return np.concatenate(found) if found else np.zeros((0, len(STYLES)))
+    rows = [_morphometrics(images[i : i + batch]) for i in range(0, len(images), batch)]
+    return np.concatenate(rows) if rows else np.zeros((0, len(STYLES)))
 
 
 def _morphometrics(images: np.ndarray) -> np.ndarray:
@@ -54,54 +54,54 @@ def _morphometrics(images: np.ndarray) -> np.ndarray:
 
     upright = (x + shear[:, None, None] * dy).reshape(len(ink), -1)
     order = upright.argsort(1)
-    place = np.take_along_axis(upright, order, 1)
-    share = np.take_along_axis(ink.reshape(len(ink), -1), order, 1).cumsum(1) / mass[:, None]
+    position = np.take_along_axis(upright, order, 1)
+    cumulative = np.take_along_axis(ink.reshape(len(ink), -1), order, 1).cumsum(1) / mass[:, None]
     first, last = (
-        np.take_along_axis(place, (share >= part).argmax(1)[:, None], 1)[:, 0]
-        for part in (0.01, 0.99)
+        np.take_along_axis(position, (cumulative >= quantile).argmax(1)[:, None], 1)[:, 0]
+        for quantile in (0.01, 0.99)
     )
-    # Ink reaches half a pixel beyond a pixel's centre.
+    # Positions are pixel centres, and a pixel is one wide.
     width = np.where(peak[:, 0, 0] > 0, last - first + 1, 0)
 
-    # A border of nothing, so that ink at the edge has an edge too.
-    framed = torch.from_numpy(np.pad(ink, ((0, 0), (1, 1), (1, 1))))
-    fine = interpolate(framed[:, None], scale_factor=UPSAMPLING, mode="bilinear")[:, 0].numpy()
+    # Padded, so that ink at the border of the image has an edge too.
+    padded = torch.from_numpy(np.pad(ink, ((0, 0), (1, 1), (1, 1))))
+    fine = interpolate(padded[:, None], scale_factor=UPSAMPLING, mode="bilinear")[:, 0].numpy()
     inside = fine >= 0.5
-    # An edge is half a step before the first pixel outside. SciPy's transform of all images as one
-    # volume takes seven times as long as one after another.
-    depths = [ndimage.distance_transform_edt(each) for each in inside]
+    # The edge lies half a pixel before the first pixel outside. SciPy takes seven times as long to
+    # transform all images as one volume as to transform them in turn.
+    depths = [ndimage.distance_transform_edt(mask) for mask in inside]
     depth = ((np.stack(depths) - 0.5) * inside).sum((1, 2)) / np.maximum(inside.sum((1, 2)), 1)
     thickness = 4 * depth / UPSAMPLING
     return np.stack([np.degrees(np.arctan(shear)), thickness, width], axis=1)
 
 
 def centred(values: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    """Values with the mean of their class taken out.
+    """Subtracts the class mean from values.
 
     Args:
         values: Of shape (M, K).
         classes: Integers, of shape (M,).
     """
-    out = np.empty_like(values, dtype=np.float64)
-    for each in np.unique(classes):
-        own = classes == each
-        out[own] = values[own] - values[own].mean(0)
-    return out
+    residuals = np.empty_like(values, dtype=np.float64)
+    for k in np.unique(classes):
+        rows = classes == k
+        residuals[rows] = values[rows] - values[rows].mean(0)
+    return residuals
 
 
 def style_r2(
     train: tuple[np.ndarray, np.ndarray, np.ndarray],
     held_out: tuple[np.ndarray, np.ndarray, np.ndarray],
 ) -> dict[str, float]:
-    r"""How much of each style a ridge regression reads from embeddings, within classes.
+    r"""Returns the :math:`R^2` of a ridge regression of each style on embeddings, within classes.
 
     .. math:: R^2 = 1 - \frac{\sum_i (y_i - \hat{y}_i)^2}{\sum_i y_i^2}
 
-    with the class means taken out of embeddings and of styles: what is left does not tell the
-    class, so it cannot be read by way of it.
+    Class means are subtracted from embeddings and from styles, so that no style can be predicted
+    from the class.
 
     Args:
-        train: Embeddings (M, D), styles (M, K) and classes (M,), to fit on.
+        train: Embeddings (M, D), styles (M, K) and classes (M,) to fit to.
         held_out: The same, to score on.
 
     Returns:
@@ -114,5 +114,5 @@ def style_r2(
     scale = z.std(0) + 1e-12
     model = RidgeCV(alphas=np.logspace(-3, 3, 7), fit_intercept=False).fit(z / scale, y)
     error = ((y_new - model.predict(z_new / scale)) ** 2).sum(0)
-    share = 1 - error / np.maximum((y_new**2).sum(0), 1e-12)
-    return dict(zip(STYLES, share.tolist(), strict=True))
+    r2 = 1 - error / np.maximum((y_new**2).sum(0), 1e-12)
+    return dict(zip(STYLES, r2.tolist(), strict=True))
