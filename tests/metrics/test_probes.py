@@ -72,10 +72,10 @@ def test_adversaries_of_many_classes_and_many_codes(monkeypatch):
     """Trees have a limit, and say so by not being there; a class may have a single member."""
     codes = np.random.default_rng(0).normal(size=(120, 2))
     few = np.r_[np.zeros(119, dtype=int), 1]
-    assert set(probes._local(few, 0, classes=True)) == {"nearest1", "nearest15", "trees"}
-    probes.fitted(probes._local(few, 0, classes=True), (codes, few))
+    assert set(probes.local_adversaries(few, 0, classes=True)) == {"nearest1", "nearest15", "trees"}
+    probes.fit(probes.local_adversaries(few, 0, classes=True), (codes, few))
     many = np.arange(120) % (probes.MOST_CLASSES + 1)
-    assert set(probes._local(many, 0, classes=True)) == {"nearest1", "nearest15"}
+    assert set(probes.local_adversaries(many, 0, classes=True)) == {"nearest1", "nearest15"}
     monkeypatch.setattr(probes, "MOST_CODES", 60)
     known = (codes, np.arange(120) % 2)
     # Half of what it is asked about the nearest neighbour has seen, and knows.

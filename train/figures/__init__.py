@@ -154,8 +154,8 @@ def gallery(rows: Mapping[str, np.ndarray]) -> Figure:
     """Draws rows of images.
 
     Args:
-        rows: For each row its label, and images of shape (n, H, W), in [0, 1]; every row has the same
-            number.
+        rows: For each row its label, and images of shape (n, H, W), in [0, 1]; every row has
+            the same number.
     """
     columns = len(next(iter(rows.values())))
     figure = Figure(figsize=(1.25 * columns + 0.3, 1.3 * len(rows)), layout="constrained")

@@ -50,7 +50,7 @@ def fit(models: Mapping[str, BaseEstimator], train: Labelled) -> dict[str, BaseE
         return {name: model.fit(*train) for name, model in pipelines.items()}
 
 
-def _local(labels: np.ndarray, seed: int, *, classes: bool) -> dict[str, BaseEstimator]:
+def local_adversaries(labels: np.ndarray, seed: int, *, classes: bool) -> dict[str, BaseEstimator]:
     """Makes nearest neighbours, and boosted trees unless there are too many classes."""
     # Imported here, as it takes a third of a second, for which training would wait.
     from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
@@ -114,7 +114,7 @@ def leakage(train: Labelled, held_out: Labelled, seed: int = 0) -> Leakage:
     if len(codes) > MOST_CODES:
         rows = np.random.default_rng(seed).choice(len(codes), MOST_CODES, replace=False)
         codes, labels = codes[rows], labels[rows]
-    models |= fit(_local(labels, seed, classes=classes), (codes, labels))
+    models |= fit(local_adversaries(labels, seed, classes=classes), (codes, labels))
     scores = {name: float(model.score(*held_out)) for name, model in models.items()}
     return Leakage(
         max(scores.values()), scores["linear"], majority(held_out[1]) if classes else 0.0, scores
