@@ -73,7 +73,7 @@ def bare_air(objective: Any, annealed: dict[str, Tensor]) -> Callable[[Batch], T
             features = features + recurrence(torch.cat([hidden, latents], -1))
             logit, places, spreads, choice, hidden = look(features.relu()).split(sizes, -1)
             hidden = hidden.tanh()
-            near = (choice - guide.far[choice.argmax(-1)]).softmax(-1) @ guide.anchors
+            near = (choice - guide.distance_penalty[choice.argmax(-1)]).softmax(-1) @ guide.anchors
             loc, scale = model.where_scale * places + near, spreads.sigmoid()
             kl = _kl(loc / model.where_scale, scale)
             where = model.where_loc + loc + model.where_scale * scale * torch.randn_like(loc)

@@ -1,8 +1,8 @@
-"""Guides for Attend, Infer, Repeat: what is there, where, and what it looks like.
+"""Guides for Attend, Infer, Repeat: recurrent networks with one step per object.
 
-They are recurrent networks with one step an object. They never look at a presence they drew: a
-step matters only if all earlier objects are present, so its distributions are those of that path,
-and a presence only masks. That is what lets an estimator run the steps once and sum the count out.
+A guide's networks never read a presence that was drawn. A step matters only if all earlier objects
+are present, so its distributions are those given that they are, and presences act as masks alone.
+So an estimator can run the steps once, with all objects present, and sum over the count.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from pyro_models.store import GuardedModule, scoped_store
 
 
 class Detection(NamedTuple):
-    r"""What a guide finds in images, with every latent at its mean.
+    r"""The objects that a guide infers in images, with every latent at its mean.
 
     Attributes:
-        counts: The most probable numbers of objects, of shape :math:`(B)`.
+        counts: The most probable number of objects in each image, of shape :math:`(B)`.
         probabilities: The probability of each count, of shape :math:`(B, N + 1)`.
-        boxes: The objects' boxes :math:`(x_0, y_0, x_1, y_1)` in pixels, inside the image, of shape
-            :math:`(B, N, 4)`; zeros beyond the first ``counts``.
-        z_where: Places, of shape :math:`(B, N, 3)`, of all steps, also of those beyond ``counts``.
-        z_what: Codes of the appearances, of shape :math:`(B, N, D)`, of all steps too.
-        reconstruction: The canvas of the objects found, of shape :math:`(B, H, W)`.
+        boxes: The objects' boxes :math:`(x_0, y_0, x_1, y_1)` in pixels, clipped to the image, of
+            shape :math:`(B, N, 4)`; zeros beyond the first ``counts``.
+        z_where: Places, of shape :math:`(B, N, 3)`; also of the steps beyond ``counts``.
+        z_what: Appearance codes, of shape :math:`(B, N, D)`; also of the steps beyond ``counts``.
+        reconstruction: The canvas of the first ``counts`` objects, of shape :math:`(B, H, W)`.
     """
 
     counts: Tensor
@@ -48,30 +48,31 @@ class Detection(NamedTuple):
 
 @runtime_checkable
 class LearnsFromCosts(Protocol):
-    """A baseline that learns from the costs themselves, and not by a gradient.
+    """A baseline that is updated from observed costs, and not by a gradient.
 
-    A baseline of a :class:`RecurrentGuide` with a method of this name is handed the costs after
-    each estimate with gradients by estimators with a score function.
+    After each estimate, a score function estimator calls ``update`` of a :class:`RecurrentGuide`'s
+    baseline that has it.
     """
 
     def update(self, step: int, costs: Tensor, weights: Tensor) -> None:
-        r"""Takes in the costs after the presences of a step, in nats.
+        r"""Updates the baseline with the costs downstream of the presences of a step, in nats.
 
         Args:
             step: The step, from 0.
             costs: Of the shape of the presence, :math:`(*, B)`.
-            weights: One if there was a choice to make, zero after the last object; of that shape.
+            weights: One if all earlier objects are present, else zero; of the same shape.
         """
 
 
 class DecayingAverage(nn.Module):
-    r"""A baseline: the running mean of the cost after each presence.
+    r"""A baseline: the exponential moving average of the cost downstream of each presence.
 
-    It lives in the module's own state, where Pyro's lives in the parameter store.
+    Its state is in buffers of the module. That of Pyro's own decaying average is in the parameter
+    store.
 
     Args:
         steps: The number of presences.
-        decay: The weight of the past in the mean, in [0, 1).
+        decay: The decay rate of the average, in [0, 1).
     """
 
     def __init__(self, steps: int, decay: float = 0.9) -> None:
@@ -81,7 +82,7 @@ class DecayingAverage(nn.Module):
         self.register_buffer("weight", torch.zeros(steps))
 
     def forward(self, step: int, images: Tensor, hidden: Tensor) -> Tensor:
-        r"""The mean so far in nats; zero before the first :meth:`update`.
+        r"""Returns the average in nats; zero before the first :meth:`update`.
 
         Args:
             step: The step, from 0.
@@ -96,23 +97,23 @@ class DecayingAverage(nn.Module):
 
     @torch.no_grad()
     def update(self, step: int, costs: Tensor, weights: Tensor) -> None:
-        """Takes in costs, each with its weight; see :class:`LearnsFromCosts`."""
-        for state, now in ((self.total, costs * weights), (self.weight, weights)):
-            state[step] = self.decay * state[step] + now.sum()
+        """Updates the average with weighted costs; see :class:`LearnsFromCosts`."""
+        for state, value in ((self.total, costs * weights), (self.weight, weights)):
+            state[step] = self.decay * state[step] + value.sum()
 
 
 class BaselineNetwork(nn.Module):
-    r"""A baseline: a network that foretells the cost after each presence.
+    r"""A baseline: a network that predicts the cost downstream of each presence.
 
-    It sees the image and the guide's state, both detached, and learns from its own squared error,
+    Its inputs are the image and the guide's state, detached. It is trained by its squared error,
     which :class:`~pyro.infer.TraceGraph_ELBO` adds to the loss.
 
     Args:
         pixels: The number of pixels of an image.
         state: The size of the guide's state.
         hidden: The width of the hidden layers.
-        unit: What an output of one means, in nats: costs are hundreds of nats, and weights learn
-            best when outputs are of order one.
+        unit: The scale of the output, in nats. Costs are hundreds of nats, and training works best
+            with outputs of order one.
     """
 
     def __init__(self, pixels: int, state: int, hidden: int = 256, unit: float = 100.0) -> None:
@@ -123,7 +124,7 @@ class BaselineNetwork(nn.Module):
         self.head = MLP(hidden, 1, (hidden,))
 
     def forward(self, step: int, images: Tensor, hidden: Tensor) -> Tensor:
-        r"""The cost foretold in nats.
+        r"""Predicts the cost in nats.
 
         Args:
             step: The step, from 0.
@@ -138,7 +139,7 @@ class BaselineNetwork(nn.Module):
 
 
 class RecurrentGuide(GuardedModule):
-    r"""The paper's guide: each step sees the whole image.
+    r"""The paper's guide: the input of each step is the whole image.
 
     .. math::
         h_i, \omega_i & = \text{step}(W x + V [h_{i-1}, z_{i-1}]) \\
@@ -147,28 +148,32 @@ class RecurrentGuide(GuardedModule):
             \, \text{diag}(\sigma^2(\omega_i)) \Big) \\
         z^\text{what}_i & \sim q(z | \text{crop}(x, z^\text{where}_i))
 
-    The image's projection :math:`W x` is the same at each step and multiplied once. Places
-    :math:`\mu_a`, centred at :math:`c_a` on a grid over the canvas, compete for each step, and the
-    winner :math:`a^*` and its neighbours share it:
+    The projection :math:`W x` of the image is computed once. A step selects among anchors, places
+    :math:`\mu_a` whose centres :math:`c_a` are on a grid over the canvas. The mean of
+    :math:`z^\text{where}_i` is near the anchor :math:`a^*` of the largest logit, interpolated among
+    its neighbours:
 
     .. math:: w(\omega) = \text{softmax}_a \Big( \omega_a
         - \frac{|c_a - c_{a^*}|^2}{2 r^2} \Big), \quad a^* = \text{argmax}_a \, \omega_a
 
-    with a quarter of the side of a prior's window for :math:`r`. The mean of a regression alone
-    (``anchors=0``, as in the paper), or of all places, falls between two objects that are equally
-    good to take first, and there it finds neither. Corrections are in units of the prior, spreads
-    are no wider than it, and the state is bounded by a tanh: where an object is almost surely
-    absent, nothing else holds them back.
+    where :math:`r` is a quarter of the side of a window with the prior's scale. A regression of the
+    place without anchors (``anchors=0``, as in the paper), or a softmax over all of them, is a
+    continuous function of the image. If two objects are equally good candidates, its mean lies
+    between them, at neither.
+
+    The correction :math:`\mu` is in units of the prior's deviation, :math:`\sigma` is at most the
+    prior's, and a tanh bounds the state. Where an object is almost surely absent, its latents have
+    hardly any gradient that would bound them.
 
     Args:
-        model: The model whose latents are inferred; its sizes and its prior's places are taken.
+        model: The model whose latents are inferred; the guide has its sizes and its prior's places.
         hidden: The widths of the recurrent network, and the size of its state.
         encoder_hidden: The width of the window encoder's hidden layer.
-        anchors: The side of the grid of places that compete, or 0 for none.
-        baseline: What estimators with a score function subtract from the cost of a presence:
-            :class:`DecayingAverage`, :class:`BaselineNetwork` or a module like them, called with
-            step, images and state. One with an ``update`` is handed the costs: see
-            :class:`LearnsFromCosts`.
+        anchors: The side of the grid of anchors; 0 for none.
+        baseline: The control variate that a score function estimator subtracts from the cost of a
+            presence: :class:`DecayingAverage`, :class:`BaselineNetwork` or a module like them,
+            called with step, images and state. See :class:`LearnsFromCosts` for one with
+            ``update``.
 
     References:
         | Attend, Infer, Repeat: Fast Scene Understanding with Generative Models
@@ -186,29 +191,29 @@ class RecurrentGuide(GuardedModule):
         baseline: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        # The guide reads the model, but does not own its weights: as a submodule they would stand
-        # in the state dict twice.
+        # Not a submodule: the state dict would have the model's weights twice.
         self.__dict__["model"] = model
         self.baseline = baseline
         self.image = nn.Linear(model.shape[0] * model.shape[1], hidden)
         self.recurrence = nn.Linear(hidden + 3 + model.what_dim, hidden, bias=False)
         self.step = MLP(hidden, 7 + anchors**2 + hidden, (hidden,))
         self.encoder = MLP(model.window_size**2, 2 * model.what_dim, (encoder_hidden,))
-        # At first: objects probably there, windows of the prior's size at places that differ from
-        # scene to scene, hardly scattered.
+        # Initially presences are probable, and windows have the prior's scale, places that differ
+        # from scene to scene, and small deviations.
         with torch.no_grad():
             self.step[-1].weight[:7] = 0
             self.step[-1].bias[: 7 + anchors**2] = 0
             self.step[-1].bias[0] = 2.0
             self.step[-1].bias[4:7] = -1.5
-        # Windows of the prior's size, centred on a grid over all but the canvas' edge.
+        # Places with the prior's scale, centred on a grid over the inner 90% of the canvas.
         axis = 0.9 * ((2 * torch.arange(anchors) + 1) / max(anchors, 1) - 1)
         centres = torch.cartesian_prod(axis, axis).reshape(-1, 2)
         grid = torch.cat([0 * centres[:, :1], -model.where_loc[0].exp() * centres], dim=1)
         self.register_buffer("anchors", grid, persistent=False)
-        reach = 0.5 * torch.exp(-model.where_loc[0])
+        radius = 0.5 * torch.exp(-model.where_loc[0])
         distance = torch.cdist(centres, centres)
-        self.register_buffer("far", distance.square() / (2 * reach**2), persistent=False)
+        penalty = distance.square() / (2 * radius**2)
+        self.register_buffer("distance_penalty", penalty, persistent=False)
 
     def forward(
         self,
@@ -217,19 +222,20 @@ class RecurrentGuide(GuardedModule):
         beta: Tensor | float = 1.0,
         presence_prior: Tensor | float | None = None,
     ) -> None:
-        r"""Draws the latents of each object.
+        r"""Samples the latents of each object.
 
         Args:
             images: Scenes, of shape :math:`(B, H, W)`, in [0, 1].
-            beta: The weight of the latents' log-probabilities in an objective.
-            presence_prior: The model's; a guide has no use for it.
+            beta: Weight of the latents' log-densities in a loss.
+            presence_prior: The model's. It is unused here: Pyro calls model and guide with the same
+                arguments.
         """
         model = self.model
-        # Looked up once: a PyroModule announces all of a network's weights at each look-up.
+        # Read once: each attribute access of a PyroModule registers all weights of a network.
         recurrence, step, encoder = self.recurrence, self.step, self.encoder
         where_loc, where_scale = model.where_loc, model.where_scale
         projected = self.image(images.flatten(-2)).to(images.dtype)
-        # Not len(images), which torch.export would take for a number that stays.
+        # Not len(images), which torch.export would treat as a constant.
         batch = images.shape[0]
         hidden = torch.zeros_like(projected)
         sizes = [1, 3, 3, len(self.anchors), hidden.shape[-1]]
@@ -237,11 +243,11 @@ class RecurrentGuide(GuardedModule):
         z_pres = canvas = None
         with annealed(beta), pyro.plate("scenes", batch, device=images.device):
             for i in range(model.max_objects):
-                seen, features = self.look(images, projected, canvas)
-                # Draws side by side in an outer plate begin at the first latents.
+                visible, features = self.look(images, projected, canvas)
+                # With vectorized particles, the first latents add a dimension to the state.
                 hidden = hidden.expand(*latents.shape[:-1], -1)
                 features = features + recurrence(torch.cat([hidden, latents], dim=-1))
-                infer = {"presence": True, **self.foretell(i, images, hidden, z_pres)}
+                infer = {"presence": True, **self.baseline_infer(i, images, hidden, z_pres)}
                 out = step(features.relu()).to(images.dtype)
                 logits, places, spreads, choice, hidden = out.split(sizes, dim=-1)
                 hidden = hidden.tanh()
@@ -252,9 +258,9 @@ class RecurrentGuide(GuardedModule):
                     loc = where_loc + where_scale * places + self.choose(choice)
                     scale = where_scale * spreads.sigmoid()
                     z_where = pyro.sample(f"z_where_{i}", dist.Normal(loc, scale).to_event(1))
-                    window = crop(seen, z_where, model.window_size).flatten(-2)
+                    window = crop(visible, z_where, model.window_size).flatten(-2)
                     loc, log_scale = encoder(window).to(images.dtype).chunk(2, dim=-1)
-                    # Wider than the prior is no use, and a network's exponential may be infinite.
+                    # Bounded, as the exponential of a network's output may overflow.
                     scale = log_scale.clamp(max=1.0).exp()
                     z_what = pyro.sample(f"z_what_{i}", dist.Normal(loc, scale).to_event(1))
                 latents = torch.cat([z_where, z_what], dim=-1)
@@ -262,67 +268,67 @@ class RecurrentGuide(GuardedModule):
                     canvas = self.explain(canvas, z_what, z_where)
 
     def choose(self, choice: Tensor) -> Tensor:
-        """The place that wins, moved towards its neighbours, of shape :math:`(*, 3)`.
+        """Selects an anchor, and interpolates among its neighbours; of shape :math:`(*, 3)`.
 
-        The winner changes in a jump, across which no gradient flows; none is missed where the two
-        places are equally good, and there the jump is.
+        The argmax is discontinuous where two anchors have equal logits, and no gradient flows
+        through it.
 
         Args:
             choice: The anchors' logits, of shape :math:`(*, A)`.
         """
         if not len(self.anchors):
             return self.anchors.new_zeros(3)
-        near = choice - self.far[choice.argmax(dim=-1)]
+        near = choice - self.distance_penalty[choice.argmax(dim=-1)]
         return near.softmax(dim=-1) @ self.anchors
 
     def look(
         self, images: Tensor, projected: Tensor, canvas: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """What a step sees: the image it cuts a window out of, and that image's projection."""
+        """Returns the image of which a step crops a window, and that image's projection."""
         return images, projected
 
     def explain(self, canvas: Tensor | None, z_what: Tensor, z_where: Tensor) -> Tensor | None:
-        """The canvas of the objects so far, or ``None`` in a guide that does not look at it."""
+        """Returns the canvas of the objects so far; ``None`` if the guide does not use it."""
         return None
 
-    def foretell(
+    def baseline_infer(
         self, step: int, images: Tensor, hidden: Tensor, z_pres: Tensor | None
     ) -> dict[str, Any]:
-        r"""What the presence's site tells a score function about the baseline, if there is one.
+        r"""Returns the baseline's entries of the ``infer`` dictionary of a presence site.
 
         Args:
             step: The step, from 0.
             images: Scenes, of shape :math:`(B, H, W)`.
             hidden: The state before the step, of shape :math:`(*, B, S)`.
-            z_pres: The presence before, of shape :math:`(*, B)`; ``None`` at the first step.
+            z_pres: The previous presence, of shape :math:`(*, B)`; ``None`` at the first step.
 
         Returns:
-            What goes into the site's ``infer``. The value has the shape of the site, with the
-            dimensions of the plates around the guide: of draws that are made side by side.
+            An empty dictionary without a baseline. The baseline's value has the shape of the site,
+            with the dimensions of the plates around the guide, such as those of particles.
         """
         if self.baseline is None:
             return {}
-        # The first step's state has no dimension of draws yet, and its presence will.
+        # The state of the first step lacks the dimension of particles that its presence has.
         plates = [plate for plate in get_plates() if plate.vectorized]
         shape = torch.broadcast_shapes(
             hidden.shape[:-1], *((plate.size,) + (1,) * (-plate.dim - 1) for plate in plates)
         )
         value = self.baseline(step, images, hidden.expand(*shape, -1)).expand(shape)
-        # After the last object there is no choice, so no cost to foretell or to learn from.
-        there = torch.ones_like(value) if z_pres is None else z_pres
-        value = there.detach() * value
-        # Pyro's costs lose leading dimensions of one, and a baseline must have their shape.
+        # After an absent object the presence is certain, and has no cost to predict.
+        possible = torch.ones_like(value) if z_pres is None else z_pres
+        value = possible.detach() * value
+        # Pyro squeezes leading dimensions of size one out of costs; a baseline needs their shape.
         while value.shape and value.shape[0] == 1:
             value = value.squeeze(0)
         infer: dict[str, Any] = {"baseline": {"baseline_value": value}}
         if isinstance(self.baseline, LearnsFromCosts):
-            infer["observe_cost"] = lambda costs: self.baseline.update(step, costs, there)
+            infer["observe_cost"] = lambda costs: self.baseline.update(step, costs, possible)
         return infer
 
     @torch.no_grad()
     @scoped_store
     def detect(self, images: Tensor) -> Detection:
-        """Finds the objects in images.
+        """Infers the objects in images, every latent at its mean.
 
         Args:
             images: Scenes, of shape :math:`(B, H, W)`, in [0, 1].
@@ -333,12 +339,13 @@ class RecurrentGuide(GuardedModule):
         z_where = torch.stack([trace.nodes[f"z_where_{i}"]["value"] for i in steps], dim=1)
         z_what = torch.stack([trace.nodes[f"z_what_{i}"]["value"] for i in steps], dim=1)
         p = torch.stack([trace.nodes[name]["fn"].probs for name in row.names], dim=1)
-        # One after the other, for ONNX has no cumprod.
-        reached = [torch.ones_like(p[:, 0])]
+        # A loop, as ONNX has no cumprod.
+        at_least = [torch.ones_like(p[:, 0])]
         for i in steps:
-            reached.append(reached[-1] * p[:, i])
-        more = torch.stack(reached, dim=1)
-        probabilities = more * torch.cat([1 - p, torch.ones_like(p[:, :1])], dim=1)
+            at_least.append(at_least[-1] * p[:, i])
+        probabilities = torch.stack(at_least, dim=1) * torch.cat(
+            [1 - p, torch.ones_like(p[:, :1])], dim=1
+        )
         counts = probabilities.argmax(dim=1)
         return Detection(
             counts=counts,
@@ -351,17 +358,18 @@ class RecurrentGuide(GuardedModule):
 
 
 class ResidualGuide(RecurrentGuide):
-    r"""A guide each of whose steps sees what is left to explain.
+    r"""A guide whose steps have the residual image as their input.
 
-    Step :math:`i` sees :math:`x - c_{i-1}` in place of :math:`x`, in its network and in its window,
-    where :math:`c_{i-1}` is the canvas of the objects so far. An object that was found is gone from
-    what the next step sees, which removes the local optima in which two steps find the same one.
+    Step :math:`i` has :math:`x - c_{i-1}` in place of :math:`x`, in its network and in its window,
+    where :math:`c_{i-1}` is the canvas of the objects inferred so far. An inferred object is
+    subtracted from the input of the next steps. This removes the local optima in which two steps
+    infer the same object.
 
     Args:
-        model: The model whose latents are inferred; its decoder draws the canvas.
+        model: The model whose latents are inferred, and whose decoder draws the canvas.
         hidden: The widths of the recurrent network, and the size of its state.
         encoder_hidden: The width of the window encoder's hidden layer.
-        anchors: The side of the grid of places that compete, or 0 for none.
+        anchors: The side of the grid of anchors; 0 for none.
         baseline: See :class:`RecurrentGuide`.
 
     Example:
@@ -384,12 +392,12 @@ class ResidualGuide(RecurrentGuide):
         return images - canvas, projected - explained
 
     def explain(self, canvas: Tensor | None, z_what: Tensor, z_where: Tensor) -> Tensor:
-        picture = self.model.paste(z_what, z_where)
-        return picture if canvas is None else canvas + picture
+        objects = self.model.paste(z_what, z_where)
+        return objects if canvas is None else canvas + objects
 
 
 class AtMeans(Messenger):
-    """A Pyro handler that gives latents with a mean that value instead of drawing them."""
+    """A Pyro handler that sets reparameterized latents to their means."""
 
     def _pyro_sample(self, message: dict[str, Any]) -> None:
         if not message["done"] and message["fn"].has_rsample:

@@ -1,4 +1,4 @@
-"""Guides for ICVAE: encoders whose codes are to say nothing about a known factor."""
+"""Guides for ICVAE: encoders whose codes are to be independent of a condition."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from pyro_models.shapes import Shape
 from pyro_models.store import GuardedModule
 
 Invariance = Callable[..., Tensor]
-"""From z, mu, the log-variance and c of a batch, and past mu, log-variances and c if the guide has
-a memory, to what z says too much, in nats for each datum."""
+"""A penalty: from z, mu, log-variances and c of a batch, and mu, log-variances and c of earlier
+codes if the guide has a memory, to nats for each datum, of shape (B)."""
 
 
 class Encoder(GuardedModule):
-    r"""A network from images, and :math:`c` if it is to see it, to two heads.
+    r"""A network with two heads, from images, and from :math:`c` if ``sees_c``.
 
     Args:
-        model: The model whose codes are inferred; its sizes are taken.
+        model: The model whose codes are inferred; the encoder has its sizes.
         hidden: The widths of the dense layers.
         network: ``"dense"``, or ``"conv"`` for convolutions before the dense layers.
-        sees_c: Whether the encoder is given :math:`c` beside the image.
+        sees_c: Whether :math:`c` is an input too.
     """
 
     def __init__(
@@ -51,8 +51,8 @@ class Encoder(GuardedModule):
             self.features = nn.Sequential(Convolutions(model.shape, hidden[0]), nn.Tanh())
         self.heads = MLP(hidden[0] + extra, 2 * model.z_dim, hidden[1:], nn.Tanh)
 
-    def parts(self, images: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-        r"""The outputs of the two heads, each of shape :math:`(B, D)`."""
+    def outputs(self, images: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        r"""Returns the outputs of the two heads, each of shape :math:`(B, D)`."""
         features = self.features(images)
         if self.sees_c:
             features = torch.cat([features, c.to(features.dtype)], dim=-1)
@@ -61,10 +61,10 @@ class Encoder(GuardedModule):
 
 
 class Memory(nn.Module):
-    r"""The last codes that were put in, oldest out first; zeros where there were none.
+    r"""A ring buffer of the last :math:`M` codes; zeros before it is full.
 
     Args:
-        size: How many, :math:`M`.
+        size: The number :math:`M` of codes.
         z_dim: The size of a code.
         c_dim: The size of :math:`c`.
     """
@@ -77,32 +77,32 @@ class Memory(nn.Module):
         self.register_buffer("place", torch.zeros((), dtype=torch.long))
 
     def forward(self) -> tuple[Tensor, Tensor, Tensor]:
-        r"""Means, log-variances and :math:`c`, of shapes :math:`(M, *)`."""
+        r"""Returns means, log-variances and :math:`c`, of shapes :math:`(M, *)`."""
         return self.mu, self.log_variance, self.c
 
     @torch.no_grad()
     def put(self, *codes: Tensor) -> None:
-        r"""Takes in means, log-variances and :math:`c` of a batch, of shapes :math:`(B, *)`."""
-        codes = tuple(part[: len(self.c)] for part in codes)
+        r"""Adds means, log-variances and :math:`c` of a batch, of shapes :math:`(B, *)`."""
+        codes = tuple(rows[: len(self.c)] for rows in codes)
         rows = (self.place + torch.arange(len(codes[0]), device=self.place.device)) % len(self.c)
-        for kept, new in zip(self(), codes, strict=True):
-            kept.index_copy_(0, rows, new.to(kept.dtype))
+        for buffer, new in zip(self(), codes, strict=True):
+            buffer.index_copy_(0, rows, new.to(buffer.dtype))
         self.place.copy_((self.place + len(rows)) % len(self.c))
 
 
 class GaussianGuide(Encoder):
-    r"""A Gaussian encoder with a term for invariance.
+    r"""A Gaussian encoder with a penalty for invariance.
 
     .. math:: z \sim \mathcal{N}(\mu(x), \text{diag}(e^{l(x)})), \qquad |l| < 8
 
-    The term is a :func:`pyro.factor` in nats for each datum, of the batch that the guide is given;
-    so it stays when the model, the likelihood or the estimator is another one. A mean is not
-    bounded: with a prior of :math:`\mathcal{N}(0, I)` a tanh would keep codes out of its tails.
+    The penalty is a :func:`pyro.factor` of the batch, in nats for each datum, so that it works with
+    any model, likelihood and estimator. Means are unbounded: a tanh would keep codes out of the
+    tails of a :math:`\mathcal{N}(0, I)` prior.
 
     Args:
         model: The model whose codes are inferred.
-        invariance: The term, one of :mod:`train.losses` or like them; ``None`` for a CVAE.
-        memory: How many codes of earlier batches the term is given, while training; 0 for none.
+        invariance: The penalty, such as those of :mod:`train.losses`; ``None`` for a CVAE.
+        memory: The number of codes of earlier batches that the penalty has in training; 0 for none.
         hidden: See :class:`Encoder`.
         network: See :class:`Encoder`.
         sees_c: See :class:`Encoder`.
@@ -142,14 +142,15 @@ class GaussianGuide(Encoder):
         reconstruction: Tensor | float = 1.0,
         invariance: Tensor | float = 0.0,
     ) -> Tensor:
-        r"""Draws the codes.
+        r"""Samples the codes.
 
         Args:
             images: Images, of shape :math:`(B, H, W)`, in [0, 1].
-            c: The known factor, of shape :math:`(B, C)`.
-            beta: The weight of the code's log-probabilities in an objective.
-            reconstruction: The model's; a guide has no use for it.
-            invariance: The weight of the term for invariance.
+            c: The condition, of shape :math:`(B, C)`.
+            beta: Weight of the code's log-density in a loss.
+            reconstruction: Weight of the model's likelihood. It is unused here: Pyro calls model
+                and guide with the same arguments.
+            invariance: Weight of the penalty.
 
         Returns:
             The codes, of shape :math:`(B, D)`.
@@ -160,42 +161,43 @@ class GaussianGuide(Encoder):
             z = pyro.sample("z", dist.Normal(mu, (0.5 * log_variance).exp()).to_event(1))
         with plate:
             if self.invariance is not None:
-                known = (mu, log_variance, c)
+                codes = (mu, log_variance, c)
                 if self.memory is not None and self.training:
-                    term = self.invariance(z, *known, self.memory())
-                    self.memory.put(*known)
+                    nats = self.invariance(z, *codes, self.memory())
+                    self.memory.put(*codes)
                 else:
-                    term = self.invariance(z, *known)
-                # Not as a scale, which Pyro wants above zero: a weight may start there.
-                penalty("invariance", invariance * term)
+                    nats = self.invariance(z, *codes)
+                # Not poutine.scale, whose factor must be positive: a weight may start at zero.
+                penalty("invariance", invariance * nats)
         return z
 
     def encode(self, images: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-        r"""Mean and log-variance of the codes, each of shape :math:`(B, D)`."""
-        mu, log_variance = self.parts(images, c)
+        r"""Returns mean and log-variance of the codes, each of shape :math:`(B, D)`."""
+        mu, log_variance = self.outputs(images, c)
         return mu, self.LIMIT * (log_variance / self.LIMIT).tanh()
 
     def mean(self, images: Tensor, c: Tensor) -> Tensor:
-        r"""The mean of each code, of shape :math:`(B, D)`."""
+        r"""Returns the mean of each code, of shape :math:`(B, D)`."""
         return self.encode(images, c)[0]
 
     def draw(self, images: Tensor, c: Tensor) -> Tensor:
-        r"""One sample of each code, of shape :math:`(B, D)`."""
+        r"""Samples each code, of shape :math:`(B, D)`."""
         mu, log_variance = self.encode(images, c)
         return mu + (0.5 * log_variance).exp() * torch.randn_like(mu)
 
 
 class Echo(TorchDistribution):
-    r"""The distribution of codes with Echo noise, known by one draw and its information.
+    r"""The distribution of codes with Echo noise, represented by one sample and its information.
 
-    In place of a log-probability it has :math:`- \log S`, whatever the value. In the mean over the
-    data that is the log-ratio of a code's probability to that of the codes' own marginal, so an
-    ELBO without a prior has the rate to that marginal as its divergence. For a single code it is
-    neither the ratio nor a log-probability. See :class:`EchoGuide` for when it is exact.
+    Its ``log_prob`` is :math:`- \log S` for any value. The mean of this over the data is the mutual
+    information of codes and images: the expected log-ratio of a code's density to the marginal
+    density of codes. So an ELBO without a prior has that information as its divergence. For a
+    single code, :math:`- \log S` is neither that ratio nor a log-density. See :class:`EchoGuide`
+    for when it is exact.
 
     Args:
-        f: Signals.
-        s: Gains, of the same shape, between 0 and 1.
+        f: Signals :math:`f(x)`.
+        s: Gains :math:`S(x)`, of the same shape, between 0 and 1.
         noise: :math:`\varepsilon`, of the same shape.
     """
 
@@ -210,51 +212,51 @@ class Echo(TorchDistribution):
 
     @property
     def mean(self) -> Tensor:
-        """The draw: there is no other."""
+        """The sample, as the mean is not known."""
         return self.rsample()
 
     def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
-        """The one draw, of shape ``batch_shape``."""
+        """Returns the one sample, expanded to ``sample_shape + batch_shape``."""
         return (self.f + self.s * self.noise).expand(*sample_shape, *self.batch_shape)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        r""":math:`- \log S`, of the shape of the value."""
+        r"""Returns :math:`- \log S`, of the shape of the value."""
         return -self.s.log().expand(value.shape)
 
     def expand(self, batch_shape: torch.Size, _instance: Any = None) -> Echo:
-        """The same with a larger batch shape."""
-        return Echo(*(part.expand(batch_shape) for part in (self.f, self.s, self.noise)))
+        """Expands the batch shape."""
+        return Echo(*(x.expand(batch_shape) for x in (self.f, self.s, self.noise)))
 
 
 class EchoGuide(Encoder):
-    r"""An encoder with Echo noise, the information of whose codes is known.
+    r"""An encoder with Echo noise, whose mutual information with the image is known exactly.
 
     .. math:: z = f(x) + S(x) \, \varepsilon, \qquad
         \varepsilon = \sum_{m = 1}^{M} \Big( \prod_{k < m} S(x_k) \Big) f(x_m), \qquad
         I(x; z) = - \mathbb{E} \log |\det S(x)|
 
-    with :math:`x_1, \dots, x_M` other images of the batch, without replacement;
-    :math:`f = \tanh`, :math:`S = r \, \text{sigmoid}` diagonal. It needs a model without a prior:
-    the rate to the codes' own marginal takes its place, with the weight
-    :math:`\beta + \lambda`.
+    where :math:`x_1, \dots, x_M` are other images of the batch, drawn without replacement. The
+    activation of :math:`f` is a tanh, that of the diagonal :math:`S` is :math:`r` times a sigmoid.
+    It needs a model without a prior: the information takes the place of the KL divergence, with the
+    weight :math:`\beta + \lambda`.
 
-    The information is exact for independent :math:`x_m` and an endless sum. It is cut after
-    :math:`M` terms, so that what is left, :math:`r^M`, is under float32's resolution at
-    :math:`r = 0.8373` and :math:`M = 100`. With few terms codes say more than
-    :math:`- \mathbb{E} \log S`: at :math:`S = 0.8373` everywhere, and one dimension of
-    :math:`f = \tanh(x), x \sim \mathcal{N}(0, 1)`, 0.257 nats for 0.178 with 3 terms, and 0.182
-    with 10.
+    The information is exact for independent :math:`x_m` and an infinite sum. The sum is truncated
+    after :math:`M` terms. With :math:`r = 0.8373` and :math:`M = 100` the remainder :math:`r^M` is
+    below float32's resolution. With few terms codes have more information than
+    :math:`- \mathbb{E} \log S`. For example, with :math:`S = 0.8373` and one dimension of
+    :math:`f = \tanh(x), x \sim \mathcal{N}(0, 1)`, it is 0.257 nats with 3 terms and 0.182 with
+    10, in place of 0.178.
 
     Args:
         model: The model whose codes are inferred, made with ``prior=False``.
-        terms: The number :math:`M` of other images; a batch must have more.
+        terms: The number :math:`M` of other images; a batch needs more images.
         limit: :math:`r`, below 1.
         hidden: See :class:`Encoder`.
         network: See :class:`Encoder`.
         sees_c: See :class:`Encoder`.
 
     Raises:
-        ValueError: If a batch has no more images than there are terms.
+        ValueError: If a batch has not more images than ``terms``.
 
     References:
         | Exact Rate-Distortion in Autoencoders via Echo Noise (Brekelmans et al., 2019)
@@ -284,22 +286,23 @@ class EchoGuide(Encoder):
         reconstruction: Tensor | float = 1.0,
         invariance: Tensor | float = 0.0,
     ) -> Tensor:
-        """Draws the codes; see :meth:`GaussianGuide.forward`."""
+        """Samples the codes; see :meth:`GaussianGuide.forward`."""
         f, s = self.encode(images, c)
         with annealed(beta + invariance), pyro.plate("images", len(images), device=images.device):
             return pyro.sample("z", Echo(f, s, self.noise(f, s)).to_event(1))
 
     def encode(self, images: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-        r"""Signal :math:`f` and gain :math:`S` of the codes, each of shape :math:`(B, D)`."""
-        f, s = self.parts(images, c)
+        r"""Returns signal :math:`f` and gain :math:`S`, each of shape :math:`(B, D)`."""
+        f, s = self.outputs(images, c)
         return f.tanh(), self.limit * s.sigmoid()
 
     def noise(self, f: Tensor, s: Tensor) -> Tensor:
-        r"""The noise of each datum, made of the others', of shape :math:`(B, D)`."""
+        r"""Returns the noise of each datum, made of other images, of shape :math:`(B, D)`."""
         batch = len(f)
         if batch <= self.terms:
             raise ValueError(f"a batch of {batch} has not the {self.terms} others that Echo needs")
-        # Others in a random order: the rows' largest, but for the diagonal, are M of them.
+        # M others in random order: the indices of the M largest random numbers of each row, where
+        # the diagonal is the smallest.
         order = torch.rand(batch, batch, device=f.device)
         order.diagonal().fill_(-1.0)
         others = order.topk(self.terms, dim=1).indices
@@ -307,12 +310,12 @@ class EchoGuide(Encoder):
         return (gains * f[others]).sum(1)
 
     def mean(self, images: Tensor, c: Tensor) -> Tensor:
-        r"""The mean of each code, of shape :math:`(B, D)`, with the batch's mean noise."""
+        r"""Returns the mean of each code, of shape :math:`(B, D)`, with the batch's mean noise."""
         f, s = self.encode(images, c)
         return f + s * self.noise(f, s).mean(0)
 
     def draw(self, images: Tensor, c: Tensor) -> Tensor:
-        r"""One sample of each code, of shape :math:`(B, D)`; the batch makes the noise."""
+        r"""Samples each code, of shape :math:`(B, D)`; the noise is made of the batch."""
         f, s = self.encode(images, c)
         return f + s * self.noise(f, s)
 

@@ -329,7 +329,7 @@ def test_a_place_moves_between_neighbours_with_a_gradient(small_air, guide_class
     assert low < place[2].item() < high
     (grad,) = torch.autograd.grad(place[2], choice)
     assert grad[11] * grad[12] < 0
-    weights = (choice - guide.far[12]).softmax(-1)
+    weights = (choice - guide.distance_penalty[12]).softmax(-1)
     torch.testing.assert_close(grad[12], weights[12] * (guide.anchors[12, 2] - place[2]))
 
 
