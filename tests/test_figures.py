@@ -1,113 +1,58 @@
-"""Figures can be drawn from what a run has, however little that is."""
+"""Figures of a finished run, drawn again."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from train import figures
+from tests.data.refusals import refused
+from train import abc, ae
+from train.figures import FiguresSettings, main
+
+SMALL = {"steps": 3, "device": "cpu", "eval_every": 3}
 
 
-def stage(boxes: int = 3) -> dict[str, np.ndarray]:
-    return {
-        "reconstruction": np.random.default_rng(0).random((4, 20, 20)),
-        "boxes": np.tile([2.0, 3, 10, 12], (4, boxes, 1)),
-        "counts": np.array([0, 1, 2, 3]),
-    }
+@pytest.fixture
+def data(tmp_path) -> Path:
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (60, 16, 16), dtype=np.uint8)
+    np.savez(tmp_path / "own.npz", images=images, labels=np.arange(60) % 3)
+    return tmp_path / "own.npz"
 
 
-@pytest.mark.parametrize(("stages", "rows"), [(0, 1), (1, 2), (2, 3), (7, 4)])
-def test_scenes_show_the_first_the_middle_and_the_last_stage(stages, rows):
-    figure = figures.scenes(np.zeros((4, 20, 20)), [(100 * i, stage()) for i in range(stages)])
-    titles = [axis.get_ylabel() for axis in figure.axes if axis.get_ylabel()]
-    assert titles[0] == "data"
-    assert len(titles) == rows
-    if stages == 7:
-        assert titles[1:] == ["step 0", "step 300", "step 600"]
+def files(run: Path) -> dict[str, bytes]:
+    """The figures of a run, by name."""
+    return {file.stem: file.read_bytes() for file in (run / "figures").iterdir()}
 
 
-def test_a_scene_has_as_many_boxes_as_were_found():
-    figure = figures.scenes(np.zeros((4, 20, 20)), [(0, stage())])
-    assert [len(axis.patches) for axis in figure.axes[4:]] == [0, 1, 2, 3]
-    box = figure.axes[5].patches[0]
-    # Pixel edges, where matplotlib's whole numbers are pixel centres.
-    assert box.get_xy() == (1.5, 2.5)
-    assert (box.get_width(), box.get_height()) == (8, 9)
+def test_figures_are_the_same_ones(tmp_path, data):
+    """Of trained weights, of the log, and of what was watched before the first step."""
+    run = tmp_path / "run"
+    options = {"stack_size": 4, "channels": 4, "withheld": ("2",), "learning_rate": 0.1}
+    abc.main(abc.ABCSettings(**SMALL, **options, data=str(data), run_dir=run))
+    before = files(run)
+    others = {file: file.read_bytes() for file in run.iterdir() if file.is_file()}
+    for file in (run / "figures").iterdir():
+        file.unlink()
+    moved = data.rename(tmp_path / "moved.npz")
+    paths = main(FiguresSettings(run=run, data=str(moved)))
+    assert paths == {name: f"figures/{name}.png" for name in ("maps", "retrieval", "curves")}
+    assert files(run) == before
+    assert {file: file.read_bytes() for file in run.iterdir() if file.is_file()} == others
 
 
-def test_curves_leave_out_what_was_not_logged():
-    history = {"elbo": (np.arange(3), np.arange(3.0))}
-    panels = {"nats": {"elbo": "ELBO", "other": "other"}, "none": {"absent": "absent"}}
-    figure = figures.curves(history, panels)
-    assert [axis.get_ylabel() for axis in figure.axes] == ["nats"]
-    assert [line.get_label() for line in figure.axes[0].lines] == ["ELBO"]
-
-
-def test_a_confusion_matrix_has_its_numbers():
-    figure = figures.confusion(np.array([[5, 0], [1, 1234]]))
-    assert [text.get_text() for text in figure.axes[0].texts] == ["5", "0", "1", "1,234"]
-
-
-@pytest.mark.parametrize(("rows", "columns"), [(1, 1), (3, 8)])
-def test_a_gallery_has_every_image(rows, columns):
-    figure = figures.gallery({f"n = {i}": np.zeros((columns, 5, 5)) for i in range(rows)})
-    assert sum(len(axis.images) for axis in figure.axes) == rows * columns
-    assert [axis.get_ylabel() for axis in figure.axes[::columns]] == [
-        f"n = {i}" for i in range(rows)
-    ]
-
-
-def test_versus_has_a_line_for_each_run_that_logged_it():
-    steps = np.array([1, 2])
-    runs = {"one": {"a": (steps, steps), "b": (steps, 2 * steps)}, "other": {"a": (steps, -steps)}}
-    axes = figures.versus(runs, {"a": "first", "b": "second"}).axes
-    assert [axis.get_ylabel() for axis in axes] == ["first", "second"]
-    assert [[line.get_label() for line in axis.lines] for axis in axes] == [
-        ["one", "other"],
-        ["one"],
-    ]
-    np.testing.assert_array_equal(axes[0].lines[1].get_ydata(), -steps)
-
-
-@pytest.mark.parametrize(
-    ("labels", "names"),
-    [
-        ([2019, 2022, 2021], ["2019", "2021", "2022"]),
-        (["b", "c", "a"], ["a", "b", "c"]),
-    ],
-)
-def test_codes_have_classes_by_their_names(labels, names):
-    labels = np.array(labels)
-    figure = figures.codes(np.random.default_rng(0).normal(size=(len(labels), 2)), labels)
-    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == names
-    # Colours are those of the classes' numbers, however far apart their values are.
-    colours = figure.axes[0].collections[0].get_array()
-    np.testing.assert_array_equal(colours, np.unique(labels, return_inverse=True)[1])
-
-
-@pytest.mark.parametrize("value", [0.0, 1.0, -1e6])
-def test_embeddings_that_have_collapsed_are_drawn(value):
-    """All in one place, far from zero: a picture there has a size that numbers can tell."""
-    figure = figures.maps([("one", np.full((5, 2), value, np.float32), np.ones((5, 4, 4)))])
-    left, right, bottom, top = figure.axes[0].images[0].get_extent()
-    assert left < value < right
-    assert bottom < value < top
-
-
-def test_a_tradeoff_has_no_point_where_a_run_has_no_measure():
-    rows = [
-        {"term": "kt", "weight": weight, "z_dim": 2, "reconstruction_mse": 0.04, "chance": chance}
-        | {"leakage": leakage}
-        for weight, leakage, chance in ((0.0, None, None), (1.0, 0.3, 0.1), (2.0, 0.2, 0.1))
-    ]
-    axis = figures.tradeoff(rows).axes[0]
-    points, level = axis.lines
-    assert list(points.get_ydata()) == [0.3, 0.2]
-    assert list(level.get_ydata()) == [0.1, 0.1]
-    assert len(figures.tradeoff(rows[:1]).axes[0].lines) == 1
-
-
-def test_many_classes_have_a_scale_and_no_names():
-    z = np.random.default_rng(0).normal(size=(60, 2))
-    assert figures.codes(z, np.arange(60) % 20).axes[0].get_legend() is not None
-    assert figures.codes(z, np.arange(60)).axes[0].get_legend() is None
+def test_other_data_and_no_run_are_refused(tmp_path, data):
+    run = tmp_path / "run"
+    settings = ae.AESettings(**SMALL, hidden=(8,), cluster_starts=1, data=str(data), run_dir=run)
+    ae.main(settings)
+    before = files(run)
+    np.savez(
+        data, images=np.eye(16, dtype=np.uint8)[None] * np.arange(60, dtype=np.uint8)[:, None, None]
+    )
+    with refused("holds other data than the run", "give the path of those"):
+        main(FiguresSettings(run=run))
+    assert files(run) == before
+    with refused("holds no run"):
+        main(FiguresSettings(run=tmp_path / "nothing"))

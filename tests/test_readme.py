@@ -25,7 +25,7 @@ from pyro_models.store import ParameterStoreError
 from tests.data.refusals import refused
 from tests.estimators.exact import Projections, z_scores
 from tests.test_train_air import SMALL
-from train import acai, redraw
+from train import acai, figures
 from train.acai import ACAISettings
 from train.bench import BenchSettings
 from train.bench import main as bench
@@ -173,7 +173,7 @@ def test_another_method_is_taken_by_whatever_takes_a_method(sparse, monkeypatch)
     (table,) = Path("runs").glob("compare-*/comparison.csv")
     with table.open(newline="") as file:
         assert "my-sparse" in {row["method"] for row in csv.DictReader(file)}
-    drawn = redraw.main(redraw.RedrawSettings(run=Path("runs/my-sparse")), METHOD)
+    drawn = figures.main(figures.FiguresSettings(run=Path("runs/my-sparse")), METHOD)
     assert set(drawn) == {"reconstructions", "codes", "curves"}
     flat = few.train.images.flatten(1).numpy()
     transformer = names["SparseTransformer"](steps=2, z_dim=3)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.kills import PLAIN
-from train import figures
+from train import plots
 from train.abc import ABCSettings, main
 from train.cli import command
 
@@ -91,9 +91,9 @@ def test_sets_of_a_column(tmp_path, monkeypatch):
     labels = np.stack([np.linspace(0, 1, 200).astype(str), ["ant", "007", "7", "bee"] * 50], axis=1)
     data = saved(tmp_path / "own.npz", labels=labels)
     titles: list[str] = []
-    maps, gallery = figures.maps, figures.gallery
-    monkeypatch.setattr(figures, "maps", lambda p: titles.extend(t for t, *_ in p) or maps(p))
-    monkeypatch.setattr(figures, "gallery", lambda rows: titles.extend(rows) or gallery(rows))
+    maps, gallery = plots.maps, plots.gallery
+    monkeypatch.setattr(plots, "maps", lambda p: titles.extend(t for t, *_ in p) or maps(p))
+    monkeypatch.setattr(plots, "gallery", lambda rows: titles.extend(rows) or gallery(rows))
     results = main(small(tmp_path, data, set_column=1, withheld=("007",)))
     assert results["class_accuracy"] <= 1
     assert titles == [

@@ -19,7 +19,7 @@ from guides.air import Detection
 from tests import doors
 from tests.data.refusals import refused
 from tests.kills import COMMON, SCENES, save_own
-from train import figures, icvae
+from train import icvae, plots
 from train.cli import command
 from train.errors import InputError
 from train.export import ExportSettings, compare, export, exported
@@ -457,8 +457,8 @@ def test_labels_are_the_persons_own(tmp_path, monkeypatch):
     own, run = tmp_path / "own.npz", tmp_path / "run"
     np.savez(own, images=images(60), labels=np.array(values[::-1] * 20)[:, None])
     rows: list[str] = []
-    gallery = figures.gallery
-    monkeypatch.setattr(figures, "gallery", lambda given: rows.extend(given) or gallery(given))
+    gallery = plots.gallery
+    monkeypatch.setattr(plots, "gallery", lambda given: rows.extend(given) or gallery(given))
     flags = [*COMMON, *FLAGS["icvae"], "--steps", "2", "--data", str(own), "--run-dir", str(run)]
     command(icvae.ICVAESettings, icvae.main, flags)
     assert [row.strip() for row in rows if row.startswith("a ")] == ["a ant", "a cat", "a dog"]

@@ -11,13 +11,13 @@ import pytest
 import torch
 
 from tests.data.refusals import refused
-from train import abc, acai, ae, air, figures, icvae
+from train import abc, acai, ae, air, icvae, plots
 from train.engine.runs import Run
 from train.metrics import autoencoding, coding, embedding
 from train.metrics.goals import Beats, Goal, Stays
 from train.metrics.measuring import Measures
+from train.metrics.watch import Watch
 from train.verdict import finish
-from train.watch import Watch
 
 COMMON = {
     **{"steps": 2, "log_every": 1, "eval_every": 1, "checkpoint_every": 2, "device": "cpu"},
@@ -77,7 +77,7 @@ def test_a_figure_and_a_look_that_fail_lose_no_results(tmp_path, monkeypatch):
     def breaks(*_: Any, **__: Any) -> None:
         raise ValueError("as on strange data")
 
-    monkeypatch.setattr(figures, "codes", breaks)
+    monkeypatch.setattr(plots, "codes", breaks)
     monkeypatch.setattr(autoencoding, "cluster_accuracy", breaks)
     arrays = {"images": images(12), "labels": np.arange(12) % 2}
     results = run("acai", tmp_path, arrays)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import tyro
 
 from train.air import METHOD, AIRSettings
-from train.cli import leaves_no_trace
+from train.cli import command, leaves_no_trace
 from train.errors import require
 from train.settings import Count, Whole
 
@@ -187,24 +187,24 @@ def compare_gradients(
 
 def report_gradients(run: Run, table: list[dict[str, Any]]) -> dict[str, Callable[[], Figure]]:
     """Saves the table of gradients, prints the rows of all weights, and returns its figure."""
-    from train import figures, tables
+    from train import plots, tables
 
     run.save_table("gradients", table)
     print(tables.markdown([row for row in table if row["group"] == "all"], COLUMNS))
-    return {"gradients": lambda: figures.estimators(table)}
+    return {"gradients": lambda: plots.estimators(table)}
 
 
 def train_rows(
     run: Run, rows: dict[str, AIRSettings], seeds: int
 ) -> dict[str, Callable[[], Figure]]:
     """Trains AIR with each row and seed, saves and prints the tables, and returns their figure."""
-    from train import figures, tables
+    from train import plots, tables
     from train.studies import races
 
     table = races.race(run, METHOD, list(rows.items()), seeds)
     run.save_table("training", table)
     print(tables.markdown(races.summary(table), races.SUMMARY))
-    return {"training": lambda: figures.races(table)}
+    return {"training": lambda: plots.races(table)}
 
 
 @leaves_no_trace
@@ -231,3 +231,8 @@ def main(settings: BenchSettings) -> dict[str, Any]:
         paths, reasons = paths | drawn[0], reasons | drawn[1]
     results = {"step": model.step, "estimators": len(rows)}
     return run.finish(results | {"figures": paths, "reasons": reasons})
+
+
+def run() -> None:
+    """Runs the command line of ``python -m train.estimators``."""
+    command(BenchSettings, main)

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from train.engine.callbacks import Callback
     from train.engine.loop import Best
     from train.fitting import Misfit
+    from train.metrics.watch import Watch
     from train.objective import Batch, ELBOObjective, Objective
     from train.verbs.base import Trained
-    from train.watch import Watch
 
 LARGEST_SIDE = 2**16
 """Images have fewer pixels on each side."""
@@ -133,7 +133,7 @@ class Method(ABC):
             data: What :meth:`load_data` returns.
             objective: The objective, before its first step.
         """
-        from train.watch import Watch
+        from train.metrics.watch import Watch
 
         return Watch()
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from train.engine.runs import Run
 from train.errors import Interrupted
 from train.metrics.measuring import Measures, attempt
-from train.watch import TrainingLog, Watch
+from train.metrics.watch import TrainingLog, Watch
 
 
 class Results(dict[str, Any]):

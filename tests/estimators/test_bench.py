@@ -14,7 +14,7 @@ import torch
 
 from tests.data.refusals import refused
 from tests.test_train_air import SMALL, small
-from train import air, figures
+from train import air, plots
 from train.ae import AESettings
 from train.ae import main as train_ae
 from train.bench import BenchSettings, build_row, main, row_settings, subject
@@ -82,7 +82,7 @@ def test_the_same_weights_in_each_row_and_those_of_the_checkpoint(tmp_path, monk
         raise RuntimeError("no such font")
 
     # A figure that fails costs no table and no result.
-    monkeypatch.setattr(figures, "estimators", broken)
+    monkeypatch.setattr(plots, "estimators", broken)
     air.main(small(tmp_path, steps=6, presence_prior_start=0.4, anneal_steps=12))
     settings = bench(tmp_path, checkpoint=tmp_path / "run", estimators=("marginal", "tracegraph"))
     results = main(settings)

@@ -9,8 +9,8 @@ from tests.data.refusals import refused
 from train.engine.runs import Run
 from train.errors import Interrupted
 from train.metrics.measuring import Measures, Unmeasurable
+from train.metrics.watch import Watch
 from train.verdict import draw, finish
-from train.watch import Watch
 
 
 def fails(error: BaseException):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from pathlib import Path
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -17,7 +18,6 @@ from train.data.composition import Overlap, Rules, draw
 from train.data.labelled import Images
 from train.data.splits import hold_out
 from train.errors import require
-from train.settings import SceneSettings
 
 PIXELS_AT_ONCE = 2**23
 """Bounds the memory for drawing scenes to about 200 MB, without the scenes themselves."""
@@ -100,7 +100,23 @@ class ScenesSplit(NamedTuple):
         )
 
 
-def load_scenes(settings: SceneSettings) -> ScenesSplit:
+class SceneOptions(Protocol):
+    """The settings of :func:`load_scenes`; see :class:`train.settings.SceneSettings`."""
+
+    data: str
+    data_dir: Path
+    evaluate_on: Literal["test", "validation"]
+    seed: int
+    train_scenes: int
+    held_out_scenes: int
+    canvas_size: int
+    max_digits: int
+    digit_size: tuple[int, int]
+    digit_shrink: tuple[float, float] | None
+    overlap: Overlap
+
+
+def load_scenes(settings: SceneOptions) -> ScenesSplit:
     """Makes scenes of the images of a data set, or reads scenes from a file.
 
     Training scenes have training images only, and held-out scenes held-out ones. Each split has its
@@ -140,7 +156,7 @@ def _read_scenes(data: str, evaluate_on: Literal["test", "validation"]) -> Scene
     return split.train.hold_out() if evaluate_on == "validation" else split
 
 
-def _scenes_of(images: Images, n: int, seed: int, settings: SceneSettings) -> Scenes:
+def _scenes_of(images: Images, n: int, seed: int, settings: SceneOptions) -> Scenes:
     return make_scenes(
         images.images,
         n,

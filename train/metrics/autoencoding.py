@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pyro_models.ae import Autoencoder
-from train import figures
+from train import plots
 from train.data.batches import as_input, codes_of
 from train.data.labelled import Images
 from train.metrics import interpolation
@@ -21,7 +21,7 @@ from train.metrics.goals import Beats, Goal
 from train.metrics.measuring import Measures, Unmeasurable, attempt
 from train.metrics.probes import Labelled, probe_accuracy
 from train.metrics.references import mean_image_mse
-from train.watch import TrainingLog, Watch
+from train.metrics.watch import TrainingLog, Watch
 
 GOAL = Beats(
     measure="reconstruction_mse",
@@ -131,8 +131,8 @@ class AutoencoderWatch(Watch):
 
     def figures(self, log: TrainingLog) -> dict[str, Callable[[], Figure]]:
         return {
-            "reconstructions": lambda: figures.gallery(self.reconstructions()),
-            "codes": lambda: figures.codes(*self.codes()),
+            "reconstructions": lambda: plots.gallery(self.reconstructions()),
+            "codes": lambda: plots.codes(*self.codes()),
             **super().figures(log),
         }
 
@@ -186,7 +186,7 @@ class AEWatch(AutoencoderWatch):
     def figures(self, log: TrainingLog) -> dict[str, Callable[[], Figure]]:
         drawn = super().figures(log)
         if self.encode(self.held_out.images[:1]).shape[1] == 2:
-            drawn["grid"] = lambda: figures.gallery(self.grid())
+            drawn["grid"] = lambda: plots.gallery(self.grid())
         return drawn
 
     @torch.no_grad()
@@ -245,7 +245,7 @@ class ACAIWatch(AutoencoderWatch):
     def figures(self, log: TrainingLog) -> dict[str, Callable[[], Figure]]:
         drawn = super().figures(log)
         drawn.pop("reconstructions")
-        return {"interpolations": lambda: figures.gallery(self.interpolations()), **drawn}
+        return {"interpolations": lambda: plots.gallery(self.interpolations()), **drawn}
 
     def interpolations(self, pairs: int = 10, steps: int = 11) -> dict[str, np.ndarray]:
         """Returns rows of held-out images, of interpolations between them, and of their ends."""

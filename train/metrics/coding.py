@@ -14,7 +14,7 @@ from torch import Tensor
 
 from guides.icvae import EchoGuide, GaussianGuide
 from pyro_models.icvae import ICVAE
-from train import figures
+from train import plots
 from train.data.batches import as_input
 from train.data.conditions import Condition
 from train.data.labelled import Images, Split
@@ -23,7 +23,7 @@ from train.metrics.goals import Beats, Goal, Stays
 from train.metrics.measuring import Measures
 from train.metrics.probes import Leakage, leakage
 from train.metrics.references import majority, mean_image_mse
-from train.watch import TrainingLog, Watch
+from train.metrics.watch import TrainingLog, Watch
 
 Guide = GaussianGuide | EchoGuide
 
@@ -185,10 +185,10 @@ class ICVAEWatch(Watch):
         return goals(self.invariance)
 
     def figures(self, log: TrainingLog) -> dict[str, Callable[[], Figure]]:
-        drawn = {"reconstructions": lambda: figures.gallery(self.reconstructions())}
+        drawn = {"reconstructions": lambda: plots.gallery(self.reconstructions())}
         if self.condition.classes and self.conditional:
-            drawn["swaps"] = lambda: figures.gallery(self.swaps())
-        drawn["codes"] = lambda: figures.codes(*self.codes())
+            drawn["swaps"] = lambda: plots.gallery(self.swaps())
+        drawn["codes"] = lambda: plots.codes(*self.codes())
         return drawn | super().figures(log)
 
     @torch.no_grad()

@@ -17,14 +17,14 @@ from torch import Tensor
 from guides.air import RecurrentGuide
 from pyro_models.air import AIR
 from pyro_models.sharing import one_estimate
-from train import figures
+from train import plots
 from train.data.batches import as_input
 from train.data.scenes import Scenes, ScenesSplit
 from train.estimators import ImportanceWeightedELBO, MarginalELBO
 from train.metrics.goals import Beats, Goal
 from train.metrics.measuring import Measures, Unmeasurable
 from train.metrics.references import majority, mean_image_mse
-from train.watch import TrainingLog, Watch
+from train.metrics.watch import TrainingLog, Watch
 
 
 class Explanation(NamedTuple):
@@ -293,12 +293,12 @@ class AIRWatch(Watch):
 
     def figures(self, log: TrainingLog) -> dict[str, Callable[[], Figure]]:
         drawn = {
-            "scenes": lambda: figures.scenes(self.examples.numpy(), log.stages),
+            "scenes": lambda: plots.scenes(self.examples.numpy(), log.stages),
             **super().figures(log),
-            "prior": lambda: figures.gallery(self.prior()),
+            "prior": lambda: plots.gallery(self.prior()),
         }
         if self.data.held_out.counts is not None:
-            drawn["counts"] = lambda: figures.confusion(self.confusion())
+            drawn["counts"] = lambda: plots.confusion(self.confusion())
         return drawn
 
     def prior(self) -> dict[str, np.ndarray]:

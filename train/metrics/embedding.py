@@ -15,7 +15,7 @@ from sklearn.decomposition import PCA
 from torch import Tensor
 from tqdm import tqdm
 
-from train import figures
+from train import plots
 from train.data.batches import codes_of
 from train.data.labelled import Images
 from train.data.stacks import StackPairs
@@ -26,8 +26,8 @@ from train.metrics.measuring import Measures, Unmeasurable
 from train.metrics.probes import ClassAccuracy, class_accuracy
 from train.metrics.references import majority
 from train.metrics.style import morphometrics, style_r2
+from train.metrics.watch import TrainingLog, Watch
 from train.objective import CorrespondenceObjective
-from train.watch import TrainingLog, Watch
 
 
 class Retrieval(NamedTuple):
@@ -206,8 +206,8 @@ class ABCWatch(Watch):
 
     def figures(self, log: TrainingLog) -> dict[str, Callable[[], Figure]]:
         return {
-            "maps": lambda: figures.maps(self.maps()),
-            "retrieval": lambda: figures.gallery(self.retrieved()),
+            "maps": lambda: plots.maps(self.maps()),
+            "retrieval": lambda: plots.gallery(self.retrieved()),
             **super().figures(log),
         }
 

@@ -16,7 +16,7 @@ from torch.nn.functional import normalize
 
 from pyro_models import acai
 from pyro_models.shapes import Shape
-from train import figures
+from train import plots
 from train.data.batches import codes_of
 from train.data.labelled import Images, Split
 from train.engine.saved import read_results
@@ -202,7 +202,7 @@ def _row(codec: Codec, data: Split, styles: Sequence[np.ndarray], seed: int) -> 
 
 def figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
     """Draws the rows of :func:`compare`."""
-    return figures.comparison(rows, MEASURES)
+    return plots.comparison(rows, MEASURES)
 
 
 def pairs(labels: Tensor, number: int = 500) -> tuple[Tensor, Tensor]:

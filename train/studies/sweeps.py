@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from train import figures, verdict
+from train import plots, verdict
 from train.engine import parallel
 from train.engine.runs import Run
 from train.engine.saved import run_once
@@ -54,6 +54,6 @@ def tradeoff(
         measures = {name: results.get(name) for name in MEASURES}
         rows.append({"term": term, "weight": case.weight, "z_dim": case.z_dim} | measures)
     run.save_table("tradeoff", rows)
-    paths, reasons = verdict.draw(run, {"tradeoff": lambda: figures.tradeoff(rows)})
+    paths, reasons = verdict.draw(run, {"tradeoff": lambda: plots.tradeoff(rows)})
     table = {"runs": len(rows), "table": str(run.directory / "tradeoff.csv")}
     return run.finish(table | {"figures": paths, "reasons": reasons})

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from train import figures
+from train import plots
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -65,4 +65,4 @@ class Watch:
         """
         if not self.PANELS:
             return {}
-        return {"curves": lambda: figures.curves(log.history, self.PANELS)}
+        return {"curves": lambda: plots.curves(log.history, self.PANELS)}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
-from train.cli import leaves_no_trace
+from train.cli import command, leaves_no_trace
 from train.errors import require
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class RedrawSettings:
+class FiguresSettings:
     """Draw the figures of a finished run again, from its weights, its log and its data.
 
     Random content of a figure, such as samples of the prior, differs from that of the run."""
@@ -32,7 +32,7 @@ class RedrawSettings:
 
 
 @leaves_no_trace
-def main(settings: RedrawSettings, method: Method | None = None) -> dict[str, Any]:
+def main(settings: FiguresSettings, method: Method | None = None) -> dict[str, Any]:
     """Draws the figures of a run again.
 
     The method is prepared as for training, so that what was watched before the first step is the
@@ -71,3 +71,7 @@ def main(settings: RedrawSettings, method: Method | None = None) -> dict[str, An
     with torch.no_grad():
         paths, _ = verdict.draw(run, session.watch.figures(verdict.run_log(run)))
     return paths
+
+
+if __name__ == "__main__":
+    command(FiguresSettings, main)
