@@ -18,7 +18,7 @@ import tyro
 from repeat import results
 
 from train.engine.runs import Run
-from train.figures import versus
+from train.plots import versus
 from train.tables import markdown
 
 PANELS = {

@@ -16,7 +16,7 @@ from pathlib import Path
 import tyro
 from repeat import results
 
-from train.figures import tradeoff
+from train.plots import tradeoff
 from train.tables import markdown
 
 NONE = "--invariance none --weight 0"
