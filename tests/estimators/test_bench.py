@@ -21,8 +21,8 @@ from train.bench import BenchSettings, build_row, main, row_settings, subject
 from train.cli import command
 from train.engine.runs import Run
 from train.errors import InputError
-from train.figures import races
 from train.objective import ELBOObjective
+from train.plots import races
 from train.studies import gradients
 from train.studies.races import SUMMARY, evaluations, summary
 from train.tables import markdown
