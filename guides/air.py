@@ -374,8 +374,8 @@ class ResidualGuide(RecurrentGuide):
 
     Example:
         >>> guide = ResidualGuide(AIR((50, 50), max_objects=3))
-        >>> found = guide.detect(torch.rand(4, 50, 50))
-        >>> found.boxes.shape, found.probabilities.shape
+        >>> detection = guide.detect(torch.rand(4, 50, 50))
+        >>> detection.boxes.shape, detection.probabilities.shape
         (torch.Size([4, 3, 4]), torch.Size([4, 4]))
 
     References:

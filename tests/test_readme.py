@@ -43,7 +43,7 @@ BLOCKS = dict(re.findall(r"```python (\S+)\n(.*?)```", README, re.DOTALL))
 def test_what_air_finds_in_images():
     names: dict = {}
     exec(BLOCKS["air"], names)
-    assert names["found"].boxes.shape == (64, 3, 4)
+    assert names["detection"].boxes.shape == (64, 3, 4)
     assert names["scenes"].canvas.shape == (16, 50, 50)
     assert names["loss"] > 0
 
