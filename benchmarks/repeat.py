@@ -1,26 +1,29 @@
-"""Runs of ``python -m train.METHOD`` that a benchmark makes once and reads again."""
+"""Runs ``python -m train.METHOD`` once; a benchmark that is repeated reads the results again."""
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from train.engine.saved import run_once
+
 
 def results(method: str, run: Path, flags: Sequence[str]) -> dict[str, Any]:
-    """The results of a run, which is made only if it is not there, and gone on with if half made.
+    """Reads the results of a run; makes the run, or resumes it, if it is not finished.
 
     Args:
         method: ``air``, ``icvae`` and so on.
-        run: Its folder.
-        flags: Its settings, beside ``--run-dir``.
+        run: The run folder.
+        flags: The flags of the command, except ``--run-dir``.
     """
-    if not (run / "results.json").exists():
+
+    def make() -> None:
         command = [sys.executable, "-m", f"train.{method}", "--run-dir", str(run), *flags]
         if (run / "config.json").exists():
             command += ["--resume"]
         subprocess.run(command, check=True)
-    return json.loads((run / "results.json").read_text())
+
+    return run_once(run, make)
