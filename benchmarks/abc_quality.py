@@ -1,9 +1,9 @@
-"""ABC's protocol over several seeds: the defaults, or the settings it is known from.
+"""Measures ABC over several seeds, with the defaults or the settings of its tutorial.
 
     python benchmarks/abc_quality.py default --data-dir DIR_WITH_MNIST
     python benchmarks/abc_quality.py tutorial --data-dir DIR_WITH_MNIST
 
-Each run is a ``python -m train.abc``; runs that are there already are not made again.
+Each run is a ``python -m train.abc``. Finished runs are not repeated.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import tyro
-from repeat import results
+from repeat import results as run_results
 
 from train.tables import markdown
 
@@ -45,37 +45,37 @@ MEASURES = (
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Trains ABC with several seeds and tables the results, a row for each measure."""
+    """Train ABC with several seeds, and print a table with a row for each measure."""
 
     protocol: tyro.conf.Positional[Literal["default", "tutorial"]]
-    """Which of the runs in the README."""
+    """Settings of the runs, as the README names them."""
     seeds: int = 3
-    """How many seeds, from 0."""
+    """Number of seeds, counted from 0."""
     data_dir: Path = Path("data")
-    """Where downloaded data sets are kept."""
+    """Folder of downloaded data sets."""
     out: Path = Path("runs/benchmarks")
-    """Where the runs go."""
+    """Folder that the runs are written to."""
     extra: str = ""
-    """Further flags for each run."""
+    """Additional flags of every run."""
 
 
-def flat(found: dict[str, Any]) -> dict[str, Any]:
-    """Results with the styles as measures of their own."""
+def flatten_styles(results: dict[str, Any]) -> dict[str, Any]:
+    """Adds the :math:`R^2` of each style to results, as a measure by the style's name."""
     styles = {
         f"{style}{group}": value
         for group in ("", "_withheld")
-        for style, value in found[f"style_r2{group}"].items()
+        for style, value in results[f"style_r2{group}"].items()
     }
-    return found | styles
+    return results | styles
 
 
 def main(benchmark: Benchmark) -> None:
-    """Makes the runs and prints a table in Markdown."""
+    """Trains the runs and prints a Markdown table."""
     flags = shlex.split(f"{PROTOCOLS[benchmark.protocol]} {benchmark.extra}")
     flags += ["--data", "mnist", "--data-dir", str(benchmark.data_dir)]
-    seeds = {
-        f"seed {seed}": flat(
-            results(
+    results_of_seeds = {
+        f"seed {seed}": flatten_styles(
+            run_results(
                 "abc",
                 benchmark.out / f"abc-{benchmark.protocol}-{seed}",
                 [*flags, "--seed", str(seed)],
@@ -84,11 +84,11 @@ def main(benchmark: Benchmark) -> None:
         for seed in range(benchmark.seeds)
     }
     rows = [
-        {"measure": name} | {seed: found[name] for seed, found in seeds.items()}
+        {"measure": name} | {seed: results[name] for seed, results in results_of_seeds.items()}
         for name in MEASURES
     ]
     print("python -m train.abc", *flags)
-    print(markdown(rows, ["measure", *seeds]))
+    print(markdown(rows, ["measure", *results_of_seeds]))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""ACAI and the same autoencoder without its critic, at equal steps: on MNIST, and on lines.
+"""Compares ACAI with its autoencoder trained without a critic, on MNIST or on lines.
 
     python benchmarks/acai_quality.py mnist --data-dir DIR_WITH_MNIST
     python benchmarks/acai_quality.py lines
 
-Each run is a ``python -m train.acai``; runs that are there already are not made again. A table and
-a figure have what was found on the way.
+Each run is a ``python -m train.acai``. Finished runs are not repeated. A second table and a figure
+show the evaluations during training.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ PANELS = {
 }
 PROTOCOLS = {
     "mnist": "--data mnist --eval-every 1000",
-    # With the critic's weight and rate of digits, lines jump halfway from one to the other.
+    # With the defaults for digits, interpolations jump from one line to the other halfway.
     "lines": "--data lines --eval-every 1000 --critic-weight 0.125 "
     "--learning-rate 2e-4 --decay none",
 }
@@ -40,41 +40,41 @@ MEASURES = {
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Trains with a critic and without, and tables and plots both."""
+    """Train with and without a critic, and print a table and draw a figure of both."""
 
     protocol: tyro.conf.Positional[Literal["mnist", "lines"]]
-    """The data."""
+    """Data that the runs are trained on."""
     seeds: int = 1
-    """How many seeds, from 0."""
+    """Number of seeds, counted from 0."""
     data_dir: Path = Path("data")
-    """Where downloaded data sets are kept."""
+    """Folder of downloaded data sets."""
     out: Path = Path("runs/benchmarks")
-    """Where the runs, the table and the figure go."""
+    """Folder that the runs and the figure are written to."""
     name: str = "default"
-    """Name of what --extra makes of the runs."""
+    """Label in the names of the runs and the figure; choose another one with --extra."""
     extra: str = ""
-    """Further flags for each run."""
+    """Additional flags of every run."""
 
 
 def main(benchmark: Benchmark) -> None:
-    """Makes the runs, a table in Markdown and a figure."""
-    rows, histories, way = [], {}, []
+    """Trains the runs, prints Markdown tables and draws a figure."""
+    rows, histories, evaluations = [], {}, []
     for name, flags in {"ACAI": "", "without critic": "--no-critic"}.items():
         for seed in range(benchmark.seeds):
             kind = f"{benchmark.protocol}-{benchmark.name}-{'critic' if not flags else 'alone'}"
             run = benchmark.out / f"acai-{kind}-{seed}"
-            own = ["--data-dir", str(benchmark.data_dir), "--seed", str(seed)]
-            own += shlex.split(f"{PROTOCOLS[benchmark.protocol]} {flags} {benchmark.extra}")
-            rows.append({"run": name, "seed": seed} | results("acai", run, own))
+            command = ["--data-dir", str(benchmark.data_dir), "--seed", str(seed)]
+            command += shlex.split(f"{PROTOCOLS[benchmark.protocol]} {flags} {benchmark.extra}")
+            rows.append({"run": name, "seed": seed} | results("acai", run, command))
             history = histories[f"{name}, seed {seed}"] = Run(run, "acai").history()
             for i, step in enumerate(history["held_out_mse"][0]):
-                found = {key: history[key][1][i] for key in PANELS if key in history}
-                way.append({"run": name, "seed": seed, "step": int(step)} | found)
+                metrics = {key: history[key][1][i] for key in PANELS if key in history}
+                evaluations.append({"run": name, "seed": seed, "step": int(step)} | metrics)
     columns = ["run", "seed", "steps", "train_seconds", *MEASURES[benchmark.protocol]]
     print(markdown(rows, columns))
     print()
-    print(markdown(way, list(way[0])))
-    panels = {key: label for key, label in PANELS.items() if key in way[0]}
+    print(markdown(evaluations, list(evaluations[0])))
+    panels = {key: label for key, label in PANELS.items() if key in evaluations[0]}
     path = benchmark.out / f"acai-{benchmark.protocol}-{benchmark.name}.png"
     versus(histories, panels).savefig(path, dpi=150)
 

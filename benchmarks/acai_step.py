@@ -1,9 +1,9 @@
-"""What a step of ACAI costs beside a plain port with two forward passes, in one run.
+"""Times a training step of ACAI and of a plain PyTorch port.
 
     python benchmarks/acai_step.py
 
-The port has the paper's networks as they are drawn there, one optimiser after the other, and runs
-autoencoder and critic once for each of the two losses.
+The port has the networks of the paper and updates the autoencoder and the critic in turn. It runs
+both networks once for each of the two losses.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import argparse
 from collections.abc import Callable
 
 import torch
-from timing import race
+from timing import print_times
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -22,32 +22,32 @@ from train.engine.steps import Stepper
 
 
 def encoder(depth: int, latent: int) -> nn.Sequential:
-    """The paper's encoder of 32x32 images."""
+    """Makes the paper's encoder of 32x32 images."""
     layers: list[nn.Module] = [nn.Conv2d(1, depth, 1)]
-    before = depth
-    for after in (depth, 2 * depth, 4 * depth):
-        layers += [nn.Conv2d(before, after, 3, padding=1), nn.LeakyReLU(0.2)]
-        layers += [nn.Conv2d(after, after, 3, padding=1), nn.LeakyReLU(0.2), nn.AvgPool2d(2)]
-        before = after
-    layers += [nn.Conv2d(before, 8 * depth, 3, padding=1), nn.LeakyReLU(0.2)]
+    channels = depth
+    for width in (depth, 2 * depth, 4 * depth):
+        layers += [nn.Conv2d(channels, width, 3, padding=1), nn.LeakyReLU(0.2)]
+        layers += [nn.Conv2d(width, width, 3, padding=1), nn.LeakyReLU(0.2), nn.AvgPool2d(2)]
+        channels = width
+    layers += [nn.Conv2d(channels, 8 * depth, 3, padding=1), nn.LeakyReLU(0.2)]
     return nn.Sequential(*layers, nn.Conv2d(8 * depth, latent, 3, padding=1))
 
 
 def decoder(depth: int, latent: int) -> nn.Sequential:
-    """The paper's decoder to 32x32 images."""
+    """Makes the paper's decoder to 32x32 images."""
     layers: list[nn.Module] = []
-    before = latent
-    for after in (4 * depth, 2 * depth, depth):
-        layers += [nn.Conv2d(before, after, 3, padding=1), nn.LeakyReLU(0.2)]
-        layers += [nn.Conv2d(after, after, 3, padding=1), nn.LeakyReLU(0.2)]
+    channels = latent
+    for width in (4 * depth, 2 * depth, depth):
+        layers += [nn.Conv2d(channels, width, 3, padding=1), nn.LeakyReLU(0.2)]
+        layers += [nn.Conv2d(width, width, 3, padding=1), nn.LeakyReLU(0.2)]
         layers += [nn.Upsample(scale_factor=2)]
-        before = after
-    layers += [nn.Conv2d(before, depth, 3, padding=1), nn.LeakyReLU(0.2)]
+        channels = width
+    layers += [nn.Conv2d(channels, depth, 3, padding=1), nn.LeakyReLU(0.2)]
     return nn.Sequential(*layers, nn.Conv2d(depth, 1, 3, padding=1))
 
 
 def plain(images: Tensor, settings: ACAISettings) -> Callable[[int], object]:
-    """A step of the port."""
+    """Returns a function that trains the port for one step."""
     latent = settings.z_dim // 16
     encode, decode = encoder(settings.depth, latent), decoder(settings.depth, latent)
     features = encoder(settings.depth, latent)
@@ -55,7 +55,7 @@ def plain(images: Tensor, settings: ACAISettings) -> Callable[[int], object]:
     autoencoder = torch.optim.Adam(weights, settings.learning_rate)
     critic = torch.optim.Adam(features.parameters(), settings.learning_rate)
 
-    def judge(x: Tensor) -> Tensor:
+    def predict_alpha(x: Tensor) -> Tensor:
         return features(x).flatten(1).mean(1)
 
     def mix(z: Tensor, alpha: Tensor) -> Tensor:
@@ -66,26 +66,26 @@ def plain(images: Tensor, settings: ACAISettings) -> Callable[[int], object]:
         x = images[start : start + settings.batch_size].float().unsqueeze(1) / 127.5 - 1
         alpha = 0.5 * torch.rand(len(x), 1, 1, 1)
         z = encode(x)
-        loss = F.mse_loss(decode(z), x) + 0.5 * judge(mix(z, alpha)).square().mean()
+        loss = F.mse_loss(decode(z), x) + 0.5 * predict_alpha(mix(z, alpha)).square().mean()
         autoencoder.zero_grad()
         loss.backward()
         autoencoder.step()
 
         with torch.no_grad():
             z = encode(x)
-            drawn, mixed = decode(z), mix(z, alpha)
-        missed = (judge(mixed) - alpha.flatten()).square().mean()
-        other = missed + judge(drawn + 0.2 * (x - drawn)).square().mean()
+            decoded, mixed = decode(z), mix(z, alpha)
+        critic_loss = (predict_alpha(mixed) - alpha.flatten()).square().mean()
+        critic_loss = critic_loss + predict_alpha(decoded + 0.2 * (x - decoded)).square().mean()
         critic.zero_grad()
-        other.backward()
+        critic_loss.backward()
         critic.step()
-        return loss.item() + other.item()
+        return loss.item() + critic_loss.item()
 
     return step
 
 
 def ours(images: Tensor, settings: ACAISettings) -> Callable[[int], object]:
-    """A step of ``python -m train.acai``."""
+    """Returns a function that trains ACAI for one step, as ``python -m train.acai`` does."""
     stepper = Stepper(METHOD.build(settings, {"shape": (32, 32)}), settings, torch.device("cpu"))
 
     def step(i: int) -> object:
@@ -96,9 +96,9 @@ def ours(images: Tensor, settings: ACAISettings) -> Callable[[int], object]:
 
 
 def main() -> None:
-    """Times the steps in turn and prints a table in Markdown."""
+    """Times the steps in turn and prints a Markdown table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=8, help="rounds of 10 steps of each")
+    parser.add_argument("--rounds", type=int, default=8, help="rounds, of 10 steps of each kind")
     rounds = parser.parse_args().rounds
     torch.manual_seed(0)
     tune_cpu()
@@ -109,7 +109,7 @@ def main() -> None:
         "train.acai": ours(images, settings),
         "train.acai, --no-critic": ours(images, ACAISettings(critic=False)),
     }
-    race(steps, f"{settings.batch_size} images", rounds, 10)
+    print_times(steps, f"{settings.batch_size} images", rounds, 10)
 
 
 if __name__ == "__main__":

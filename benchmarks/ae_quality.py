@@ -1,10 +1,10 @@
-"""The autoencoder's error: the defaults, beside the settings of the tutorial that it is known from.
+"""Compares the autoencoder's error under the defaults and under the settings of its tutorial.
 
     python benchmarks/ae_quality.py --data-dir DIR_WITH_MNIST
 
-Both are one ``python -m train.ae``; runs that are there already are not made again. The tutorial's
-stops at the fifth evaluation, an epoch apart, without a lower error; what it had reached after ten
-epochs, and in what time, is read from its log.
+Each run is a ``python -m train.ae``. Finished runs are not repeated. With the tutorial's settings,
+training stops after five epochs in a row without a lower validation error. The error and the time
+after ten epochs are read from the log.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from repeat import results
 from train.engine.runs import Run
 from train.tables import markdown
 
-# Of MNIST's 60,000 images a twelfth chooses the checkpoint; an epoch is the others. A patience of
-# five ends, as Keras counts, at the fifth evaluation in a row without a lower error: four may pass.
+# A twelfth of MNIST's 60,000 training images is for validation; an epoch is a pass over the others.
+# With a patience of five, Keras stops at the fifth evaluation in a row without a lower error.
+# train.ae stops at the first one beyond its --patience, which is therefore 4.
 EPOCH = 55_000 // 64
 TUTORIAL = (
     "--network conv --optimiser rmsprop --learning-rate 3e-4 --decay none --batch-size 64 "
@@ -33,38 +34,39 @@ MEASURES = ("probe_accuracy", "cluster_accuracy", "ten_epochs_mse", "ten_epochs_
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Trains autoencoders with the defaults and with the tutorial's settings."""
+    """Train autoencoders with the defaults and with the tutorial's settings."""
 
     data_dir: Path = Path("data")
-    """Where downloaded data sets are kept."""
+    """Folder of downloaded data sets."""
     seeds: int = 1
-    """How many seeds, from 0."""
+    """Number of seeds, counted from 0."""
     out: Path = Path("runs/benchmarks")
-    """Where the runs go."""
+    """Folder that the runs are written to."""
     extra: str = ""
-    """Further flags for each run."""
+    """Additional flags of every run."""
 
 
 def ten_epochs(run: Path) -> dict[str, float]:
-    """The validation error that a run had after ten epochs of 64, and the seconds it took."""
+    """Reads validation error and training seconds after ten epochs from a run's log."""
     history = Run(run, "ae").history()
-    found = {}
+    measures = {}
     for name, metric in {"mse": "validation_mse", "seconds": "train_seconds"}.items():
         steps, values = history[metric]
-        found[f"ten_epochs_{name}"] = float(values[steps <= 10 * EPOCH][-1])
-    return found
+        measures[f"ten_epochs_{name}"] = float(values[steps <= 10 * EPOCH][-1])
+    return measures
 
 
 def main(benchmark: Benchmark) -> None:
-    """Makes the runs and prints a table in Markdown."""
+    """Trains the runs and prints a Markdown table."""
     rows = []
     for name, flags in PROTOCOLS.items():
         for seed in range(benchmark.seeds):
             run = benchmark.out / f"ae-{name.split(chr(39))[0]}-{seed}"
-            own = ["--data", "mnist", "--data-dir", str(benchmark.data_dir), "--seed", str(seed)]
-            found = results("ae", run, [*own, *shlex.split(f"{flags} {benchmark.extra}")])
+            command = ["--data", "mnist", "--data-dir", str(benchmark.data_dir)]
+            command += ["--seed", str(seed), *shlex.split(f"{flags} {benchmark.extra}")]
+            measures = results("ae", run, command)
             early = ten_epochs(run) if flags else dict.fromkeys(MEASURES[2:])
-            rows.append({"run": name, "seed": seed} | found | early)
+            rows.append({"run": name, "seed": seed} | measures | early)
     print(markdown(rows, [*COLUMNS, *MEASURES]))
 
 

@@ -1,11 +1,11 @@
-"""Seconds of an epoch of AIR: a pass over 60,000 scenes in batches of 64, and steps of Pyro's.
+"""Times an epoch of AIR and of Pyro's example: 60,000 scenes in batches of 64.
 
     python benchmarks/air_epoch.py
     python benchmarks/air_epoch.py --device cuda
 
-All have the sizes of Pyro's example. The reference is that example; the other one in Pyro's way is
-this project's model and recurrent guide with TraceGraph_ELBO and a network as its baseline. Before
-anything is timed, each way takes its first steps.
+All variants have the sizes of Pyro's example, which is the reference. "Pyro's way, our networks" is
+this project's model and recurrent guide with TraceGraph_ELBO and a network as baseline. The first
+steps of each variant are not timed.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ import torch
 import tyro
 from air_step import SIZE, WHAT, WINDOW, N, reference
 from cases import case
-from timing import wait
 
 from train.air import AIRSettings
 from train.data.batches import Batches
 from train.engine.loop import TrainState
 from train.engine.runtime import tune_cpu
+from train.studies.timing import wait
 from train.tables import markdown
 
 SIZES = AIRSettings(
@@ -39,16 +39,16 @@ PYRO = {"estimator": "tracegraph", "baseline": "network", "guide": "recurrent", 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Times an epoch of each way."""
+    """Time an epoch of each variant."""
 
     scenes: int = 60_000
-    """Scenes of an epoch."""
+    """Number of scenes in an epoch."""
     device: str = "cpu"
-    """Where to compute."""
+    """Device to compute on."""
 
 
 def example(batches: Batches, device: torch.device) -> tuple[Callable[[int], object], float]:
-    """A step of Pyro's example, and the seconds before the first."""
+    """Returns a function that trains Pyro's example for one step, and its warm-up time (none)."""
     step = reference(device)
     return lambda i: step(batches(i)[0]), 0.0
 
@@ -56,7 +56,7 @@ def example(batches: Batches, device: torch.device) -> tuple[Callable[[int], obj
 def ours(
     batches: Batches, device: torch.device, **changes: object
 ) -> tuple[Callable[[int], object], float]:
-    """A step of ``python -m train.air`` with these settings, and the seconds before the first."""
+    """Returns a function that trains AIR for one step, and its warm-up time in seconds."""
     settings = replace(SIZES, **changes)
     training = TrainState(case(settings, device)[0], settings, device, None)
     training.prepare(batches)
@@ -64,12 +64,12 @@ def ours(
 
 
 def main(benchmark: Benchmark) -> None:
-    """A row for each way."""
+    """Times each variant and prints a Markdown table."""
     tune_cpu()
     device = torch.device(benchmark.device)
     scenes = torch.randint(0, 256, (benchmark.scenes, SIZE, SIZE), dtype=torch.uint8)
     batches = Batches((scenes,), 64, 0, device)
-    ways = {
+    variants = {
         "Pyro's example": lambda: example(batches, device),
         "Pyro's way, our networks": lambda: ours(batches, device, **PYRO, compile="off"),
         "default": lambda: ours(batches, device, compile="off"),
@@ -77,9 +77,9 @@ def main(benchmark: Benchmark) -> None:
         "default, compiled, bf16": lambda: ours(batches, device, compile="on", precision="bf16"),
     }
     rows = []
-    for name, way in ways.items():
+    for name, variant in variants.items():
         torch.manual_seed(0)
-        step, warm_up = way()
+        step, warm_up = variant()
         for i in range(5):
             step(i)
         wait()
@@ -88,7 +88,7 @@ def main(benchmark: Benchmark) -> None:
             step(i)
         wait()
         seconds = time.perf_counter() - start
-        rows.append({"way": name, "seconds": seconds, "warm-up, s": warm_up})
+        rows.append({"variant": name, "seconds": seconds, "warm-up, s": warm_up})
         print(rows[-1], flush=True)
     base = rows[0]["seconds"]
     rows = [row | {"times as fast": base / row["seconds"]} for row in rows]

@@ -1,10 +1,10 @@
-"""How well AIR counts: trains it with several seeds, one run after another, and tables the results.
+"""Measures AIR over several seeds: accuracy of the counts, ELBO and boxes.
 
     python benchmarks/air_quality.py default --seeds 10
     python benchmarks/air_quality.py pyro --seeds 3 --data-dir DIR_WITH_MNIST
     python benchmarks/air_quality.py tracegraph --seeds 3
 
-Each run is a ``python -m train.air``; runs that are there already are not made again.
+Each run is a ``python -m train.air``. Finished runs are not repeated.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from typing import Literal
 import tyro
 from repeat import results
 
-# The scenes of Pyro's example: digits of size 28 / (1.3 +- 0.1), no pixel's sum above white.
+# The scenes of Pyro's example: digits of side 28 / (1.3 +- 0.1) pixels, which overlap only where
+# their sum is no brighter than white.
 PYRO = (
     "--data mnist --digit-shrink 1.3 0.1 --overlap dim --likelihood-scale 0.3 --steps 10400 "
     "--batch-size 128 --what-dim 50 --what-hidden 800 --window-size 28 --presence-prior 0.003 "
@@ -34,29 +35,29 @@ MEASURES = ("count_accuracy", "count_accuracy_map", "elbo", "iw_bound", "box_iou
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Trains AIR with several seeds and tables the results."""
+    """Train AIR with several seeds, and print a table of the results."""
 
     protocol: tyro.conf.Positional[Literal["default", "pyro", "tracegraph"]]
-    """Which of the runs in the README."""
+    """Settings of the runs, as the README names them."""
     seeds: int = 10
-    """How many seeds, from 0."""
+    """Number of seeds, counted from 0."""
     data_dir: Path = Path("data")
-    """Where downloaded data sets are kept."""
+    """Folder of downloaded data sets."""
     out: Path = Path("runs/benchmarks")
-    """Where the runs go."""
+    """Folder that the runs are written to."""
     extra: str = ""
-    """Further flags for each run."""
+    """Additional flags of every run."""
 
 
 def main(benchmark: Benchmark) -> None:
-    """Makes the runs and prints a table in Markdown."""
+    """Trains the runs and prints a Markdown table."""
     flags = shlex.split(f"{PROTOCOLS[benchmark.protocol]} {benchmark.extra}")
     rows = []
     for seed in range(benchmark.seeds):
         run = benchmark.out / f"air-{benchmark.protocol}-{seed}"
-        own = ["--seed", str(seed), "--data-dir", str(benchmark.data_dir)]
-        found = results("air", run, [*flags, *own])
-        rows.append([found[name] for name in MEASURES])
+        seeded = [*flags, "--seed", str(seed), "--data-dir", str(benchmark.data_dir)]
+        measures = results("air", run, seeded)
+        rows.append([measures[name] for name in MEASURES])
     print("python -m train.air", *flags)
     print("| seed |", " | ".join(MEASURES), "|")
     print("| --- " * (len(MEASURES) + 1) + "|")

@@ -1,9 +1,9 @@
-"""What a step of AIR costs: this project's estimators beside Pyro's example, in one run.
+"""Times a training step of AIR with this project's estimators and of Pyro's example.
 
     python benchmarks/air_step.py
 
-The reference has the sizes and the shape of Pyro's AIR example: an LSTM of 256 units that reads
-the whole image at each step, a second one as its baseline, grid_sample, and TraceGraph_ELBO in SVI.
+The reference has the architecture and sizes of Pyro's AIR example: an LSTM of 256 units that reads
+the full image at every step, a second LSTM as baseline, grid_sample, and TraceGraph_ELBO in SVI.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ import torch
 import torch.nn.functional as F
 from pyro import poutine
 from pyro.infer import SVI, TraceGraph_ELBO
-from timing import ratio, turns
 from torch import Tensor, nn
 
 from pyro_models.networks import MLP
 from train.air import METHOD, AIRSettings
 from train.engine.steps import Stepper
+from train.studies.timing import median_ratio, turns
 
 SIZE, WINDOW, WHAT, N = 50, 28, 50, 3
 
 
 class Reference(nn.Module):
-    """AIR as Pyro's example has it: model and guide in one module, as functions for SVI."""
+    """The AIR of Pyro's example: model and guide are methods of one module, for SVI."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -72,9 +72,9 @@ class Reference(nn.Module):
         pres, latents = x.new_ones(n, 1), x.new_zeros(n, 3 + WHAT)
         with pyro.plate("data", n):
             for t in range(N):
-                seen = torch.cat([x.flatten(1), pres, latents], dim=1)
-                state = self.cell(seen, state)
-                baseline = self.baseline(seen.detach(), baseline)
+                inputs = torch.cat([x.flatten(1), pres, latents], dim=1)
+                state = self.cell(inputs, state)
+                baseline = self.baseline(inputs.detach(), baseline)
                 out = self.predict(state[0])
                 value = self.value(baseline[0]).squeeze(1) * pres.squeeze(1)
                 pres = pyro.sample(
@@ -95,24 +95,24 @@ class Reference(nn.Module):
 
 
 def reference(device: torch.device | str = "cpu") -> Callable[[Tensor], object]:
-    """A step of the reference on scenes, as SVI takes it."""
+    """Returns the step function of SVI on the reference; it is called with scenes (B, H, W)."""
     air = Reference().to(device)
     svi = SVI(air.model, air.guide, pyro.optim.Adam({"lr": 1e-4}), loss=TraceGraph_ELBO())
     return svi.step
 
 
 def ours(x: Tensor, **settings: str) -> Callable[[int], object]:
-    """A step of ``python -m train.air`` with these settings."""
-    chosen = AIRSettings(**settings)
-    objective = METHOD.build(chosen, {"shape": (SIZE, SIZE)})
-    stepper = Stepper(objective, chosen, x.device)
+    """Returns a function that trains AIR for one step, as ``python -m train.air`` does."""
+    air_settings = AIRSettings(**settings)
+    objective = METHOD.build(air_settings, {"shape": (SIZE, SIZE)})
+    stepper = Stepper(objective, air_settings, x.device)
     return lambda step: stepper((x,), step)
 
 
 def main() -> None:
-    """Times the steps in turn and prints a table in Markdown."""
+    """Times the steps in turn and prints a Markdown table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=8, help="rounds of 15 steps of each")
+    parser.add_argument("--rounds", type=int, default=8, help="rounds, of 15 steps of each kind")
     rounds = parser.parse_args().rounds
     torch.manual_seed(0)
     x = torch.rand(64, SIZE, SIZE)
@@ -127,11 +127,12 @@ def main() -> None:
     }
     times = turns(steps, rounds, 15)
     base = times["Pyro's example (reference)"]
-    print("| step of 64 scenes | ms, median | lowest | share of the reference, median |")
+    print("| step of 64 scenes | ms, median | ms, minimum | fraction of the reference, median |")
     print("| --- | --- | --- | --- |")
-    for name, taken in times.items():
-        share = ratio(taken, base)
-        print(f"| {name} | {statistics.median(taken):.1f} | {min(taken):.1f} | {share:.2f} |")
+    for name, milliseconds in times.items():
+        fraction = median_ratio(milliseconds, base)
+        median = statistics.median(milliseconds)
+        print(f"| {name} | {median:.1f} | {min(milliseconds):.1f} | {fraction:.2f} |")
 
 
 if __name__ == "__main__":

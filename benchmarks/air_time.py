@@ -1,10 +1,10 @@
-"""Seconds of training until AIR counts 98% of held-out scenes right, beside Pyro's way to do it.
+"""Times AIR, and the approach of Pyro's example, until 98% of held-out counts are right.
 
     python benchmarks/air_time.py
 
-The reference is what Pyro's example does, on the same scenes and in the same loop: a recurrent
-guide that sees the whole image and regresses places, and TraceGraph_ELBO with a network as its
-baseline, at the example's rate and at ours. Runs that are there already are not made again.
+The reference follows Pyro's example, on the same scenes and with the same training loop: a recurrent
+guide that reads the full image and regresses positions, and TraceGraph_ELBO with a network as
+baseline, at two learning rates. Finished runs are not repeated.
 """
 
 from __future__ import annotations
@@ -35,50 +35,57 @@ RUNS = {
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Trains until the count is right."""
+    """Train runs of AIR, and print when each reaches an accuracy of the counts."""
 
     accuracy: float = 0.98
-    """What is to be reached, on 1,000 held-out scenes."""
+    """Accuracy of the counts to reach, on 1,000 held-out scenes."""
     reference_steps: int = 10_500
-    """How long the reference may take."""
+    """Training steps of the reference."""
     seed: int = 0
-    """Seed of all."""
+    """Seed of every run."""
     out: Path = Path("runs/benchmarks")
-    """Where the runs go."""
+    """Folder that the runs are written to."""
 
 
 def reached(run: Run, accuracy: float, warm_up: float) -> tuple[int, float] | None:
-    """The step of the first evaluation that has the accuracy, and the seconds until then."""
+    """Returns step and seconds of the first evaluation that reaches the accuracy, or ``None``.
+
+    Args:
+        run: The run.
+        accuracy: The accuracy of the counts to reach, from 0 to 1.
+        warm_up: Seconds before the first step, which are added.
+    """
     history = run.history()
     steps, accuracies = history["held_out_count_accuracy"]
-    there = steps[accuracies >= accuracy]
-    if not len(there):
+    successes = steps[accuracies >= accuracy]
+    if not len(successes):
         return None
-    return int(there[0]), warm_up + float(np.interp(there[0], *history["train_seconds"]))
+    step = successes[0]
+    return int(step), warm_up + float(np.interp(step, *history["train_seconds"]))
 
 
 def main(benchmark: Benchmark) -> None:
-    """A row for each run."""
+    """Trains the runs and prints a Markdown table with a row for each."""
     rows: list[dict[str, Any]] = []
     first = None
     for name, flags in RUNS.items():
         directory = benchmark.out / f"air-time-{name.replace(' ', '-').replace(chr(39), '')}"
-        own = ["--seed", str(benchmark.seed), *shlex.split(flags)]
+        command = ["--seed", str(benchmark.seed), *shlex.split(flags)]
         if "Pyro" in name:
-            own += ["--steps", str(benchmark.reference_steps)]
-        found = results("air", directory, own)
-        warm_up = found["warm_up_seconds"]
-        there = reached(Run(directory, "air"), benchmark.accuracy, warm_up)
-        step, seconds = there or (None, warm_up + found["train_seconds"])
+            command += ["--steps", str(benchmark.reference_steps)]
+        measures = results("air", directory, command)
+        warm_up = measures["warm_up_seconds"]
+        success = reached(Run(directory, "air"), benchmark.accuracy, warm_up)
+        step, seconds = success or (None, warm_up + measures["train_seconds"])
         first = first or seconds
         rows.append(
             {
                 "run": name,
-                "step": step or f"not by {found['steps']:,}",
+                "step": step or f"not by {measures['steps']:,}",
                 "seconds": round(seconds),
-                "of them before the first": round(warm_up),
-                "times the first": f"{'' if there else 'more than '}{seconds / first:.0f}",
-                "count_accuracy at the end": found["count_accuracy"],
+                "warm-up seconds": round(warm_up),
+                "times the first": f"{'' if success else 'more than '}{seconds / first:.0f}",
+                "count_accuracy at the end": measures["count_accuracy"],
             }
         )
     print(markdown(rows, list(rows[0])))

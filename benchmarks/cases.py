@@ -1,4 +1,4 @@
-"""A step of each method on made-up images, for benchmarks."""
+"""Builds the objective of each method with batches of noise, for benchmarks."""
 
 from __future__ import annotations
 
@@ -22,14 +22,24 @@ Case = tuple[Objective, Callable[[int], Batch]]
 
 
 def case(settings: Settings, device: torch.device = CPU) -> Case:
-    """The objective of a method's settings on a device, and batches of noise for it."""
+    """Builds the objective of a method's settings, and batches of noise that train it.
+
+    Args:
+        settings: The settings of one of :data:`~train.methods.METHODS`. ABC is trained on all sets.
+        device: The device of objective and batches.
+
+    Returns:
+        The objective, and the training batch as a function of the step. Images are scenes of
+        ``canvas_size`` for AIR, else of 28x28 pixels with ten classes as labels.
+    """
     method = RECORDS[type(settings)]
     if isinstance(settings, ABCSettings):
         settings = replace(settings, withheld=())
-    side = settings.canvas_size if isinstance(settings, AIRSettings) else 28
+    scenes = isinstance(settings, AIRSettings)
+    side = settings.canvas_size if scenes else 28
     n = max(12_000, settings.batch_size)
     images = torch.randint(0, 256, (n, side, side), dtype=torch.uint8)
     labels = torch.arange(n) % 10
-    data = Images(images, labels) if side == 28 else Scenes(images, None, None)
+    data = Scenes(images, None, None) if scenes else Images(images, labels)
     objective, batches, _ = method.prepare(settings, Split(data, data), device)
     return objective, batches

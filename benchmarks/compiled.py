@@ -1,9 +1,9 @@
-"""What --compile brings to a step of each method, and what it costs before the first.
+"""Times a training step of each method with and without --compile, and the compilation.
 
     python benchmarks/compiled.py
 
-The settings are the defaults. Compiled steps must first do what the others do: a hundred of each
-from one seed, random numbers included. A CPU needs a C++ compiler.
+The settings are the defaults, except for the learning rate. The losses of compiled and eager steps
+from one seed are compared too. On a CPU, a C++ compiler is needed.
 """
 
 from __future__ import annotations
@@ -17,30 +17,30 @@ from typing import Any
 import torch
 import tyro
 from cases import DEFAULTS, case
-from timing import ratio, turns
 
 from train.engine.loop import TrainState
 from train.engine.runtime import tune_cpu
 from train.settings import Settings
+from train.studies.timing import median_ratio, turns
 from train.tables import markdown
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Times compiled steps and others, in turn."""
+    """Time compiled and eager steps in turn."""
 
     rounds: int = 10
-    """Turns of each."""
+    """Number of timed rounds."""
     each: int = 10
-    """Steps a turn."""
+    """Steps of each alternative in a round."""
     equal_steps: int = 100
-    """Over how many steps losses are compared."""
+    """Number of steps over which losses are compared."""
     device: str = "cpu"
-    """Where to compute."""
+    """Device to compute on."""
 
 
-def begun(settings: Settings, device: torch.device) -> tuple[TrainState, Any]:
-    """A run that is ready for its first step, and its data."""
+def prepare(settings: Settings, device: torch.device) -> tuple[TrainState, Any]:
+    """Returns a training state that is warmed up and compiled, and its batches."""
     torch._dynamo.reset()
     torch.manual_seed(0)
     objective, data = case(settings, device)
@@ -50,40 +50,40 @@ def begun(settings: Settings, device: torch.device) -> tuple[TrainState, Any]:
 
 
 def losses(training: TrainState, data: Any, steps: int) -> torch.Tensor:
-    """The losses of steps from one seed, of shape (steps, *)."""
+    """Returns the losses of steps from a fixed seed, of shape (steps, number of losses)."""
     torch.manual_seed(1)
-    # Copied at once: what a replayed step returns is written over by the next one.
-    taken = [torch.stack(list(training.stepper(data(i), i)[0].values())) for i in range(steps)]
-    return torch.stack(taken)
+    # torch.stack copies: a replayed step overwrites the tensors that the previous one returned.
+    rows = [torch.stack(list(training.stepper(data(i), i)[0].values())) for i in range(steps)]
+    return torch.stack(rows)
 
 
 def main(benchmark: Benchmark) -> None:
-    """A row for each method."""
+    """Times each method and prints a Markdown table."""
     tune_cpu()
     device = torch.device(benchmark.device)
     rows = []
     for name, kind in DEFAULTS.items():
-        # At larger rates the first steps of some methods make much of a rounding error.
-        chosen = kind(learning_rate=1e-5)
-        plain = begun(replace(chosen, compile="off"), device)
+        # At larger rates the first steps of some methods amplify rounding errors.
+        settings = kind(learning_rate=1e-5)
+        plain = prepare(replace(settings, compile="off"), device)
         with tempfile.TemporaryDirectory() as cache:
-            # What an earlier run compiled would make the first warm-up look short.
+            # A cache of an earlier compilation would shorten the first warm-up.
             os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
-            first = begun(replace(chosen, compile="on"), device)
-            compiled = begun(replace(chosen, compile="on"), device)
-        apart = [losses(*way, benchmark.equal_steps) for way in (plain, compiled)]
-        differs = ((apart[0] - apart[1]).abs() / apart[0].abs()).max().item()
+            first = prepare(replace(settings, compile="on"), device)
+            compiled = prepare(replace(settings, compile="on"), device)
+        expected, actual = (losses(*run, benchmark.equal_steps) for run in (plain, compiled))
+        difference = ((expected - actual).abs() / expected.abs()).max().item()
         steps = {
             "as it is": lambda _, run=plain: run[0].train_step(run[1]),
             "compiled": lambda _, run=compiled: run[0].train_step(run[1]),
         }
         times = turns(steps, benchmark.rounds, benchmark.each)
         row: dict[str, object] = {"step of": name}
-        row |= {f"{way}, ms": round(statistics.median(each), 1) for way, each in times.items()}
-        row |= {"times as fast": f"{ratio(times['as it is'], times['compiled']):.2f}"}
+        row |= {f"{way}, ms": round(statistics.median(ms), 1) for way, ms in times.items()}
+        row |= {"times as fast": f"{median_ratio(times['as it is'], times['compiled']):.2f}"}
         row |= {"warm-up, s": round(first[0].warm_up.seconds)}
-        row |= {"again, s": round(compiled[0].warm_up.seconds)}
-        rows.append(row | {"losses differ by": f"{differs:.1e}"})
+        row |= {"warm-up from cache, s": round(compiled[0].warm_up.seconds)}
+        rows.append(row | {"losses differ by": f"{difference:.1e}"})
         print(rows[-1], flush=True)
     print(markdown(rows, list(rows[0])))
 

@@ -1,9 +1,10 @@
-"""How the time and memory of a step grow with its sizes, with the exponents fitted.
+"""Measures how time and memory of a training step grow with sizes, and fits exponents.
 
     python benchmarks/growth.py
 
-Each point is a process of its own: its memory is the most it had in a few steps of the loop, less
-what it had before the first. An exponent is that of the upper half of a curve: 1 for linear.
+Each point is measured in a fresh process. Its memory is the peak of the process, minus its memory
+before the first training step. Exponents are fitted to the upper half of a curve; 1 is linear
+growth.
 """
 
 from __future__ import annotations
@@ -44,68 +45,68 @@ CURVES: dict[str, tuple[str, str, tuple[int, ...], dict[str, Any]]] = {
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Times steps of many sizes."""
+    """Measure training steps of many sizes."""
 
     steps: int = 5
-    """Steps that are timed at each, after two that are not."""
+    """Timed steps of each size, after two warm-up steps."""
     out: Path = Path("runs/benchmarks")
-    """Where the figure goes."""
+    """Folder that the figure is written to."""
 
 
 def point(method: str, settings: dict[str, Any], steps: int) -> tuple[float, float]:
-    """Milliseconds and megabytes of a step."""
+    """Returns median milliseconds and peak megabytes (MiB) of a training step."""
     tune_cpu()
     torch.manual_seed(0)
-    chosen = DEFAULTS[method](**settings)
-    objective, batch = case(chosen)
-    training = TrainState(objective, chosen, CPU, None)
+    method_settings = DEFAULTS[method](**settings)
+    objective, batch = case(method_settings)
+    training = TrainState(objective, method_settings, CPU, None)
     before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
     times = []
     for _ in range(steps + 2):
         start = time.perf_counter()
         training.train_step(batch)
         times.append(time.perf_counter() - start)
-    most = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return 1e3 * statistics.median(times[2:]), (most - before) / 2**20
+    peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return 1e3 * statistics.median(times[2:]), (peak - before) / 2**20
 
 
 def exponent(sizes: tuple[int, ...], values: list[float]) -> float:
-    """The slope of the upper half of a curve, both axes in logarithms."""
+    """Fits a line to the upper half of a curve on log-log axes; returns its slope."""
     upper = slice(len(sizes) // 2, None)
     return float(np.polyfit(np.log(sizes[upper]), np.log(values[upper]), 1)[0])
 
 
 def figure(curves: dict[str, tuple[tuple[int, ...], list[float], list[float]]]) -> Figure:
-    """Time and memory over the sizes, a column for each kind of size."""
+    """Plots time and memory against size, in a column for each kind of size."""
     kinds = list(dict.fromkeys(name.split(", ")[0] + ", " + name.split(", ")[1] for name in curves))
-    drawn = Figure(figsize=(3.2 * len(kinds), 5.6), layout="constrained")
-    axes = drawn.subplots(2, len(kinds), squeeze=False)
+    growth = Figure(figsize=(3.2 * len(kinds), 5.6), layout="constrained")
+    axes = growth.subplots(2, len(kinds), squeeze=False)
     for name, (sizes, *values) in curves.items():
         kind = ", ".join(name.split(", ")[:2])
-        for row, (each, unit) in enumerate(zip(values, ("ms a step", "MB"), strict=True)):
+        for row, (curve, unit) in enumerate(zip(values, ("ms a step", "MB"), strict=True)):
             axis = axes[row][kinds.index(kind)]
             label = name.removeprefix(kind).removeprefix(", ")
-            slope = f"n^{exponent(sizes, each):.1f}"
-            axis.loglog(sizes, each, "o-", label=f"{label}  {slope}".strip())
+            slope = f"n^{exponent(sizes, curve):.1f}"
+            axis.loglog(sizes, curve, "o-", label=f"{label}  {slope}".strip())
             axis.set(ylabel=unit, title=kind if row == 0 else "")
             axis.set_xticks(sizes, [str(size) for size in sizes], fontsize=8)
             axis.minorticks_off()
             axis.legend(frameon=False, fontsize=8)
-    return drawn
+    return growth
 
 
 def main(benchmark: Benchmark) -> None:
-    """A row for each point, the exponents, and a figure."""
+    """Measures every curve, prints a Markdown table with exponents, and draws a figure."""
     rows, curves = [], {}
     for name, (method, varied, sizes, others) in CURVES.items():
         times, memories = [], []
         for size in sizes:
-            # Forked anew: what one point leaves in memory is not there for the next.
+            # A process for each point, so that memory of one point does not count for the next.
             context = get_context("forkserver")
             with ProcessPoolExecutor(1, mp_context=context, max_tasks_per_child=1) as pool:
                 settings = {varied: size, **others}
-                taken, memory = pool.submit(point, method, settings, benchmark.steps).result()
-            times.append(taken)
+                time_ms, memory = pool.submit(point, method, settings, benchmark.steps).result()
+            times.append(time_ms)
             memories.append(memory)
         curves[name] = (sizes, times, memories)
         rows.append(

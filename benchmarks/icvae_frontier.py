@@ -1,8 +1,8 @@
-"""Leakage against reconstruction: each term of ICVAE, VAE and CVAE, at two sizes of code.
+"""Measures the trade-off of leakage and reconstruction: VAE, CVAE and each penalty of ICVAE.
 
     python benchmarks/icvae_frontier.py --data-dir DIR_WITH_MNIST --seeds 3
 
-Each point is a ``python -m train.icvae``; runs that are there already are not made again.
+Each point is a ``python -m train.icvae`` for each seed. Finished runs are not repeated.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from train.plots import tradeoff
 from train.tables import markdown
 
 NONE = "--invariance none --weight 0"
-# The squared error summed over pixels, Adam at 5e-4: the settings of the tutorial that this
-# method is known from, for 16 of its 100 epochs.
-SEED = (
+# The tutorial's settings: the squared error summed over pixels, and Adam at 5e-4. It trains for 100
+# epochs, these runs for 16.
+TUTORIAL = (
     "--invariance pairwise --weight 1 --learning-rate 5e-4 --decay none --batch-size 32 "
     "--steps 30000 --eval-every 10000 --checkpoint-every 10000"
 )
@@ -33,7 +33,7 @@ GRID = {
     "kt": [f"--invariance kt --weight {w}" for w in (1, 10)],
     "direct": [f"--invariance direct --weight {w}" for w in (3, 10, 30)],
     "echo": [f"--invariance echo --weight {w}" for w in (0.1, 1)],
-    "tutorial's settings": [SEED],
+    "tutorial's settings": [TUTORIAL],
 }
 MEASURES = ("leakage", "leakage_linear", "leakage_parameters", "reconstruction_mse", "elbo")
 COLUMNS = ("z_dim", "term", "flags", *MEASURES, "worst_leakage")
@@ -41,39 +41,39 @@ COLUMNS = ("z_dim", "term", "flags", *MEASURES, "worst_leakage")
 
 @dataclass(frozen=True)
 class Frontier:
-    """Trains ICVAE with each term and weight, and tables and plots the results."""
+    """Train ICVAE with each penalty and weight, and print a table and draw a figure."""
 
     data_dir: Path = Path("data")
-    """Where downloaded data sets are kept."""
+    """Folder of downloaded data sets."""
     seeds: int = 3
-    """How many seeds, from 0."""
+    """Number of seeds, counted from 0."""
     z_dims: tuple[int, ...] = (2, 16)
     """Sizes of the code."""
     terms: tuple[str, ...] = tuple(GRID)
-    """Which rows of the grid."""
+    """Penalties to train with, by their names in the grid."""
     out: Path = Path("runs/benchmarks/icvae")
-    """Where the runs, the table and the figure go."""
+    """Folder that the runs, the table and the figure are written to."""
     extra: str = ""
-    """Further flags for each run."""
+    """Additional flags of every run."""
 
 
 def main(settings: Frontier) -> None:
-    """Makes the runs, a table in Markdown, a CSV and a figure."""
+    """Trains the runs, prints a Markdown table, and writes a CSV file and a figure."""
     rows = []
     for z_dim in settings.z_dims:
         for term in settings.terms:
             for number, flags in enumerate(GRID[term]):
-                found = []
+                measures = []
                 for seed in range(settings.seeds):
                     run = settings.out / f"{term.split()[0].strip(chr(39))}-{number}-{z_dim}-{seed}"
-                    own = ["--data", "mnist", "--data-dir", str(settings.data_dir)]
-                    own += ["--z-dim", str(z_dim), "--seed", str(seed)]
-                    own += shlex.split(f"{flags} {settings.extra}")
-                    found.append(results("icvae", run, own))
-                means = {key: statistics.fmean(one[key] for one in found) for key in MEASURES}
-                worst = max(one["leakage"] for one in found)
+                    command = ["--data", "mnist", "--data-dir", str(settings.data_dir)]
+                    command += ["--z-dim", str(z_dim), "--seed", str(seed)]
+                    command += shlex.split(f"{flags} {settings.extra}")
+                    measures.append(results("icvae", run, command))
+                means = {key: statistics.fmean(run[key] for run in measures) for key in MEASURES}
+                worst = max(run["leakage"] for run in measures)
                 row = {"term": term, "flags": flags, "weight": weight(flags), "z_dim": z_dim}
-                rows.append(row | means | {"worst_leakage": worst, "chance": found[0]["chance"]})
+                rows.append(row | means | {"worst_leakage": worst, "chance": measures[0]["chance"]})
     print(markdown(rows, COLUMNS))
     with (settings.out / "frontier.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
@@ -83,7 +83,7 @@ def main(settings: Frontier) -> None:
 
 
 def weight(flags: str) -> float:
-    """The weight that flags name, which orders a line's points."""
+    """Reads the weight of the penalty from flags; it orders the points of a line."""
     words = shlex.split(flags)
     return float(words[words.index("--weight") + 1])
 

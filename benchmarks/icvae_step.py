@@ -1,10 +1,9 @@
-"""What a step of ICVAE costs beside a plain PyTorch loop over a DataLoader, in one run.
+"""Times a training step of ICVAE and of a plain PyTorch loop over a DataLoader.
 
     python benchmarks/icvae_step.py
 
-The loop is what a tutorial has: torchvision's MNIST with ToTensor (of images that are in memory
-already), a shuffling DataLoader, the same networks, Adam, and the mean pairwise KL from PyTorch
-distributions.
+The loop is written as in a tutorial: torchvision's MNIST with ToTensor (on images in memory), a
+shuffling DataLoader, the same networks, Adam, and the mean pairwise KL from torch.distributions.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 from PIL import Image
-from timing import race
+from timing import print_times
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 from torch.utils.data import DataLoader, Dataset
@@ -28,7 +27,7 @@ from train.icvae import METHOD, ICVAESettings
 
 
 class Digits(Dataset):
-    """One image and its label at a time, as torchvision's MNIST with ToTensor gives them."""
+    """Images with labels, read one by one as by torchvision's MNIST with ToTensor."""
 
     def __init__(self, images: Tensor, labels: Tensor) -> None:
         self.images = images
@@ -44,7 +43,7 @@ class Digits(Dataset):
 
 
 def plain(images: Tensor, labels: Tensor, settings: ICVAESettings) -> Callable[[int], object]:
-    """A step of the plain loop."""
+    """Returns a function that trains the plain loop for one step."""
     encoder = MLP(784, 2 * settings.z_dim, settings.hidden, torch.nn.Tanh)
     decoder = MLP(settings.z_dim + 10, 784, settings.hidden, torch.nn.Tanh)
     weights = [*encoder.parameters(), *decoder.parameters()]
@@ -79,9 +78,9 @@ def plain(images: Tensor, labels: Tensor, settings: ICVAESettings) -> Callable[[
 
 
 def ours(images: Tensor, labels: Tensor, settings: ICVAESettings) -> Callable[[int], object]:
-    """A step of ``python -m train.icvae``."""
-    told = torch.nn.functional.one_hot(labels, 10).float()
-    batches = Batches((images, told), settings.batch_size, 0, "cpu")
+    """Returns a function that trains ICVAE for one step, as ``python -m train.icvae`` does."""
+    c = torch.nn.functional.one_hot(labels, 10).float()
+    batches = Batches((images, c), settings.batch_size, 0, "cpu")
     condition = Condition(10, torch.zeros(0), torch.zeros(0)).state()
     objective = METHOD.build(settings, {"shape": (28, 28), "condition": condition})
     stepper = Stepper(objective, settings, torch.device("cpu"))
@@ -89,9 +88,9 @@ def ours(images: Tensor, labels: Tensor, settings: ICVAESettings) -> Callable[[i
 
 
 def main() -> None:
-    """Times the steps in turn and prints a table in Markdown."""
+    """Times the steps in turn and prints a Markdown table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=8, help="rounds of 30 steps of each")
+    parser.add_argument("--rounds", type=int, default=8, help="rounds, of 30 steps of each kind")
     rounds = parser.parse_args().rounds
     torch.manual_seed(0)
     images = torch.randint(0, 256, (60_000, 28, 28), dtype=torch.uint8)
@@ -102,7 +101,7 @@ def main() -> None:
         "train.icvae, pairwise": ours(images, labels, settings),
         "train.icvae, direct": ours(images, labels, ICVAESettings()),
     }
-    race(steps, f"{settings.batch_size} images", rounds, 30)
+    print_times(steps, f"{settings.batch_size} images", rounds, 30)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""What Pyro, the optimiser and the loop add to the bare arithmetic of each method's step.
+"""Measures what Pyro, the optimiser and the loop add to the arithmetic of a training step.
 
     python benchmarks/overhead.py
 
-The whole step is the loop's own, from the data to the optimiser, as it is and with --compile on.
-The bare one is the forward and
-backward pass of the same networks and losses in plain PyTorch, on a batch that is at hand. Before
-anything is timed, both must have the same loss. Settings are the defaults.
+The "whole" step is that of training, from the data to the optimiser; "compiled" is the same with
+--compile on. The "bare" step is the forward and backward pass of the same networks and losses in
+plain PyTorch, on a fixed batch. Both must have equal losses before they are timed. Settings are the
+defaults.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ import pyro
 import torch
 import tyro
 from cases import CPU, DEFAULTS, case
-from timing import ratio, turns
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -33,6 +32,7 @@ from train.engine.loop import TrainState
 from train.engine.runtime import tune_cpu
 from train.losses import class_information
 from train.objective import Batch
+from train.studies.timing import median_ratio, turns
 from train.tables import markdown
 
 Step = Callable[[int], Any]
@@ -40,19 +40,19 @@ Step = Callable[[int], Any]
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Times whole and bare steps in turn."""
+    """Time whole and bare steps in turn."""
 
     rounds: int = 20
-    """Turns of each."""
+    """Number of timed rounds."""
     each: int = 10
-    """Steps a turn."""
+    """Steps of each alternative in a round."""
 
 
 def bare_air(objective: Any, annealed: dict[str, Tensor]) -> Callable[[Batch], Tensor]:
-    """The ELBO of the default model and guide, the count summed out, without Pyro."""
+    """Returns the loss of AIR's default model and guide, counts summed out, without Pyro."""
     model: AIR = objective.model
     guide: ResidualGuide = objective.guide
-    image, recurrence, look, encoder, decoder = (
+    image, recurrence, step, encoder, decoder = (
         *(guide.image, guide.recurrence, guide.step, guide.encoder),
         model.decoder,
     )
@@ -66,31 +66,31 @@ def bare_air(objective: Any, annealed: dict[str, Tensor]) -> Callable[[Batch], T
         canvas = torch.zeros_like(x)
         canvases, logits, kls = [canvas], [], [x.new_zeros(len(x))]
         for i in range(model.max_objects):
-            seen, features = x, projected
+            residual, features = x, projected
             if i:
-                seen = x - canvas
+                residual = x - canvas
                 features = projected - F.linear(canvas.flatten(-2), image.weight)
             features = features + recurrence(torch.cat([hidden, latents], -1))
-            logit, places, spreads, choice, hidden = look(features.relu()).split(sizes, -1)
+            logit, places, spreads, choice, hidden = step(features.relu()).split(sizes, -1)
             hidden = hidden.tanh()
             near = (choice - guide.distance_penalty[choice.argmax(-1)]).softmax(-1) @ guide.anchors
             loc, scale = model.where_scale * places + near, spreads.sigmoid()
             kl = _kl(loc / model.where_scale, scale)
             where = model.where_loc + loc + model.where_scale * scale * torch.randn_like(loc)
-            window = crop(seen, where, model.window_size).flatten(-2)
+            window = crop(residual, where, model.window_size).flatten(-2)
             loc, log_scale = encoder(window).chunk(2, -1)
             scale = log_scale.clamp(max=1.0).exp()
             what = loc + scale * torch.randn_like(loc)
             latents = torch.cat([where, what], -1)
             side = model.window_size
-            drawn = (decoder(what) + model.decoder_bias).sigmoid().unflatten(-1, (side, side))
-            canvas = canvas + paste(drawn, where, model.shape)
+            glimpse = (decoder(what) + model.decoder_bias).sigmoid().unflatten(-1, (side, side))
+            canvas = canvas + paste(glimpse, where, model.shape)
             canvases.append(canvas)
             logits.append(logit.squeeze(-1))
             kls.append(kls[-1] + kl + _kl(loc, scale))
         z = torch.stack(logits)
-        more = torch.cat([torch.zeros_like(z[:1]), F.logsigmoid(z).cumsum(0)])
-        log_q = more + torch.cat([F.logsigmoid(-z), torch.zeros_like(z[:1])])
+        continued = torch.cat([torch.zeros_like(z[:1]), F.logsigmoid(z).cumsum(0)])
+        log_q = continued + torch.cat([F.logsigmoid(-z), torch.zeros_like(z[:1])])
         steps = model.step_logits(annealed["presence_prior"])
         zero = steps.new_zeros(1)
         log_p = torch.cat([zero, F.logsigmoid(steps).cumsum(0)])
@@ -103,7 +103,7 @@ def bare_air(objective: Any, annealed: dict[str, Tensor]) -> Callable[[Batch], T
 
 
 def bare_icvae(objective: Any, annealed: dict[str, Tensor]) -> Callable[[Batch], Tensor]:
-    """The ELBO of the default model and guide, with the direct term, without Pyro."""
+    """Returns the loss of ICVAE's default model and guide, with direct penalty, without Pyro."""
     model: ICVAE = objective.model
     guide: GaussianGuide = objective.guide
     features, heads, decoder, memory = guide.features, guide.heads, model.decoder, guide.memory
@@ -125,12 +125,12 @@ def bare_icvae(objective: Any, annealed: dict[str, Tensor]) -> Callable[[Batch],
 
 
 def _kl(loc: Tensor, scale: Tensor) -> Tensor:
-    """Of diagonal Gaussians from the standard one."""
+    """Returns the KL divergence of diagonal Gaussians from the standard normal, of shape (*)."""
     return 0.5 * (loc.square() + scale.square() - 1 - 2 * scale.log()).sum(-1)
 
 
 def _log_prob(x: Tensor, loc: Tensor, scale: float) -> Tensor:
-    """Of images under Normals around others."""
+    """Returns the log-density of images under independent Normals around ``loc``."""
     squares = F.mse_loss(loc, x.expand_as(loc), reduction="none").sum((-2, -1))
     constant = 0.5 * x[0].numel() * math.log(2 * math.pi * scale**2)
     return -squares / (2 * scale**2) - constant
@@ -140,7 +140,7 @@ BARE = {"air": bare_air, "icvae": bare_icvae}
 
 
 def steps(name: str) -> dict[str, Step]:
-    """The bare and the whole step of a method, and the parts of the whole one."""
+    """Returns the bare and the whole step of a method and the stages between, by name."""
     settings = DEFAULTS[name]()
     objective, data = case(settings)
     batch = data(0)
@@ -161,11 +161,11 @@ def steps(name: str) -> dict[str, Step]:
 
     def arithmetic(losses: Callable[[], dict[str, Tensor]]) -> Step:
         def step(_: int) -> None:
-            found = losses()
-            for i, (key, value) in enumerate(found.items(), start=1):
+            values = losses()
+            for i, (key, value) in enumerate(values.items(), start=1):
                 for weight in parameters[key]:
                     weight.grad = None
-                value.backward(inputs=parameters[key], retain_graph=i < len(found))
+                value.backward(inputs=parameters[key], retain_graph=i < len(values))
 
         return step
 
@@ -187,15 +187,16 @@ def steps(name: str) -> dict[str, Step]:
 
 
 def main(benchmark: Benchmark) -> None:
-    """A row for each method."""
+    """Times each method and prints a Markdown table."""
     tune_cpu()
     rows = []
     for name in DEFAULTS:
         torch.manual_seed(0)
         times = turns(steps(name), benchmark.rounds, benchmark.each)
-        row = {f"{key}, ms": round(statistics.median(each), 1) for key, each in times.items()}
-        for way in ("whole", "compiled"):
-            row[f"{way}, added"] = f"{ratio(times[way], times['bare']) - 1:.0%}"
+        row = {f"{key}, ms": round(statistics.median(ms), 1) for key, ms in times.items()}
+        for variant in ("whole", "compiled"):
+            overhead = median_ratio(times[variant], times["bare"]) - 1
+            row[f"{variant}, added"] = f"{overhead:.0%}"
         rows.append({"step of": name, **row})
         print(rows[-1], flush=True)
     print(markdown(rows, list(rows[0])))

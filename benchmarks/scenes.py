@@ -1,4 +1,4 @@
-"""How fast scenes are made: 60,000 of 50x50, digits loaded beforehand.
+"""Times the composition of 60,000 scenes of 50x50 pixels, without loading the digits.
 
 python benchmarks/scenes.py
 """
@@ -13,7 +13,7 @@ from train.data.scenes import make_scenes
 
 
 def main() -> None:
-    """Times the default scenes and those of Pyro's example, and prints a table in Markdown."""
+    """Times the default scenes and those of Pyro's example, and prints a Markdown table."""
     digits = load("mnist5k", Path("data"), "test").train.images
     kinds = {
         "default": {},

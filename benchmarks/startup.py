@@ -1,4 +1,4 @@
-"""Seconds from the command to its help, and to the first step on the default data.
+"""Times how long each command takes to print its help, and to log its first training step.
 
 python benchmarks/startup.py
 """
@@ -22,14 +22,14 @@ METHODS = ("air", "icvae", "abc", "acai", "ae")
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Starts every method."""
+    """Start the command of every method."""
 
     times: int = 5
-    """How often; medians are shown."""
+    """Number of starts, of which the median is printed."""
 
 
 def help_of(method: str) -> float:
-    """Until ``--help`` is done."""
+    """Returns the seconds that ``--help`` takes."""
     start = time.perf_counter()
     command = [sys.executable, "-m", f"train.{method}", "--help"]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
@@ -37,7 +37,7 @@ def help_of(method: str) -> float:
 
 
 def first_step(method: str) -> float:
-    """Until the first step is in the log."""
+    """Returns the seconds from the start of the command to the first line of its log."""
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "run" / "metrics.jsonl"
         command = [sys.executable, "-m", f"train.{method}", "--run-dir", str(log.parent)]
@@ -57,13 +57,13 @@ def first_step(method: str) -> float:
 
 
 def main(benchmark: Benchmark) -> None:
-    """A row for each method."""
+    """Times each method and prints a Markdown table."""
     rows = []
     for method in METHODS:
         row: dict[str, object] = {"method": method}
         for name, measure in {"help, s": help_of, "first step, s": first_step}.items():
-            taken = [measure(method) for _ in range(benchmark.times)]
-            row[name] = round(statistics.median(taken), 2)
+            seconds = [measure(method) for _ in range(benchmark.times)]
+            row[name] = round(statistics.median(seconds), 2)
         rows.append(row)
     print(markdown(rows, list(rows[0])))
 

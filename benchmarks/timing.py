@@ -1,32 +1,28 @@
-"""Steps timed in turn, in one run, beside the first of them."""
+"""Prints a table of times that are measured in turn."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
-from train.studies.timing import turns, wait
-
-__all__ = ["race", "ratio", "turns", "wait"]
+from train.studies.timing import median_ratio, turns
 
 
-def ratio(above: Sequence[float], below: Sequence[float]) -> float:
-    """The median of the ratios of two columns of :func:`turns`, pair by pair: speed drifts."""
-    return statistics.median(a / b for a, b in zip(above, below, strict=True))
-
-
-def race(steps: Mapping[str, Callable[[int], object]], what: str, rounds: int, each: int) -> None:
-    """Prints a table in Markdown: milliseconds, and the speed beside the first one's.
+def print_times(
+    steps: Mapping[str, Callable[[int], object]], batch: str, rounds: int, repeats: int
+) -> None:
+    """Prints a Markdown table of milliseconds a step, and of speed relative to the first step.
 
     Args:
-        steps: See :func:`turns`.
-        what: What a step is of.
-        rounds: See :func:`turns`.
-        each: The number of steps in a turn.
+        steps: See :func:`train.studies.timing.turns`.
+        batch: What a step trains on, such as ``64 images``.
+        rounds: See :func:`train.studies.timing.turns`.
+        repeats: See :func:`train.studies.timing.turns`.
     """
-    times = turns(steps, rounds, each)
-    base = next(iter(times.values()))
-    print(f"| step of {what} | ms, median | images a second beside the first |")
+    times = turns(steps, rounds, repeats)
+    reference = next(iter(times.values()))
+    print(f"| step of {batch} | ms, median | images a second, relative to the first |")
     print("| --- | --- | --- |")
-    for name, taken in times.items():
-        print(f"| {name} | {statistics.median(taken):.1f} | {ratio(base, taken):.2f} times |")
+    for name, milliseconds in times.items():
+        speed = median_ratio(reference, milliseconds)
+        print(f"| {name} | {statistics.median(milliseconds):.1f} | {speed:.2f} times |")

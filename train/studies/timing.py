@@ -1,10 +1,10 @@
-"""Times of alternatives, measured in turn: the speed of a machine drifts."""
+"""Times alternatives in turn, because the speed of a machine drifts."""
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
@@ -16,12 +16,12 @@ def turns(
 
     Args:
         steps: Functions by name, called with the index of the repeat.
-        rounds: The number of timed rounds. In each, every function has one turn. One more round
-            before them warms up.
+        rounds: The number of timed rounds. Every function has one turn in a round. An additional
+            round before them warms up and is not timed.
         repeats: The number of calls in a turn.
 
     Returns:
-        By name, the milliseconds per call in each round.
+        By name, the mean milliseconds per call in each round.
     """
     times: dict[str, list[float]] = {name: [] for name in steps}
     for turn in range(rounds + 1):
@@ -42,7 +42,12 @@ def median_milliseconds(
     return {name: statistics.median(times) for name, times in turns(steps, rounds).items()}
 
 
+def median_ratio(numerator: Sequence[float], denominator: Sequence[float]) -> float:
+    """Returns the median over the rounds of :func:`turns` of the ratio of two functions' times."""
+    return statistics.median(a / b for a, b in zip(numerator, denominator, strict=True))
+
+
 def wait() -> None:
-    """Waits until a GPU has done all its work."""
+    """Waits until a GPU has finished all queued work."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
