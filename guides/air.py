@@ -105,7 +105,7 @@ class DecayingAverage(nn.Module):
 class BaselineNetwork(nn.Module):
     r"""A baseline: a network that predicts the cost downstream of each presence.
 
-    Its inputs are the image and the guide's state, detached. It is trained by its squared error,
+    Its inputs are the image and the guide's detached state. It is trained by its squared error,
     which :class:`~pyro.infer.TraceGraph_ELBO` adds to the loss.
 
     Args:

@@ -300,7 +300,10 @@ class EchoGuide(Encoder):
         r"""Returns the noise of each datum, made of other images, of shape :math:`(B, D)`."""
         batch = len(f)
         if batch <= self.terms:
-            raise ValueError(f"a batch of {batch} has not the {self.terms} others that Echo needs")
+            raise ValueError(
+                f"Echo needs batches of more than {self.terms} images, but this one has {batch}: "
+                "lower echo_terms or raise the batch size"
+            )
         # M others in random order: the indices of the M largest random numbers of each row, where
         # the diagonal is the smallest.
         order = torch.rand(batch, batch, device=f.device)

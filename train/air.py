@@ -53,7 +53,7 @@ class AIR(ELBOMethod):
         if settings.baseline == "average":
             baseline = DecayingAverage(settings.max_objects)
         elif settings.baseline == "network":
-            baseline = BaselineNetwork(shape[0] * shape[1], settings.guide_hidden)
+            baseline = BaselineNetwork(shape.pixels, settings.guide_hidden)
         kind = ResidualGuide if settings.guide == "residual" else RecurrentGuide
         sizes = {"hidden": settings.guide_hidden, "encoder_hidden": settings.what_hidden}
         guide = kind(model, **sizes, anchors=settings.anchors, baseline=baseline)
