@@ -7,7 +7,7 @@ So an estimator can run the steps once, with all objects present, and sum over t
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import pyro
 import pyro.distributions as dist
@@ -22,6 +22,7 @@ from pyro_models.air import AIR
 from pyro_models.networks import MLP, clipped_boxes, crop
 from pyro_models.objective import annealed
 from pyro_models.presence import FixPresence, all_present, presence_logits
+from pyro_models.shapes import Shape
 from pyro_models.store import GuardedModule, scoped_store
 
 
@@ -403,3 +404,76 @@ class AtMeans(Messenger):
         if not message["done"] and message["fn"].has_rsample:
             message["value"] = message["fn"].mean
             message["done"] = True
+
+
+def model_and_guide(
+    shape: Shape,
+    *,
+    max_objects: int = 3,
+    window_size: int = 24,
+    window_scale: tuple[float, float] = (3.0, 0.1),
+    what_dim: int = 20,
+    what_hidden: int = 400,
+    decoder_bias: float = -3.0,
+    likelihood_scale: float = 0.5,
+    presence_prior: float = 0.01,
+    count_prior: Literal["steps", "geometric"] = "steps",
+    guide: Literal["residual", "recurrent"] = "residual",
+    guide_hidden: int = 256,
+    anchors: int = 9,
+    baseline: Literal["none", "average", "network"] = "none",
+) -> tuple[AIR, RecurrentGuide]:
+    r"""Makes a model, and a guide with a baseline.
+
+    Args:
+        shape: The scenes' height and width.
+        max_objects: See :class:`~pyro_models.air.AIR`.
+        window_size: See :class:`~pyro_models.air.AIR`.
+        window_scale: The prior median and standard deviation of the inverse scale :math:`s`, the
+            number of windows that fit across the canvas.
+        what_dim: See :class:`~pyro_models.air.AIR`.
+        what_hidden: The width of the hidden layer of the windows' encoder and decoder.
+        decoder_bias: See :class:`~pyro_models.air.AIR`.
+        likelihood_scale: See :class:`~pyro_models.air.AIR`.
+        presence_prior: See :class:`~pyro_models.air.AIR`.
+        count_prior: See :class:`~pyro_models.air.AIR`.
+        guide: ``"residual"`` for :class:`ResidualGuide`, ``"recurrent"`` for
+            :class:`RecurrentGuide`.
+        guide_hidden: The ``hidden`` of :class:`RecurrentGuide`.
+        anchors: See :class:`RecurrentGuide`.
+        baseline: ``"average"`` for :class:`DecayingAverage`, ``"network"`` for
+            :class:`BaselineNetwork`, or ``"none"``. It is the guide's attribute ``baseline``.
+
+    Example:
+        >>> model, guide = model_and_guide((50, 50), baseline="average")
+        >>> type(guide).__name__, type(guide.baseline).__name__
+        ('ResidualGuide', 'DecayingAverage')
+    """
+    shape = Shape(*shape)
+    scale, deviation = window_scale
+    model = AIR(
+        shape,
+        max_objects=max_objects,
+        window_size=window_size,
+        what_dim=what_dim,
+        hidden=what_hidden,
+        decoder_bias=decoder_bias,
+        likelihood_scale=likelihood_scale,
+        presence_prior=presence_prior,
+        count_prior=count_prior,
+        where_loc=(scale, 0.0, 0.0),
+        where_scale=(deviation, 1.0, 1.0),
+    )
+    make_baseline = {
+        "none": lambda: None,
+        "average": lambda: DecayingAverage(max_objects),
+        "network": lambda: BaselineNetwork(shape.pixels, guide_hidden),
+    }[baseline]
+    guide_class = {"residual": ResidualGuide, "recurrent": RecurrentGuide}[guide]
+    return model, guide_class(
+        model,
+        hidden=guide_hidden,
+        encoder_hidden=what_hidden,
+        anchors=anchors,
+        baseline=make_baseline(),
+    )

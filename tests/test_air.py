@@ -16,6 +16,7 @@ from guides.air import (
     LearnsFromCosts,
     RecurrentGuide,
     ResidualGuide,
+    model_and_guide,
 )
 from pyro_models.air import AIR
 from pyro_models.networks import boxes
@@ -548,3 +549,47 @@ def test_a_spread_without_bounds_breaks_nothing(small_air):
     assert loss.isfinite()
     gradients = torch.autograd.grad(loss, list(guide.parameters()), allow_unused=True)
     assert all(gradient.isfinite().all() for gradient in gradients if gradient is not None)
+
+
+@pytest.mark.parametrize("baseline", ["none", "average", "network"])
+@pytest.mark.parametrize("guide", ["residual", "recurrent"])
+def test_the_factory_draws_weights_in_the_order_of_saved_seeds(guide, baseline):
+    """Model, baseline, guide: the same seed gives the weights that it always gave.
+
+    The mutation: another order, a setting that is not passed on, or another width.
+    """
+    sizes = {"window_size": 5, "what_dim": 3, "max_objects": 2}
+    options = {"decoder_bias": -2.0, "presence_prior": 0.2, "count_prior": "geometric"}
+    options["likelihood_scale"] = 0.4
+    torch.manual_seed(1)
+    model = AIR(
+        (10, 11),
+        hidden=8,
+        where_loc=(2.0, 0.0, 0.0),
+        where_scale=(0.3, 1.0, 1.0),
+        **sizes,
+        **options,
+    )
+    expected_baseline = None
+    if baseline == "average":
+        expected_baseline = DecayingAverage(2)
+    elif baseline == "network":
+        expected_baseline = BaselineNetwork(110, 6)
+    guide_class = ResidualGuide if guide == "residual" else RecurrentGuide
+    widths = {"hidden": 6, "encoder_hidden": 8, "anchors": 3}
+    expected = model, guide_class(model, **widths, baseline=expected_baseline)
+
+    torch.manual_seed(1)
+    kinds = {"guide": guide, "baseline": baseline, "window_scale": (2.0, 0.3)}
+    widths = {"what_hidden": 8, "guide_hidden": 6, "anchors": 3}
+    actual = model_and_guide((10, 11), **sizes, **options, **kinds, **widths)
+    assert type(actual[1]) is guide_class
+    assert type(actual[1].baseline) is type(expected_baseline)
+    assert actual[1].model is actual[0]
+    for net, wanted in zip(actual, expected, strict=True):
+        tensors = dict(net.state_dict()) | dict(net.named_buffers())
+        for name, tensor in (dict(wanted.state_dict()) | dict(wanted.named_buffers())).items():
+            assert torch.equal(tensors.pop(name), tensor), name
+        assert not tensors
+    for name in ("shape", "count_prior", "decoder_bias", "likelihood_scale", *sizes):
+        assert getattr(actual[0], name) == getattr(model, name)

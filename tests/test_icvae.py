@@ -13,7 +13,7 @@ from pyro.infer import SVI, Trace_ELBO, TraceMeanField_ELBO
 from torch import Tensor, nn
 from torch.distributions import Bernoulli, Normal, kl_divergence
 
-from guides.icvae import EchoGuide, GaussianGuide, Memory
+from guides.icvae import EchoGuide, GaussianGuide, Memory, model_and_guide
 from pyro_models.icvae import ICVAE
 from train.estimators import MeanFieldELBO
 from train.losses import INVARIANCES
@@ -211,7 +211,7 @@ def test_echos_loss_has_its_rate(data):
 
 def test_a_batch_too_small_for_echo(data):
     _, guide = echo(terms=9)
-    with pytest.raises(ValueError, match="batch of 9"):
+    with pytest.raises(ValueError, match="more than 9 images, but this one has 9"):
         guide(*data)
 
 
@@ -266,3 +266,37 @@ def test_svi_learns(data, kind):
     assert losses[-10:].mean() < losses[:10].mean() - 5 * losses[-10:].std() / 10**0.5
     after = nn.ModuleList([model, guide]).parameters()
     assert not any(torch.equal(a, b) for a, b in zip(after, before, strict=True))
+
+
+@NETWORKS
+@pytest.mark.parametrize("invariance", [*INVARIANCES, "echo"])
+def test_the_factory_draws_weights_in_the_order_of_saved_seeds(network, invariance):
+    """Model, then guide: the same seed gives the weights that it always gave.
+
+    The mutation: another order, a setting that is not passed on, or a memory for each penalty.
+    """
+    sizes = {"hidden": (12, 10), "network": network}
+    pixels = {"likelihood": "bernoulli", "likelihood_scale": 0.3}
+    penalty = INVARIANCES.get(invariance)
+    torch.manual_seed(1)
+    model = ICVAE((7, 6), 3, 4, **sizes, **pixels, prior=invariance != "echo")
+    if invariance == "echo":
+        guide = EchoGuide(model, terms=5, sees_c=True, **sizes)
+    else:
+        memory = 20 if invariance == "direct" else 0
+        guide = GaussianGuide(model, penalty, memory=memory, sees_c=True, **sizes)
+
+    torch.manual_seed(1)
+    options = {"z_dim": 4, "encoder_sees_labels": True, "memory": 20, "echo_terms": 5}
+    options |= {"invariance": invariance, **sizes, **pixels}
+    actual = model_and_guide((7, 6), 3, penalty, **options)
+    for net, wanted in zip(actual, (model, guide), strict=True):
+        assert type(net) is type(wanted)
+        weights = net.state_dict()
+        for name, weight in wanted.state_dict().items():
+            assert torch.equal(weights.pop(name), weight), name
+        assert not weights
+    for name in ("shape", "c_dim", "z_dim", "likelihood", "likelihood_scale", "prior"):
+        assert getattr(actual[0], name) == getattr(model, name)
+    assert getattr(actual[1], "invariance", None) is penalty
+    assert getattr(actual[1], "terms", None) == getattr(guide, "terms", None)

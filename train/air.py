@@ -30,46 +30,28 @@ class AIR(ELBOMethod):
         return data
 
     def build(self, settings: AIRSettings, inputs: Mapping[str, Any]) -> ELBOObjective:
-        from guides.air import BaselineNetwork, DecayingAverage, RecurrentGuide, ResidualGuide
-        from pyro_models import air
+        from guides.air import model_and_guide
         from train.estimators import annealed_names, restored
         from train.objective import ELBOObjective, schedule
 
-        shape = self.shape(inputs)
-        model = air.AIR(
-            shape,
-            max_objects=settings.max_objects,
-            window_size=settings.window_size,
-            what_dim=settings.what_dim,
-            hidden=settings.what_hidden,
-            decoder_bias=settings.decoder_bias,
-            likelihood_scale=settings.likelihood_scale,
-            presence_prior=settings.presence_prior,
-            count_prior=settings.count_prior,
-            where_loc=(settings.window_scale[0], 0.0, 0.0),
-            where_scale=(settings.window_scale[1], 1.0, 1.0),
-        )
-        baseline = None
-        if settings.baseline == "average":
-            baseline = DecayingAverage(settings.max_objects)
-        elif settings.baseline == "network":
-            baseline = BaselineNetwork(shape.pixels, settings.guide_hidden)
-        kind = ResidualGuide if settings.guide == "residual" else RecurrentGuide
-        sizes = {"hidden": settings.guide_hidden, "encoder_hidden": settings.what_hidden}
-        guide = kind(model, **sizes, anchors=settings.anchors, baseline=baseline)
+        names = ("max_objects", "window_size", "window_scale", "what_dim", "what_hidden")
+        names += ("decoder_bias", "likelihood_scale", "presence_prior", "count_prior")
+        options = settings.select(*names, "guide", "guide_hidden", "anchors", "baseline")
+        model, guide = model_and_guide(self.shape(inputs), **options)
         estimator = self.estimator(settings, restored)
+        baseline, rate = guide.baseline, settings.baseline_learning_rate
         return ELBOObjective(
             model,
             guide,
             estimator,
             annealed=schedule(settings, "beta", "presence_prior", *annealed_names(estimator)),
-            rates=[(baseline, settings.baseline_learning_rate)] if baseline else [],
+            rates=[(baseline, rate)] if baseline is not None else [],
         )
 
     def watch(self, settings: AIRSettings, data: ScenesSplit, objective: ELBOObjective) -> AIRWatch:
         from train.metrics.counting import AIRWatch
 
-        options = {name: getattr(settings, name) for name in ("iw_particles", "iw_scenes")}
+        options = settings.select("iw_particles", "iw_scenes")
         return AIRWatch(objective.model, objective.guide, data, **options)
 
     @property
