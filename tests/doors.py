@@ -34,6 +34,8 @@ SETTINGS = {
 PRELOADED = (
     *(
         "tests.doors",
+        # torch.use_deterministic_algorithms imports it, which takes longer than a short run.
+        "torch._inductor",
         "pyro.infer",
         "sklearn.cluster",
         "sklearn.ensemble",
