@@ -111,15 +111,17 @@ def test_nearest():
 @pytest.mark.figures
 def test_runs_are_compared(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(datasets, "load", lambda *_: small(40))
-    settings = AESettings(
-        steps=3, hidden=(8,), cluster_starts=1, device="cpu", run_dir=tmp_path / "my-ae"
-    )
+    options = {"batch_size": 16, "hidden": (8,), "cluster_starts": 1, "device": "cpu"}
+    settings = AESettings(steps=3, **options, run_dir=tmp_path / "my-ae")
     train_ae(settings)
     results = main(CompareSettings(runs=(settings.run_dir,), device="cpu", run_dir=tmp_path / "c"))
     assert results["rows"] == 4
     text = (tmp_path / "c" / "comparison.md").read_text()
     assert "| my-ae | 10 |" in text
-    assert "- my-ae: `python -m train.ae --steps 3 --hidden 8 --cluster-starts 1`" in text
+    assert (
+        "- my-ae: `python -m train.ae --steps 3 --batch-size 16 --hidden 8 --cluster-starts 1`"
+        in text
+    )
     assert "| my-ae | 10 |" in capsys.readouterr().out
     with (tmp_path / "c" / "comparison.csv").open(newline="") as file:
         cells = {(row["method"], row["measure"]): row for row in csv.DictReader(file)}
