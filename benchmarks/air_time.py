@@ -2,9 +2,9 @@
 
     python benchmarks/air_time.py
 
-The reference follows Pyro's example, on the same scenes and with the same training loop: a recurrent
-guide that reads the full image and regresses positions, and TraceGraph_ELBO with a network as
-baseline, at two learning rates. Finished runs are not repeated.
+The reference follows Pyro's example, on the same scenes and with the same training loop: a
+recurrent guide that reads the full image and regresses positions, and TraceGraph_ELBO with a
+network as baseline, at two learning rates. Finished runs are not repeated.
 """
 
 from __future__ import annotations
