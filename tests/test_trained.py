@@ -162,9 +162,9 @@ def test_a_code_under_another_label(runs, name):
     if not told:
         for verb in (trained.reconstruct, trained.encode):
             verb(x)
-        with refused("condition none", "no others to transfer to"):
+        with refused("condition none", "no labels to transfer to"):
             trained.transfer(x, labels)
-        with refused("knows of no labels (condition none): give none"):
+        with refused("has no condition (condition none): give no labels"):
             trained.decode(torch.zeros(12, 2), labels)
         return
     torch.manual_seed(0)

@@ -156,7 +156,7 @@ def test_the_last_lines_of_a_run(tmp_path):
         def measure(self) -> Measures:
             measures = Measures()
             for name, value in self.values.items():
-                measures.take(name, lambda value=value: value)
+                measures.add(name, lambda value=value: value)
             return measures
 
         def goals(self) -> list[Goal]:
@@ -184,6 +184,6 @@ def test_the_last_lines_of_a_run(tmp_path):
         "  mse is 2.5e+09, hardly or no better than the mean image's: 0.07",
         "  leakage cannot be judged: there is no leakage (it is not a finite number)",
         "  To try: more",
-        "  Not taken: leakage (it is not a finite number)",
+        "  Missing: leakage (it is not a finite number)",
     )
     assert judged(**good | {"leakage": float("nan")})["worked"] is None

@@ -47,13 +47,13 @@ class CompareSettings:
     """Folder that the comparison is written to; None: a new folder runs/compare-TIME."""
 
     def shared(self) -> dict[str, Any]:
-        """Returns the settings that runs and their comparison share, by name."""
+        """Returns the settings that runs and their comparison have in common, by name."""
         names = ("data", "data_dir", "evaluate_on", "seed", "device")
         return {name: getattr(self, name) for name in names}
 
 
 def reproduced(method: str, settings: Settings | CompareSettings) -> str:
-    """Returns the command that makes a run of these settings."""
+    """Returns the command that reproduces a run of these settings."""
     words = ["python", "-m", f"train.{method}"]
     for field in fields(settings):
         value = getattr(settings, field.name)
@@ -67,7 +67,7 @@ def reproduced(method: str, settings: Settings | CompareSettings) -> str:
 
 
 def train_all(settings: CompareSettings, folder: Path, methods: Sequence[Method]) -> list[Path]:
-    """Trains each method with its defaults but for the number of steps; returns run folders."""
+    """Trains each method for ``settings.steps`` with its other defaults; returns run folders."""
     directories = []
     for method in methods:
         directories.append(folder / "runs" / method.name)
@@ -82,30 +82,30 @@ def codecs_of(
     device: torch.device,
     methods: Sequence[Method] = (),
 ) -> list[comparison.Codec]:
-    """Returns the codecs of runs, each tried out on a few images.
+    """Loads runs as codecs, and checks each on some of the images.
 
     Args:
         paths: Run folders.
-        data: The images that they are to be compared on.
-        device: Where to put them.
-        methods: Records of methods of one's own.
+        data: The images to compare on.
+        device: The device of the codecs.
+        methods: The records of user-defined methods.
 
     Raises:
-        InputError: If runs cannot be loaded, or cannot be compared on these data; the message names
-            each of them.
+        InputError: If runs cannot be loaded, or cannot be compared on these data. The message names
+            every such run.
     """
     from train.engine.saved import read_config
     from train.studies import comparison
     from train.trained import load
 
-    own = {method.name: method for method in methods}
+    user_methods = {method.name: method for method in methods}
     codecs, problems = [], []
     for path in map(Path, paths):
         try:
-            trained = load(path, own.get(read_config(path).method), device)
+            trained = load(path, user_methods.get(read_config(path).method), device)
             command = reproduced(trained.method.name, trained.settings)
             codec = comparison.of_run(path, trained, command, data.held_out.shape)
-            comparison.try_out(codec, data)
+            comparison.check(codec, data)
             codecs.append(codec)
         except (InputError, ValueError) as error:
             problem = str(error)
@@ -116,11 +116,18 @@ def codecs_of(
 
 @leaves_no_trace
 def main(settings: CompareSettings, methods: Sequence[Method] = ()) -> dict[str, Any]:
-    """Compares runs: data, runs, measures, table and figure.
+    """Compares runs, and writes a table and a figure to a new run folder.
 
     Args:
-        settings: What to compare.
-        methods: Records of methods of one's own, whose runs are compared too.
+        settings: The runs, the data and the probes' seed.
+        methods: The records of user-defined methods, whose runs can be compared too.
+
+    Returns:
+        The number of ``rows``, the path of the ``table``, ``figures``, and the ``reasons`` of
+        measures and figures that failed.
+
+    Raises:
+        InputError: If data or runs cannot be used.
     """
     from train import tables, verdict
     from train.data import datasets
@@ -137,8 +144,7 @@ def main(settings: CompareSettings, methods: Sequence[Method] = ()) -> dict[str,
     codecs = codecs_of(settings.runs, data, device, methods)
     run = Run.create(shared, "compare", runs=settings.runs)
     if not settings.runs:
-        every = (*METHODS.values(), *methods)
-        paths = train_all(settings, run.directory, every)
+        paths = train_all(settings, run.directory, (*METHODS.values(), *methods))
         codecs = codecs_of(paths, data, device, methods)
 
     command = reproduced("compare", replace(settings, runs=()))
@@ -147,7 +153,7 @@ def main(settings: CompareSettings, methods: Sequence[Method] = ()) -> dict[str,
 
     table = tables.markdown(rows, ["method", *comparison.MEASURES])
     commands = "\n".join(f"- {row['method']}: `{row['command']}`" for row in rows)
-    run.save_text("comparison.md", f"{table}\n\nEach row is made by\n\n{commands}\n")
+    run.save_text("comparison.md", f"{table}\n\nCommands that reproduce the rows:\n\n{commands}\n")
     run.save_table("comparison", comparison.cells(rows))
     figures, reasons = verdict.draw(run, {"comparison": lambda: comparison.figure(rows)})
     for row in rows:

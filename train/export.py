@@ -1,4 +1,4 @@
-"""Exports what a run has learnt, for use without this project: ``python -m train.export RUN``."""
+"""Exports the networks of a run for use without this project: ``python -m train.export RUN``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from train.verbs.base import TensorFunction, Trained
 
 SIZES = (1, 2, 7, 64)
-"""Batch sizes with which an export is compared with its original."""
+"""Batch sizes at which an export is compared with the function that it was made from."""
 
 
 @dataclass(frozen=True)
@@ -36,19 +36,19 @@ class ExportSettings:
 
 
 def export(trained: Trained, folder: Path, *, onnx: bool = False) -> list[Path]:
-    """Writes a trained method's functions, ``encoder.pt2`` and ``decoder.pt2``.
+    """Exports the functions of a trained method to ``encoder.pt2`` and ``decoder.pt2``.
 
     Args:
-        trained: See :func:`train.trained.load`.
-        folder: Where to.
+        trained: The trained method: see :func:`train.trained.load`.
+        folder: The folder to write to, which is created if needed.
         onnx: Whether to write ``encoder.onnx`` and ``decoder.onnx`` too.
 
     Returns:
-        The files.
+        The paths of the files.
 
     Raises:
-        InputError: If they cannot be written, or ONNX is not installed.
-        AssertionError: If an export does not give what its original does.
+        InputError: If files cannot be written, or ONNX is not installed.
+        AssertionError: If an export and the function it was made from differ in their outputs.
     """
     import pyro
     import torch
@@ -58,7 +58,7 @@ def export(trained: Trained, folder: Path, *, onnx: bool = False) -> list[Path]:
     with disk.writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     files = []
-    # Checks of values would wait for them, and there are none yet.
+    # Tracing has no values for Pyro's validation to check.
     with torch.no_grad(), pyro.validation_enabled(False):
         for name, function in trained.functions().items():
             program = exported(trained, function)
@@ -75,14 +75,22 @@ def export(trained: Trained, folder: Path, *, onnx: bool = False) -> list[Path]:
 
 
 def exported(trained: Trained, tensor_function: TensorFunction) -> Any:
-    """Exports a function as a program of any batch size; its arguments keep their names."""
+    """Exports a function as a program with a dynamic batch size.
+
+    Args:
+        trained: The trained method that the function belongs to.
+        tensor_function: The function; the inputs of the program have the names of its arguments.
+
+    Returns:
+        A :class:`torch.export.ExportedProgram`.
+    """
     import torch
     from torch import nn
 
     function, examples, _ = tensor_function
 
     class Module(nn.Module):
-        """The function as a module; its weights are the objective's."""
+        """The function as a module with the weights of the objective."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -91,7 +99,7 @@ def exported(trained: Trained, tensor_function: TensorFunction) -> Any:
         def forward(self, *inputs: torch.Tensor) -> Any:
             return function(*inputs)
 
-    # An export names inputs as the signature does.
+    # The program's inputs are named by the signature.
     names = [Parameter(name, Parameter.POSITIONAL_OR_KEYWORD) for name in ("self", *examples)]
     Module.forward.__signature__ = Signature(names)
     batch = torch.export.Dim("batch", min=1)
@@ -101,14 +109,14 @@ def exported(trained: Trained, tensor_function: TensorFunction) -> Any:
 
 
 def compare(program: Any, function: TensorFunction, device: Any) -> None:
-    """Raises :class:`AssertionError` unless a program returns what its function does."""
+    """Raises :class:`AssertionError` unless a program and its function have equal outputs."""
     import torch
 
     for size in SIZES:
         inputs = []
         for example in function.inputs.values():
-            like = torch.rand(size, *example.shape[1:], device=device)
-            inputs.append(like if example.is_floating_point() else (3 * like).to(example.dtype))
+            values = torch.rand(size, *example.shape[1:], device=device)
+            inputs.append(values if example.is_floating_point() else (3 * values).to(example.dtype))
         torch.testing.assert_close(program(*inputs), function.function(*inputs))
 
 
@@ -128,7 +136,14 @@ def _onnx(program: Any, function: TensorFunction) -> bytes:
 
 
 def main(settings: ExportSettings) -> dict[str, Any]:
-    """Exports a run's functions, and compares them with their originals."""
+    """Exports the functions of a run.
+
+    Returns:
+        The paths of the files, by file name.
+
+    Raises:
+        InputError: If the run cannot be loaded or files cannot be written.
+    """
     from train.trained import load
 
     folder = settings.out or settings.run / "export"

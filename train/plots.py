@@ -12,11 +12,11 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
-# Told apart by people who do not see red from green, and on black (Okabe and Ito, 2008).
+# Distinguishable with colour blindness, and on black (Okabe and Ito, 2008).
 COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#CC79A7", "#D55E00", "#0072B2")
 
 LEGEND = 20
-"""The most classes that a legend names."""
+"""Most classes in a legend."""
 
 
 def picture(axes: Axes, image: np.ndarray) -> None:
@@ -59,9 +59,9 @@ def scenes(images: np.ndarray, stages: Sequence[tuple[int, Mapping[str, np.ndarr
     for axis, image in zip(axes[0], images, strict=True):
         picture(axis, image)
     titles = ["data"]
-    for row, (step, found) in zip(axes[1:], stages, strict=True):
+    for row, (step, stage) in zip(axes[1:], stages, strict=True):
         titles.append(f"step {step:,}")
-        columns = (found["reconstruction"], found["boxes"], found["counts"])
+        columns = (stage["reconstruction"], stage["boxes"], stage["counts"])
         for axis, image, box, count in zip(row, *columns, strict=True):
             picture(axis, image.clip(0, 1))
             draw_boxes(axis, box[:count])
@@ -140,10 +140,10 @@ def confusion(matrix: np.ndarray) -> Figure:
     size = len(matrix)
     figure = Figure(figsize=(0.8 * size + 1.6, 0.8 * size + 1.2), layout="constrained")
     axis = figure.subplots()
-    shares = matrix / matrix.sum(axis=1, keepdims=True).clip(min=1)
-    axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    frequencies = matrix / matrix.sum(axis=1, keepdims=True).clip(min=1)
+    axis.imshow(frequencies, cmap="Blues", vmin=0, vmax=1)
     for (row, column), number in np.ndenumerate(matrix):
-        colour = "white" if shares[row, column] > 0.5 else "black"
+        colour = "white" if frequencies[row, column] > 0.5 else "black"
         axis.text(column, row, f"{number:,}", ha="center", va="center", color=colour)
     axis.set(xlabel="objects found", ylabel="objects in the scene")
     axis.set(xticks=range(size), yticks=range(size))
@@ -175,7 +175,7 @@ def estimators(table: Sequence[Mapping[str, Any]]) -> Figure:
     """
     names = list(dict.fromkeys(row["estimator"] for row in table))
     groups = list(dict.fromkeys(row["group"] for row in table))
-    places = np.arange(len(names))[::-1]
+    heights = np.arange(len(names))[::-1]
     panels = {
         "variance": "gradient variance, nats²",
         "bias_se": "bias, standard errors",
@@ -191,8 +191,8 @@ def estimators(table: Sequence[Mapping[str, Any]]) -> Figure:
             values = [row[column] for row in table if row["group"] == group]
             style = {"marker": "s", "s": 46, "color": "black"} if group == "all" else {"s": 22}
             colour = {} if group == "all" else {"color": COLOURS[i % len(COLOURS)]}
-            axis.scatter(values, places, label=group, zorder=3, **style, **colour)
-        axis.set(xscale="log", xlabel=label, yticks=places, ylim=(-0.6, len(names) - 0.4))
+            axis.scatter(values, heights, label=group, zorder=3, **style, **colour)
+        axis.set(xscale="log", xlabel=label, yticks=heights, ylim=(-0.6, len(names) - 0.4))
         low, high = axis.get_xlim()
         axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 50 * low else (1,)))
         axis.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
@@ -223,11 +223,11 @@ def races(rows: Sequence[Mapping[str, Any]]) -> Figure:
     ):
         for i, name in enumerate(names):
             for seed in sorted({row["seed"] for row in rows}):
-                own = [row for row in rows if row["estimator"] == name and row["seed"] == seed]
-                own = [row for row in own if row[column] is not None]
+                points = [row for row in rows if row["estimator"] == name and row["seed"] == seed]
+                points = [row for row in points if row[column] is not None]
                 axis.plot(
-                    [row["seconds"] for row in own],
-                    [row[column] for row in own],
+                    [row["seconds"] for row in points],
+                    [row[column] for row in points],
                     styles[i // len(COLOURS) % len(styles)],
                     color=COLOURS[i % len(COLOURS)],
                     marker="o",
@@ -375,8 +375,8 @@ def comparison(rows: Sequence[Mapping[str, Any]], measures: Mapping[str, str]) -
     for axes, (measure, title) in zip(panels.flat, measures.items(), strict=False):
         values = [math.nan if row[measure] is None else float(row[measure]) for row in rows]
         bars = axes.barh(names, np.nan_to_num(values), color=colours)
-        shown = ["" if math.isnan(value) else f" {value:.3g}" for value in values]
-        axes.bar_label(bars, shown, fontsize=8)
+        captions = ["" if math.isnan(value) else f" {value:.3g}" for value in values]
+        axes.bar_label(bars, captions, fontsize=8)
         axes.set_title(title, fontsize=9)
         axes.margins(x=0.25)
         axes.xaxis.set_major_locator(MaxNLocator(4))

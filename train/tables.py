@@ -1,4 +1,4 @@
-"""Tables in Markdown."""
+"""Formats tables in Markdown."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from typing import Any
 
 
 def markdown(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
-    """A table of some columns; numbers to four digits, ``-`` for what is not there.
+    """Formats rows as a Markdown table.
+
+    Floats have four significant digits, and ``None`` is shown as ``-``.
 
     Args:
-        rows: The rows, by column.
-        columns: Which columns, in their order.
+        rows: The rows; each has a value by the name of every column.
+        columns: The names of the columns, in order.
     """
 
     def cell(value: Any) -> str:

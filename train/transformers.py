@@ -1,4 +1,4 @@
-"""The methods as scikit-learn transformers: ``fit`` trains one, ``transform`` gives its codes."""
+"""The methods as scikit-learn transformers: ``fit`` trains, ``transform`` encodes."""
 
 from __future__ import annotations
 
@@ -32,33 +32,33 @@ from train.methods import METHODS
 from train.settings import flags_to_arguments
 
 COMMAND_LINE_ONLY = ("data", "data_dir", "evaluate_on", "resume", "run_dir", "sweep", "tensorboard")
-"""Settings that are no parameters of a transformer."""
+"""Settings of the command line that are not parameters of a transformer."""
 
 SIZES = ("batch_size", "stack_size", "other_stack_size", "echo_terms")
-"""Settings that are made to fit small data, whoever chose them."""
+"""Settings that are reduced to fit small data, even if the user has set them."""
 
 
 class Transformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
-    r"""A method that is trained by ``fit`` and encodes by ``transform``.
+    r"""A method as a transformer: ``fit`` trains it, and ``transform`` encodes images.
 
-    ``X`` are images, of shape :math:`(M, H, W)`, or flat, of shape :math:`(M, H W)`. Bytes are
-    grey levels; other numbers are scaled so that the least and the greatest that ``fit`` saw are 0
-    and 1, and clipped beyond.
+    ``X`` are images, of shape :math:`(M, H, W)` or flattened to :math:`(M, H W)`. uint8 images are
+    grey levels from 0 to 255. Other numbers are scaled so that the minimum and the maximum of the
+    images in ``fit`` are 0 and 1, and clipped to this range.
+
+    ``fit`` restores the global state of the process: see :func:`train.engine.runtime.preserved`.
 
     Args:
-        image_shape: Height and width of flat images; if not given they are square, or, where that
-            cannot be, of one row.
-        settings: Those of the command line, by name: ``steps``, ``z_dim``, ``seed`` and so on.
-            Numbers of NumPy's and lists will do, so that they can be searched.
+        image_shape: Height and width of flattened images; ``None`` for square images, or for images
+            of one row if the number of pixels is not a square.
+        settings: The settings of the command by name: ``steps``, ``z_dim``, ``seed`` and so on.
+            NumPy numbers and lists are accepted too, for searches over parameters.
 
     Attributes:
-        trained_: The method, as :func:`train.trained.load` gives it.
+        trained_: The trained method: see :func:`train.trained.load`.
 
     Raises:
-        ValueError: If ``X``, ``y`` or a setting cannot be used.
-        KeyboardInterrupt: If Ctrl-C was pressed; nothing is kept of a fit that was not finished.
-
-    ``fit`` leaves the process as it was: see :func:`train.engine.runtime.preserved`.
+        ValueError: If ``X``, ``y`` or a setting is not valid.
+        KeyboardInterrupt: If Ctrl-C is pressed during ``fit``, which then has no result.
 
     Example:
         >>> images = np.random.default_rng(0).random((50, 12, 12))
@@ -67,17 +67,17 @@ class Transformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
     """
 
     method: ClassVar[Method]
-    """The method's record: a subclass gives it, and may be of a method of one's own."""
+    """The record of the method, which a subclass defines; it may be user-defined."""
     labelled: ClassVar[bool] = False
     """Whether the method needs ``y``."""
     DEFAULTS: ClassVar[Mapping[str, Any]] = {}
-    """Defaults that differ from those of the command line."""
+    """Defaults that differ from the command line's."""
     OPTIONS: ClassVar[Mapping[str, Any]] = {"image_shape": None}
-    """Parameters beside the settings, with their defaults."""
+    """Parameters that are not settings, with their defaults."""
 
     def __init_subclass__(cls) -> None:
-        # scikit-learn reads a constructor's parameters, and so do people: they are the settings.
-        named = [
+        # scikit-learn reads parameters off the constructor's signature, which has to list them.
+        options = [
             Parameter(name, Parameter.KEYWORD_ONLY, default=default)
             for name, default in cls._defaults().items()
         ]
@@ -88,7 +88,7 @@ class Transformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
             for name, value in list(bound.arguments.items())[1:]:
                 setattr(self, name, value)
 
-        signature = Signature([Parameter("self", Parameter.POSITIONAL_OR_KEYWORD), *named])
+        signature = Signature([Parameter("self", Parameter.POSITIONAL_OR_KEYWORD), *options])
         __init__.__signature__ = signature
         cls.__init__ = __init__
 
@@ -96,8 +96,8 @@ class Transformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
     def _fields(cls) -> list[Field]:
         """Returns the settings that are parameters."""
         method = getattr(cls, "method", None)
-        every = fields(method.settings) if method else ()
-        return [field for field in every if field.name not in COMMAND_LINE_ONLY]
+        settings = fields(method.settings) if method else ()
+        return [field for field in settings if field.name not in COMMAND_LINE_ONLY]
 
     @classmethod
     def _defaults(cls) -> dict[str, Any]:
@@ -107,135 +107,141 @@ class Transformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
-        # Codes are of single precision, whatever images are.
+        # Codes are float32, whatever the type of the images.
         tags.transformer_tags.preserves_dtype = []
         return tags
 
     def fit(self, X: Any, y: Any = None) -> Transformer:
-        """Trains on images.
+        """Trains the method on images.
 
         Args:
             X: Images.
-            y: Labels: what ICVAE's codes are to say nothing of, or the sets of ABC's images.
+            y: A label for each image, if the method needs labels: the labels that ICVAE's codes are
+                invariant to, or the sets of ABC.
         """
         images = self._images(X, fitting=True)
-        with self._refusals(), runtime.preserved(), tempfile.TemporaryDirectory() as folder:
+        with self._value_errors(), runtime.preserved(), tempfile.TemporaryDirectory() as folder:
             try:
                 self._train(images, y, Path(folder) / "run")
             except Interrupted:
-                # What its message says to go on with is gone, and others look out for this one.
+                # Its message names a temporary run folder, and scikit-learn expects this exception.
                 raise KeyboardInterrupt from None
         return self
 
     def transform(self, X: Any) -> np.ndarray:
-        r"""Codes of images, of shape (M, D)."""
+        r"""Encodes images to codes, of shape (M, D), float32."""
         check_is_fitted(self)
         images = self._images(X)
-        with self._refusals():
+        with self._value_errors():
             return self._encode(images).cpu().numpy()
 
     def _encode(self, images: Tensor) -> Tensor:
-        """Codes of images in [0, 1]."""
+        """Encodes images (M, H, W) in [0, 1]."""
         return self.trained_.encode(images)
 
     @property
     def _n_features_out(self) -> int:
-        """How many columns ``transform`` has; scikit-learn names them before and after it."""
+        """The number of columns of ``transform``, from which scikit-learn makes their names."""
         return self.trained_.code_size
 
     @contextmanager
-    def _refusals(self) -> Iterator[None]:
-        """Raises what is refused as scikit-learn expects it, in the words of its users."""
+    def _value_errors(self) -> Iterator[None]:
+        """Converts :class:`InputError` to :class:`ValueError`, with parameters for flags."""
         try:
             yield
         except InputError as error:
             message = flags_to_arguments(str(error), self.method.settings, data="the data")
             raise ValueError(message) from error
 
-    def _labelled(self, settings: Any) -> bool:
-        """Returns whether ``y`` is needed under some settings."""
+    def _needs_labels(self, settings: Any) -> bool:
+        """Returns whether the method needs ``y`` with these settings."""
         return self.labelled
 
     def _train(self, images: Tensor, y: Any, folder: Path) -> None:
+        """Trains on images (M, H, W) in [0, 1], with a temporary run folder."""
         names = [field.name for field in self._fields()]
         values = {name: getattr(self, name) for name in names}
         settings = self.method.settings(**values, run_dir=folder)
-        labels = labels_of(y, images) if self._labelled(settings) else None
+        labels = require_labels(y, images) if self._needs_labels(settings) else None
         data = Images.labelled(images, labels)
         split = Split(data, data)
-        settings = self._fitted(settings, self.method.misfits(settings, split))
+        settings = self._adapted(settings, self.method.misfits(settings, split))
         device = runtime.setup(settings)
         objective, batches, inputs = self.method.prepare(settings, split, device)
         run = Run.create(settings, self.method.name, **inputs)
         result = fit(objective, batches, run, settings, device)
-        # Not from the folder, which only the first of several processes writes.
+        # Weights are not read from the folder, because only rank 0 writes it.
         weights = objective.state_dict()
         saved = SavedRun(self.method.name, asdict(settings), inputs, weights, result.steps)
         self.trained_ = self.method.trained(self.method, saved, device)
 
-    def _fitted(self, settings: Any, misfits: Sequence[Misfit | None]) -> Any:
-        """Fits settings to the data.
+    def _adapted(self, settings: Any, misfits: Sequence[Misfit | None]) -> Any:
+        """Adapts settings to the size of the data.
 
-        Sizes of batches, and whatever has its default, are changed without a word: a search or a
-        cross-validation fits to parts of the data. Anything else is refused.
+        :data:`SIZES` and settings with their default value are changed without a message, because
+        searches and cross-validation fit to subsets of the data.
+
+        Args:
+            settings: The settings.
+            misfits: The settings that do not fit the data: see :mod:`train.fitting`.
 
         Raises:
-            InputError: If a setting does not fit that somebody has chosen.
+            InputError: If another setting does not fit the data.
         """
-        wrong = [misfit for misfit in misfits if misfit is not None]
+        present = [misfit for misfit in misfits if misfit is not None]
         defaults = self._defaults()
-        for misfit in wrong:
-            default = getattr(settings, misfit.setting) == defaults[misfit.setting]
-            require(misfit.setting in SIZES or default, f"{misfit.problem}: {misfit.remedy}")
-        return replace(settings, **fitting.changes(*wrong))
+        for misfit in present:
+            is_default = getattr(settings, misfit.setting) == defaults[misfit.setting]
+            require(misfit.setting in SIZES or is_default, f"{misfit.problem}: {misfit.remedy}")
+        return replace(settings, **fitting.changes(*present))
 
     def _images(self, X: Any, *, fitting: bool = False) -> Tensor:
-        """Images in [0, 1], of shape (M, H, W)."""
-        given = X if hasattr(X, "ndim") else np.asarray(X)
+        """Converts ``X`` to images (M, H, W) in [0, 1]; stores shape and range if ``fitting``."""
+        array = X if hasattr(X, "ndim") else np.asarray(X)
         shape = self.image_shape
-        if given.ndim == 3:
-            shape, given = tuple(given.shape[1:]), np.asarray(given).reshape(len(given), -1)
-        flat = validate_data(self, given, reset=fitting, ensure_min_samples=1 + fitting)
+        if array.ndim == 3:
+            shape, array = tuple(array.shape[1:]), np.asarray(array).reshape(len(array), -1)
+        flat = validate_data(self, array, reset=fitting, ensure_min_samples=1 + fitting)
         if fitting:
             side = math.isqrt(flat.shape[1])
             square = (side, side) if side**2 == flat.shape[1] else (1, flat.shape[1])
             self.shape_ = tuple(int(side) for side in (square if shape is None else shape))
             if math.prod(self.shape_) != flat.shape[1]:
                 raise ValueError(f"image_shape is {shape}, but X has {flat.shape[1]} features")
-            # Bytes are grey levels, whatever is among them.
-            byte = flat.dtype == np.uint8
-            self.range_ = (0.0, 255.0) if byte else (float(flat.min()), float(flat.max()))
+            # The range of uint8 does not depend on the values that occur.
+            is_uint8 = flat.dtype == np.uint8
+            self.range_ = (0.0, 255.0) if is_uint8 else (float(flat.min()), float(flat.max()))
         low, high = self.range_
         scaled = (flat.astype(np.float64) - low) / ((high - low) or 1.0)
         return torch.from_numpy(scaled.clip(0, 1)).float().unflatten(1, self.shape_)
 
 
 class DecodingTransformer(Transformer):
-    """A transformer whose codes decode to images."""
+    """A transformer whose method decodes codes to images."""
 
     def inverse_transform(self, X: Any) -> np.ndarray:
-        """Flat images of codes, in the range that ``fit`` saw."""
+        """Decodes codes (M, D) to flat images (M, H W), in the range of the images of ``fit``."""
         check_is_fitted(self)
         low, high = self.range_
-        with self._refusals():
+        with self._value_errors():
             images = self.trained_.decode(X)
         return low + (high - low) * images.flatten(1).cpu().numpy()
 
 
 class AETransformer(DecodingTransformer):
-    """The plain autoencoder."""
+    """Transforms images by the plain autoencoder."""
 
     method = METHODS["ae"]
 
 
 class ACAITransformer(DecodingTransformer):
-    """ACAI."""
+    """Transforms images by the autoencoder of ACAI."""
 
     method = METHODS["acai"]
 
 
 class ABCTransformer(Transformer):
-    """ABC: ``y`` are the sets of the images, all of which it is trained on."""
+    """Transforms images by the embedder of ABC. ``y`` are their sets; none of them is withheld."""
 
     method = METHODS["abc"]
     labelled = True
@@ -243,12 +249,11 @@ class ABCTransformer(Transformer):
 
 
 class ICVAETransformer(Transformer):
-    """ICVAE: its codes are to say nothing of ``y``, classes or quantities.
+    """Transforms images by ICVAE, to codes that are invariant to ``y``: classes or quantities.
 
     Args:
-        sample: Whether ``transform`` draws codes, from ``seed``, or returns their means. Labels are
-            kept out of draws; from means more of them can be read: see
-            :class:`train.verbs.conditional.TrainedICVAE`.
+        sample: Whether ``transform`` draws codes with ``seed``, or returns posterior means. Means
+            may reveal more about labels: see :class:`train.verbs.conditional.TrainedICVAE`.
         image_shape: See :class:`Transformer`.
         settings: See :class:`Transformer`.
     """
@@ -259,20 +264,24 @@ class ICVAETransformer(Transformer):
     def _encode(self, images: Tensor) -> Tensor:
         return self.trained_.encode(images, sample=self.sample, seed=self.seed)
 
-    def _labelled(self, settings: Any) -> bool:
+    def _needs_labels(self, settings: Any) -> bool:
         require(not settings.encoder_sees_labels, "encoder_sees_labels: transform has no labels")
         # A VAE has no condition.
         return settings.condition == "labels"
 
 
 class AIRTransformer(Transformer):
-    """AIR: presence, place and code of each object."""
+    """Transforms scenes by AIR, to presence, position and appearance of each object."""
 
     method = METHODS["air"]
 
 
-def labels_of(y: Any, images: Tensor) -> np.ndarray:
-    """Converts labels: see :func:`train.data.labels.as_labels`."""
+def require_labels(y: Any, images: Tensor) -> np.ndarray:
+    """Converts ``y`` to a label for each image: see :func:`train.data.labels.as_labels`.
+
+    Raises:
+        InputError: If labels are missing, not valid, or not as many as images.
+    """
     require(y is not None, "y is missing: this method needs a label for each image")
     labels = as_labels(y, "y")
     require(len(labels) == len(images), f"there are {len(labels)} labels for {len(images)} images")

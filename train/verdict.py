@@ -1,4 +1,4 @@
-"""The end of a run: results, figures, and whether it worked."""
+"""Finishes a run: measures it, draws its figures, and judges whether training succeeded."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from train.metrics.watch import TrainingLog, Watch
 
 
 class Results(dict[str, Any]):
-    """The contents of ``results.json``, and the lines that a person reads at the end of a run.
+    """The contents of ``results.json``, and a summary of the run in text.
 
     Attributes:
-        lines: The lines.
+        lines: The lines of the summary, which commands print at the end.
     """
 
     def __init__(self, values: Mapping[str, Any], lines: Sequence[str]) -> None:
@@ -28,15 +28,18 @@ class Results(dict[str, Any]):
 def finish(run: Run, values: Mapping[str, Any], watch: Watch) -> Results:
     """Measures, draws and judges a run, and writes its figures and ``results.json``.
 
-    Beside ``values`` and the measures, ``results.json`` has ``figures`` and ``reasons`` (see
-    :func:`draw`); ``worked``, whether every goal is reached, or ``null`` if that depends on one
-    that cannot be judged; ``verdict``, a sentence for each goal; and ``advice``, what to try where
-    one is missed.
+    In addition to ``values`` and the measures, ``results.json`` contains
+
+    - ``figures`` and ``reasons``: see :func:`draw`;
+    - ``worked``: whether every goal is reached; ``null`` if there is no goal, or if no goal is
+      missed but one cannot be judged;
+    - ``verdict``: a sentence for each goal;
+    - ``advice``: what to try for each goal that is missed.
 
     Args:
         run: The run.
-        values: What the training took.
-        watch: What measures and draws it.
+        values: Results of training, such as its number of steps and seconds.
+        watch: The watch that measures and draws the run.
 
     Raises:
         InputError: If a file cannot be written.
@@ -44,41 +47,41 @@ def finish(run: Run, values: Mapping[str, Any], watch: Watch) -> Results:
     """
     try:
         measures = watch.measure()
-        figures, broken = draw(run, watch.figures(run_log(run)))
+        figures, failures = draw(run, watch.figures(run_log(run)))
     except KeyboardInterrupt:
         raise Interrupted(
-            "training is done and saved, but not all is measured; go on with the same command "
-            f"and --resume --run-dir {run.directory}"
+            "training is finished and saved, but not all is measured; to finish, repeat the "
+            f"command with --resume --run-dir {run.directory}"
         ) from None
-    reasons = getattr(measures, "reasons", {}) | broken
+    reasons = getattr(measures, "reasons", {}) | failures
     results = {**values, **measures, "figures": figures, "reasons": reasons}
     goals = watch.goals()
-    judged = [goal.judge(results) for goal in goals]
-    unknown = not goals or (None in judged and False not in judged)
-    results["worked"] = None if unknown else all(judged)
+    reached = [goal.judge(results) for goal in goals]
+    undecided = not goals or (None in reached and False not in reached)
+    results["worked"] = None if undecided else all(reached)
     results["verdict"] = [goal.sentence(results) for goal in goals]
-    missed = [goal for goal, reached in zip(goals, judged, strict=True) if reached is False]
+    missed = [goal for goal, success in zip(goals, reached, strict=True) if success is False]
     results["advice"] = list(dict.fromkeys(goal.advice for goal in missed))
     return Results(run.finish(results), summary(run, results))
 
 
 def run_log(run: Run) -> TrainingLog:
-    """Reads what a run folder has of its training."""
+    """Reads the training log of a run folder."""
     return TrainingLog(run.history(), run.stages())
 
 
 def draw(
     run: Run, figures: Mapping[str, Callable[[], Figure]]
 ) -> tuple[dict[str, str | None], dict[str, str]]:
-    """Draws figures and writes each to ``figures/NAME.png``, so that one that fails costs no other.
+    """Draws figures, and writes each to ``figures/NAME.png``; failures do not lose the others.
 
     Args:
         run: The run.
-        figures: Functions that draw them, by name.
+        figures: Functions that draw the figures, by name.
 
     Returns:
-        By the figures' names their paths inside the run folder, ``None`` for one that failed; and
-        by the paths of those that failed, why.
+        The paths of the figures inside the run folder by name, ``None`` for a figure that failed;
+        and the reasons of failures, by path.
 
     Raises:
         InputError: If a file cannot be written.
@@ -89,25 +92,25 @@ def draw(
         path = f"figures/{name}.png"
         outcome = attempt(lambda name=name, figure=figure: run.save_figure(name, figure()))
         paths[name] = None if outcome.reason else path
-        measures.explain([path], outcome)
+        measures.report([path], outcome)
     return paths, measures.reasons
 
 
 def summary(run: Run, results: Mapping[str, Any]) -> list[str]:
-    """Returns the lines that a person reads at the end of a run.
+    """Returns the lines of text that summarise a run.
 
     Args:
         run: The run.
         results: Its results, with the verdict.
     """
-    words = {True: "worked", False: "did not work", None: "cannot be judged"}
-    lines = [f"This run of {run.method} {words[results['worked']]}:"]
+    outcomes = {True: "worked", False: "did not work", None: "cannot be judged"}
+    lines = [f"This run of {run.method} {outcomes[results['worked']]}:"]
     lines += [f"  {sentence}" for sentence in results["verdict"]]
     lines += [f"  To try: {advice}" for advice in results["advice"]]
     reasons = results["reasons"]
     for reason in dict.fromkeys(reasons.values()):
         names = [name for name, why in reasons.items() if why == reason]
-        lines.append(f"  Not taken: {', '.join(names)} ({reason})")
+        lines.append(f"  Missing: {', '.join(names)} ({reason})")
     drawn = [name for name, path in results["figures"].items() if path is not None]
     return [
         *lines,

@@ -13,13 +13,13 @@ from pyro_models.air import AIR
 from train.data.scenes import Scenes, ScenesSplit
 from train.metrics.counting import (
     AIRWatch,
+    advise,
     draw_counts,
     elbo,
     explain,
     iw_bound,
     matched_iou,
     mean_box_iou,
-    what_to_try,
 )
 from train.metrics.measuring import Unmeasurable
 
@@ -138,8 +138,8 @@ def test_a_batch_too_large_for_memory_is_split(pair):
     ("background", "words"),
     [(0, "--window-size"), (60, "background subtracted"), (255, "inverted"), (None, "same image")],
 )
-def test_what_to_try_depends_on_the_background(background, words):
+def test_advice_depends_on_the_background(background, words):
     scenes = torch.full((4, 12, 12), background or 0, dtype=torch.uint8)
     if background is not None:
         scenes[:, 3:5, 3:6] = 120 + torch.arange(4)[:, None, None].byte()
-    assert words in what_to_try(scenes)
+    assert words in advise(scenes)

@@ -22,11 +22,11 @@ def fails(error: BaseException):
 
 def test_what_fails_is_null_and_all_else_is_kept(tmp_path, capsys):
     measures = Measures()
-    measures.take("fine", lambda: 0.0)
-    measures.take(("a", "b"), fails(ValueError("two\nlines")))
-    measures.take("unlabelled", fails(Unmeasurable("the images have no labels")))
-    measures.take(("c", "d"), lambda: {"c": 1, "d": float("nan"), "other": 2})
-    measures.take("parts", lambda: {"one": float("inf"), "two": 2.0})
+    measures.add("fine", lambda: 0.0)
+    measures.add(("a", "b"), fails(ValueError("two\nlines")))
+    measures.add("unlabelled", fails(Unmeasurable("the images have no labels")))
+    measures.add(("c", "d"), lambda: {"c": 1, "d": float("nan"), "other": 2})
+    measures.add("parts", lambda: {"one": float("inf"), "two": 2.0})
     assert dict(measures) == {
         **{"fine": 0.0, "a": None, "b": None, "unlabelled": None, "c": 1, "d": None},
         "parts": {"one": None, "two": 2.0},
@@ -62,7 +62,7 @@ def test_ctrl_c_says_how_to_take_the_measures(tmp_path):
     class Slow(Watch):
         def measure(self):
             measures = Measures()
-            measures.take("slow", fails(KeyboardInterrupt()))
+            measures.add("slow", fails(KeyboardInterrupt()))
             return measures
 
     with pytest.raises(Interrupted, match=f"--resume --run-dir {tmp_path}"):

@@ -1,4 +1,4 @@
-"""What is watched of an autoencoder: what its codes keep of the image and of its class."""
+"""Evaluates autoencoders: reconstruction error, and classes predicted from codes."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ GOAL = Beats(
     beside="the mean training image's",
     advice="more --steps, a lower --learning-rate, or a larger --z-dim",
 )
-"""What an autoencoder has to reach."""
+"""The goal of every autoencoder."""
 
 
 class AutoencoderWatch(Watch):
-    r"""Watches an autoencoder: its error, and what its codes keep of the class.
+    r"""Evaluates an autoencoder by its reconstruction error, and by classes predicted from codes.
 
     Args:
         autoencoder: The autoencoder.
         train: Training images.
         held_out: Held-out images.
-        starts: How often k-means starts when clusters are measured.
+        starts: The number of random restarts of k-means.
         seed: Seed of k-means.
     """
 
@@ -70,7 +70,7 @@ class AutoencoderWatch(Watch):
 
     @property
     def device(self) -> torch.device:
-        """Where the autoencoder is."""
+        """The device of the autoencoder."""
         return next(self.autoencoder.parameters()).device
 
     def encode(self, images: Tensor) -> np.ndarray:
@@ -79,7 +79,7 @@ class AutoencoderWatch(Watch):
 
     @torch.no_grad()
     def error(self, images: Tensor, batch: int = 1_000) -> float:
-        """Returns the mean squared error of a pixel, of uint8 images (M, H, W)."""
+        """Returns the mean squared error per pixel, in [0, 1], of uint8 images (M, H, W)."""
         total = torch.zeros((), dtype=torch.float64)
         for chunk in images.split(batch):
             chunk = as_input(chunk.to(self.device))
@@ -91,11 +91,11 @@ class AutoencoderWatch(Watch):
         return {"held_out_mse": self.error(self.held_out.images)}
 
     def probes(self, train: Images, starts: int) -> dict[str, Callable[[], float]]:
-        """Returns the probes by name: functions that fit one to codes of training images.
+        """Returns measures of codes by name: each fits a probe to codes when it is called.
 
         Args:
-            train: Training images.
-            starts: How often k-means starts.
+            train: Training images, whose codes probes are fitted to.
+            starts: The number of random restarts of k-means.
         """
 
         @cache
@@ -109,21 +109,21 @@ class AutoencoderWatch(Watch):
         }
 
     def measure(self) -> Measures:
-        """Measures held-out images.
+        """Measures the autoencoder on held-out images.
 
-        ``reconstruction_mse`` is the mean squared error of a pixel in [0, 1], and
-        ``reconstruction_mse_mean_image`` that of the mean training image. For ``probe_accuracy``
-        see :func:`~train.metrics.probes.probe_accuracy`, for ``cluster_accuracy``
-        :func:`~train.metrics.clusters.cluster_accuracy`.
+        ``reconstruction_mse`` is the mean squared error per pixel, of pixels in [0, 1], and
+        ``reconstruction_mse_mean_image`` is the error of predicting the mean training image. For
+        ``probe_accuracy`` see :func:`~train.metrics.probes.probe_accuracy`, for
+        ``cluster_accuracy`` see :func:`~train.metrics.clusters.cluster_accuracy`.
         """
         measures = Measures()
-        measures.take("reconstruction_mse", lambda: self.error(self.held_out.images))
-        measures.take(
+        measures.add("reconstruction_mse", lambda: self.error(self.held_out.images))
+        measures.add(
             "reconstruction_mse_mean_image",
             lambda: mean_image_mse(self.train.images, self.held_out.images),
         )
         for name, probe in self.probes(self.train, self.starts).items():
-            measures.take(name, probe)
+            measures.add(name, probe)
         return measures
 
     def goals(self) -> list[Goal]:
@@ -137,26 +137,26 @@ class AutoencoderWatch(Watch):
         }
 
     def reconstructions(self, number: int = 10) -> dict[str, np.ndarray]:
-        """Returns rows of held-out images, and of their reconstructions."""
+        """Returns a row of held-out images and a row of their reconstructions, by label."""
         images = self.first(number)
         with torch.no_grad():
             decoded = self.autoencoder(images)
         return {"data": images.cpu().numpy(), "decoded": decoded.cpu().numpy()}
 
     def codes(self, number: int = 5_000) -> tuple[np.ndarray, np.ndarray]:
-        """Returns codes of held-out images, and labels as the data have them, or zeros."""
-        few = self.held_out.select(torch.arange(min(number, len(self.held_out))))
-        labels = np.zeros(len(few), dtype=int) if few.values is None else few.values
-        return self.encode(few.images), labels
+        """Returns codes of the first held-out images, and their labels, or zeros without labels."""
+        images = self.held_out.select(torch.arange(min(number, len(self.held_out))))
+        labels = np.zeros(len(images), dtype=int) if images.values is None else images.values
+        return self.encode(images.images), labels
 
     def first(self, number: int) -> Tensor:
-        """Returns the first held-out images, on the device; repeats them if there are too few."""
+        """Returns the first held-out images on the device, repeated if there are fewer."""
         rows = torch.arange(number) % len(self.held_out)
         return as_input(self.held_out.images[rows].to(self.device))
 
 
 class AEWatch(AutoencoderWatch):
-    """Watches the plain autoencoder, whose weights are selected on validation images.
+    """Evaluates the plain autoencoder, whose weights are selected on validation images.
 
     Args:
         autoencoder: The autoencoder.
@@ -191,7 +191,7 @@ class AEWatch(AutoencoderWatch):
 
     @torch.no_grad()
     def grid(self, reach: float = 5.0, number: int = 11) -> dict[str, np.ndarray]:
-        """Decodes a grid of codes of two dimensions; the second falls from row to row."""
+        """Decodes a grid of two-dimensional codes over [-reach, reach], in rows of equal z_2."""
         ticks = torch.linspace(-reach, reach, number, device=self.device)
         decode = self.autoencoder.decode
         return {
@@ -201,19 +201,19 @@ class AEWatch(AutoencoderWatch):
 
 
 class ACAIWatch(AutoencoderWatch):
-    """Watches ACAI's autoencoder: its probes too, and what lies between codes.
+    """Evaluates ACAI's autoencoder; probes are evaluated during training too.
 
     Args:
         autoencoder: The autoencoder.
         train: Training images.
         held_out: Held-out images.
-        lines: Whether the images are lines, whose interpolations can be judged.
+        lines: Whether the images are lines, whose interpolations have a known truth.
         starts: See :class:`AutoencoderWatch`.
         seed: See :class:`AutoencoderWatch`.
     """
 
-    FEW = 10_000
-    """The most training images whose codes an evaluation takes."""
+    EVALUATED = 10_000
+    """Most training images whose codes are used in an evaluation."""
 
     def __init__(
         self,
@@ -229,17 +229,19 @@ class ACAIWatch(AutoencoderWatch):
         self.lines = lines
 
     def evaluate(self, step: int) -> dict[str, float]:
-        few = self.train.select(torch.arange(min(self.FEW, len(self.train))))
-        probes = {name: attempt(probe) for name, probe in self.probes(few, starts=20).items()}
-        values = {name: each.value for name, each in probes.items() if each.value is not None}
-        return super().evaluate(step) | values
+        train = self.train.select(torch.arange(min(self.EVALUATED, len(self.train))))
+        attempts = {name: attempt(probe) for name, probe in self.probes(train, starts=20).items()}
+        accuracies = {
+            name: outcome.value for name, outcome in attempts.items() if outcome.value is not None
+        }
+        return super().evaluate(step) | accuracies
 
     def measure(self) -> Measures:
         measures = super().measure()
         if self.lines:
             images = as_input(self.held_out.images.to(self.device))
             names = interpolation.Interpolation._fields
-            measures.take(names, lambda: interpolation.measure(self.autoencoder, images)._asdict())
+            measures.add(names, lambda: interpolation.measure(self.autoencoder, images)._asdict())
         return measures
 
     def figures(self, log: TrainingLog) -> dict[str, Callable[[], Figure]]:
@@ -248,7 +250,11 @@ class ACAIWatch(AutoencoderWatch):
         return {"interpolations": lambda: plots.gallery(self.interpolations()), **drawn}
 
     def interpolations(self, pairs: int = 10, steps: int = 11) -> dict[str, np.ndarray]:
-        """Returns rows of held-out images, of interpolations between them, and of their ends."""
+        """Decodes interpolations between pairs of held-out images.
+
+        Returns:
+            Rows of images by label: the images to begin at, each step, and the images to end at.
+        """
         one, other = self.first(2 * pairs).chunk(2)
         between = interpolation.interpolate(self.autoencoder, one, other, steps).cpu().numpy()
         rows = {
@@ -258,7 +264,7 @@ class ACAIWatch(AutoencoderWatch):
 
 
 def require_classes(labels: Tensor | None) -> None:
-    """Raises :class:`~train.metrics.measuring.Unmeasurable` unless labels are several classes."""
+    """Raises :class:`~train.metrics.measuring.Unmeasurable` unless there are several classes."""
     if labels is None:
         raise Unmeasurable("the images have no labels")
     if labels.is_floating_point():

@@ -1,4 +1,4 @@
-"""What is watched of ICVAE: what codes keep of images, and what they tell of labels."""
+"""Evaluates ICVAE: reconstruction error, ELBO, and labels predicted from codes."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ Guide = GaussianGuide | EchoGuide
 
 
 class Codes(NamedTuple):
-    r"""Codes of images.
+    r"""Codes of images, and how well the model explains the images.
 
     Attributes:
-        sampled: One draw each, of shape :math:`(M, D)`.
-        mean: Their means, of the same shape.
+        sampled: One draw from each posterior, of shape :math:`(M, D)`.
+        mean: The posterior means, of shape :math:`(M, D)`.
         parameters: The encoder's outputs, of shape :math:`(M, 2 D)`.
-        reconstruction_mse: The mean squared error of a pixel, decoded from the codes' means.
-        elbo: The ELBO in nats an image, at beta 1.
+        reconstruction_mse: The mean squared error per pixel of images decoded from the means.
+        elbo: The mean ELBO at beta 1, in nats per image.
     """
 
     sampled: Tensor
@@ -49,24 +49,24 @@ class Codes(NamedTuple):
 @torch.no_grad()
 @pyro.get_param_store().scope()
 def encode(model: ICVAE, guide: Guide, images: Tensor, c: Tensor, batch: int = 1_000) -> Codes:
-    r"""Encodes images in batches; Echo's noise is made of the batch.
+    r"""Encodes images in batches. With Echo noise, the noise of a code depends on its batch.
 
     Args:
         model: The model.
         guide: Its guide.
         images: Images, of shape :math:`(M, H, W)`, uint8.
         c: The condition, of shape :math:`(M, C)`.
-        batch: How many images a batch has.
+        batch: The approximate number of images that are encoded at once.
     """
     device = model.zero.device
     elbo = MeanFieldELBO()
-    sampled, means, parameters, squares, values = [], [], [], 0.0, 0.0
-    # Batches of nearly equal size: a small last one could not make Echo's noise.
+    sampled, means, parameters, squares, elbos = [], [], [], 0.0, 0.0
+    # Batches of nearly equal size, because Echo noise needs more than a few images in each.
     batches = max(1, len(images) // batch)
     for x, condition in zip(images.tensor_split(batches), c.tensor_split(batches), strict=True):
         x, condition = as_input(x.to(device)), condition.to(device)
         elbo.differentiable_loss(model, guide, x, condition)
-        values += elbo.terms["elbo"].double().item()
+        elbos += elbo.terms["elbo"].double().item()
         sampled.append(guide.draw(x, condition).cpu())
         parameters.append(torch.cat(guide.encode(x, condition), dim=-1).cpu())
         mean = guide.mean(x, condition)
@@ -76,20 +76,20 @@ def encode(model: ICVAE, guide: Guide, images: Tensor, c: Tensor, batch: int = 1
     return Codes(
         *(torch.cat(rows) for rows in (sampled, means, parameters)),
         squares / images.numel(),
-        values / len(images),
+        elbos / len(images),
     )
 
 
 class ICVAEWatch(Watch):
-    r"""Watches a model and guide: what codes keep of images, and what they tell of labels.
+    r"""Evaluates a model and guide by reconstruction, ELBO, and labels predicted from codes.
 
     Args:
         model: The model.
         guide: Its guide.
         data: Labelled training and held-out images.
-        condition: Turns labels into :math:`c`.
-        conditional: Whether model and guide are given :math:`c`.
-        invariance: Whether training keeps labels out of codes.
+        condition: Converts labels to the condition :math:`c`.
+        conditional: Whether model and guide depend on :math:`c`.
+        invariance: Whether training penalises information about labels in codes.
         seed: Seed of the adversaries.
     """
 
@@ -98,8 +98,8 @@ class ICVAEWatch(Watch):
         "nats": {"kl_z": "KL from the prior", "invariance": "term for invariance, weighted"},
         "squared error a pixel": {"held_out_mse": "held out"},
     }
-    MOST = 12
-    """The most classes in a figure."""
+    MOST_CLASSES = 12
+    """Most classes in the figure ``swaps``."""
 
     def __init__(
         self,
@@ -119,7 +119,7 @@ class ICVAEWatch(Watch):
         self.conditional = conditional
         self.invariance = invariance
         self.seed = seed
-        self.last: Codes | None = None
+        self.measured: Codes | None = None
 
     def c(self, images: Images) -> Tensor:
         r"""Returns the condition of images, of shape :math:`(M, C)`."""
@@ -134,23 +134,24 @@ class ICVAEWatch(Watch):
         return {"held_out_elbo": codes.elbo, "held_out_mse": codes.reconstruction_mse}
 
     def measure(self) -> Measures:
-        """Measures codes of held-out images.
+        """Measures model and guide on held-out images.
 
-        For ``reconstruction_mse`` and ``elbo`` see :class:`Codes`.
-        ``reconstruction_mse_mean_image`` is the error of the mean training image. Adversaries
-        learn from the training images' codes (see :func:`~train.metrics.probes.leakage`).
-        ``leakage`` is the best one's score from one sampled code an image, ``leakage_linear`` the
-        linear one's, ``leakage_adversaries`` the score of each by its name. ``leakage_mean`` is
-        the best score from the mean of each code, ``leakage_parameters`` from the encoder's
-        outputs, and ``chance`` the score without codes.
+        - ``reconstruction_mse`` and ``elbo`` are those of :class:`Codes`.
+        - ``reconstruction_mse_mean_image`` is the error of predicting the mean training image.
+        - ``leakage`` is the score of the best adversary that predicts labels from sampled codes:
+          see :func:`~train.metrics.probes.leakage`. ``leakage_linear`` is the score of the linear
+          adversary, and ``leakage_adversaries`` has the score of each adversary by its name.
+        - ``leakage_mean`` and ``leakage_parameters`` are the best scores from the posterior means
+          and from the encoder's outputs.
+        - ``chance`` is the score without codes.
         """
         measures = Measures()
         held_out, classes = self.held_out, self.condition.classes > 0
 
         @cache
         def codes() -> Codes:
-            self.last = self.encode(held_out)
-            return self.last
+            self.measured = self.encode(held_out)
+            return self.measured
 
         @cache
         def train_codes() -> Codes:
@@ -169,16 +170,16 @@ class ICVAEWatch(Watch):
                 "leakage_adversaries": scores.scores,
             }
 
-        measures.take("reconstruction_mse", lambda: codes().reconstruction_mse)
-        measures.take(
+        measures.add("reconstruction_mse", lambda: codes().reconstruction_mse)
+        measures.add(
             "reconstruction_mse_mean_image",
             lambda: mean_image_mse(self.train.images, held_out.images),
         )
-        measures.take("elbo", lambda: codes().elbo)
-        measures.take(("leakage", "leakage_linear", "leakage_adversaries"), sampled)
-        measures.take("leakage_mean", lambda: adversaries("mean").best)
-        measures.take("leakage_parameters", lambda: adversaries("parameters").best)
-        measures.take("chance", lambda: majority(held_out.labels.numpy()) if classes else 0.0)
+        measures.add("elbo", lambda: codes().elbo)
+        measures.add(("leakage", "leakage_linear", "leakage_adversaries"), sampled)
+        measures.add("leakage_mean", lambda: adversaries("mean").best)
+        measures.add("leakage_parameters", lambda: adversaries("parameters").best)
+        measures.add("chance", lambda: majority(held_out.labels.numpy()) if classes else 0.0)
         return measures
 
     def goals(self) -> list[Goal]:
@@ -193,55 +194,62 @@ class ICVAEWatch(Watch):
 
     @torch.no_grad()
     def reconstructions(self, number: int = 10) -> dict[str, np.ndarray]:
-        """Returns rows of held-out images, and of the decoded means of their codes."""
-        few = self.first(number)
-        x, c = self.inputs(few)
-        decoded = self.model.decode(self.guide.mean(x, c)[: len(few)], c[: len(few)])
+        """Returns a row of held-out images and a row of their reconstructions, by label."""
+        images = self.first(number)
+        x, c = self.inputs(images)
+        decoded = self.model.decode(self.guide.mean(x, c)[: len(images)], c[: len(images)])
         return {
-            "image": x[: len(few)].cpu().numpy(),
+            "image": x[: len(images)].cpu().numpy(),
             "decoded": decoded.clamp(0, 1).cpu().numpy(),
         }
 
     @torch.no_grad()
     def swaps(self, number: int = 8) -> dict[str, np.ndarray]:
-        """Returns rows of a held-out image, and of its code decoded under the first classes."""
-        few = self.first(number)
-        x, c = self.inputs(few)
-        z = self.guide.mean(x, c)[: len(few)]
-        classes = torch.eye(self.condition.classes, device=z.device)[: self.MOST]
+        """Decodes the code of a held-out image under each class, in a row for each image.
+
+        Returns:
+            By label, the image and its decodings under the first :attr:`MOST_CLASSES` classes.
+        """
+        images = self.first(number)
+        x, c = self.inputs(images)
+        z = self.guide.mean(x, c)[: len(images)]
+        classes = torch.eye(self.condition.classes, device=z.device)[: self.MOST_CLASSES]
         rows = {}
-        for i, label in enumerate(few.values.tolist()):
+        for i, label in enumerate(images.values.tolist()):
             decoded = self.model.decode(z[i].expand(len(classes), -1), classes).clamp(0, 1)
             rows[f"a {label}" + " " * i] = torch.cat([x[i : i + 1], decoded]).cpu().numpy()
         return rows
 
     def codes(self, number: int = 5_000) -> tuple[np.ndarray, np.ndarray]:
-        """Returns sampled held-out codes, and labels as the data have them."""
-        codes = self.last or self.encode(self.held_out)
+        """Returns sampled codes of the first held-out images, and their labels as in the data."""
+        codes = self.measured or self.encode(self.held_out)
         return codes.sampled[:number].numpy(), self.held_out.values[:number]
 
     def first(self, number: int) -> Images:
-        """Returns the first held-out images, or the first of each class if there are classes."""
+        """Returns the first held-out images; of classes, the first image of each."""
         labels = self.held_out.labels
         if labels.is_floating_point():
             return self.held_out.select(torch.arange(min(number, len(labels))))
         firsts = [(labels == label).nonzero()[0] for label in labels.unique()[:number]]
         return self.held_out.select(torch.cat(firsts))
 
-    def inputs(self, few: Images) -> tuple[Tensor, Tensor]:
-        r"""Returns images and their :math:`c` on the device; others follow, for Echo's noise."""
+    def inputs(self, images: Images) -> tuple[Tensor, Tensor]:
+        r"""Returns images and their condition :math:`c` on the device.
+
+        Other held-out images are appended, from which Echo noise is made.
+        """
         device = self.model.zero.device
         others = self.held_out.select(torch.arange(min(500, len(self.held_out))))
-        pairs = [(images.images, self.c(images)) for images in (few, others)]
-        images, c = (torch.cat(tensors).to(device) for tensors in zip(*pairs, strict=True))
-        return as_input(images), c
+        pairs = [(rows.images, self.c(rows)) for rows in (images, others)]
+        x, c = (torch.cat(tensors).to(device) for tensors in zip(*pairs, strict=True))
+        return as_input(x), c
 
 
 def goals(invariance: bool) -> list[Goal]:
-    """Returns what a model and guide have to reach.
+    """Returns the goals of a model and guide.
 
     Args:
-        invariance: Whether training keeps labels out of codes.
+        invariance: Whether training penalises information about labels in codes.
     """
     reconstruction = Beats(
         measure="reconstruction_mse",
@@ -253,7 +261,7 @@ def goals(invariance: bool) -> list[Goal]:
     leakage_goal = Stays(
         measure="leakage",
         reference="chance",
-        beside="that without codes",
+        beside="chance",
         advice="a larger --weight, --invariance direct, or a smaller --z-dim",
     )
     return [reconstruction, leakage_goal] if invariance else [reconstruction]

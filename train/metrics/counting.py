@@ -1,4 +1,4 @@
-"""What is watched of AIR: how well it counts, explains and finds objects."""
+"""Evaluates AIR: accuracy of counts, ELBO, reconstruction error, and IoU of boxes."""
 
 from __future__ import annotations
 
@@ -28,15 +28,16 @@ from train.metrics.watch import TrainingLog, Watch
 
 
 class Explanation(NamedTuple):
-    r"""What a model and guide make of scenes.
+    r"""Evaluations of :math:`M` scenes by a model and guide.
 
     Attributes:
-        elbos: ELBOs in nats a scene, at beta 1, with the likelihood's constant, of shape
-            :math:`(M)`.
+        elbos: The ELBO of each scene in nats, at beta 1, with the likelihood's normalising
+            constant, of shape :math:`(M)`.
         draws: The counts in one draw from the guide, of shape :math:`(M)`.
-        counts: The most probable counts, all else at its mean, of shape :math:`(M)`.
-        boxes: Boxes of the objects that these count, of shape :math:`(M, N, 4)`.
-        mse: The mean squared error of a pixel of their reconstruction, of shape :math:`(M)`.
+        counts: The most probable counts, with other latents at their means, of shape :math:`(M)`.
+        boxes: The boxes of the detected objects, of shape :math:`(M, N, 4)`, in pixels; of a row,
+            the first ``counts`` are detections.
+        mse: The mean squared error per pixel of the reconstructions, of shape :math:`(M)`.
     """
 
     elbos: Tensor
@@ -61,13 +62,16 @@ def draw_counts(guide: RecurrentGuide, images: Tensor) -> Tensor:
 def elbo(
     model: AIR, guide: RecurrentGuide, images: Tensor, estimator: MarginalELBO | None = None
 ) -> Tensor:
-    """Estimates the ELBO of each scene, the count summed out: nats at beta 1, shape :math:`(B)`.
+    """Estimates the ELBO of each scene at beta 1, with the count summed out.
 
     Args:
         model: The model.
         guide: Its guide.
         images: Scenes, of shape :math:`(B, H, W)`.
-        estimator: An estimator that has examined the pair before, which saves time.
+        estimator: An estimator that has examined model and guide before, to save time.
+
+    Returns:
+        ELBOs in nats, of shape :math:`(B)`.
     """
     return (estimator or MarginalELBO()).elbo(model, guide, images)
 
@@ -85,11 +89,11 @@ def iw_bound(
         model: The model.
         guide: Its guide.
         images: Scenes, of shape :math:`(B, H, W)`.
-        particles: The number :math:`K` of draws a scene.
-        rows: About how many draws memory holds at once.
+        particles: The number :math:`K` of draws per scene.
+        rows: The approximate number of draws that are evaluated at once, to bound memory.
 
     Returns:
-        The bound, of shape :math:`(B)`.
+        The bounds, of shape :math:`(B)`.
     """
     estimator = ImportanceWeightedELBO(particles)
 
@@ -128,9 +132,9 @@ def explain(model: AIR, guide: RecurrentGuide, scenes: Tensor, batch: int = 500)
 
 
 def mean_box_iou(scenes: Scenes, counts: Tensor, boxes: Tensor) -> float:
-    r"""Mean IoU of true and detected boxes, in scenes whose count is right and not zero.
+    r"""Returns the mean IoU of true and detected boxes, in scenes whose count is right and above 0.
 
-    Boxes are matched so that the mean is largest.
+    In each scene, boxes are matched one to one so that the mean IoU is largest.
 
     Args:
         scenes: Scenes with their counts and boxes.
@@ -138,10 +142,10 @@ def mean_box_iou(scenes: Scenes, counts: Tensor, boxes: Tensor) -> float:
         boxes: The detected boxes, of shape :math:`(M, N, 4)`.
 
     Returns:
-        A number from 0 to 1.
+        The IoU, from 0 to 1.
 
     Raises:
-        Unmeasurable: If no box is known, or there is no such scene.
+        Unmeasurable: If the scenes have no boxes, or none has its count right.
     """
     if scenes.boxes is None:
         raise Unmeasurable("the scenes have no boxes")
@@ -153,8 +157,8 @@ def mean_box_iou(scenes: Scenes, counts: Tensor, boxes: Tensor) -> float:
 
 
 def matched_iou(truth: Tensor, detected: Tensor) -> float:
-    """Mean IoU of as many boxes, (n, 4) each, matched so that it is largest (Hungarian)."""
-    # Takes longer to import than torch, and few commands need it.
+    """Returns the mean IoU of two sets of n boxes, (n, 4), under the best one-to-one matching."""
+    # Imported here, because it takes longer to import than torch and few commands need it.
     from torchvision.ops import box_iou
 
     ious = box_iou(truth, detected).numpy()
@@ -162,18 +166,19 @@ def matched_iou(truth: Tensor, detected: Tensor) -> float:
 
 
 class AIRWatch(Watch):
-    """Watches a model and guide of scenes: how well they count, explain and find objects.
+    """Evaluates a model and guide of scenes by counts, ELBO, reconstruction and boxes.
 
     Args:
         model: The model.
         guide: Its guide.
         data: Training and held-out scenes.
-        iw_particles: Draws a scene in the importance-weighted bound.
-        iw_scenes: On how many held-out scenes, from the first, that bound is measured; ``None``
-            for all.
+        iw_particles: The number of draws per scene in the importance-weighted bound.
+        iw_scenes: The number of held-out scenes on which that bound is measured, the first ones;
+            ``None`` for all.
 
     Attributes:
-        examples: Held-out scenes, of shape :math:`(8, H, W)`, in order of their counts if known.
+        examples: The first 8 held-out scenes, of shape :math:`(8, H, W)`, sorted by their counts
+            if these are known.
     """
 
     PANELS: ClassVar = {
@@ -181,8 +186,8 @@ class AIRWatch(Watch):
         "count accuracy": {"count_accuracy": "training", "held_out_count_accuracy": "held out"},
         "KL, nats a scene": {f"kl_z_{name}": name for name in ("pres", "where", "what")},
     }
-    FEW = 1_000
-    """How many training and held-out scenes an evaluation takes."""
+    EVALUATED = 1_000
+    """Number of training scenes and of held-out scenes in an evaluation."""
 
     def __init__(
         self,
@@ -199,24 +204,26 @@ class AIRWatch(Watch):
         self.iw_particles = iw_particles
         self.iw_scenes = min(iw_scenes or len(data.held_out), len(data.held_out))
         self.estimator = MarginalELBO()
-        self.few = [scenes.select(slice(self.FEW)) for scenes in (data.train, data.held_out)]
-        held_out = self.few[1]
+        self.evaluated = [
+            scenes.select(slice(self.EVALUATED)) for scenes in (data.train, data.held_out)
+        ]
+        held_out = self.evaluated[1]
         order = torch.arange(8) if held_out.counts is None else held_out.counts[:8].argsort()
         self.examples = as_input(held_out.images[:8][order[: len(held_out)]])
 
     def evaluate(self, step: int) -> dict[str, float]:
         """Returns count accuracies on training and held-out scenes, and the held-out ELBO."""
-        train, held_out = self.few
+        train, held_out = self.evaluated
         images = as_input(held_out.images.to(self.model.zero.device))
-        values = elbo(self.model, self.guide, images, self.estimator)
-        metrics = {"held_out_elbo": values.mean().item()}
+        elbos = elbo(self.model, self.guide, images, self.estimator)
+        metrics = {"held_out_elbo": elbos.mean().item()}
         for name, scenes in (("held_out_count_accuracy", held_out), ("count_accuracy", train)):
             if scenes.counts is not None:
                 metrics[name] = self.count_accuracy(scenes)
         return metrics
 
     def count_accuracy(self, scenes: Scenes) -> float:
-        """Returns the fraction of scenes whose count is that of one draw from the guide."""
+        """Returns the fraction of scenes in which one draw from the guide has the true count."""
         images = as_input(scenes.images.to(self.model.zero.device))
         return (draw_counts(self.guide, images).cpu() == scenes.counts).double().mean().item()
 
@@ -231,7 +238,7 @@ class AIRWatch(Watch):
 
     @cached_property
     def explanation(self) -> Explanation:
-        """What model and guide make of the held-out scenes, computed once."""
+        """The evaluations of all held-out scenes, computed once."""
         return explain(self.model, self.guide, self.data.held_out.images)
 
     @property
@@ -239,7 +246,7 @@ class AIRWatch(Watch):
         """The true counts of the held-out scenes.
 
         Raises:
-            Unmeasurable: If they are not known.
+            Unmeasurable: If the scenes have no counts.
         """
         if self.data.held_out.counts is None:
             raise Unmeasurable("the scenes have no counts")
@@ -248,15 +255,16 @@ class AIRWatch(Watch):
     def measure(self) -> Measures:
         """Measures model and guide on held-out scenes.
 
-        - ``count_accuracy`` is the fraction of scenes whose count one draw from the guide has,
-          ``count_accuracy_map`` the fraction whose most probable count is right, all else at its
-          mean, and ``count_accuracy_majority`` that of the most frequent count.
+        - ``count_accuracy`` is the fraction of scenes in which one draw from the guide has the
+          true count, ``count_accuracy_map`` the fraction in which the most probable count is
+          right, and ``count_accuracy_majority`` the accuracy of the most frequent count.
         - ``box_iou`` is :func:`mean_box_iou`.
-        - ``reconstruction_mse`` is the mean squared error of a pixel of the reconstruction,
-          ``reconstruction_mse_mean_image`` that of the mean training scene, and
-          ``reconstruction_mse_empty`` that of a canvas without objects.
-        - ``elbo`` is in nats a scene, at beta 1, with the likelihood's constant; ``iw_bound`` is
-          :func:`iw_bound` with ``iw_particles`` draws, on the first ``iw_scenes`` scenes.
+        - ``reconstruction_mse`` is the mean squared error per pixel of the reconstruction.
+          ``reconstruction_mse_mean_image`` is the error of predicting the mean training scene,
+          and ``reconstruction_mse_empty`` the error of an empty canvas.
+        - ``elbo`` is the mean ELBO in nats per scene, at beta 1, with the likelihood's
+          normalising constant. ``iw_bound`` is :func:`iw_bound` with ``iw_particles`` draws, on
+          the first ``iw_scenes`` scenes.
         """
         measures = Measures()
         train, held_out = self.data
@@ -272,20 +280,20 @@ class AIRWatch(Watch):
             bounds = iw_bound(self.model, self.guide, images, self.iw_particles)
             return bounds.double().mean().item()
 
-        measures.take("count_accuracy", lambda: accuracy("draws"))
-        measures.take("count_accuracy_map", lambda: accuracy("counts"))
-        measures.take("count_accuracy_majority", lambda: majority(self.counts.numpy()))
-        measures.take("box_iou", box_iou)
-        measures.take("reconstruction_mse", lambda: self.explanation.mse.double().mean().item())
-        measures.take(
+        measures.add("count_accuracy", lambda: accuracy("draws"))
+        measures.add("count_accuracy_map", lambda: accuracy("counts"))
+        measures.add("count_accuracy_majority", lambda: majority(self.counts.numpy()))
+        measures.add("box_iou", box_iou)
+        measures.add("reconstruction_mse", lambda: self.explanation.mse.double().mean().item())
+        measures.add(
             "reconstruction_mse_mean_image", lambda: mean_image_mse(train.images, held_out.images)
         )
         empty = torch.zeros_like(held_out.images[:1])
-        measures.take("reconstruction_mse_empty", lambda: mean_image_mse(empty, held_out.images))
-        measures.take("elbo", lambda: self.explanation.elbos.double().mean().item())
-        measures.take("iw_bound", bound)
-        measures.take("iw_particles", lambda: self.iw_particles)
-        measures.take("iw_scenes", lambda: self.iw_scenes)
+        measures.add("reconstruction_mse_empty", lambda: mean_image_mse(empty, held_out.images))
+        measures.add("elbo", lambda: self.explanation.elbos.double().mean().item())
+        measures.add("iw_bound", bound)
+        measures.add("iw_particles", lambda: self.iw_particles)
+        measures.add("iw_scenes", lambda: self.iw_scenes)
         return measures
 
     def goals(self) -> list[Goal]:
@@ -302,26 +310,26 @@ class AIRWatch(Watch):
         return drawn
 
     def prior(self) -> dict[str, np.ndarray]:
-        """Returns eight draws from the prior for each number of objects above 0, without noise."""
+        """Draws eight noiseless canvases from the prior for each number of objects above 0."""
         return {
             f"n = {n}": self.model.sample(8, n).canvas.cpu().numpy()
             for n in range(1, self.model.max_objects + 1)
         }
 
     def confusion(self) -> np.ndarray:
-        """Counts held-out scenes by true count (rows) and most probable count (columns)."""
+        """Returns the confusion matrix of counts: true counts in rows, most probable in columns."""
         size = max(self.model.max_objects, int(self.counts.max())) + 1
         pairs = self.counts * size + self.explanation.counts
         return torch.bincount(pairs, minlength=size**2).reshape(size, size).numpy()
 
 
 def goals(train: Scenes) -> list[Goal]:
-    """Returns what model and guide have to reach: reconstructions, and counts where known.
+    """Returns the goals of a model and guide: reconstruction, and counts if they are known.
 
     Args:
-        train: Training scenes, on which the advice depends.
+        train: The training scenes, on which the advice depends.
     """
-    advice = what_to_try(train.images)
+    advice = advise(train.images)
     reconstruction = Beats(
         measure="reconstruction_mse",
         reference="reconstruction_mse_mean_image",
@@ -333,23 +341,22 @@ def goals(train: Scenes) -> list[Goal]:
     counting = Beats(
         measure="count_accuracy",
         reference="count_accuracy_majority",
-        beside="that of the most frequent count",
+        beside="the accuracy of the most frequent count",
         advice=advice,
         best=1.0,
     )
     return [counting, reconstruction]
 
 
-def what_to_try(scenes: Tensor) -> str:
-    r"""Returns what to try if scenes of shape :math:`(M, H, W)`, uint8, are not explained.
+def advise(scenes: Tensor) -> str:
+    r"""Returns what to try if the model does not explain scenes, uint8 of shape :math:`(M, H, W)`.
 
-    The model draws bright objects on black, so another background is what to look for first.
+    The model draws bright objects on black, so a bright background is the first cause to check.
     """
-    few = scenes[:1_000]
     if bool((scenes == scenes[:1]).all()):
         return "other scenes: all of these are the same image"
-    # Most of a scene is background, and objects are in other places in each.
-    level = few.flatten().median().item() / 255
+    # The median pixel is background, because objects cover less than half of a scene.
+    level = scenes[:1_000].flatten().median().item() / 255
     if level > 0.5:
         return "inverted images (1 - images): the model draws bright objects on black"
     if level > 0.02:

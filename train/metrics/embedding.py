@@ -1,4 +1,4 @@
-"""What is watched of embeddings: what they keep of style, and what they tell of the set."""
+"""Evaluates embeddings: style and set predicted from them, and retrieval by style."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ from train.objective import CorrespondenceObjective
 
 
 class Retrieval(NamedTuple):
-    """Errors in style of images retrieved from another set, in standard deviations.
+    """Mean style errors of images retrieved from another set, in standard deviations.
 
     Attributes:
-        error: Of the image whose embedding is nearest.
-        random: Of a random image of that set, in the mean.
-        oracle: Of the image that is nearest in style.
+        error: The error of the image whose embedding is nearest.
+        random: The expected error of a random image of the set.
+        oracle: The error of the image that is nearest in style.
     """
 
     error: float
@@ -53,48 +53,49 @@ def retrieval(
     queries: int = 100,
     seed: int = 0,
 ) -> Retrieval:
-    r"""Retrieves for images of each set the nearest embedding in each other set.
+    r"""Retrieves the nearest embedding in every other set, and measures the error in style.
 
-    The error of a retrieved image is the mean over the styles of :math:`|y_k - y'_k| / \sigma_k`,
-    with :math:`\sigma_k` the standard deviation over all images.
+    The error of a retrieved image is the mean over the styles :math:`k` of
+    :math:`|y_k - y'_k| / \sigma_k`, with the standard deviation :math:`\sigma_k` over all images.
 
     Args:
         embeddings: Of shape (M, D).
-        styles: See :func:`train.metrics.style.morphometrics`; of shape (M, K).
-        sets: Integers, of shape (M,).
-        only: Sets of which one has to be in a pair; all pairs if empty.
-        queries: How many random images of each set are queries.
+        styles: Of shape (M, K): see :func:`train.metrics.style.morphometrics`.
+        sets: The number of each image's set, integers of shape (M,).
+        only: Only pairs with at least one of these sets are evaluated; all pairs if empty.
+        queries: The number of random images of each set that are queries.
         seed: Seed of the queries.
     """
     random = np.random.default_rng(seed)
     scaled = styles / np.maximum(styles.std(0), 1e-12)
     rows = {int(k): np.flatnonzero(sets == k) for k in np.unique(sets)}
-    chosen = {
+    query_rows = {
         k: random.choice(indices, min(queries, len(indices)), replace=False)
         for k, indices in rows.items()
     }
     errors = []
-    for one, other in itertools.permutations(rows, 2):
-        if only and one not in only and other not in only:
+    for query_set, gallery_set in itertools.permutations(rows, 2):
+        if only and query_set not in only and gallery_set not in only:
             continue
-        gaps = np.abs(scaled[chosen[one]][:, None] - scaled[rows[other]]).mean(-1)
-        squares = ((embeddings[chosen[one]][:, None] - embeddings[rows[other]]) ** 2).sum(-1)
+        queried, gallery = query_rows[query_set], rows[gallery_set]
+        gaps = np.abs(scaled[queried][:, None] - scaled[gallery]).mean(-1)
+        squares = ((embeddings[queried][:, None] - embeddings[gallery]) ** 2).sum(-1)
         retrieved = gaps[np.arange(len(gaps)), squares.argmin(1)]
         errors.append((retrieved.mean(), gaps.mean(), gaps.min(1).mean()))
     return Retrieval(*(float(value) for value in np.mean(errors, axis=0)))
 
 
 class ABCWatch(Watch):
-    """Watches an embedder: its loss, and what its embeddings tell of style and set.
+    """Evaluates an embedder by its loss, and by style and set predicted from embeddings.
 
     Args:
         objective: The embedder and its loss.
         train: Training images.
         held_out: Held-out images.
-        sets: The set of each training and of each held-out image.
+        sets: The number of each training image's set, and of each held-out image's.
         stacks: Pairs of stacks of held-out images, on which the loss is evaluated.
-        withheld: The numbers of the sets that training does not see.
-        names: The names of the sets in figures, by their numbers; the numbers if not given.
+        withheld: The numbers of the sets that are not trained on.
+        names: The names of the sets in figures, by number; the numbers if not given.
         seed: Seed of probes and queries.
     """
 
@@ -103,7 +104,7 @@ class ABCWatch(Watch):
         "cycle accuracy": {"cycle_accuracy": "training", "held_out_cycle_accuracy": "held out"},
     }
     STACKS = 16
-    """Pairs of held-out stacks in an evaluation."""
+    """Number of pairs of held-out stacks in an evaluation."""
 
     def __init__(
         self,
@@ -140,7 +141,7 @@ class ABCWatch(Watch):
         return train, held_out
 
     def evaluate(self, step: int) -> dict[str, float]:
-        """Returns loss and cycle accuracy on held-out stacks; warns if embeddings collapse."""
+        """Returns loss and cycle accuracy on held-out stacks; warns of collapsed embeddings."""
         device = next(self.objective.parameters()).device
         losses, accuracies = [], []
         for i in range(self.STACKS):
@@ -158,13 +159,16 @@ class ABCWatch(Watch):
         return {"held_out_loss": loss, "held_out_cycle_accuracy": accuracy}
 
     def measure(self) -> Measures:
-        """Measures class probes, styles and retrieval, of all sets and of the withheld ones.
+        """Measures class probes, style regression and retrieval on held-out images.
 
-        ``class_accuracy`` is :func:`~train.metrics.probes.class_accuracy`, of embeddings, of those
-        before training (``_untrained``), of as many principal components (``_pca``), of the styles
-        alone (``_morphometrics``), and of the most frequent set (``_majority``). ``style_r2`` is
-        :func:`~train.metrics.style.style_r2`, and ``retrieval_error`` is :func:`retrieval`. Each is
-        also taken of the withheld sets (``_withheld``) if there are any.
+        - ``class_accuracy`` is :func:`~train.metrics.probes.class_accuracy` of the set, predicted
+          from embeddings. Suffixes name references: embeddings before training
+          (``_untrained``), as many principal components (``_pca``), the styles alone
+          (``_morphometrics``), and the most frequent set (``_majority``).
+        - ``style_r2`` is :func:`~train.metrics.style.style_r2`.
+        - ``retrieval_error`` is :func:`retrieval`, with references ``_random`` and ``_oracle``.
+
+        If there are withheld sets, measures with the suffix ``_withheld`` are of these sets.
         """
         measures = Measures()
         held_out_sets = self.sets[1]
@@ -173,15 +177,15 @@ class ABCWatch(Watch):
         def styles() -> list[np.ndarray]:
             return [morphometrics(images.numpy()) for images in self.images]
 
-        compared: dict[str, Callable[[], tuple[np.ndarray, ...]]] = {
+        sources: dict[str, Callable[[], tuple[np.ndarray, ...]]] = {
             "": lambda: self.embedded,
             "_untrained": lambda: self.untrained,
             "_pca": self.components,
             "_morphometrics": lambda: tuple(styles()),
         }
-        for name, codes in compared.items():
-            self.take_class(measures, name, codes)
-        measures.take("class_accuracy_majority", lambda: majority(held_out_sets))
+        for suffix, codes in sources.items():
+            self.add_class_accuracy(measures, suffix, codes)
+        measures.add("class_accuracy_majority", lambda: majority(held_out_sets))
         groups = {"": [np.isin(numbers, self.withheld, invert=True) for numbers in self.sets]}
         if self.withheld:
             groups["_withheld"] = [~rows for rows in groups[""]]
@@ -197,8 +201,8 @@ class ABCWatch(Watch):
                 errors = retrieval(*held_out, only=only, seed=self.seed)
                 return dict(zip(retrieval_names(name), errors, strict=True))
 
-            measures.take(f"style_r2{name}", style)
-            measures.take(retrieval_names(name), retrieve)
+            measures.add(f"style_r2{name}", style)
+            measures.add(retrieval_names(name), retrieve)
         return measures
 
     def goals(self) -> list[Goal]:
@@ -211,14 +215,14 @@ class ABCWatch(Watch):
             **super().figures(log),
         }
 
-    def take_class(
-        self, measures: Measures, name: str, codes: Callable[[], tuple[np.ndarray, ...]]
+    def add_class_accuracy(
+        self, measures: Measures, suffix: str, codes: Callable[[], tuple[np.ndarray, ...]]
     ) -> None:
         """Measures how well probes predict the set from codes.
 
         Args:
-            measures: The measures taken so far; these are added.
-            name: The suffix of their names.
+            measures: The measures, to which these are added.
+            suffix: The suffix of their names.
             codes: Returns codes of the training images and of the held-out ones.
         """
 
@@ -233,21 +237,25 @@ class ABCWatch(Watch):
                 raise Unmeasurable(f"no image of set {missing[0]} is held out")
             return float(np.mean([accuracy().recall[number] for number in self.withheld]))
 
-        measures.take(f"class_accuracy{name}", lambda: accuracy().best)
-        if not name:
-            measures.take("class_probes", lambda: accuracy().scores)
+        measures.add(f"class_accuracy{suffix}", lambda: accuracy().best)
+        if not suffix:
+            measures.add("class_probes", lambda: accuracy().scores)
         if self.withheld:
-            measures.take(f"class_accuracy{name}_withheld", recall)
+            measures.add(f"class_accuracy{suffix}_withheld", recall)
 
     def components(self) -> tuple[np.ndarray, np.ndarray]:
-        """Returns as many principal components of the images as embeddings have dimensions."""
+        """Returns principal components of the images, as many as embeddings have dimensions."""
         train, held_out = (images.numpy().reshape(len(images), -1) / 255 for images in self.images)
         size = min(self.embedded[0].shape[1], *train.shape)
         pca = PCA(size, random_state=self.seed).fit(train)
         return pca.transform(train), pca.transform(held_out)
 
     def maps(self, number: int = 300) -> list[tuple[str, np.ndarray, np.ndarray]]:
-        """Returns titles, embeddings (n, D) and images of sets, before and after training."""
+        """Returns the panels of the figure ``maps``: title, embeddings (n, D) and images (n, H, W).
+
+        A withheld set, or else the first, is in panels before and after training. Two other sets
+        are in panels after training.
+        """
         images, sets = self.images[1].numpy() / 255, self.sets[1]
         first = self.withheld[:1] or (int(sets.min()),)
         others = [int(k) for k in np.unique(sets) if k not in first][:4:3]
@@ -263,30 +271,34 @@ class ABCWatch(Watch):
         return panels
 
     def retrieved(self) -> dict[str, np.ndarray]:
-        """Returns rows of a random held-out image of each set, and of its nearest in every set.
+        """Retrieves the nearest image in every set for a random held-out image of each set.
 
-        An image is never its own neighbour.
+        Returns:
+            By label, the query and its nearest neighbours, which do not include the query itself.
         """
         random = np.random.default_rng(self.seed)
         images, sets, z = self.images[1].numpy() / 255, self.sets[1], self.embedded[1]
-        kinds = np.unique(sets)[:10]
+        numbers = np.unique(sets)[:10]
         rows = {}
-        for query in (random.choice(np.flatnonzero(sets == kind)) for kind in kinds):
+        for query in (random.choice(np.flatnonzero(sets == k)) for k in numbers):
             squares = ((z - z[query]) ** 2).sum(1)
             squares[query] = np.inf
-            members = (np.flatnonzero(sets == k) for k in kinds)
+            members = (np.flatnonzero(sets == k) for k in numbers)
             nearest = [indices[squares[indices].argmin()] for indices in members]
             rows[f"a {self.names[sets[query]]}"] = images[[query, *nearest]]
         return rows
 
 
 def require_held_out(sets: Tensor, withheld: tuple[int, ...], names: Sequence[Any]) -> None:
-    """Raises :class:`InputError` unless held-out images are of the withheld and two other sets.
+    """Checks that held-out images include every withheld set and two or more other sets.
 
     Args:
-        sets: The number of the set of each held-out image.
-        withheld: The numbers of the sets that training does not see.
-        names: The names of the sets, by their numbers.
+        sets: The number of each held-out image's set, of shape (M,).
+        withheld: The numbers of the sets that are not trained on.
+        names: The names of the sets, by number.
+
+    Raises:
+        InputError: If a set is missing.
     """
     numbers = set(sets.unique().tolist())
     absent = sorted(set(withheld) - numbers)
@@ -303,7 +315,7 @@ def require_held_out(sets: Tensor, withheld: tuple[int, ...], names: Sequence[An
 
 
 def retrieval_names(group: str) -> list[str]:
-    """Returns the names that the fields of a :class:`Retrieval` have in results."""
+    """Returns the names in the results of the fields of a :class:`Retrieval`."""
     return [f"retrieval_error{kind}{group}" for kind in ("", "_random", "_oracle")]
 
 
@@ -318,10 +330,10 @@ GOALS = [
     Stays(
         measure="class_accuracy",
         reference="class_accuracy_majority",
-        beside="that of the most frequent set",
-        # Style itself tells something of the class.
+        beside="the accuracy of the most frequent set",
+        # Classes differ in style, so embeddings of style alone predict the class above chance.
         most=0.5,
         advice="--views 2, a smaller --embed-dim, or a larger --stack-size",
     ),
 ]
-"""What an embedder has to reach: embeddings tell style, and not the set."""
+"""The goals of an embedder: embeddings predict style, and not the set."""

@@ -45,7 +45,7 @@ class Goal(ABC):
         value, reference = (results.get(name) for name in (self.measure, self.reference))
         if reached is None:
             missing = self.measure if value is None else self.reference
-            why = results.get("reasons", {}).get(missing, "it was not taken")
+            why = results.get("reasons", {}).get(missing, "it was not measured")
             return f"{self.measure} cannot be judged: there is no {missing} ({why})"
         return (
             f"{self.measure} is {value:.4g}, {self.words(reached)} {self.beside}: {reference:.4g}"

@@ -1,4 +1,4 @@
-"""How well an autoencoder interpolates: on lines, where the truth is known."""
+"""Interpolates between codes, and measures interpolations of lines, whose truth is known."""
 
 from __future__ import annotations
 
@@ -14,72 +14,72 @@ from train.data import lines
 
 @torch.no_grad()
 def interpolate(autoencoder: Autoencoder, one: Tensor, other: Tensor, steps: int) -> Tensor:
-    r"""Decodes points on the straight line between two images' codes.
+    r"""Decodes equidistant points on the straight line between the codes of two images.
 
     Args:
         autoencoder: The autoencoder.
         one: Images to begin at, of shape :math:`(B, H, W)`, in [0, 1].
         other: Images to end at, of the same shape.
-        steps: How many points :math:`n`, both ends among them.
+        steps: The number of points :math:`n`, including both ends.
 
     Returns:
         Images, of shape :math:`(B, n, H, W)`.
     """
-    ends = (autoencoder.encode(each) for each in (one, other))
+    ends = (autoencoder.encode(images) for images in (one, other))
     return autoencoder.decode(mixes(*ends, steps))
 
 
 def mixes(one: Tensor, other: Tensor, steps: int) -> Tensor:
-    r"""Points on the straight line between codes.
+    r"""Returns equidistant points on the straight line between codes.
 
     Args:
-        one: Where to begin, of shape :math:`(B, D)`.
-        other: Where to end, of the same shape.
-        steps: How many points :math:`n`, both ends among them.
+        one: Codes to begin at, of shape :math:`(B, D)`.
+        other: Codes to end at, of the same shape.
+        steps: The number of points :math:`n`, including both ends.
 
     Returns:
         Of shape :math:`(B, n, D)`.
     """
-    share = torch.linspace(0, 1, steps, device=one.device).unsqueeze(-1)
-    return torch.lerp(one.unsqueeze(1), other.unsqueeze(1), share)
+    weight = torch.linspace(0, 1, steps, device=one.device).unsqueeze(-1)
+    return torch.lerp(one.unsqueeze(1), other.unsqueeze(1), weight)
 
 
 def nearest_lines(images: Tensor, resolution: int = 10_000) -> tuple[np.ndarray, np.ndarray]:
-    r"""The line that is nearest to each image.
+    r"""Finds the line that is nearest to each image, in cosine distance.
 
-    The distance is :math:`1 - \cos`, of images with black at -1 and white at 1.
+    The distance is one minus the cosine similarity of pixels, scaled to [-1, 1].
 
     Args:
         images: Of shape :math:`(M, S, S)`, in [0, 1].
-        resolution: How many lines, all the way round, to compare with.
+        resolution: The number of lines to compare with, at equidistant angles over a full turn.
 
     Returns:
         Distances from 0 to 2, and angles in radians, both of shape (M,).
     """
     angles = lines.circle(resolution)
-    # In parts, as lines in double precision would fill the memory.
-    there, flat = (
-        torch.nn.functional.normalize(2 * each.float().cpu().flatten(1) - 1, dim=1)
-        for each in (lines.draw(angles, images.shape[-1]), images)
+    candidates, queries = (
+        torch.nn.functional.normalize(2 * pixels.float().cpu().flatten(1) - 1, dim=1)
+        for pixels in (lines.draw(angles, images.shape[-1]), images)
     )
+    # In chunks, to bound the memory of the matrix of similarities.
     cosines, nearest = zip(
-        *((part @ there.T).max(dim=1) for part in flat.split(1_000)), strict=True
+        *((chunk @ candidates.T).max(dim=1) for chunk in queries.split(1_000)), strict=True
     )
     distances = 1 - torch.cat(cosines)
     return distances.numpy(), angles[torch.cat(nearest)].numpy()
 
 
 def smoothness(angles: np.ndarray) -> np.ndarray:
-    r"""How unequal the steps from angle to angle are: 0 if all are equal, near 1 for one jump.
+    r"""Measures how unequal the steps of angles are: 0 if all are equal, near 1 for a single jump.
 
     .. math:: \max_i \frac{|\theta_{i + 1} - \theta_i|}{|\theta_n - \theta_1|} - \frac{1}{n - 1}
 
     Args:
-        angles: Of interpolations with :math:`n` points each, in radians, of shape (P, n); a turn
-            more or less does not matter.
+        angles: The angles of interpolations with :math:`n` points, in radians modulo a full turn,
+            of shape (P, n).
 
     Returns:
-        Of shape (P,); not a number where the angles begin as they end.
+        Of shape (P,); NaN where the first and the last angle are equal.
 
     Example:
         >>> even, jump = [0.0, 0.5, 1.0, 1.5], [0.0, 0.0, 1.5, 1.5]
@@ -87,19 +87,20 @@ def smoothness(angles: np.ndarray) -> np.ndarray:
         [0.0, 0.667]
     """
     angles = np.unwrap(angles, axis=1)
-    whole = np.abs(angles[:, -1] - angles[:, 0])
-    steps = np.abs(np.diff(angles, axis=1)).max(1)
-    # A ten thousandth of a turn is what nearest lines can tell.
-    whole = np.where(whole > 1e-4, whole, np.nan)
-    return steps / whole - 1 / (angles.shape[1] - 1)
+    total = np.abs(angles[:, -1] - angles[:, 0])
+    largest_step = np.abs(np.diff(angles, axis=1)).max(1)
+    # Smaller differences are below the resolution of the nearest lines.
+    total = np.where(total > 1e-4, total, np.nan)
+    return largest_step / total - 1 / (angles.shape[1] - 1)
 
 
 class Interpolation(NamedTuple):
     """Measures of interpolations between lines.
 
     Attributes:
-        mean_distance: From each image on the way to the nearest line: see :func:`nearest_lines`.
-        smoothness: The mean of :func:`smoothness`, where it is defined.
+        mean_distance: The mean distance of interpolated images from the nearest line: see
+            :func:`nearest_lines`.
+        smoothness: The mean of :func:`smoothness`, where it is defined; NaN if it never is.
     """
 
     mean_distance: float
@@ -114,16 +115,15 @@ def measure(
     Args:
         autoencoder: The autoencoder.
         held_out: Lines, of shape :math:`(M, S, S)`, in [0, 1], :math:`M \ge 2 P`.
-        pairs: How many pairs, :math:`P`, from the first.
-        steps: How many images each, both ends among them.
+        pairs: The number of pairs :math:`P`, of the first images.
+        steps: The number of images of an interpolation, including both ends.
 
     References:
         | Understanding and Improving Interpolation in Autoencoders via an Adversarial Regularizer
           (Berthelot et al., 2018)
         | https://arxiv.org/abs/1807.07543
     """
-    drawn = interpolate(autoencoder, *held_out[: 2 * pairs].chunk(2), steps)
-    return judge(drawn)
+    return judge(interpolate(autoencoder, *held_out[: 2 * pairs].chunk(2), steps))
 
 
 def judge(interpolations: Tensor) -> Interpolation:

@@ -1,4 +1,4 @@
-"""Measures of a finished training: what cannot be measured is null, with a reason."""
+"""Collects measures; one that fails is ``None`` in the results, with a reason."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from typing import Any, NamedTuple
 from train.errors import InputError, first_line
 
 NOT_FINITE = "it is not a finite number"
-"""Why a number that came out is not in the results."""
+"""The reason for a measure that is NaN or infinite."""
 
 
 class Unmeasurable(Exception):
-    """The data does not allow a measure. The message says why, in one line."""
+    """Raised by a measure that the data do not allow. The message gives the reason in one line."""
 
 
 class Attempt(NamedTuple):
     """The outcome of a measure.
 
     Attributes:
-        value: What it returned; ``None`` if it raised.
+        value: The value that the measure returned; ``None`` if it raised.
         reason: Why there is no value; empty if there is one.
-        expected: Whether the measure itself foresees such data.
+        expected: Whether it returned, or raised :class:`Unmeasurable`.
     """
 
     value: Any
@@ -32,13 +32,13 @@ class Attempt(NamedTuple):
 
 
 def attempt(measure: Callable[[], Any]) -> Attempt:
-    """Calls a measure, and catches what it raises.
+    """Calls a measure, and catches the exceptions that it raises.
 
     Args:
-        measure: The measure.
+        measure: Takes no arguments and returns the value.
 
     Raises:
-        InputError: If a file cannot be read or written: every other measure would fail too.
+        InputError: If a file cannot be read or written, since every other measure would fail too.
     """
     try:
         return Attempt(measure())
@@ -46,24 +46,24 @@ def attempt(measure: Callable[[], Any]) -> Attempt:
         raise
     except Unmeasurable as error:
         return Attempt(None, str(error))
-    # No list names all data on which scikit-learn, SciPy and Matplotlib fail.
+    # scikit-learn, SciPy and Matplotlib raise many kinds of exceptions on unusual data.
     except Exception as error:
         return Attempt(None, f"{type(error).__name__}: {first_line(error)}", expected=False)
 
 
 class Measures(Mapping[str, Any]):
-    """Takes measures so that one that fails costs no other; a mapping of their values.
+    """A mapping from names to measured values. A measure that fails does not lose the others.
 
-    A measure that fails is ``None``, and so is a number that is not finite. The reason is kept,
-    and printed on standard error where the measure did not expect it.
+    The value is ``None`` if the measure raised an exception, or if the number is not finite. An
+    exception other than :class:`Unmeasurable` is also printed on standard error.
 
     Attributes:
-        results: The measures by name.
-        reasons: By the name of each measure that is ``None``, why.
+        results: The values by name.
+        reasons: By the name of each value that is ``None``, the reason.
     """
 
     def __init__(self) -> None:
-        # Not values: a Mapping has a method of that name.
+        # Not called `values`, which is a method of Mapping.
         self.results: dict[str, Any] = {}
         self.reasons: dict[str, str] = {}
 
@@ -76,24 +76,25 @@ class Measures(Mapping[str, Any]):
     def __len__(self) -> int:
         return len(self.results)
 
-    def take(self, names: str | Sequence[str], measure: Callable[[], Any]) -> None:
-        """Takes a measure.
+    def add(self, names: str | Sequence[str], measure: Callable[[], Any]) -> None:
+        """Calls a measure and adds its value.
 
         Args:
-            names: Its name; or several, of a measure that returns a mapping with these keys.
-            measure: Returns the value, plain as JSON has it.
+            names: The name of the value; or several names, if the measure returns a mapping that
+                has them as keys.
+            measure: Returns the value, of a type that JSON can represent.
         """
         outcome = attempt(measure)
         several = not isinstance(names, str)
-        named = list(names) if several else [names]
-        self.explain(named, outcome)
-        for name in named:
+        keys = list(names) if several else [names]
+        self.report(keys, outcome)
+        for name in keys:
             value = outcome.value[name] if several and not outcome.reason else outcome.value
             self.results[name] = finite(value)
-            self.reasons |= dict.fromkeys(broken(name, value), NOT_FINITE)
+            self.reasons |= dict.fromkeys(non_finite(name, value), NOT_FINITE)
 
-    def explain(self, names: Sequence[str], outcome: Attempt) -> None:
-        """Keeps the reason of what failed, if it failed, and prints one that was not expected."""
+    def report(self, names: Sequence[str], outcome: Attempt) -> None:
+        """Records the reason of a failure, and prints it if it was not expected."""
         if outcome.reason:
             self.reasons |= dict.fromkeys(names, outcome.reason)
         if not outcome.expected:
@@ -101,16 +102,16 @@ class Measures(Mapping[str, Any]):
 
 
 def finite(value: Any) -> Any:
-    """A value with ``None`` in place of each number that is not finite."""
+    """Replaces each number that is not finite by ``None``, in nested mappings too."""
     if isinstance(value, Mapping):
-        return {name: finite(part) for name, part in value.items()}
+        return {name: finite(entry) for name, entry in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def broken(name: str, value: Any) -> Iterator[str]:
-    """The names of numbers that are not finite; of a part of a mapping ``NAME.PART``."""
+def non_finite(name: str, value: Any) -> Iterator[str]:
+    """Yields the names of numbers that are not finite: ``NAME.KEY`` for an entry of a mapping."""
     if isinstance(value, Mapping):
-        for part, inner in value.items():
-            yield from broken(f"{name}.{part}", inner)
+        for key, entry in value.items():
+            yield from non_finite(f"{name}.{key}", entry)
     elif isinstance(value, float) and not math.isfinite(value):
         yield name

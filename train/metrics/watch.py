@@ -1,4 +1,4 @@
-"""What is watched of a method: numbers while it trains, results and figures at the end."""
+"""Watches: what evaluates a method while it trains, and measures and draws it afterwards."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ if TYPE_CHECKING:
 
 
 class TrainingLog(NamedTuple):
-    """What a run folder has of its training.
+    """What a run folder records of training.
 
     Attributes:
-        history: By the name of a metric, the steps at which it was logged, and its values.
-        stages: The steps at which :meth:`Watch.snapshot` was kept, and what it returned.
+        history: By the name of a metric, the steps at which it was logged and its values, both of
+            shape (n,).
+        stages: For each evaluation, its step and the arrays that :meth:`Watch.snapshot` returned.
     """
 
     history: Mapping[str, tuple[np.ndarray, np.ndarray]]
@@ -28,40 +29,41 @@ class TrainingLog(NamedTuple):
 
 
 class Watch:
-    """Evaluates, measures and draws an objective. It writes no files; every method is optional.
+    """Evaluates an objective, measures it, and draws its figures.
 
-    While :meth:`evaluate` and :meth:`snapshot` run, the objective is in evaluation mode, without
-    gradients, and random numbers are forked, so that watching cannot change training.
+    Every method is optional, and none of them writes files. :meth:`evaluate` and :meth:`snapshot`
+    are called in eval mode, without gradients and under a forked RNG, so that evaluating cannot
+    change training.
     """
 
     PANELS: ClassVar[Mapping[str, Mapping[str, str]]] = {}
-    """For the figure of curves: by the label of each panel's axis, what it calls each metric."""
+    """Panels of the figure ``curves``: for each label of a vertical axis, the legend by metric."""
 
     def evaluate(self, step: int) -> Mapping[str, float]:
-        """Returns metrics of held-out data, every ``eval_every`` steps."""
+        """Returns metrics on held-out data; called every ``eval_every`` steps."""
         return {}
 
     def snapshot(self) -> Mapping[str, np.ndarray]:
-        """Returns arrays that the run folder keeps of an evaluation, for figures of stages."""
+        """Returns arrays to save with an evaluation, for figures of the stages of training."""
         return {}
 
     def measure(self) -> Mapping[str, Any]:
-        """Returns results, after the last step.
+        """Returns the results by name; called after the last step.
 
-        Use :class:`~train.metrics.measuring.Measures`, a mapping, where one measure may fail and
-        the others are to be had.
+        Return a :class:`~train.metrics.measuring.Measures`, which is a mapping, so that a measure
+        that fails does not lose the others.
         """
         return {}
 
     def goals(self) -> Sequence[Goal]:
-        """Returns what the results have to reach for the run to have worked."""
+        """Returns the goals that the results must reach for the run to count as successful."""
         return ()
 
     def figures(self, log: TrainingLog) -> Mapping[str, Callable[[], Figure]]:
-        """Returns functions that draw figures, by the figures' names.
+        """Returns functions that draw figures, by the names of the figures.
 
         Args:
-            log: What was logged and kept while training.
+            log: The metrics and snapshots of training.
         """
         if not self.PANELS:
             return {}

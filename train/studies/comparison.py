@@ -1,4 +1,4 @@
-"""The same measures for every method: what codes keep, what they tell, what they decode to."""
+"""Measures codes and reconstructions of different methods on the same held-out images."""
 
 from __future__ import annotations
 
@@ -37,19 +37,19 @@ MEASURES = {
     "interpolation": "halfway, to the nearest image",
     "seconds": "seconds of training",
 }
-"""The measures, and their labels in a figure."""
+"""The names of the measures, and their titles in the figure."""
 
 
 class Codec(NamedTuple):
-    """An encoder and a decoder to be compared.
+    """A named encoder and decoder to compare.
 
     Attributes:
-        name: Its name in the table.
-        command: The command that makes it.
-        encode: From images, and their labels if it was trained with them, to codes (M, D).
-        decode: From codes and the images' labels, as the data have them, to images in [0, 1];
-            ``None`` if there is none.
-        seconds: Seconds of training, if any.
+        name: The name in the table.
+        command: The command that reproduces it.
+        encode: Encodes images, with their labels if the encoder needs them, to codes (M, D).
+        decode: Decodes codes (M, D) under labels as in the data to images (M, H, W) in [0, 1];
+            ``None`` if there is no decoder.
+        seconds: Seconds of training; ``None`` without training.
     """
 
     name: str
@@ -60,19 +60,19 @@ class Codec(NamedTuple):
 
 
 def references(data: Split, command: str, seed: int, size: int = 32) -> list[Codec]:
-    """Returns raw pixels, principal components, and an untrained encoder of dense layers.
+    """Returns reference codecs: raw pixels, PCA, and an untrained encoder of dense layers.
 
     Args:
-        data: Images; components are those of the training images.
+        data: The images; PCA is fitted to the training images.
         command: The command that makes the comparison.
-        seed: Seed of components and encoder.
-        size: The size of both codes.
+        seed: Seed of PCA and of the encoder's weights.
+        size: The size of the codes of PCA (or less, for fewer images or pixels) and of the encoder.
     """
 
     def flat(images: Tensor) -> np.ndarray:
         return images.numpy().reshape(len(images), -1) / 255.0
 
-    def drawn(pixels: np.ndarray) -> Tensor:
+    def images_of(pixels: np.ndarray) -> Tensor:
         return torch.from_numpy(pixels).float().clamp(0, 1).unflatten(1, data.train.shape)
 
     pixels = flat(data.train.images)
@@ -84,12 +84,12 @@ def references(data: Split, command: str, seed: int, size: int = 32) -> list[Cod
         return codes_of(untrained.encode, images.images, torch.device("cpu"))
 
     return [
-        Codec("pixels", command, lambda images: flat(images.images), lambda z, _: drawn(z)),
+        Codec("pixels", command, lambda images: flat(images.images), lambda z, _: images_of(z)),
         Codec(
             "PCA",
             command,
             lambda images: pca.transform(flat(images.images)),
-            lambda z, _: drawn(pca.inverse_transform(z)),
+            lambda z, _: images_of(pca.inverse_transform(z)),
         ),
         Codec("untrained encoder", command, encode, None),
     ]
@@ -100,9 +100,9 @@ def of_run(path: Path, trained: Trained, command: str, shape: Shape) -> Codec:
 
     Args:
         path: The run folder.
-        trained: What is loaded from it.
-        command: The command that makes such a run.
-        shape: The images' height and width.
+        trained: The trained method, loaded from it.
+        command: The command that reproduces the run.
+        shape: The height and width of the images to compare on.
 
     Raises:
         InputError: If the method cannot take such images, or the run's results are damaged.
@@ -119,40 +119,41 @@ def require_classes(data: Split) -> None:
         labels = images.labels
         require(
             labels is not None and not labels.is_floating_point() and labels.ndim == 1,
-            "--data: to compare methods images need classes as labels: whole numbers, one each",
+            "--data: to compare methods, images need classes as labels: whole numbers, one each",
         )
 
 
-def try_out(codec: Codec, data: Split) -> None:
-    """Encodes and decodes some images of each split, one or more of every class.
+def check(codec: Codec, data: Split) -> None:
+    """Checks a codec on some images of each split, which include every class.
 
     Raises:
-        InputError: If the codec does not take such images, or does not know a class.
+        InputError: If the codec does not support such images or one of the classes.
         ValueError: If there are too few images for it.
     """
     for images in data:
         _, first = np.unique(images.labels.numpy(), return_index=True)
-        # As many as are encoded together: Echo's noise is made of the others among them.
+        # A full batch, because Echo noise is made of the other images in it.
         others = np.arange(min(len(images), max(Trained.batch - len(first), 0)))
-        few = images.select(torch.from_numpy(np.union1d(first, others)))
-        codes = codec.encode(few).astype(np.float32)
+        batch = images.select(torch.from_numpy(np.union1d(first, others)))
+        codes = codec.encode(batch).astype(np.float32)
         if codec.decode is not None:
-            codec.decode(codes, few.values)
+            codec.decode(codes, batch.values)
 
 
 def compare(codecs: Sequence[Codec], data: Split, seed: int = 0) -> list[dict[str, Any]]:
     """Measures each codec.
 
+    For ``interpolation``, midpoints between codes of two held-out images of a class are decoded. It
+    is the mean cosine distance of the decoded images from the nearest training image.
+
     Args:
-        codecs: What to compare.
-        data: Labelled images, to fit probes to and to score on.
+        codecs: The codecs to compare.
+        data: Images with classes; probes are fitted to the training split and scored on the other.
         seed: Seed of probes and clusters.
 
     Returns:
-        A row for each: ``method``, ``command``, and :data:`MEASURES`, ``None`` where there is no
-        decoder or a measure cannot be taken; the ``reasons`` of the latter by name.
-        ``interpolation`` is :math:`1 - \\cos` from the image halfway between the codes of two
-        held-out images of a class to the nearest training image, in the mean.
+        A row for each codec: ``method``, ``command`` and the :data:`MEASURES`, which are ``None``
+        without a decoder or if the measure failed; and ``reasons``, why a measure failed, by name.
     """
     require_classes(data)
     styles = [morphometrics(images.images.numpy()) for images in data]
@@ -160,32 +161,32 @@ def compare(codecs: Sequence[Codec], data: Split, seed: int = 0) -> list[dict[st
 
 
 def _row(codec: Codec, data: Split, styles: Sequence[np.ndarray], seed: int) -> dict[str, Any]:
-    """What :func:`compare` has of a codec."""
+    """Measures a codec: see :func:`compare`."""
     train, held_out = data
     codes = [codec.encode(images).astype(np.float32) for images in data]
-    known = [(z, images.labels.numpy()) for z, images in zip(codes, data, strict=True)]
+    labelled = [(z, images.labels.numpy()) for z, images in zip(codes, data, strict=True)]
 
     @cache
     def r2() -> dict[str, float]:
-        parts = zip(known, styles, strict=True)
-        return style_r2(*((z, style, labels) for (z, labels), style in parts))
+        splits = zip(labelled, styles, strict=True)
+        return style_r2(*((z, style, labels) for (z, labels), style in splits))
 
     def error() -> float:
-        drawn = codec.decode(codes[1], held_out.values)
-        return float((drawn - held_out.images / 255).double().square().mean())
+        decoded = codec.decode(codes[1], held_out.values)
+        return float((decoded - held_out.images / 255).double().square().mean())
 
     def interpolation() -> float:
         one, other = pairs(held_out.labels)
         if not len(one):
             raise Unmeasurable("no two held-out images are of one class")
         values = held_out.values[one.numpy()]
-        halfway = codec.decode((codes[1][one] + codes[1][other]) / 2, values)
-        return float(nearest(halfway, train.images).mean())
+        midpoints = codec.decode((codes[1][one] + codes[1][other]) / 2, values)
+        return float(nearest(midpoints, train.images).mean())
 
     measures: dict[str, Callable[[], float]] = {
-        "probe_accuracy": lambda: probe_accuracy(*known),
-        "cluster_accuracy": lambda: cluster_accuracy(*known, starts=10, seed=seed),
-        "leakage": lambda: leakage(*known, seed=seed).best,
+        "probe_accuracy": lambda: probe_accuracy(*labelled),
+        "cluster_accuracy": lambda: cluster_accuracy(*labelled, starts=10, seed=seed),
+        "leakage": lambda: leakage(*labelled, seed=seed).best,
         **{f"{style}_r2": lambda style=style: r2()[style] for style in STYLES},
     }
     if codec.decode is not None:
@@ -206,24 +207,36 @@ def figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def pairs(labels: Tensor, number: int = 500) -> tuple[Tensor, Tensor]:
-    """Rows of images that follow each other in their class, so many pairs at most."""
+    """Pairs consecutive images of equal class.
+
+    Args:
+        labels: Classes, of shape (M,).
+        number: The largest number of pairs, which are spread evenly over the classes.
+
+    Returns:
+        The indices of the first and of the second images, both of shape (P,).
+    """
     order = labels.argsort(stable=True)
-    same = labels[order][:-1] == labels[order][1:]
-    one, other = order[:-1][same], order[1:][same]
-    # Evenly over the classes.
-    chosen = torch.linspace(0, len(one) - 1, min(number, len(one))).long()
-    return one[chosen], other[chosen]
+    equal = labels[order][:-1] == labels[order][1:]
+    one, other = order[:-1][equal], order[1:][equal]
+    spread = torch.linspace(0, len(one) - 1, min(number, len(one))).long()
+    return one[spread], other[spread]
 
 
 def nearest(images: Tensor, others: Tensor) -> Tensor:
-    r"""How far images are from the nearest of others: :math:`1 - \cos`, of shape (M)."""
-    one = normalize(images.flatten(1).float(), dim=1)
-    there = normalize(others.flatten(1).float(), dim=1)
-    return 1 - torch.cat([(part @ there.T).amax(1) for part in one.split(100)])
+    r"""Returns the cosine distance of each image from the nearest of others, of shape (M).
+
+    Args:
+        images: Of shape (M, H, W).
+        others: Of shape (L, H, W).
+    """
+    queries = normalize(images.flatten(1).float(), dim=1)
+    candidates = normalize(others.flatten(1).float(), dim=1)
+    return 1 - torch.cat([(chunk @ candidates.T).amax(1) for chunk in queries.split(100)])
 
 
 def cells(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """A row for each cell of the table, with the command that makes it."""
+    """Converts the rows of :func:`compare` to long format: one row per method and measure."""
     return [
         {
             "method": row["method"],

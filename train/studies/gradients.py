@@ -1,4 +1,4 @@
-"""Bias, variance and cost of estimates of a gradient."""
+"""Measures bias, variance and cost of gradient estimators."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ class Quality(NamedTuple):
 
 
 def moments(loss: Callable[[], Tensor], weights: Mapping[str, Tensor], draws: int) -> Moments:
-    """Computes mean and variance of gradients by Welford's algorithm.
+    """Draws gradients and computes their mean and variance by Welford's algorithm.
 
     Args:
-        loss: Makes an estimate; called once for each draw.
-        weights: The weights of the gradient, by name.
+        loss: Returns an estimate of the loss, of shape (); called once for each draw.
+        weights: The weights with respect to which the loss is differentiated, by name.
         draws: The number of gradients, 2 or more.
     """
     mean = {name: torch.zeros_like(weight, dtype=torch.float64) for name, weight in weights.items()}
@@ -101,7 +101,7 @@ def groups(weights: Mapping[str, Tensor]) -> dict[str, list[str]]:
 
 
 def elbo_weights(**modules: nn.Module) -> dict[str, Tensor]:
-    """Returns the weights of modules by name, without a baseline's: the ELBO depends on these.
+    """Returns the weights that the ELBO depends on: those of modules, without their baselines.
 
     Args:
         modules: The modules; their keywords are the prefixes of the names.
@@ -115,7 +115,7 @@ def elbo_weights(**modules: nn.Module) -> dict[str, Tensor]:
 
 
 def train_baseline(objective: ELBOObjective, batch: Batch, step: Tensor, steps: int) -> None:
-    """Trains an objective's baseline on one batch, and nothing else.
+    """Trains only the baseline of an objective, on one batch.
 
     Args:
         objective: The objective; nothing happens if its guide has no baseline.
@@ -138,7 +138,7 @@ def train_baseline(objective: ELBOObjective, batch: Batch, step: Tensor, steps: 
 
 
 class Bench:
-    """One batch on which objectives are measured.
+    """A batch and a training step at which objectives are measured.
 
     Args:
         batch: The batch.
@@ -154,12 +154,12 @@ class Bench:
         return objective(self.batch, self.step)[0]["elbo"]
 
     def moments(self, objective: ELBOObjective, draws: int) -> Moments:
-        """Draws gradients of an objective by all weights but a baseline's."""
+        """Draws gradients of an objective with respect to all weights except a baseline's."""
         weights = elbo_weights(model=objective.model, guide=objective.guide)
         return moments(lambda: self.loss(objective), weights, draws)
 
     def timed_step(self, objective: ELBOObjective) -> Callable[[int], object]:
-        """Returns a function that computes a loss and its gradients by all weights."""
+        """Returns a function that computes a loss and its gradients with respect to all weights."""
 
         def step(_: int) -> object:
             weights = [weight for weight in objective.parameters() if weight.requires_grad]
@@ -179,22 +179,22 @@ def compare(
     baseline_steps: int,
     rounds: int,
 ) -> list[dict[str, str | float | int]]:
-    """Measures the gradients of objectives that differ in their estimator alone, on one batch.
+    """Measures the gradients of objectives that differ only in their estimator, on one batch.
 
     Args:
-        objectives: The objectives by name, with equal weights.
+        objectives: The objectives by name, all with the same weights.
         exact: An objective with these weights and an unbiased estimator.
         batch: The batch on which all objectives are evaluated.
         step: The number of completed steps, for annealed values.
         draws: The number of gradients of each objective.
         exact_draws: The number of gradients of the exact objective.
-        baseline_steps: The number of steps in which a baseline is trained before.
+        baseline_steps: The number of steps in which baselines are trained before measuring.
         rounds: The number of timed steps of each objective.
 
     Returns:
         A row for each objective and group of weights: ``estimator``, ``group``, ``draws``, the
         fields of :class:`Quality`, ``milliseconds`` a step (a loss and its gradients), and
-        ``variance_time``, their product with the variance in nats squared times seconds.
+        ``variance_time``, the product of variance and seconds, in nats squared times seconds.
     """
     bench = Bench(batch, step)
     with pyro.validation_enabled(False):

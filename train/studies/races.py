@@ -1,4 +1,4 @@
-"""Estimators in short training runs: what each second and each step brought."""
+"""Compares estimators in short training runs: ELBO and count accuracy over steps and seconds."""
 
 from __future__ import annotations
 
@@ -21,27 +21,28 @@ def race(
 ) -> list[dict[str, Any]]:
     """Trains a method of scenes with each estimator and seed, in folders under ``training/``.
 
-    Runs that are there already are not made again. One that breaks, because its loss is no longer
-    finite, has its row without measures: that is a result too.
+    Finished runs are not repeated. A run that diverges has rows until then, without final
+    measures.
 
     Args:
-        run: The run folder that they go to.
-        method: The method.
+        run: The run folder in which the runs are saved.
+        method: The record of the method.
         runs: For each estimator its name and the settings of its runs.
-        seeds: The number of seeds, from 0.
+        seeds: The number of seeds, counted from 0.
 
     Returns:
         A row for each evaluation: ``estimator``, ``seed``, ``step``, ``seconds`` of training so
-        far, ``count_accuracy`` and ``elbo`` on 1,000 held-out scenes; and at the last one
-        ``final_count_accuracy``, ``final_elbo`` and ``final_iw_bound``, on all of them.
+        far, and ``count_accuracy`` and ``elbo`` on 1,000 held-out scenes. The last row of a run
+        also has ``final_count_accuracy``, ``final_elbo`` and ``final_iw_bound``, on all held-out
+        scenes. Missing values are ``None``.
     """
     rows: list[dict[str, Any]] = []
     for seed in range(seeds):
         for name, settings in runs:
             directory = run.directory / "training" / f"{name.replace(':', '.')}-{seed}"
             try:
-                chosen = replace(settings, seed=seed, run_dir=directory)
-                results = run_once(directory, lambda chosen=chosen: method.main(chosen))
+                seeded = replace(settings, seed=seed, run_dir=directory)
+                results = run_once(directory, lambda seeded=seeded: method.main(seeded))
             except InputError as error:
                 print(f"{name}, seed {seed}: {error}")
                 results = {}
@@ -50,18 +51,18 @@ def race(
 
 
 def evaluations(run: Run, name: str, seed: int, results: dict[str, Any]) -> list[dict[str, Any]]:
-    """The rows of one run: see :func:`race`."""
+    """Returns the rows of one run: see :func:`race`."""
     history = run.history()
     if "held_out_elbo" not in history:
-        return [blank(name, seed, 0)]
+        return [empty_row(name, seed, 0)]
     steps, elbos = history["held_out_elbo"]
-    # Evaluations may fall between two lines of the log.
+    # Seconds are interpolated, because evaluations may lie between two lines of the log.
     seconds = np.interp(steps, *history["train_seconds"])
-    # Own scenes may have no counts, and either may not have been a number at some step.
-    right = history.get("held_out_count_accuracy", ((), ()))
-    accuracies = dict(zip(*map(list, right), strict=True))
+    # The user's scenes may have no counts, and the history has only finite values.
+    logged_accuracies = history.get("held_out_count_accuracy", ((), ()))
+    accuracies = dict(zip(*map(list, logged_accuracies), strict=True))
     rows = [
-        blank(name, seed, int(step))
+        empty_row(name, seed, int(step))
         | {"seconds": float(time), "count_accuracy": accuracies.get(step), "elbo": float(elbo)}
         for step, time, elbo in zip(steps, seconds, elbos, strict=True)
     ]
@@ -78,27 +79,30 @@ SUMMARY = (
     "iw_bound",
     "seconds",
 )
+"""The columns of :func:`summary`."""
 
 
 def summary(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """For each estimator the means over its finished runs, and the lowest count accuracy."""
-    found = []
+    """Returns a row for each estimator: means over its finished runs, and the lowest accuracy."""
+    table = []
     for name in dict.fromkeys(row["estimator"] for row in rows):
-        ends = [row for row in rows if row["estimator"] == name and row["final_elbo"] is not None]
+        last_rows = [
+            row for row in rows if row["estimator"] == name and row["final_elbo"] is not None
+        ]
         means: dict[str, Any] = dict.fromkeys(SUMMARY)
         for key in ("count_accuracy", "elbo", "iw_bound"):
-            values = [row[f"final_{key}"] for row in ends if row[f"final_{key}"] is not None]
+            values = [row[f"final_{key}"] for row in last_rows if row[f"final_{key}"] is not None]
             means[key] = statistics.fmean(values) if values else None
             if key == "count_accuracy" and values:
                 means["lowest_accuracy"] = min(values)
-        if ends:
-            means["seconds"] = statistics.fmean(row["seconds"] for row in ends)
-        found.append(means | {"estimator": name, "runs": len(ends)})
-    return found
+        if last_rows:
+            means["seconds"] = statistics.fmean(row["seconds"] for row in last_rows)
+        table.append(means | {"estimator": name, "runs": len(last_rows)})
+    return table
 
 
-def blank(name: str, seed: int, step: int) -> dict[str, Any]:
-    """A row without measures."""
+def empty_row(name: str, seed: int, step: int) -> dict[str, Any]:
+    """Returns a row of :func:`race` whose measures are ``None``."""
     measures = ("seconds", "count_accuracy", "elbo")
     finals = ("final_count_accuracy", "final_elbo", "final_iw_bound")
     return {"estimator": name, "seed": seed, "step": step} | dict.fromkeys(measures + finals)

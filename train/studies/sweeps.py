@@ -1,4 +1,4 @@
-"""Several runs side by side: one table and one figure."""
+"""Trains several runs with different settings, and collects them in a table and a figure."""
 
 from __future__ import annotations
 
@@ -29,19 +29,26 @@ MEASURES = (
 def tradeoff(
     settings: ICVAESettings, main: Callable[[ICVAESettings], Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """Trains with each weight of ``settings.sweep``, beside a VAE and a CVAE of the same size.
+    """Trains ICVAE with each weight in ``settings.sweep``, and a VAE and a CVAE of equal size.
 
     Args:
-        settings: The settings that the runs share.
-        main: Trains one run, in its ``run_dir``. A run that has its results is not trained again.
+        settings: The settings that all runs have in common.
+        main: Trains a run in its ``run_dir``. It is not called for finished runs.
+
+    Returns:
+        The number of ``runs``, the path of the ``table``, ``figures``, and the ``reasons`` of
+        figures that failed.
+
+    Raises:
+        InputError: If several processes train together.
     """
     parallel.require_alone("--sweep")
     run = Run.create(settings, "icvae-sweep")
-    one = replace(settings, sweep=(), weight_start=None)
-    plain = replace(one, invariance="none", weight=0.0)
-    cases = [("VAE", replace(plain, condition="none")), ("CVAE", plain)]
+    constant = replace(settings, sweep=(), weight_start=None)
+    cvae = replace(constant, invariance="none", weight=0.0)
+    cases = [("VAE", replace(cvae, condition="none")), ("CVAE", cvae)]
     cases += [
-        (settings.invariance, replace(one, weight=weight, weight_start=settings.weight_start))
+        (settings.invariance, replace(constant, weight=weight, weight_start=settings.weight_start))
         for weight in settings.sweep
     ]
     rows = []
@@ -50,7 +57,7 @@ def tradeoff(
         results = run_once(
             directory, lambda case=case, path=directory: main(replace(case, run_dir=path))
         )
-        # Results of an earlier version may lack a measure.
+        # Results of earlier versions may lack a measure.
         measures = {name: results.get(name) for name in MEASURES}
         rows.append({"term": term, "weight": case.weight, "z_dim": case.z_dim} | measures)
     run.save_table("tradeoff", rows)

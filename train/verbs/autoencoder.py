@@ -1,4 +1,4 @@
-"""What a trained autoencoder can do: the plain one, and ACAI's."""
+"""Trained autoencoders, plain or of ACAI: encode, decode, reconstruct, interpolate."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from train.verbs.base import Array, TensorFunction, Trained, clipped
 
 
 class TrainedAutoencoder(Trained):
-    """An autoencoder, of an objective that has one as ``objective.autoencoder``."""
+    """A trained method whose objective has an autoencoder as ``objective.autoencoder``."""
 
     def encode(self, images: Array) -> Tensor:
         return self.in_batches(self.objective.autoencoder.encode, self.inputs(images))
@@ -31,12 +31,24 @@ class TrainedAutoencoder(Trained):
 
     @clipped
     def reconstruct(self, images: Array) -> Tensor:
-        """Encodes images and decodes their codes; returns images of their shape."""
+        """Encodes images and decodes their codes; returns images :math:`(M, H, W)`, in [0, 1]."""
         return self.in_batches(self.objective.autoencoder, self.inputs(images))
 
     @clipped
     def interpolate(self, one: Array, other: Array, n: int = 11) -> Tensor:
-        r"""Decodes the straight line from code to code: :math:`(M, n, H, W)`, with both ends."""
+        r"""Decodes equidistant points on the straight line between the codes of two images.
+
+        Args:
+            one: :math:`M` images to begin at.
+            other: :math:`M` images to end at.
+            n: The number of points, including both ends; 2 or more.
+
+        Returns:
+            Images, of shape :math:`(M, n, H, W)`, in [0, 1].
+
+        Raises:
+            InputError: If the numbers of images differ, or ``n`` is not valid.
+        """
         n = whole("n", n, least=2)
         ends = [self.inputs(images) for images in (one, other)]
         require_pairs(*ends)

@@ -1,4 +1,4 @@
-"""What every trained method can do: take images and codes as people have them, and encode."""
+"""The base class of trained methods: converts images and codes that users pass, and encodes."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ if TYPE_CHECKING:
     from train.data.labelled import Images
 
 Array = Any
-"""Images of shape :math:`(M, H, W)`, or one of :math:`(H, W)`, which is a batch of one: arrays,
-tensors, PIL images or lists, as :func:`train.data.images.as_images` takes them."""
+"""Images of shape :math:`(M, H, W)`, or one image of shape :math:`(H, W)`, which is a batch of one.
+Arrays, tensors, PIL images or lists: see :func:`train.data.images.as_images`."""
 
 Labels = Any
-"""Labels as the data of the run have them, one for each image or one for all: whole numbers or text
-for classes, or quantities, of shape :math:`(M)` or :math:`(M, K)`."""
+"""Labels as in the data of the run: one for each image, or one for all images. Classes are whole
+numbers or text; quantities are of shape :math:`(M)` or :math:`(M, K)`."""
 
 
 class Record(Protocol):
-    """What a trained method asks of its record, a :class:`train.method.Method`."""
+    """The attributes of a :class:`train.method.Method` that a trained method depends on."""
 
     name: str
     settings: type[Settings]
@@ -49,8 +49,8 @@ class TensorFunction(NamedTuple):
 
     Attributes:
         function: The function.
-        inputs: Examples of its arguments, by name, in order.
-        outputs: The names of what it returns, in order.
+        inputs: Example tensors of its arguments, by name, in order.
+        outputs: The names of the tensors that it returns, in order.
     """
 
     function: Callable[..., Any]
@@ -59,11 +59,11 @@ class TensorFunction(NamedTuple):
 
 
 class Codec(NamedTuple):
-    """How a comparison encodes labelled images, and decodes codes.
+    """The encoder and decoder that a comparison measures.
 
     Attributes:
-        encode: From images to codes, of shape (M, D).
-        decode: From codes and the images' labels, as the data have them, to images in [0, 1];
+        encode: Encodes images with labels to codes, of shape (M, D).
+        decode: Decodes codes (M, D) under labels as in the data to images (M, H, W) in [0, 1];
             ``None`` if the method has no decoder.
     """
 
@@ -72,38 +72,39 @@ class Codec(NamedTuple):
 
 
 def clipped(verb: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Clips to [0, 1] the images that a verb returns; a decorator.
+    """Decorates a method so that the images it returns are clipped to [0, 1].
 
-    Means of Normal pixels, and sums of objects, may lie outside. Clipped, what a verb returns can
-    be given to any verb again.
+    Means of normally distributed pixels, and sums of objects, may lie outside. Methods that take
+    images require this range, so clipped images can be passed to them.
     """
 
     @wraps(verb)
-    def clipping(self: Trained, *args: Any, **options: Any) -> Tensor:
+    def clip(self: Trained, *args: Any, **options: Any) -> Tensor:
         return verb(self, *args, **options).clamp(0, 1)
 
-    return clipping
+    return clip
 
 
 class Trained:
-    """A trained method, in evaluation mode: :func:`train.trained.load` returns one.
+    """A trained method in eval mode, as :func:`train.trained.load` returns it.
 
-    What verbs return is on its device, without gradients; images are in [0, 1].
+    Tensors that its methods return are on its device and without gradients; images are in [0, 1].
 
     Args:
         method: The method's record.
-        saved: What a run left: its settings, inputs and weights.
-        device: Where to put it.
+        saved: The settings, inputs and weights of a run.
+        device: The device to put the networks on.
 
     Attributes:
         method: The method's record.
         settings: The run's settings.
-        objective: The networks; of a Pyro pair ``objective.model`` and ``objective.guide``.
-        shape: The height and width of its images.
+        objective: The networks. A Pyro model and guide are ``objective.model`` and
+            ``objective.guide``.
+        shape: The height and width of the images.
     """
 
     batch = 1_000
-    """How many images a network sees at once."""
+    """Approximate number of images that a network processes at once, to bound memory."""
 
     def __init__(self, method: Record, saved: SavedRun, device: torch.device) -> None:
         self.method = method
@@ -111,16 +112,16 @@ class Trained:
         self.settings: Any = restore(method.settings, saved.settings)
         self.shape: Shape = method.shape(saved.inputs)
         self.check(saved.inputs)
-        # Initial weights are drawn before they are replaced: this must not change other draws.
+        # Building draws initial weights. The RNG is forked, so that other draws do not change.
         with torch.random.fork_rng(devices=[]):
             self.objective: Any = method.build(self.settings, saved.inputs)
-        # No weights: only the names and shapes of the network's weights are wanted.
+        # Without weights, the caller needs only the names and shapes of the network's weights.
         if saved.weights:
             self.objective.load_state_dict(saved.weights)
         self.objective.to(device).eval()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # A pickle holds settings and weights, not modules, which only this version could read.
+        # Pickles contain settings and weights, because only this version could read modules.
         weights = {name: tensor.cpu() for name, tensor in self.objective.state_dict().items()}
         saved = self.saved._replace(weights=weights)
         return type(self), (self.method, saved, torch.device("cpu"))
@@ -128,20 +129,23 @@ class Trained:
     def check(self, inputs: Mapping[str, Any]) -> None:
         """Checks settings and inputs before networks are built from them.
 
+        Args:
+            inputs: The ``inputs`` of ``config.json``.
+
         Raises:
-            ValueError: If they are not those of a run.
+            ValueError: If no run has such settings and inputs.
         """
 
     @property
     def device(self) -> torch.device:
-        """Where it is."""
+        """The device of the networks."""
         return next(self.objective.parameters()).device
 
     def to(self, device: str | torch.device) -> Trained:
-        """Moves it to a device, and returns it.
+        """Moves the networks to a device in place; returns ``self``.
 
         Raises:
-            InputError: If there is no such device.
+            InputError: If the device does not exist.
         """
         self.objective.to(named_device(device))
         return self
@@ -152,25 +156,25 @@ class Trained:
         return self.settings.z_dim
 
     def codes(self, z: Tensor | ArrayLike) -> Tensor:
-        r"""Converts codes to what networks take: see :func:`train.arguments.as_codes`."""
+        r"""Converts codes to a tensor on the device: see :func:`train.arguments.as_codes`."""
         return as_codes(z, self.code_size, self.device)
 
     def encode(self, images: Array) -> Tensor:
-        r"""Encodes images: a code for each, of shape :math:`(M, D)`."""
+        r"""Encodes images to codes, of shape :math:`(M, D)`."""
         raise NotImplementedError
 
     def functions(self) -> dict[str, TensorFunction]:
-        """Returns what :mod:`train.export` writes: ``encoder``, and ``decoder`` if there is one."""
+        """Returns the functions to export by name: ``encoder``, and ``decoder`` if there is one."""
         raise NotImplementedError
 
     def codec(self, shape: Shape) -> Codec:
-        """Returns how :mod:`train.compare` encodes and decodes images.
+        """Returns the encoder and decoder that :mod:`train.compare` measures.
 
         Args:
-            shape: The images' height and width.
+            shape: The height and width of the images to compare on.
 
         Raises:
-            InputError: If the method cannot take images of that shape.
+            InputError: If the method does not support images of that shape.
         """
         decode = getattr(self, "decode", None)
         return Codec(
@@ -179,23 +183,28 @@ class Trained:
         )
 
     def example(self, *shape: int) -> Tensor:
-        """Returns an example of a function's argument: two rows of zeros, of a shape."""
+        """Returns an example argument for an export: zeros, of shape ``(2, *shape)``."""
         return torch.zeros(2, *shape, device=self.device)
 
     def inputs(self, images: Array) -> Tensor:
-        r"""Converts images to what networks take: :math:`(M, H, W)` in [0, 1], on the device.
+        r"""Converts images to a float tensor :math:`(M, H, W)` in [0, 1], on the device.
 
-        A warning says what is done with them beyond what they say themselves.
+        A conversion that is not obvious, such as clipping, is reported in a warning.
 
         Raises:
-            InputError: If they are of another shape, type or range; see
+            InputError: If shape, type or range is not supported: see
                 :func:`train.data.images.as_images`.
         """
         return as_input(as_images(images, self.shape).to(self.device))
 
     def in_batches(self, function: Callable[..., Tensor], *rows: Tensor) -> Tensor:
-        """Applies a function to rows of tensors in batches, without gradients."""
-        # Batches of nearly equal size: a small last one could not make Echo's noise.
+        """Applies a function to tensors in batches of rows, without gradients.
+
+        Args:
+            function: Called with a batch of each tensor; returns a tensor with as many rows.
+            rows: The tensors, all with the same number of rows.
+        """
+        # Batches of nearly equal size, because Echo noise needs more than a few images in each.
         number = max(1, len(rows[0]) // self.batch)
         with torch.no_grad():
             batches = zip(*(tensor.tensor_split(number) for tensor in rows), strict=True)
@@ -203,10 +212,11 @@ class Trained:
 
 
 def named_device(device: str | torch.device) -> torch.device:
-    """Finds a device as :func:`train.engine.runtime.find_device` does, for a caller from Python.
+    """Returns a device: see :func:`train.engine.runtime.find_device`.
 
     Raises:
-        InputError: If there is no such device; the message names the parameter, not the flag.
+        InputError: If the device does not exist. The message names the Python parameter instead of
+            the flag.
     """
     try:
         return runtime.find_device(device)

@@ -1,4 +1,4 @@
-"""What a trained ICVAE can do."""
+"""A trained ICVAE: encode, decode, transfer to other labels, interpolate, sample."""
 
 from __future__ import annotations
 
@@ -20,37 +20,44 @@ from train.verbs.base import Array, Codec, Labels, TensorFunction, Trained, clip
 
 
 class TrainedICVAE(Trained):
-    r"""A conditional autoencoder: ``train.icvae``.
+    r"""A trained conditional autoencoder, of ``train.icvae``.
 
-    Labels are as the run's data have them: see :data:`Labels`.
+    Labels are as in the data of the run: see :data:`~train.verbs.base.Labels`.
 
-    Training keeps labels out of *sampled* codes, which ``encode(images, sample=True)`` draws. By
-    default :meth:`encode` returns means, from which more can be read: ``leakage`` and
-    ``leakage_mean`` in ``results.json`` say how much.
+    Training reduces what *sampled* codes reveal about labels; ``encode(images, sample=True)`` draws
+    them. By default, :meth:`encode` returns posterior means, which may reveal more: compare
+    ``leakage`` and ``leakage_mean`` in ``results.json``.
 
-    With ``invariance`` ``echo`` the noise of a code is made of the other images of its batch, so a
-    batch needs more images than ``echo_terms``. This noise is drawn anew in each call, for means as
-    well.
+    With ``invariance`` ``echo``, the noise of a code is made of the other images in its batch, so a
+    batch must have more than ``echo_terms`` images. The noise is drawn again in each call, also for
+    means.
     """
 
     def check(self, inputs: Mapping[str, Any]) -> None:
         if self.echo:
             self.batch = max(self.batch, self.settings.echo_terms + 1)
-        self.condition = Condition.from_state(_sound(inputs["condition"]))
+        self.condition = Condition.from_state(_checked(inputs["condition"]))
 
     @property
     def echo(self) -> bool:
-        """Whether codes have Echo noise, and no prior."""
+        """Whether codes have Echo noise, and therefore no prior."""
         return self.settings.invariance == "echo"
 
     def conditions(self, labels: Labels | None, n: int) -> Tensor:
-        r"""Converts labels to the condition :math:`c` of model and guide, of shape :math:`(n, C)`.
+        r"""Converts labels to the condition :math:`c` of model and guide.
+
+        Args:
+            labels: Labels of ``n`` images; ``None`` if the model was trained without a condition.
+            n: The number of images.
+
+        Returns:
+            Of shape :math:`(n, C)`, on the device.
 
         Raises:
-            InputError: If labels are missing, too few or too many, or of an unknown class.
+            InputError: If labels are missing, of another number, or of an unknown class.
         """
         if self.settings.condition == "none":
-            require(labels is None, "this model knows of no labels (condition none): give none")
+            require(labels is None, "this model has no condition (condition none): give no labels")
             return torch.zeros(n, 0, device=self.device)
         require(labels is not None, "labels are missing: this model's codes need them to decode")
         return self.condition.of_labels(labels, n).to(self.device)
@@ -84,13 +91,13 @@ class TrainedICVAE(Trained):
         sample: bool = False,
         seed: int | None = None,
     ) -> Tensor:
-        r"""Encodes images: a code for each, of shape :math:`(M, D)`.
+        r"""Encodes images to codes, of shape :math:`(M, D)`.
 
         Args:
             images: Images.
-            labels: Their labels; needed only if the encoder was trained with labels.
-            sample: Whether to draw codes or to return their means: see :class:`TrainedICVAE`.
-            seed: Seed of the draws; without one they come from PyTorch's global generators.
+            labels: Their labels; needed only with the setting ``encoder_sees_labels``.
+            sample: Whether to draw codes, or to return posterior means: see :class:`TrainedICVAE`.
+            seed: Seed of the draws; ``None`` draws from PyTorch's global generators.
 
         Raises:
             InputError: If labels are missing, or there are too few images for Echo noise.
@@ -111,24 +118,32 @@ class TrainedICVAE(Trained):
 
     @clipped
     def decode(self, z: Tensor | ArrayLike, labels: Labels | None = None) -> Tensor:
-        r"""Decodes codes under labels to images, of shape :math:`(M, H, W)`."""
+        r"""Decodes codes under labels to images, of shape :math:`(M, H, W)`, in [0, 1]."""
         z = self.codes(z)
         return self.in_batches(self.objective.model.decode, z, self.conditions(labels, len(z)))
 
     @clipped
     def reconstruct(self, images: Array, labels: Labels | None = None) -> Tensor:
-        """Encodes images and decodes their codes; returns images of their shape."""
+        """Encodes images and decodes their codes; returns images :math:`(M, H, W)`, in [0, 1]."""
         return self.decode(self.encode(images, labels), labels)
 
     def transfer(self, images: Array, c: Labels, labels: Labels | None = None) -> Tensor:
-        """Decodes the images' own codes under other labels ``c``.
+        """Encodes images, and decodes their codes under other labels.
+
+        Args:
+            images: Images.
+            c: The labels to decode under.
+            labels: The labels of the images; needed only with the setting ``encoder_sees_labels``.
+
+        Returns:
+            Images, of shape (M, H, W), in [0, 1].
 
         Raises:
-            InputError: If the model has no labels (condition none).
+            InputError: If the model was trained without a condition.
         """
         require(
             self.settings.condition == "labels",
-            "this model knows of no labels (condition none): there are no others to transfer to",
+            "this model has no condition (condition none): there are no labels to transfer to",
         )
         return self.decode(self.encode(images, labels), c)
 
@@ -136,7 +151,20 @@ class TrainedICVAE(Trained):
     def interpolate(
         self, one: Array, other: Array, n: int = 11, labels: Labels | None = None
     ) -> Tensor:
-        r"""Decodes the line from code to code under one label a pair: :math:`(M, n, H, W)`."""
+        r"""Decodes equidistant points on the straight line between the codes of two images.
+
+        Args:
+            one: :math:`M` images to begin at.
+            other: :math:`M` images to end at.
+            n: The number of points, including both ends; 2 or more.
+            labels: The labels to encode and decode under, one for each pair or one for all.
+
+        Returns:
+            Images, of shape :math:`(M, n, H, W)`, in [0, 1].
+
+        Raises:
+            InputError: If the numbers of images differ, or ``n`` or labels are not valid.
+        """
         n = whole("n", n, least=2)
         ends = [self.encode(images, labels) for images in (one, other)]
         require_pairs(*ends)
@@ -147,10 +175,17 @@ class TrainedICVAE(Trained):
 
     @clipped
     def sample(self, n: int, labels: Labels | None = None) -> Tensor:
-        r"""Decodes :math:`n` codes from the prior: mean images, of shape :math:`(n, H, W)`.
+        r"""Decodes codes drawn from the prior.
+
+        Args:
+            n: The number of images.
+            labels: The labels to decode under, one for each image or one for all.
+
+        Returns:
+            Mean images without pixel noise, of shape :math:`(n, H, W)`, in [0, 1].
 
         Raises:
-            InputError: If there is no prior, as with Echo noise.
+            InputError: If the model has no prior because of Echo noise.
         """
         require(
             not self.echo,
@@ -167,8 +202,12 @@ class TrainedICVAE(Trained):
         )
 
 
-def _sound(condition: Any) -> Mapping[str, Any]:
-    """Checks that a value is the state of a :class:`~train.data.conditions.Condition`."""
+def _checked(condition: Any) -> Mapping[str, Any]:
+    """Returns the state of a :class:`~train.data.conditions.Condition` from a file.
+
+    Raises:
+        ValueError: If the value is no such state.
+    """
     classes, loc, scale = (condition[name] for name in ("classes", "loc", "scale"))
     if (
         type(classes) is not int

@@ -1,4 +1,4 @@
-"""What ABC's trained embedder can do."""
+"""A trained ABC: encode, retrieve."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from train.verbs.base import Array, TensorFunction, Trained
 
 
 class TrainedABC(Trained):
-    """An embedder of style: ``train.abc``."""
+    """A trained embedder of style, of ``train.abc``."""
 
     @property
     def code_size(self) -> int:
@@ -26,18 +26,21 @@ class TrainedABC(Trained):
         return {"encoder": TensorFunction(self.objective.embedder, images, ("z",))}
 
     def retrieve(self, query: Array, gallery: Array, k: int = 1) -> Tensor:
-        r"""Finds the images of a gallery that are most similar in style, the nearest first.
+        r"""Retrieves the images of a gallery whose embeddings are nearest to those of queries.
 
         Args:
-            query: Images, :math:`M` of them.
-            gallery: Images to choose from.
-            k: How many for each query, at most as many as the gallery has.
+            query: :math:`M` images.
+            gallery: Images to retrieve from.
+            k: The number of images to retrieve for each query, from 1 to the size of the gallery.
 
         Returns:
-            Their indices in the gallery, of shape :math:`(M, k)`.
+            Indices in the gallery, nearest first, of shape :math:`(M, k)`.
+
+        Raises:
+            InputError: If the gallery is empty, or has fewer than ``k`` images.
         """
         candidates = self.encode(gallery)
-        require(len(candidates) > 0, "the gallery is empty: give images to choose from")
+        require(len(candidates) > 0, "the gallery is empty: give images to retrieve from")
         k = whole("k", k)
         require(k <= len(candidates), f"k is {k}: the gallery has {len(candidates)} images")
         kind = self.settings.similarity

@@ -1,4 +1,4 @@
-"""What a trained AIR can do."""
+"""A trained AIR: detect, encode, decode, reconstruct, sample."""
 
 from __future__ import annotations
 
@@ -18,14 +18,16 @@ from train.errors import require
 from train.verbs.base import Array, Codec, TensorFunction, Trained, clipped
 
 MOST_OBJECTS = 1_000
-"""The most objects of a run that is loaded: its weights do not bound the steps of its guide."""
+"""Most objects of a run that can be loaded. The size of the weights does not limit their number, so
+a damaged file could make the guide run forever."""
 
 
 class TrainedAIR(Trained):
-    """AIR: ``train.air``.
+    """A trained AIR, of ``train.air``.
 
-    A run may name an estimator of one's own (``module:Class``). It is not imported, since no file
-    may run code. Only a loss needs it: import it yourself, and set ``objective.estimator``.
+    If a run names a user-defined estimator (``module:Class``), it is not imported, because loading
+    must not run code that a file names. Only losses need the estimator: to compute them, import it
+    and set ``objective.estimator``.
     """
 
     def check(self, inputs: Mapping[str, Any]) -> None:
@@ -38,16 +40,23 @@ class TrainedAIR(Trained):
         return self.settings.max_objects * (4 + self.settings.what_dim)
 
     def detect(self, images: Array) -> Detection:
-        """Detects objects: counts, probabilities, boxes, places, codes and reconstructions."""
+        """Detects objects in images: see :class:`guides.air.Detection`.
+
+        Raises:
+            InputError: If there are no images.
+        """
         x = self.inputs(images)
         require(len(x) > 0, "there are no images: give one or more")
         batches = [self.objective.guide.detect(batch) for batch in x.split(self.batch)]
         return Detection(*(torch.cat(fields) for fields in zip(*batches, strict=True)))
 
     def encode(self, images: Array) -> Tensor:
-        r"""Encodes scenes: presence, place and code of each object, :math:`(M, N (4 + D))`.
+        r"""Encodes scenes: presence (1), position (3) and appearance (D) of each of N objects.
 
-        Those of an absent object are zeros.
+        Entries of absent objects are zeros.
+
+        Returns:
+            Of shape :math:`(M, N (4 + D))`.
         """
         detection = self.detect(images)
         steps = torch.arange(self.settings.max_objects, device=self.device)
@@ -70,10 +79,10 @@ class TrainedAIR(Trained):
 
     @clipped
     def decode(self, z: Tensor | ArrayLike) -> Tensor:
-        r"""Decodes what :meth:`encode` returns to canvases: :math:`(M, H, W)`, in [0, 1].
+        r"""Decodes codes of :meth:`encode` to canvases, of shape :math:`(M, H, W)`, in [0, 1].
 
-        An object is drawn where its presence is above 1/2. Halfway between two codes these are the
-        objects that both have.
+        Objects with a presence above 1/2 are drawn. At the midpoint of two codes, these are the
+        objects that are present in both.
         """
 
         def draw(z: Tensor) -> Tensor:
@@ -85,16 +94,16 @@ class TrainedAIR(Trained):
 
     @clipped
     def reconstruct(self, images: Array) -> Tensor:
-        """Draws the detected objects on a canvas of the images' shape."""
+        """Detects objects and draws them; returns canvases :math:`(M, H, W)`, in [0, 1]."""
         return self.detect(images).reconstruction
 
     def sample(self, n: int, count: int | None = None) -> Scene:
-        """Draws scenes from the prior; images and canvas are in [0, 1].
+        """Draws scenes from the prior; images and canvas are clipped to [0, 1].
 
         Args:
-            n: How many.
-            count: The number of objects in each, from 0 to ``max_objects``; without one it is
-                drawn from the prior.
+            n: The number of scenes.
+            count: The number of objects in each scene, from 0 to ``max_objects``; ``None`` draws it
+                from the prior.
         """
         most = self.settings.max_objects
         count = None if count is None else whole("count", count, least=0, most=most)
@@ -102,7 +111,11 @@ class TrainedAIR(Trained):
         return scene._replace(images=scene.images.clamp(0, 1), canvas=scene.canvas.clamp(0, 1))
 
     def codec(self, shape: Shape) -> Codec:
-        """Encodes and decodes images, each alone in the middle of an empty scene."""
+        """Returns an encoder of images, each centred in an empty scene, and a decoder that crops.
+
+        Raises:
+            InputError: If scenes are smaller than the images.
+        """
         require(
             all(scene >= image for scene, image in zip(self.shape, shape, strict=True)),
             f"its scenes are {self.shape}: too small for images of {shape}",
