@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import fields
 
 import numpy as np
@@ -32,11 +33,19 @@ def fingerprint(*splits: Images | Scenes) -> str:
         # Fields that are left out of comparisons are no contents.
         for field in (field for field in fields(split) if field.compare):
             value = getattr(split, field.name)
-            if value is None:
-                digest.update(f"{field.name} {value!r}".encode())
-                continue
-            array = value.cpu().numpy() if isinstance(value, Tensor) else value
-            array = np.ascontiguousarray(array)
-            digest.update(f"{field.name} {array.dtype} {array.shape}".encode())
-            digest.update(array.reshape(-1).view(np.uint8))
+            # Named columns came later: data without any keep their hash.
+            named = value.items() if isinstance(value, Mapping) else [(field.name, value)]
+            for name, content in named:
+                _update(digest, name, content)
     return digest.hexdigest()
+
+
+def _update(digest: hashlib.blake2b, name: str, content: Tensor | np.ndarray | None) -> None:
+    """Adds an array and its name to a hash."""
+    if content is None:
+        digest.update(f"{name} {content!r}".encode())
+        return
+    array = content.cpu().numpy() if isinstance(content, Tensor) else content
+    array = np.ascontiguousarray(array)
+    digest.update(f"{name} {array.dtype} {array.shape}".encode())
+    digest.update(array.reshape(-1).view(np.uint8))

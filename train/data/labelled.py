@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -28,11 +28,15 @@ class Images:
             several columns of text.
         given: The labels with the values that the data set has for them, of shape :math:`(M)` or
             :math:`(M, K)`; None if these are the values of ``labels``.
+        columns: All that the data set says of an image, by name: arrays of shape :math:`(M)` of
+            classes (int64 or text) or quantities (float64). ``labels`` are one or several of these,
+            if the data set has names for them.
     """
 
     images: Tensor
     labels: Tensor | None
     given: np.ndarray | None = None
+    columns: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @classmethod
     def labelled(cls, images: Tensor, labels: np.ndarray | None) -> Images:
@@ -44,6 +48,43 @@ class Images:
         if labels.dtype.kind == "U":
             return cls(images, None, labels)
         return cls(images, torch.from_numpy(labels.astype(np.float32)), labels)
+
+    @classmethod
+    def of_columns(
+        cls, images: Tensor, columns: Mapping[str, np.ndarray], label: str | None = None
+    ) -> Images:
+        r"""Combines images with named columns.
+
+        Args:
+            images: Grey levels or colours, uint8.
+            columns: Arrays of shape :math:`(M)`: see :func:`~train.data.labels.as_labels`.
+            label: The column that is the label; the first one if not given.
+        """
+        unlabelled = cls(images, None, columns=dict(columns))
+        return unlabelled.with_labels(label or next(iter(columns))) if columns else unlabelled
+
+    def with_labels(self, *names: str) -> Images:
+        """Returns the images with the named columns as their labels.
+
+        Args:
+            names: One column of classes or quantities, or several, all of quantities.
+
+        Raises:
+            InputError: If there is no such column.
+        """
+        chosen = [self.column(name) for name in names]
+        labels = chosen[0] if len(chosen) == 1 else np.stack(chosen, axis=1)
+        return replace(Images.labelled(self.images, labels), columns=self.columns)
+
+    def column(self, name: str) -> np.ndarray:
+        r"""Returns a column by its name, of shape :math:`(M)`.
+
+        Raises:
+            InputError: If there is no such column.
+        """
+        names = ", ".join(self.columns) or "none"
+        require(name in self.columns, f"--data has no column {name}: its columns are {names}")
+        return self.columns[name]
 
     @property
     def values(self) -> np.ndarray | None:
@@ -69,6 +110,7 @@ class Images:
             self.images[index],
             None if self.labels is None else self.labels[index],
             None if self.given is None else self.given[index.numpy()],
+            {name: column[index.numpy()] for name, column in self.columns.items()},
         )
 
     def hold_out(self, one_in: int = 5) -> Split:
