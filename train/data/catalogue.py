@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from train.data.labelled import Images, Split
 
-INCLUDED = "nothing to download"
-GREY = "downloaded, grey"
-COLOUR = "downloaded, colour"
+INCLUDED = "Nothing to download"
+GREY = "Downloaded, grey"
+COLOUR = "Downloaded, colour"
 
 
 class DataSet(NamedTuple):
@@ -120,8 +120,8 @@ def _describe() -> str:
     groups: dict[str, list[str]] = {}
     for name, entry in CATALOGUE.items():
         groups.setdefault(entry.group, []).append(f"{name} ({entry.help})")
-    return "; ".join(f"{group}: {', '.join(names)}" for group, names in groups.items())
+    return "\n".join(f"{group}: {', '.join(names)}." for group, names in groups.items())
 
 
-HELP = f"the path of your own .npz file or folder of images, or a name. {_describe()}."
+HELP = f"the path of your own .npz file or folder of images, or a name.\n{_describe()}"
 """The help text of ``--data``."""
