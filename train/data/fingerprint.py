@@ -47,5 +47,8 @@ def _update(digest: hashlib.blake2b, name: str, content: Tensor | np.ndarray | N
         return
     array = content.cpu().numpy() if isinstance(content, Tensor) else content
     array = np.ascontiguousarray(array)
+    if name == "images" and array.ndim == 4 and array.shape[1] == 1:
+        # As in earlier versions, whose images had no channels.
+        array = array[:, 0]
     digest.update(f"{name} {array.dtype} {array.shape}".encode())
     digest.update(array.reshape(-1).view(np.uint8))
