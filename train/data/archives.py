@@ -209,7 +209,8 @@ def images_of(images: np.ndarray, name: str) -> np.ndarray:
         images.size > 0,
         f"{name} is empty, its shape is {images.shape}: give images of shape (N, H, W)",
     )
-    return as_bytes(as_images(images, name=name, say=note)).numpy()
+    # The axis of channels may have been moved.
+    return as_bytes(as_images(images, name=name, say=note)).contiguous().numpy()
 
 
 def columns_of_labels(given: np.ndarray, name: str, path: str) -> Columns:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,6 +12,10 @@ from train.errors import note, require
 
 LABELS = ("label", "labels")
 """The names of columns that are the label without being asked for."""
+
+
+TYPES = {"i": "whole numbers", "u": "whole numbers of 64 bits", "f": "fractions", "U": "text"}
+"""What error messages call the types of columns, by the letters that NumPy has for them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +75,31 @@ class Columns:
             {**self.unusable, **others.unusable},
             others.label or self.label,
         )
+
+    @classmethod
+    def concatenated(cls, parts: Sequence[Columns], names: Sequence[str]) -> Columns:
+        """Joins the rows of columns, one part after the other.
+
+        Args:
+            parts: Columns of the same names.
+            names: What error messages call the parts.
+
+        Raises:
+            InputError: If a column is of different types.
+        """
+        first, *others = parts
+        unusable = {name: line for part in parts for name, line in part.unusable.items()}
+        usable = [name for name in first.values if name not in unusable]
+        for other, other_name in zip(others, names[1:], strict=True):
+            for name in usable:
+                types = [part.values[name].dtype.kind for part in (first, other)]
+                require(
+                    types[0] == types[1],
+                    f"{name} is {TYPES[types[0]]} in {names[0]} but {TYPES[types[1]]} in "
+                    f"{other_name}: give both one type",
+                )
+        values = {name: np.concatenate([part.values[name] for part in parts]) for name in usable}
+        return cls(values, unusable, first.label)
 
     def labelled(self, names: tuple[str, ...]) -> Columns:
         """Returns the columns with others as the label; notes those that cannot be used.

@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import torch
 
-from train.data import archives, arrays, folders, pil, tables
+from train.data import archives, arrays, folders, tables
 from train.data.archives import Arrays
 from train.data.catalogue import NAMES
 from train.data.columns import Columns, default_label
+from train.data.images import to_grey
 from train.data.options import DataOptions
 from train.data.paths import kind_of
 from train.data.splits import split_of
@@ -28,9 +30,6 @@ FEWEST_HELD_OUT = 2
 
 ARRAYS = (".npz", ".npy")
 """The suffixes of files of arrays."""
-
-CHUNK = 1_000
-"""Images that are turned to grey at once."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,7 +148,9 @@ def _read_arrays(
         others = tables.columns_of_rows(table, len(whole.images), str(path))
         columns = _joined(columns, others, table, options)
     columns, splits = _chosen(columns, splits, path, options)
-    images = to_grey(whole.images) if options.grey else whole.images
+    images = whole.images
+    if options.grey:
+        images = to_grey(torch.from_numpy(images)).numpy()
     return Contents(images, columns.values, columns.label, splits, whole.counts, whole.boxes)
 
 
@@ -179,7 +180,7 @@ def _concatenated(contents: Sequence[Arrays], files: Sequence[Path]) -> Arrays:
             )
     return Arrays(
         np.concatenate([part.images for part in contents]),
-        Columns.concatenated([part.columns for part in contents], files),
+        Columns.concatenated([part.columns for part in contents], list(map(str, files))),
         _joined_arrays([part.counts for part in contents]),
         _joined_arrays([_padded(part.boxes, contents) for part in contents]),
     )
@@ -223,23 +224,6 @@ def _chosen(
     )
     columns, chosen = columns.split(options.split_column)
     return columns.labelled(options.label_column), splits if chosen is None else chosen
-
-
-def to_grey(images: np.ndarray) -> np.ndarray:
-    r"""Turns colours to grey (see :func:`train.data.pil.luma`), a part at a time.
-
-    Args:
-        images: Images, of shape :math:`(M, C, H, W)`, uint8; grey ones are returned unchanged.
-
-    Returns:
-        Grey levels, of shape :math:`(M, 1, H, W)`, uint8.
-    """
-    if images.shape[1] == 1:
-        return images
-    grey = np.empty((len(images), 1, *images.shape[2:]), np.uint8)
-    for start in range(0, len(images), CHUNK):
-        grey[start : start + CHUNK] = pil.luma(images[start : start + CHUNK])
-    return grey
 
 
 def _require_enough(path: Path, contents: Contents) -> None:

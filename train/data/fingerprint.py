@@ -9,6 +9,7 @@ from dataclasses import fields
 import numpy as np
 from torch import Tensor
 
+from train.data.columns import of_labels
 from train.data.labelled import Images
 from train.data.scenes import Scenes
 
@@ -33,11 +34,22 @@ def fingerprint(*splits: Images | Scenes) -> str:
         # Fields that are left out of comparisons are no contents.
         for field in (field for field in fields(split) if field.compare):
             value = getattr(split, field.name)
-            # Named columns came later: data without any keep their hash.
-            named = value.items() if isinstance(value, Mapping) else [(field.name, value)]
+            # Named columns came later: data without any keep their hash, and so do those whose
+            # only columns are the labels.
+            named = _others(split) if isinstance(value, Mapping) else [(field.name, value)]
             for name, content in named:
                 _update(digest, name, content)
     return digest.hexdigest()
+
+
+def _others(images: Images) -> list[tuple[str, np.ndarray]]:
+    """The columns without those that are the labels of a data set that has no names for them."""
+    known = {} if images.given is None else of_labels(images.given).values
+    return [
+        (name, column)
+        for name, column in images.columns.items()
+        if name not in known or not np.array_equal(column, known[name])
+    ]
 
 
 def _update(digest: hashlib.blake2b, name: str, content: Tensor | np.ndarray | None) -> None:

@@ -35,10 +35,6 @@ LOST = 8
 it has on the other background."""
 
 
-LUMA = (19595, 38470, 7471)
-"""Weights of red, green and blue in luma (ITU-R 601), in units of 1 / 65536, as PIL has them."""
-
-
 class Page(NamedTuple):
     r"""An image, on black where it is transparent.
 
@@ -122,24 +118,6 @@ def on_background(page: Page, background: Background) -> np.ndarray:
     if page.alpha is None or background == "black":
         return page.pixels
     return _on_white(page.pixels, page.alpha)
-
-
-def luma(colours: np.ndarray) -> np.ndarray:
-    r"""Turns colours to grey, with the numbers that PIL has for ITU-R 601.
-
-    .. math:: (19595 R + 38470 G + 7471 B + 2^{15}) / 2^{16}
-
-    Args:
-        colours: Colours, of shape :math:`(*, 3, H, W)`, uint8.
-
-    Returns:
-        Grey levels, of shape :math:`(*, 1, H, W)`, uint8.
-    """
-    weighted = (
-        colours[..., channel, :, :].astype(np.uint32) * weight
-        for channel, weight in enumerate(LUMA)
-    )
-    return ((sum(weighted) + 2**15) >> 16).astype(np.uint8)[..., None, :, :]
 
 
 def _pixels(image: Image.Image, alpha: np.ndarray | None, grey: bool) -> tuple[np.ndarray, bool]:
