@@ -82,7 +82,7 @@ def _open(path: Path) -> zipfile.ZipFile:
     try:
         with path.open("rb") as file:
             is_single_array = file.read(len(npy.MAGIC_PREFIX)) == npy.MAGIC_PREFIX
-        require(not is_single_array, f"{path} is a single array: {REMEDY}")
+        require(not is_single_array, f"{path} is a single array: call it .npy, or {REMEDY}")
         return zipfile.ZipFile(path)
     except PermissionError as error:
         raise InputError(f"{path} may not be read: change its permissions") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,23 @@ from train.errors import InputError, require
 
 LABELS = "-labels"
 """``NAME-labels.npy`` has the labels of the images in ``NAME.npy``."""
+
+
+@dataclass(frozen=True)
+class ArrayFiles:
+    """Images in ``.npy`` files, none of which was read, one file after the other.
+
+    Attributes:
+        paths: The files.
+        sizes: The number of images in each.
+    """
+
+    paths: tuple[Path, ...]
+    sizes: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return sum(self.sizes)
+
 
 REMEDY = "write it with numpy.save(path, images)"
 
@@ -56,6 +74,17 @@ def read(path: Path) -> tuple[np.ndarray, Columns]:
     memory.require_available(array.nbytes, f"{path} needs", "give fewer images, or uint8")
     images = images_of(array, f"{path}")
     return images, labels_beside(path, len(images))
+
+
+def opened(path: Path) -> tuple[ArrayFiles, Columns]:
+    """Opens images without reading them, and reads the labels beside them.
+
+    Raises:
+        InputError: If a file is damaged, or the labels cannot be used.
+    """
+    array = mapped(path)
+    n = len(array) if array.ndim else 0
+    return ArrayFiles((path,), (n,)), labels_beside(path, n)
 
 
 def labels_beside(path: Path, n: int) -> Columns:

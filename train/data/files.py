@@ -11,8 +11,10 @@ import torch
 
 from train.data import archives, arrays, folders, tables
 from train.data.archives import Arrays
+from train.data.arrays import ArrayFiles
 from train.data.catalogue import NAMES
 from train.data.columns import Columns, default_label
+from train.data.folders import Pictures
 from train.data.images import to_grey
 from train.data.options import DataOptions
 from train.data.paths import kind_of
@@ -37,7 +39,8 @@ class Contents:
     r"""The images of a file or a folder, and what is said of them.
 
     Attributes:
-        images: Grey levels or colours, of shape :math:`(M, C, H, W)`, uint8.
+        images: Grey levels or colours, of shape :math:`(M, C, H, W)`, uint8; of
+            :func:`open_images`, what they can be read from.
         columns: What the data say of an image, by name: arrays of shape :math:`(M)`, of classes
             (int64 or text) or quantities (float64).
         label: The names of the columns that are the label; none if there is no label.
@@ -47,7 +50,7 @@ class Contents:
         boxes: Their boxes: see :class:`train.data.archives.Arrays`.
     """
 
-    images: np.ndarray
+    images: np.ndarray | Pictures | ArrayFiles
     columns: Mapping[str, np.ndarray] = field(default_factory=dict)
     label: tuple[str, ...] = ()
     splits: np.ndarray | None = None
@@ -77,6 +80,28 @@ def read(data: str, options: DataOptions = DataOptions()) -> Contents:
             :class:`Contents`, values that are not finite, arrays of different lengths, or more than
             memory has room for; or if the options do not go together with the data.
     """
+    return _contents(data, options, in_memory=True)
+
+
+def open_images(data: str, options: DataOptions = DataOptions()) -> Contents:
+    """Opens the path given as ``--data``, and reads all but the images, if it can be helped.
+
+    Args:
+        data: See :func:`read`.
+        options: Labels, splits, colour and damaged files. Images of ``.npy`` files are not turned
+            to grey.
+
+    Returns:
+        Contents whose images are :class:`~train.data.folders.Pictures` of a folder, or
+        :class:`~train.data.arrays.ArrayFiles`; those of an ``.npz`` archive are read.
+
+    Raises:
+        InputError: See :func:`read`.
+    """
+    return _contents(data, options, in_memory=False)
+
+
+def _contents(data: str, options: DataOptions, in_memory: bool) -> Contents:
     path = Path(data).expanduser()
     kind = kind_of(path)
     require(
@@ -90,13 +115,13 @@ def read(data: str, options: DataOptions = DataOptions()) -> Contents:
     table = None if options.labels is None else tables.read(options.labels.expanduser())
     parts = _array_files(path) if kind == "folder" else {}
     if kind == "folder" and not parts:
-        contents = _read_folder(path, table, options)
+        contents = _of_folder(path, table, options, in_memory)
     else:
         require(
             not options.skip_bad,
             f"--skip-bad: {path} is no folder of images: leave it out",
         )
-        contents = _read_arrays(path, parts, table, options)
+        contents = _of_arrays(path, parts, table, options, in_memory)
     _require_enough(path, contents)
     return contents
 
@@ -122,26 +147,32 @@ def _array_files(path: Path) -> dict[str, Path]:
     return files
 
 
-def _read_folder(path: Path, table: tables.Table | None, options: DataOptions) -> Contents:
+def _of_folder(
+    path: Path, table: tables.Table | None, options: DataOptions, in_memory: bool
+) -> Contents:
     listing = folders.listing(path)
     columns = Columns(listing.columns, label=tuple(listing.columns))
     if table is not None:
         others = tables.columns_of_files(table, listing.names, path)
         columns = _joined(columns, others, table, options)
     columns, splits = _chosen(columns, listing.splits, path, options)
-    images, rows = folders.read(listing, options.grey, options.skip_bad)
+    decode = folders.read if in_memory else folders.pictures_of
+    images, rows = decode(listing, options.grey, options.skip_bad)
     columns = columns.select(rows)
     return Contents(images, columns.values, columns.label, None if splits is None else splits[rows])
 
 
-def _read_arrays(
-    path: Path, parts: Mapping[str, Path], table: tables.Table | None, options: DataOptions
+def _of_arrays(
+    path: Path,
+    parts: Mapping[str, Path],
+    table: tables.Table | None,
+    options: DataOptions,
+    in_memory: bool,
 ) -> Contents:
-    contents = [_read_array(file) for file in parts.values() or [path]]
+    contents = [_array(file, in_memory) for file in parts.values() or [path]]
     splits = None
     if parts:
-        sizes = [len(part.images) for part in contents]
-        splits = np.repeat(np.array(list(parts)), sizes)
+        splits = np.repeat(np.array(list(parts)), [len(part.images) for part in contents])
     whole = contents[0] if len(contents) == 1 else _concatenated(contents, list(parts.values()))
     columns = whole.columns
     if table is not None:
@@ -149,26 +180,21 @@ def _read_arrays(
         columns = _joined(columns, others, table, options)
     columns, splits = _chosen(columns, splits, path, options)
     images = whole.images
-    if options.grey:
+    if options.grey and isinstance(images, np.ndarray):
         images = to_grey(torch.from_numpy(images)).numpy()
     return Contents(images, columns.values, columns.label, splits, whole.counts, whole.boxes)
 
 
-def _read_array(path: Path) -> Arrays:
-    if path.suffix.lower() == ".npy":
-        return Arrays(*arrays.read(path))
-    return archives.read(path)
+def _array(path: Path, in_memory: bool) -> Arrays:
+    if path.suffix.lower() != ".npy":
+        return archives.read(path)
+    return Arrays(*(arrays.read(path) if in_memory else arrays.opened(path)))
 
 
 def _concatenated(contents: Sequence[Arrays], files: Sequence[Path]) -> Arrays:
     """Joins the arrays of several files, one after the other."""
     first, *others = contents
     for other, file in zip(others, files[1:], strict=True):
-        require(
-            other.images.shape[1:] == first.images.shape[1:],
-            f"{file} has images of shape {other.images.shape[1:]} but {files[0]} of "
-            f"{first.images.shape[1:]}: give images of one shape",
-        )
         for name, mine, its in (
             ("labels and columns", set(first.columns.names), set(other.columns.names)),
             ("counts", first.counts is None, other.counts is None),
@@ -179,11 +205,29 @@ def _concatenated(contents: Sequence[Arrays], files: Sequence[Path]) -> Arrays:
                 f"{file} has not the {name} that {files[0]} has: give both the same ones",
             )
     return Arrays(
-        np.concatenate([part.images for part in contents]),
+        _joined_images([part.images for part in contents], files),
         Columns.concatenated([part.columns for part in contents], list(map(str, files))),
         _joined_arrays([part.counts for part in contents]),
         _joined_arrays([_padded(part.boxes, contents) for part in contents]),
     )
+
+
+def _joined_images(
+    parts: Sequence[np.ndarray | ArrayFiles], files: Sequence[Path]
+) -> np.ndarray | ArrayFiles:
+    first, *others = parts
+    if isinstance(first, ArrayFiles):
+        return ArrayFiles(
+            tuple(path for part in parts for path in part.paths),
+            tuple(size for part in parts for size in part.sizes),
+        )
+    for other, file in zip(others, files[1:], strict=True):
+        require(
+            other.shape[1:] == first.shape[1:],
+            f"{file} has images of shape {other.shape[1:]} but {files[0]} of {first.shape[1:]}: "
+            "give images of one shape",
+        )
+    return np.concatenate(parts)
 
 
 def _joined_arrays(parts: Sequence[np.ndarray | None]) -> np.ndarray | None:
