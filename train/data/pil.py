@@ -72,15 +72,20 @@ def pages(image: Image.Image, grey: bool = False) -> Iterator[Page]:
 
 
 def may_have_colour(image: Image.Image) -> bool:
-    """Returns whether an open file may have colour, by its header; of a palette, by its pixels."""
-    if image.mode == "P":
-        return len(convert(image).pixels) == 3
+    """Returns whether an open file may have colour, by its header; its pixels may all be grey."""
+    if image.mode == "P" and image.palette is not None:
+        order, levels = image.palette.getdata()
+        if order == "RGB":
+            entries = np.frombuffer(levels, np.uint8)[: len(levels) // 3 * 3].reshape(-1, 3)
+            return bool((entries != entries[:, :1]).any())
     return image.mode not in ("1", "L", "LA", "La", "I", "F") and not image.mode.startswith("I;")
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
     """Returns the height and width of an open file once it is turned as its EXIF data say."""
-    is_on_its_side = image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
+    # PIL decodes a PNG to look for EXIF data behind the pixels.
+    has_exif = image.format != "PNG" or "exif" in image.info
+    is_on_its_side = has_exif and image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
     return (image.width, image.height) if is_on_its_side else (image.height, image.width)
 
 
