@@ -18,7 +18,7 @@ from train.data.folders import Pictures
 from train.data.images import to_grey
 from train.data.options import DataOptions
 from train.data.paths import kind_of
-from train.data.splits import split_of
+from train.data.splits import SPLITS, split_of
 from train.errors import note, require
 
 FEWEST = 10
@@ -144,7 +144,7 @@ def _array_files(path: Path) -> dict[str, Path]:
         f"{path} has {', '.join(file.name for file in files.values())} alone: a given split needs "
         "files train and test, or train and validation; or give that file itself",
     )
-    return files
+    return {split: files[split] for split in SPLITS if split in files}
 
 
 def _of_folder(

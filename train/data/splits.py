@@ -11,6 +11,8 @@ from train.errors import brief, require
 
 SplitName = Literal["train", "validation", "test"]
 
+SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
+
 WORDS: dict[str, SplitName] = {
     **{"train": "train", "training": "train"},
     **{"validation": "validation", "valid": "validation", "val": "validation"},
@@ -60,9 +62,7 @@ def given_rows(
         The indices to train on, and those to evaluate on: the validation images if ``validation``
             or if there are no test images; None if there are none of them.
     """
-    train, others, test = (
-        np.flatnonzero(splits == split) for split in ("train", "validation", "test")
-    )
+    train, others, test = (np.flatnonzero(splits == split) for split in SPLITS)
     if len(others) and (validation or not len(test)):
         return train, others
     return train, None if validation else test

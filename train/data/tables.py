@@ -7,10 +7,11 @@ import io
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 
@@ -82,20 +83,17 @@ def read(path: Path) -> Table:
     lines: list[int] = []
     try:
         reader = _reader(text, delimiter)
-        names = [cell.strip() for cell in _first_row(path, reader)]
+        names = [cell.strip() for cell in next(row for row in reader if row)]
         _require_header(path, names)
         columns: list[list[str]] = [[] for _ in names]
-        for row in reader:
-            # A blank line.
-            if not row:
-                continue
+        for line, row in _rows(reader, len(names)):
             require(
                 len(row) == len(names),
-                f"{path}, line {reader.line_num} has {len(row)} cells but the header has "
+                f"{path}, line {line} has {len(row)} cells but the header has "
                 f"{len(names)}: give each row one cell a column, and put a cell with "
                 f"{_character(delimiter)} in it in quotes",
             )
-            lines.append(reader.line_num)
+            lines.append(line)
             for column, cell in zip(columns, row, strict=True):
                 # Values repeat, and text that is equal is stored once.
                 column.append(sys.intern(cell.strip()))
@@ -133,14 +131,23 @@ def _text(path: Path) -> str:
     return text
 
 
-def _reader(text: str, delimiter: str):
+def _reader(text: str, delimiter: str) -> Any:
     return csv.reader(
         io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True
     )
 
 
-def _first_row(path: Path, reader) -> list[str]:
-    return next(row for row in reader if row)
+def _rows(reader: Any, width: int) -> Iterator[tuple[int, list[str]]]:
+    """Yields rows with their lines: a blank line is an empty cell of a single column, or none."""
+    blank: list[int] = []
+    for row in reader:
+        if not row:
+            blank.append(reader.line_num)
+            continue
+        if width == 1:
+            yield from ((line, [""]) for line in blank)
+        blank = []
+        yield reader.line_num, row
 
 
 def _delimiter(path: Path, text: str) -> str:
@@ -299,11 +306,11 @@ def _file_column(
         matches[name] = np.array([-1 if index is None else index for index in indices])
         scores[name] = len(set(indices) - {None})
     best = max(scores.values())
-    cell = next(iter(table.columns.values()))[0]
+    row = ", ".join(cells[0] for cells in table.columns.values())
     require(
-        best > 0,
+        2 * best >= min(len(table), len(names)),
         f"{table.path}: no column names the files of {root}, which are called like {names[0]}, "
-        f"and its first cell is {brief(cell)}: add a column of file names",
+        f"and its first row is {brief(row)}: add a column of file names",
     )
     keys = [name for name, score in scores.items() if score == best]
     for other in keys[1:]:
