@@ -30,16 +30,15 @@ def load(
 
     Args:
         data: A name in :data:`~train.data.catalogue.CATALOGUE`: ``mnist5k`` has 4,000 training and
-            1,000 test images; ``mnist``, ``fashion-mnist`` and ``kmnist`` have 60,000 and 10,000,
-            and are downloaded unless ``data_dir`` has their files; the training images of
-            ``lines`` are endless. Or the path of a file or folder (see
-            :func:`train.data.files.read`), a fifth of which is the test split unless a split is
-            given.
+            1,000 test images; the training images of ``lines`` are endless; most others are
+            downloaded unless ``data_dir`` has their files, and have the test split that they come
+            with. Or the path of a file or folder (see :func:`train.data.files.read`), a fifth of
+            which is the test split unless a split is given.
         data_dir: The folder of downloads.
-        evaluate_on: The held-out images. ``"test"``: the test split, or the validation split if no
-            test split is given. ``"validation"``: the validation split if one is given, or a fifth
-            of the training split, which is removed from it; the test split is not returned then.
-            Random splits are stratified by class where labels are classes.
+        evaluate_on: The held-out images. ``"test"``: the test split; of a file or folder with a
+            validation split alone, that one. ``"validation"``: the validation split that the data
+            set comes with, or a fifth of the training split, which is removed from it; the test
+            split is not returned then. A fifth is stratified by class where labels are classes.
         options: Labels, splits, colour and damaged files.
 
     Raises:
@@ -56,8 +55,7 @@ def load(
         f"--evaluate-on {evaluate_on}: give test or validation",
     )
     if data in CATALOGUE:
-        split = _load_named(data, data_dir, options)
-        return split.train.hold_out() if evaluate_on == "validation" else split
+        return _load_named(data, data_dir, evaluate_on, options)
     contents = files.read(data, options)
     images = images_of(contents)
     rows = rows_of(contents, evaluate_on)
@@ -110,8 +108,7 @@ def _note_unused(splits: np.ndarray, validation: bool) -> None:
         note(f"there are no test images: the {count:,} validation images are evaluated on")
 
 
-def _load_named(data: str, data_dir: Path, options: DataOptions) -> Split:
-    entry = CATALOGUE[data]
+def _load_named(data: str, data_dir: Path, evaluate_on: EvaluateOn, options: DataOptions) -> Split:
     for flag, value in (
         ("--labels", options.labels),
         ("--split-column", options.split_column),
@@ -122,7 +119,10 @@ def _load_named(data: str, data_dir: Path, options: DataOptions) -> Split:
             f"{flag} is for your own images, and --data {data} has its own labels and split: leave "
             f"{flag} out, or give the path of your images",
         )
-    split = entry.load(data_dir)
+    entry = CATALOGUE[data]
+    validation = evaluate_on == "validation"
+    is_given = validation and entry.load_validation is not None
+    split = entry.load_validation(data_dir) if is_given else entry.load(data_dir)
     if options.label_column:
         split = _with_labels(split, options.label_column)
     if options.grey and split.train.shape.channels > 1:
@@ -131,7 +131,7 @@ def _load_named(data: str, data_dir: Path, options: DataOptions) -> Split:
             f"--grey: the images of --data {data} are drawn in colour at each step: leave it out",
         )
         split = Split(*(replace(part, images=to_grey(part.images)) for part in split))
-    return split
+    return split.train.hold_out() if validation and not is_given else split
 
 
 def _with_labels(split: Split, names: tuple[str, ...]) -> Split:

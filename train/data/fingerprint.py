@@ -9,7 +9,6 @@ from dataclasses import fields
 import numpy as np
 from torch import Tensor
 
-from train.data.columns import of_labels
 from train.data.labelled import Images
 from train.data.scenes import Scenes
 
@@ -34,22 +33,12 @@ def fingerprint(*splits: Images | Scenes) -> str:
         # Fields that are left out of comparisons are no contents.
         for field in (field for field in fields(split) if field.compare):
             value = getattr(split, field.name)
-            # Named columns came later: data without any keep their hash, and so do those whose
-            # only columns are the labels.
-            named = _others(split) if isinstance(value, Mapping) else [(field.name, value)]
+            named = [(field.name, value)]
+            if isinstance(value, Mapping):
+                named = _not_labels(value, split)
             for name, content in named:
                 _update(digest, name, content)
     return digest.hexdigest()
-
-
-def _others(images: Images) -> list[tuple[str, np.ndarray]]:
-    """The columns without those that are the labels of a data set that has no names for them."""
-    known = {} if images.given is None else of_labels(images.given).values
-    return [
-        (name, column)
-        for name, column in images.columns.items()
-        if name not in known or not np.array_equal(column, known[name])
-    ]
 
 
 def _update(digest: hashlib.blake2b, name: str, content: Tensor | np.ndarray | None) -> None:
@@ -64,3 +53,17 @@ def _update(digest: hashlib.blake2b, name: str, content: Tensor | np.ndarray | N
         array = array[:, 0]
     digest.update(f"{name} {array.dtype} {array.shape}".encode())
     digest.update(array.reshape(-1).view(np.uint8))
+
+
+def _not_labels(columns: Mapping[str, np.ndarray], images: Images) -> list[tuple[str, np.ndarray]]:
+    """Returns the columns that are not among the labels, which have been hashed.
+
+    So data with labels alone keep the hash of earlier versions, which had no named columns.
+    """
+    values = images.values
+    labels = [] if values is None else list(values.reshape(len(images), -1).T)
+    return [
+        (name, column)
+        for name, column in columns.items()
+        if not any(np.array_equal(column, label) for label in labels)
+    ]
