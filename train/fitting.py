@@ -131,11 +131,17 @@ def stacks(sizes: Mapping[str, int | None], sets: Mapping[int | str, int]) -> li
     return misfits
 
 
-def require_classes(invariance: str, classes: int) -> None:
-    """Raises :class:`InputError` if a penalty needs classes and the labels are quantities."""
+def require_classes(invariance: str, classes: int, values: str = "the labels") -> None:
+    """Raises :class:`InputError` if a penalty needs classes and a condition has quantities.
+
+    Args:
+        invariance: The penalty's name.
+        classes: The number of classes of the condition; 0 for quantities.
+        values: What the error message calls the values of the condition.
+    """
     require(
         classes > 0 or invariance != "direct",
-        "--invariance direct needs classes, but the labels are quantities: give another one",
+        f"--invariance direct needs classes, but {values} are quantities: give another one",
     )
 
 

@@ -12,7 +12,7 @@ from train.settings.icvae import ICVAESettings
 if TYPE_CHECKING:
     import torch
 
-    from train.data.conditions import Condition
+    from train.data.conditions import Condition, JointCondition
     from train.data.labelled import Split
     from train.engine.callbacks import Callback
     from train.fitting import Misfit
@@ -29,16 +29,17 @@ class ICVAE(ELBOMethod):
     estimators = ("meanfield", "tracegraph")
     needs_labels = True
 
-    def condition(self, settings: ICVAESettings, data: Split) -> Condition:
-        """Returns what turns labels into the condition."""
-        from train.data.conditions import Condition
+    def condition(self, settings: ICVAESettings, data: Split) -> Condition | JointCondition:
+        """Returns what converts labels, or columns of the data, to the condition."""
+        from train.data import conditions
 
-        return Condition.fit(*data, optional=settings.condition == "none")
+        return conditions.fit(*data, settings.condition)
 
     def misfits(self, settings: ICVAESettings, data: Split) -> list[Misfit | None]:
         from train import fitting
 
-        fitting.require_classes(settings.invariance, self.condition(settings, data).classes)
+        for part in self.condition(settings, data).parts:
+            fitting.require_classes(settings.invariance, part.classes, part.title)
         (batch,) = super().misfits(settings, data)
         if settings.invariance != "echo":
             return [batch]
@@ -46,25 +47,25 @@ class ICVAE(ELBOMethod):
         return [batch, fitting.echo_terms(settings.echo_terms, size, len(data.held_out))]
 
     def inputs(self, settings: ICVAESettings, data: Split) -> dict[str, Any]:
-        condition = self.condition(settings, data)
-        return super().inputs(settings, data) | {"condition": condition.state()}
+        state = self.condition(settings, data).state()
+        return super().inputs(settings, data) | {"condition": state}
 
     def batches(
         self, settings: ICVAESettings, data: Split, device: torch.device
     ) -> Callable[[int], Batch]:
-        c = self.condition(settings, data).of_images(data.train, settings.condition == "labels")
+        c = self.condition(settings, data).of_images(data.train, settings.conditional)
         return data.train.batches(settings.batch_size, settings.seed, device, c)
 
     def build(self, settings: ICVAESettings, inputs: Mapping[str, Any]) -> ELBOObjective:
         from guides.icvae import model_and_guide
         from train import losses
-        from train.data.conditions import Condition
+        from train.data import conditions
         from train.estimators import restored
         from train.objective import ELBOObjective, schedule
 
-        condition = Condition.from_state(inputs["condition"])
-        c_dim = condition.size if settings.condition == "labels" else 0
-        penalty = losses.INVARIANCES.get(settings.invariance)
+        condition = conditions.restored(inputs["condition"])
+        c_dim = condition.size if settings.conditional else 0
+        penalty = losses.invariance(settings.invariance, [part.size for part in condition.parts])
         names = ("z_dim", "invariance", "hidden", "network", "likelihood", "likelihood_scale")
         options = settings.select(*names, "encoder_sees_labels", "memory", "echo_terms")
         model, guide = model_and_guide(self.shape(inputs), c_dim, penalty, **options)
@@ -76,7 +77,7 @@ class ICVAE(ELBOMethod):
         from train.metrics.coding import ICVAEWatch
 
         condition = self.condition(settings, data)
-        options = {"conditional": settings.condition == "labels", "seed": settings.seed}
+        options = {"conditional": settings.conditional, "seed": settings.seed}
         options["invariance"] = settings.invariance != "none"
         return ICVAEWatch(objective.model, objective.guide, data, condition, **options)
 

@@ -162,8 +162,8 @@ def test_a_watch_has_figures_and_measures(kind):
     )
     watch = ICVAEWatch(model, guide, Split(data, data), condition)
     assert set(watch.evaluate(1)) == {"held_out_elbo", "held_out_mse"}
-    assert {rows.shape for rows in watch.reconstructions().values()} == {(3, 8, 8)}
-    assert [rows.shape for rows in watch.swaps().values()] == [(4, 8, 8)] * 3
+    assert {rows.shape for rows in watch.reconstructions().values()} == {(3, 1, 8, 8)}
+    assert [rows.shape for rows in watch.swaps().values()] == [(4, 1, 8, 8)] * 3
     found = watch.measure()
     read = ("leakage", "leakage_mean", "leakage_parameters")
     assert all(0 <= found[name] <= 1 for name in read)
