@@ -47,8 +47,9 @@ class ICVAE(ELBOMethod):
         return [batch, fitting.echo_terms(settings.echo_terms, size, len(data.held_out))]
 
     def inputs(self, settings: ICVAESettings, data: Split) -> dict[str, Any]:
-        state = self.condition(settings, data).state()
-        return super().inputs(settings, data) | {"condition": state}
+        return super().inputs(settings, data) | {
+            "condition": self.condition(settings, data).state()
+        }
 
     def batches(
         self, settings: ICVAESettings, data: Split, device: torch.device
@@ -77,8 +78,8 @@ class ICVAE(ELBOMethod):
         from train.metrics.coding import ICVAEWatch
 
         condition = self.condition(settings, data)
-        options = {"conditional": settings.conditional, "seed": settings.seed}
-        options["invariance"] = settings.invariance != "none"
+        options = {"conditional": settings.conditional, "invariance": settings.invariance != "none"}
+        options["seed"] = settings.seed
         return ICVAEWatch(objective.model, objective.guide, data, condition, **options)
 
     @property
