@@ -12,7 +12,7 @@ from train.settings.icvae import ICVAESettings
 if TYPE_CHECKING:
     import torch
 
-    from train.data.conditions import Condition, JointCondition
+    from train.data.conditions import AnyCondition
     from train.data.labelled import Split
     from train.engine.callbacks import Callback
     from train.fitting import Misfit
@@ -29,7 +29,7 @@ class ICVAE(ELBOMethod):
     estimators = ("meanfield", "tracegraph")
     needs_labels = True
 
-    def condition(self, settings: ICVAESettings, data: Split) -> Condition | JointCondition:
+    def condition(self, settings: ICVAESettings, data: Split) -> AnyCondition:
         """Returns what converts labels, or columns of the data, to the condition."""
         from train.data import conditions
 
@@ -38,8 +38,7 @@ class ICVAE(ELBOMethod):
     def misfits(self, settings: ICVAESettings, data: Split) -> list[Misfit | None]:
         from train import fitting
 
-        for part in self.condition(settings, data).parts:
-            fitting.require_classes(settings.invariance, part.classes, part.title)
+        fitting.require_classes(settings.invariance, self.condition(settings, data).classes)
         (batch,) = super().misfits(settings, data)
         if settings.invariance != "echo":
             return [batch]
@@ -47,9 +46,8 @@ class ICVAE(ELBOMethod):
         return [batch, fitting.echo_terms(settings.echo_terms, size, len(data.held_out))]
 
     def inputs(self, settings: ICVAESettings, data: Split) -> dict[str, Any]:
-        return super().inputs(settings, data) | {
-            "condition": self.condition(settings, data).state()
-        }
+        condition = self.condition(settings, data)
+        return super().inputs(settings, data) | {"condition": condition.state()}
 
     def batches(
         self, settings: ICVAESettings, data: Split, device: torch.device
@@ -66,7 +64,7 @@ class ICVAE(ELBOMethod):
 
         condition = conditions.restored(inputs["condition"])
         c_dim = condition.size if settings.conditional else 0
-        penalty = losses.invariance(settings.invariance, [part.size for part in condition.parts])
+        penalty = losses.invariance(settings.invariance, condition.sizes)
         names = ("z_dim", "invariance", "hidden", "network", "likelihood", "likelihood_scale")
         options = settings.select(*names, "encoder_sees_labels", "memory", "echo_terms")
         model, guide = model_and_guide(self.shape(inputs), c_dim, penalty, **options)
@@ -78,8 +76,8 @@ class ICVAE(ELBOMethod):
         from train.metrics.coding import ICVAEWatch
 
         condition = self.condition(settings, data)
-        options = {"conditional": settings.conditional, "invariance": settings.invariance != "none"}
-        options["seed"] = settings.seed
+        options = {"conditional": settings.conditional, "seed": settings.seed}
+        options["invariance"] = settings.invariance != "none"
         return ICVAEWatch(objective.model, objective.guide, data, condition, **options)
 
     @property

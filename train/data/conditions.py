@@ -167,14 +167,14 @@ class Condition:
         return (self,)
 
     @property
-    def title(self) -> str:
-        """What error messages call its values."""
-        return "the labels" if self.name is None else f"the values of {self.name}"
-
-    @property
     def size(self) -> int:
         r"""The size :math:`C` of :math:`c`."""
         return self.classes or len(self.loc)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The sizes of :attr:`parts`."""
+        return (self.size,)
 
     @property
     def width(self) -> int:
@@ -322,9 +322,19 @@ class JointCondition:
         return tuple(part.name for part in self.parts)
 
     @property
+    def classes(self) -> dict[str, int]:
+        """The number of classes of each condition by its name; 0 for quantities."""
+        return {part.name: part.classes for part in self.parts}
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The sizes of the conditions."""
+        return tuple(part.size for part in self.parts)
+
+    @property
     def size(self) -> int:
         r"""The size :math:`C` of :math:`c`."""
-        return sum(part.size for part in self.parts)
+        return sum(self.sizes)
 
     def of_images(self, images: Images, use_labels: bool = True) -> Tensor:
         r"""Returns :math:`c` of images, of shape :math:`(M, C)`: see :meth:`Condition.of_images`.
@@ -399,6 +409,10 @@ class JointCondition:
         return {name: rows[:, i].tolist() for i, name in enumerate(self.names)}
 
 
+AnyCondition = Condition | JointCondition
+"""The labels, or named columns."""
+
+
 def named_columns(labels: Any) -> dict[str, Any] | None:
     """Returns the columns of a mapping, a data frame or a structured array; None for other labels.
 
@@ -439,9 +453,7 @@ def require_unambiguous(name: str, images: Images) -> None:
     )
 
 
-def fit(
-    train: Images, held_out: Images, condition: str | tuple[str, ...]
-) -> Condition | JointCondition:
+def fit(train: Images, held_out: Images, condition: str | tuple[str, ...]) -> AnyCondition:
     """Returns what converts images to the condition that a setting names.
 
     Args:
@@ -459,7 +471,7 @@ def fit(
     return JointCondition.fit(train, held_out, names)
 
 
-def restored(state: Any) -> Condition | JointCondition:
+def restored(state: Any) -> AnyCondition:
     """Restores a condition from the state that ``config.json`` has of it.
 
     Args:

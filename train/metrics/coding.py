@@ -16,7 +16,7 @@ from guides.icvae import EchoGuide, GaussianGuide
 from pyro_models.icvae import ICVAE
 from train import plots
 from train.data.batches import as_input
-from train.data.conditions import LABELS, Condition, JointCondition
+from train.data.conditions import LABELS, AnyCondition, Condition
 from train.data.labelled import Images, Split
 from train.estimators import MeanFieldELBO
 from train.metrics.goals import Beats, Goal, Stays
@@ -109,7 +109,7 @@ class ICVAEWatch(Watch):
         model: ICVAE,
         guide: Guide,
         data: Split,
-        condition: Condition | JointCondition,
+        condition: AnyCondition,
         *,
         conditional: bool = True,
         invariance: bool = True,
@@ -234,8 +234,8 @@ class ICVAEWatch(Watch):
 
     def figures(self, log: TrainingLog) -> dict[str, Callable[[], Figure]]:
         drawn = {"reconstructions": lambda: plots.gallery(self.reconstructions())}
-        named = self.condition.parts[0].name is not None
-        if self.conditional and (named or self.condition.classes):
+        # Quantities have no values to list, unless they are a named condition.
+        if self.conditional and self.condition.classes:
             drawn["swaps"] = lambda: plots.gallery(self.swaps())
         drawn["codes"] = lambda: plots.codes(*self.codes())
         return drawn | super().figures(log)
