@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from train.data.labelled import Images, Split
 
 INCLUDED = "Nothing to download"
+DRAWN = "Drawn with all factors known"
 GREY = "Downloaded, grey"
 COLOUR = "Downloaded, colour"
 
@@ -63,6 +64,24 @@ def _lines(data_dir: Path) -> Split:
     return lines.split()
 
 
+def _sprites(data_dir: Path, coloured: bool) -> Split:
+    from train.data import sprites
+
+    return sprites.split(coloured)
+
+
+def _shapes3d(data_dir: Path) -> Split:
+    from train.data import shapes3d
+
+    return shapes3d.split()
+
+
+def _coloured_digits(data_dir: Path) -> Split:
+    from train.data import coloured_digits
+
+    return coloured_digits.split(mnist5k())
+
+
 def _torchvision(name: str, data_dir: Path, splits: tuple[str, str] = ("train", "test")) -> Split:
     # Takes longer to import than torch, and the default data set does not need it.
     from train.data import torchvision_sets
@@ -87,6 +106,12 @@ def _downloaded(name: str, description: str, group: str, validation: str | None 
 CATALOGUE = {
     "mnist5k": DataSet("5,000 digits", _mnist5k),
     "lines": DataSet("unlabelled lines, new ones at each step", _lines, endless=True),
+    "sprites": DataSet("flat shapes", partial(_sprites, coloured=False), group=DRAWN),
+    "coloured-sprites": DataSet(
+        "the same in colour", partial(_sprites, coloured=True), group=DRAWN
+    ),
+    "shapes3d": DataSet("rooms with an object, in colour", _shapes3d, group=DRAWN),
+    "coloured-digits": DataSet("digits in ink on paper", _coloured_digits, group=DRAWN),
     **{
         name: _downloaded(name, description, GREY)
         for name, description in {
