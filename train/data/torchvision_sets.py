@@ -10,7 +10,6 @@ import pickle
 import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -115,9 +114,12 @@ def _labelled(name: str, data_dir: Path, splits: Sequence[str]) -> list[Images]:
     if label is None:
         return [Images(images, None, columns=columns) for images, columns in read]
     classes = Classes.of(np.concatenate([columns[label] for _, columns in read]))
+    indices = [classes.encode(columns[label]) for _, columns in read]
+    # As in earlier versions, digits are their own indices.
+    are_indices = classes.values == tuple(range(len(classes)))
     return [
-        replace(Images.of_columns(images, columns, label), labels=classes.encode(columns[label]))
-        for images, columns in read
+        Images(images, index, None if are_indices else columns[label], columns)
+        for (images, columns), index in zip(read, indices, strict=True)
     ]
 
 
