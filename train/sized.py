@@ -63,4 +63,6 @@ class SizedELBOMethod(SizedMethod, ELBOMethod):
 def _choice(network: str, shape: Shape) -> str:
     if network != "auto":
         return network
-    return "dense" if shape.values <= MOST_DENSE_VALUES else "conv"
+    # Convolutions have nothing to halve in a row of pixels.
+    is_dense = shape.values <= MOST_DENSE_VALUES or min(shape.sides) == 1
+    return "dense" if is_dense else "conv"
