@@ -23,8 +23,8 @@ class TestMnist5k:
     def test_split_is_stratified_and_disjoint(self, tmp_path):
         split = datasets.load("mnist5k", tmp_path, "test")
         assert split.train.images.dtype == torch.uint8
-        assert split.train.images.shape == (4000, 28, 28)
-        assert split.held_out.images.shape == (1000, 28, 28)
+        assert split.train.images.shape == (4000, 1, 28, 28)
+        assert split.held_out.images.shape == (1000, 1, 28, 28)
         assert split.train.labels.dtype == torch.int64
         assert split.train.labels.bincount().tolist() == [400] * 10
         assert split.held_out.labels.bincount().tolist() == [100] * 10
@@ -69,7 +69,7 @@ class TestFile:
         labels = np.random.default_rng(0).random((50, 3))
         path = self.write(tmp_path, labels=labels)
         for images in datasets.load(path, tmp_path, evaluate_on):
-            expected = torch.from_numpy(labels).float()[images.images[:, 0, 0].long()]
+            expected = torch.from_numpy(labels).float()[images.images[:, 0, 0, 0].long()]
             assert torch.equal(images.labels, expected)
 
     def test_classes_are_held_out_in_proportion(self, tmp_path):

@@ -18,6 +18,13 @@ def write(tmp_path, **arrays):
     return str(tmp_path / "data.npz")
 
 
+def read_grey(path):
+    """Reads grey images, and returns them without their channel."""
+    images = files.read(str(path)).images
+    assert images.shape[1] == 1
+    return images[:, 0]
+
+
 def boxes(*rows):
     return np.tile(np.array(rows, dtype=np.float64), (M, 1, 1))
 
@@ -42,9 +49,20 @@ class TestArchives:
         ],
     )
     def test_images_become_uint8(self, tmp_path, images, expected):
-        read = files.read(write(tmp_path, images=images)).images
+        read = read_grey(write(tmp_path, images=images))
         assert read.dtype == np.uint8
         np.testing.assert_array_equal(read, expected)
+
+    def test_colour_images_of_either_layout(self, tmp_path, capsys):
+        colour = np.random.default_rng(1).integers(0, 256, (M, 3, 6, 5), dtype=np.uint8)
+        for images in (colour, np.moveaxis(colour, 1, -1), colour / 255):
+            read = files.read(write(tmp_path, images=images)).images
+            np.testing.assert_array_equal(read, colour)
+            assert read.dtype == np.uint8
+        assert not capsys.readouterr().err
+        read = files.read(write(tmp_path, images=colour[..., :3])).images
+        np.testing.assert_array_equal(read, colour[..., :3])
+        assert "is taken for (N, C, H, W)" in capsys.readouterr().err
 
     @pytest.mark.parametrize(
         ("labels", "kind"),
@@ -81,8 +99,8 @@ class TestArchives:
         [
             ({"pictures": GREY}, ("'images'", "pictures", "numpy.savez")),
             ({"images": GREY[0]}, ("(6, 5)", "(N, H, W)")),
-            ({"images": np.zeros((M, 6, 5, 3))}, ("(12, 6, 5, 3)", "images.mean(3)")),
-            ({"images": np.zeros((M, 3, 6, 5))}, ("(12, 3, 6, 5)", "images.mean(1)")),
+            ({"images": np.zeros((M, 6, 5, 2))}, ("(12, 6, 5, 2)", "neither 1 nor 3 channels")),
+            ({"images": np.zeros((M, 4, 6, 5))}, ("(12, 4, 6, 5)", "without the transparency")),
             ({"images": np.zeros((0, 6, 5))}, ("empty",)),
             ({"images": np.zeros((M, 0, 5))}, ("empty",)),
             ({"images": GREY[:9]}, ("9 images", "10 or more")),
@@ -200,11 +218,11 @@ class TestFolders:
     def test_grey_images_in_order_of_name(self, folder):
         (folder / "notes.txt").write_text("not an image")
         (folder / "._00.png").write_text("what another system left")
-        np.testing.assert_array_equal(files.read(str(folder)).images, GREY)
+        np.testing.assert_array_equal(read_grey(folder), GREY)
 
     def read(self, folder, capsys):
         """Reads a folder; returns its images and the lines printed to standard error."""
-        images = files.read(str(folder)).images
+        images = read_grey(folder)
         printed = capsys.readouterr().err
         assert all(line.startswith(f"note: {folder}: ") for line in printed.splitlines())
         return images, printed
@@ -289,7 +307,7 @@ class TestFolders:
     def test_masks_of_0_and_1(self, tmp_path, capsys):
         for i in range(10):
             Image.fromarray(GREY[i] % 2).save(tmp_path / f"{i}.png")
-        images = files.read(str(tmp_path)).images
+        images = read_grey(tmp_path)
         np.testing.assert_array_equal(images, GREY[:10] % 2 * 255)
         assert "taken for black and white" in capsys.readouterr().err
 
