@@ -94,7 +94,9 @@ class Method(ABC):
         """Loads the data, a named tuple with fields ``train`` and ``held_out`` at least."""
         from train.data import datasets
 
-        data = datasets.load(settings.data, settings.data_dir, settings.evaluate_on)
+        data = datasets.load(
+            settings.data, settings.data_dir, settings.evaluate_on, settings.data_options
+        )
         if self.needs_labels:
             data.train.require_labels()
         return data

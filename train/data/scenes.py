@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
@@ -12,10 +12,12 @@ from torch import Tensor
 
 from pyro_models.shapes import Shape
 from train.data import datasets, files
+from train.data.archives import counts_of
 from train.data.batches import Batches
 from train.data.catalogue import CATALOGUE, STORED
 from train.data.composition import Overlap, Rules, draw
 from train.data.labelled import Images
+from train.data.options import DataOptions
 from train.data.splits import hold_out
 from train.errors import require
 
@@ -35,11 +37,14 @@ class Scenes:
             shape :math:`(M, K, 4)`, float32; None if unknown. They are in pixels and half open, so
             that :math:`x_1 - x_0` is a width. The first ``counts`` rows of an image are boxes, the
             others zeros.
+        object_size: The smallest and the largest side of the images that the scenes are made of, in
+            pixels; None if scenes were not made of images.
     """
 
     images: Tensor
     counts: Tensor | None
     boxes: Tensor | None
+    object_size: tuple[float, float] | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if self.images.ndim == 3:
@@ -59,6 +64,7 @@ class Scenes:
             self.images[index],
             None if self.counts is None else self.counts[index],
             None if self.boxes is None else self.boxes[index],
+            self.object_size,
         )
 
     @property
@@ -112,6 +118,7 @@ class SceneOptions(Protocol):
     data_dir: Path
     evaluate_on: Literal["test", "validation"]
     seed: int
+    data_options: DataOptions
     train_scenes: int
     held_out_scenes: int
     canvas_size: int
@@ -127,7 +134,8 @@ def load_scenes(settings: SceneOptions) -> ScenesSplit:
     Training scenes have training images only, and held-out scenes held-out ones. Each split has its
     own seed, so that it does not depend on the size of the other. If ``settings.data`` is a
     path (see :func:`train.data.files.read`), its images are the scenes, a fifth of them is the
-    test split, and the settings of canvas and digits have no effect.
+    test split unless a split is given, and the settings of canvas and digits have no effect. A
+    column ``counts`` has the numbers of objects.
 
     Args:
         settings: The data set, and how scenes are made of it.
@@ -136,13 +144,15 @@ def load_scenes(settings: SceneOptions) -> ScenesSplit:
         InputError: If the data or the settings cannot be used.
     """
     if settings.data not in CATALOGUE:
-        return _read_scenes(settings.data, settings.evaluate_on)
+        return _read_scenes(settings.data, settings.evaluate_on, settings.data_options)
     require(
         not CATALOGUE[settings.data].endless,
         f"--data {settings.data}: scenes are made of stored images: give one of {STORED}, or the "
         "path of your own scenes",
     )
-    split = datasets.load(settings.data, settings.data_dir, settings.evaluate_on)
+    split = datasets.load(
+        settings.data, settings.data_dir, settings.evaluate_on, settings.data_options
+    )
     seeds = (2 * settings.seed, 2 * settings.seed + 1)
     return ScenesSplit(
         _scenes_of(split.train, settings.train_scenes, seeds[0], settings),
@@ -150,15 +160,22 @@ def load_scenes(settings: SceneOptions) -> ScenesSplit:
     )
 
 
-def _read_scenes(data: str, evaluate_on: Literal["test", "validation"]) -> ScenesSplit:
-    contents = files.read(data)
+def _read_scenes(
+    data: str, evaluate_on: Literal["test", "validation"], options: DataOptions
+) -> ScenesSplit:
+    contents = files.read(data, options)
+    counts = contents.counts
+    if counts is None and "counts" in contents.columns:
+        counts = counts_of(contents.columns["counts"], "the column counts")
     scenes = Scenes(
         torch.from_numpy(contents.images),
-        None if contents.counts is None else torch.from_numpy(contents.counts),
+        None if counts is None else torch.from_numpy(counts),
         None if contents.boxes is None else torch.from_numpy(contents.boxes),
     )
-    split = scenes.hold_out()
-    return split.train.hold_out() if evaluate_on == "validation" else split
+    # Stratified by the counts, if they are known.
+    strata = np.zeros(len(scenes), np.int64) if counts is None else counts
+    rows = datasets.rows_of(contents, evaluate_on, strata)
+    return ScenesSplit(*(scenes.select(torch.from_numpy(indices)) for indices in rows))
 
 
 def _scenes_of(images: Images, n: int, seed: int, settings: SceneOptions) -> Scenes:
@@ -243,4 +260,4 @@ def make_scenes(
             accepted += int(is_accepted.sum())
             rules.require_acceptance(accepted, tried)
             pending = pending[~is_accepted]
-    return Scenes(images, torch.from_numpy(counts), boxes)
+    return Scenes(images, torch.from_numpy(counts), boxes, rules.usual_sizes(digits.shape[-1]))
