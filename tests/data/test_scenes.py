@@ -238,7 +238,7 @@ class TestLoad:
     def split(self, monkeypatch):
         """Training digits at a brightness of 128, held-out ones at 255."""
 
-        def load(data, data_dir, evaluate_on):
+        def load(data, data_dir, evaluate_on, options):
             images = torch.ones(10, 28, 28, dtype=torch.uint8)
             return Split(Images(images * 128, None), Images(images * 255, None))
 
