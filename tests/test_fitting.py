@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from pyro_models.shapes import Shape
 from tests.data.refusals import refused
 from train import fitting
 from train.abc import METHOD, ABCSettings
@@ -46,7 +47,10 @@ def test_chosen_values_are_refused_in_one_message(capsys):
 
 def test_possible_settings_do_not_change():
     settings = Small(batch_size=50)
-    assert fitting.fitted(settings, fitting.batch(50, 50), fitting.code(32, (32, 32))) == settings
+    assert (
+        fitting.fitted(settings, fitting.batch(50, 50), fitting.code(32, Shape(1, 32, 32)))
+        == settings
+    )
     assert fitting.echo_terms(9, 10, 10) is None
     assert fitting.stacks({"stack_size": 5, "other_stack_size": None}, {"a": 5}) == []
 
@@ -56,11 +60,13 @@ def test_a_lowered_batch_is_a_multiple_of_the_processes():
 
 
 @pytest.mark.parametrize(
-    ("z_dim", "shape", "nearest"), [(32, (24, 24), 36), (32, (16, 48), 48), (12, (20, 12), 15)]
+    ("z_dim", "shape", "nearest"),
+    [(32, (24, 24), 36), (32, (16, 48), 48), (12, (20, 12), 15), (32, (3, 16, 48), 48)],
 )
 def test_the_code_is_a_multiple_of_its_positions(z_dim, shape, nearest):
     from pyro_models.acai import convolutional
 
+    shape = Shape.of(shape)
     misfit = fitting.code(z_dim, shape)
     assert misfit.fits == nearest
     convolutional(shape, misfit.fits, depth=1)
@@ -71,7 +77,7 @@ def test_the_code_is_a_multiple_of_its_positions(z_dim, shape, nearest):
 def sets(*counts: int, names: str = "abcdef") -> Split:
     """Images of sets of some sizes."""
     given = np.repeat(list(names[: len(counts)]), counts)
-    images = torch.zeros(len(given), 2, 2, dtype=torch.uint8)
+    images = torch.zeros(len(given), 1, 2, 2, dtype=torch.uint8)
     labelled = Images.labelled(images, as_labels(given))
     return Split(labelled, labelled)
 
