@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from pyro_models.icvae import ICVAE
 from pyro_models.networks import MLP, Convolutions
 from pyro_models.objective import annealed, penalty
-from pyro_models.shapes import Shape, require_shape
+from pyro_models.shapes import Shape, require_batch
 from pyro_models.store import GuardedModule
 
 Invariance = Callable[..., Tensor]
@@ -59,7 +59,7 @@ class Encoder(GuardedModule):
 
     def outputs(self, images: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
         r"""Returns the outputs of the two heads, each of shape :math:`(B, D)`."""
-        require_shape(images, self.shape)
+        require_batch(images, self.shape)
         features = self.features(images)
         if self.sees_c:
             features = torch.cat([features, c.to(features.dtype)], dim=-1)

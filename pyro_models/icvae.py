@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from pyro_models.likelihoods import NormalImage
 from pyro_models.networks import MLP, Deconvolutions
 from pyro_models.objective import annealed
-from pyro_models.shapes import Shape, require_shape
+from pyro_models.shapes import Shape, require_batch
 from pyro_models.store import GuardedModule
 
 
@@ -100,7 +100,7 @@ class ICVAE(GuardedModule):
             The images, of shape :math:`(B, C, H, W)`.
         """
         if images is not None:
-            require_shape(images, self.shape)
+            require_batch(images, self.shape)
         plate = pyro.plate("images", len(c), device=c.device)
         with annealed(beta), plate, poutine.mask(mask=self.prior):
             prior = dist.Normal(self.zero, 1.0).expand([self.z_dim]).to_event(1)
