@@ -125,7 +125,7 @@ class TestArchives:
             files.read(path)
 
     def test_a_missing_path_is_refused(self, tmp_path):
-        with refused("--data nmist", "mnist5k, mnist, fashion-mnist, kmnist"):
+        with refused("--data nmist", "mnist5k, ", "mnist, fashion-mnist, kmnist"):
             files.read("nmist")
         with refused("gone.npz", "no such file"):
             files.read(str(tmp_path / "gone.npz"))
