@@ -95,10 +95,21 @@ def test_places_of_a_code(shape, padded, halvings, places):
     assert autoencoder.encode(torch.rand(1, *shape)).shape == (1, places)
 
 
-@pytest.mark.parametrize("shape", [(32, 32), (28, 28)])
-def test_a_code_that_is_no_multiple_of_its_places_is_refused(shape):
-    with pytest.raises(ValueError, match=r"z_dim is 30: .* 16 places"):
-        acai.convolutional(shape, 30)
+@pytest.mark.parametrize(("z_dim", "channels"), [(1, 2), (30, 2), (100, 7)])
+def test_a_code_that_is_no_multiple_of_its_places_is_made_by_a_dense_layer(z_dim, channels):
+    autoencoder, critic = acai.convolutional((28, 28), z_dim, depth=2)
+    for network in (autoencoder.encoder, critic.features):
+        assert (network[-1].in_features, network[-1].out_features) == (16 * channels, z_dim)
+    first = autoencoder.decoder[0]
+    assert (first.in_features, first.out_features) == (z_dim, 16 * channels)
+    assert float(first.weight.std()) == pytest.approx((1.04 * z_dim) ** -0.5, rel=0.3)
+    images = torch.rand(3, 1, 28, 28)
+    z = autoencoder.encode(images)
+    assert z.shape == (3, z_dim)
+    assert autoencoder.decode(z).shape == images.shape
+    assert critic(images).shape == (3,)
+    z.sum().backward()
+    assert all((weight.grad != 0).any() for weight in autoencoder.encoder.parameters())
 
 
 @pytest.mark.parametrize("shape", [(1, 13, 16), (1, 14, 15), (3, 14, 15)])

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from train.cli import command
-from train.method import ELBOMethod
 from train.settings.icvae import ICVAESettings
+from train.sized import SizedELBOMethod
 
 if TYPE_CHECKING:
     import torch
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from train.verbs.conditional import TrainedICVAE
 
 
-class ICVAE(ELBOMethod):
+class ICVAE(SizedELBOMethod):
     """Codes that say nothing about a known factor; also a CVAE and a VAE."""
 
     name = "icvae"
@@ -65,8 +65,8 @@ class ICVAE(ELBOMethod):
         condition = Condition.from_state(inputs["condition"])
         c_dim = condition.size if settings.condition == "labels" else 0
         penalty = losses.INVARIANCES.get(settings.invariance)
-        names = ("z_dim", "invariance", "hidden", "network", "likelihood", "likelihood_scale")
-        options = settings.select(*names, "encoder_sees_labels", "memory", "echo_terms")
+        names = ("z_dim", "invariance", "hidden", "likelihood", "likelihood_scale", "memory")
+        options = self.arguments(settings, inputs, *names, "encoder_sees_labels", "echo_terms")
         model, guide = model_and_guide(self.shape(inputs), c_dim, penalty, **options)
         annealed = schedule(settings, "beta", "weight")
         annealed |= losses.penalty_weights(settings.invariance, annealed.pop("weight"))
