@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from pyro_models.shapes import Shape
-from train.data.batches import Batches
 from train.data.labels import Classes, are_classes
+from train.data.loading import batches_of
 from train.data.splits import hold_out
+from train.data.stored import StoredImages
 from train.errors import require
 
 
@@ -22,7 +23,8 @@ class Images:
     r"""Images and their labels.
 
     Attributes:
-        images: Grey levels, of shape :math:`(M, H, W)`, uint8.
+        images: Grey levels, of shape :math:`(M, H, W)`, uint8, in memory or stored: see
+            :class:`~train.data.stored.StoredImages`.
         labels: What networks take: class indices, of shape :math:`(M)`, int64; or quantities, of
             shape :math:`(M)` or :math:`(M, K)`, float32; None if there are none, or if they are
             several columns of text.
@@ -33,7 +35,7 @@ class Images:
             if the data set has names for them.
     """
 
-    images: Tensor
+    images: Tensor | StoredImages
     labels: Tensor | None
     given: np.ndarray | None = None
     columns: Mapping[str, np.ndarray] = field(default_factory=dict)
@@ -106,8 +108,9 @@ class Images:
 
     def select(self, index: Tensor) -> Images:
         r"""Returns the images, and their labels, at ``index`` of shape :math:`(L)`."""
+        stored = isinstance(self.images, StoredImages)
         return Images(
-            self.images[index],
+            self.images.select(index) if stored else self.images[index],
             None if self.labels is None else self.labels[index],
             None if self.given is None else self.given[index.numpy()],
             {name: column[index.numpy()] for name, column in self.columns.items()},
@@ -141,7 +144,7 @@ class Images:
         Raises:
             InputError: If a batch is larger than :attr:`max_batch_size`.
         """
-        return Batches((self.images, *others), batch_size, seed, device)
+        return batches_of((self.images, *others), batch_size, seed, device)
 
     def require_labels(self) -> None:
         """Raises :class:`InputError` if there are no labels."""
@@ -153,8 +156,9 @@ class Images:
 
     def require_contrast(self) -> None:
         """Raises :class:`InputError` if all images are identical."""
+        first = self.images[:1]
         require(
-            bool((self.images != self.images[:1]).any()),
+            any(bool((chunk != first).any()) for chunk in self.images.split(10_000)),
             "--data: every image is the same one: there is nothing to encode",
         )
 
