@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import itertools
 import queue
-import random
 import signal
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from train import processes
 from train.data.batches import Batches, as_input
+from train.data.randomness import RandomNumbers
 from train.data.stored import StoredImages
 from train.errors import InputError, first_line
 
@@ -182,7 +180,7 @@ class Reader(Dataset):
         try:
             if not self.images.RUNS_CODE:
                 return self.read(rows)
-            with random_numbers(self.seed, step, processes.rank()):
+            with RandomNumbers(self.seed, step, processes.rank()):
                 return self.read(rows)
         except InputError as error:
             return Failure(str(error))
@@ -212,8 +210,8 @@ class _Running:
             sampler=_Steps(plan, step),
             num_workers=batches.workers,
             pin_memory=batches.device.type == "cuda",
-            collate_fn=_unchanged,
-            worker_init_fn=_begin_worker,
+            collate_fn=unchanged,
+            worker_init_fn=ignore_interrupts,
             # The loader draws a seed for its workers; the training's random numbers must stay.
             generator=torch.Generator(),
         )
@@ -304,32 +302,14 @@ class _Ahead(Iterator[Any]):
         return False
 
 
-def _unchanged(batch: Any) -> Any:
+def unchanged(batch: Any) -> Any:
+    """Returns a batch as it is, in place of PyTorch's collation."""
     return batch
 
 
-def _begin_worker(worker: int) -> None:
-    # Ctrl-C reaches all processes of a terminal. The training ends after its step, and needs
-    # batches until then.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def ignore_interrupts(worker: int) -> None:
+    """Has a worker ignore Ctrl-C, which reaches all processes of a terminal.
 
-
-@contextmanager
-def random_numbers(*seeds: int) -> Iterator[None]:
-    """Seeds PyTorch's, NumPy's and Python's generators on the CPU inside the block.
-
-    Args:
-        seeds: Integers, 0 or above.
+    The training ends after its step, needs batches until then, and ends its workers itself.
     """
-    numbers = np.random.SeedSequence(seeds).generate_state(3)
-    states = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
-    try:
-        # Not torch.manual_seed, which seeds CUDA's generators too.
-        torch.default_generator.manual_seed(int(numbers[0]))
-        np.random.seed(int(numbers[1]))  # noqa: NPY002
-        random.seed(int(numbers[2]))
-        yield
-    finally:
-        torch.set_rng_state(states[0])
-        np.random.set_state(states[1])  # noqa: NPY002
-        random.setstate(states[2])
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
