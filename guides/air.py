@@ -22,7 +22,7 @@ from pyro_models.air import AIR
 from pyro_models.networks import MLP, clipped_boxes, crop
 from pyro_models.objective import annealed
 from pyro_models.presence import FixPresence, all_present, presence_logits
-from pyro_models.shapes import Shape
+from pyro_models.shapes import Shape, require_shape
 from pyro_models.store import GuardedModule, scoped_store
 
 
@@ -36,7 +36,7 @@ class Detection(NamedTuple):
             shape :math:`(B, N, 4)`; zeros beyond the first ``counts``.
         z_where: Places, of shape :math:`(B, N, 3)`; also of the steps beyond ``counts``.
         z_what: Appearance codes, of shape :math:`(B, N, D)`; also of the steps beyond ``counts``.
-        reconstruction: The canvas of the first ``counts`` objects, of shape :math:`(B, H, W)`.
+        reconstruction: The canvas of the first ``counts`` objects, of shape :math:`(B, C, H, W)`.
     """
 
     counts: Tensor
@@ -87,7 +87,7 @@ class DecayingAverage(nn.Module):
 
         Args:
             step: The step, from 0.
-            images: Scenes, of shape :math:`(B, H, W)`.
+            images: Scenes, of shape :math:`(B, C, H, W)`.
             hidden: The guide's state, of shape :math:`(*, B, S)`.
 
         Returns:
@@ -110,17 +110,17 @@ class BaselineNetwork(nn.Module):
     which :class:`~pyro.infer.TraceGraph_ELBO` adds to the loss.
 
     Args:
-        pixels: The number of pixels of an image.
+        values: The number of values of an image, :math:`C H W`.
         state: The size of the guide's state.
         hidden: The width of the hidden layers.
         unit: The scale of the output, in nats. Costs are hundreds of nats, and training works best
             with outputs of order one.
     """
 
-    def __init__(self, pixels: int, state: int, hidden: int = 256, unit: float = 100.0) -> None:
+    def __init__(self, values: int, state: int, hidden: int = 256, unit: float = 100.0) -> None:
         super().__init__()
         self.unit = unit
-        self.image = nn.Linear(pixels, hidden)
+        self.image = nn.Linear(values, hidden)
         self.state = nn.Linear(state, hidden, bias=False)
         self.head = MLP(hidden, 1, (hidden,))
 
@@ -129,13 +129,13 @@ class BaselineNetwork(nn.Module):
 
         Args:
             step: The step, from 0.
-            images: Scenes, of shape :math:`(B, H, W)`.
+            images: Scenes, of shape :math:`(B, C, H, W)`.
             hidden: The guide's state, of shape :math:`(*, B, S)`.
 
         Returns:
             Of shape :math:`(*, B)`.
         """
-        features = self.image(images.flatten(-2)) + self.state(hidden.detach())
+        features = self.image(images.flatten(-3)) + self.state(hidden.detach())
         return self.unit * self.head(features.relu()).squeeze(-1).to(images.dtype)
 
 
@@ -195,10 +195,12 @@ class RecurrentGuide(GuardedModule):
         # Not a submodule: the state dict would have the model's weights twice.
         self.__dict__["model"] = model
         self.baseline = baseline
-        self.image = nn.Linear(model.shape[0] * model.shape[1], hidden)
+        self.image = nn.Linear(model.shape.values, hidden)
         self.recurrence = nn.Linear(hidden + 3 + model.what_dim, hidden, bias=False)
         self.step = MLP(hidden, 7 + anchors**2 + hidden, (hidden,))
-        self.encoder = MLP(model.window_size**2, 2 * model.what_dim, (encoder_hidden,))
+        self.encoder = MLP(
+            model.shape.channels * model.window_size**2, 2 * model.what_dim, (encoder_hidden,)
+        )
         # Initially presences are probable, and windows have the prior's scale, places that differ
         # from scene to scene, and small deviations.
         with torch.no_grad():
@@ -226,16 +228,17 @@ class RecurrentGuide(GuardedModule):
         r"""Samples the latents of each object.
 
         Args:
-            images: Scenes, of shape :math:`(B, H, W)`, in [0, 1].
+            images: Scenes, of shape :math:`(B, C, H, W)`, in [0, 1].
             beta: Weight of the latents' log-densities in a loss.
             presence_prior: The model's. It is unused here: Pyro calls model and guide with the same
                 arguments.
         """
         model = self.model
+        require_shape(images, model.shape)
         # Read once: each attribute access of a PyroModule registers all weights of a network.
         recurrence, step, encoder = self.recurrence, self.step, self.encoder
         where_loc, where_scale = model.where_loc, model.where_scale
-        projected = self.image(images.flatten(-2)).to(images.dtype)
+        projected = self.image(images.flatten(-3)).to(images.dtype)
         # Not len(images), which torch.export would treat as a constant.
         batch = images.shape[0]
         hidden = torch.zeros_like(projected)
@@ -259,7 +262,7 @@ class RecurrentGuide(GuardedModule):
                     loc = where_loc + where_scale * places + self.choose(choice)
                     scale = where_scale * spreads.sigmoid()
                     z_where = pyro.sample(f"z_where_{i}", dist.Normal(loc, scale).to_event(1))
-                    window = crop(visible, z_where, model.window_size).flatten(-2)
+                    window = crop(visible, z_where, model.window_size).flatten(-3)
                     loc, log_scale = encoder(window).to(images.dtype).chunk(2, dim=-1)
                     # Bounded, as the exponential of a network's output may overflow.
                     scale = log_scale.clamp(max=1.0).exp()
@@ -299,7 +302,7 @@ class RecurrentGuide(GuardedModule):
 
         Args:
             step: The step, from 0.
-            images: Scenes, of shape :math:`(B, H, W)`.
+            images: Scenes, of shape :math:`(B, C, H, W)`.
             hidden: The state before the step, of shape :math:`(*, B, S)`.
             z_pres: The previous presence, of shape :math:`(*, B)`; ``None`` at the first step.
 
@@ -332,7 +335,7 @@ class RecurrentGuide(GuardedModule):
         """Infers the objects in images, every latent at its mean.
 
         Args:
-            images: Scenes, of shape :math:`(B, H, W)`, in [0, 1].
+            images: Scenes, of shape :math:`(B, C, H, W)`, in [0, 1].
         """
         with FixPresence(all_present) as row, AtMeans():
             trace = poutine.trace(self).get_trace(images)
@@ -351,7 +354,7 @@ class RecurrentGuide(GuardedModule):
         return Detection(
             counts=counts,
             probabilities=probabilities,
-            boxes=clipped_boxes(z_where, self.model.shape, counts),
+            boxes=clipped_boxes(z_where, self.model.shape.sides, counts),
             z_where=z_where,
             z_what=z_what,
             reconstruction=self.model.draw(z_where, z_what, counts),
@@ -375,7 +378,7 @@ class ResidualGuide(RecurrentGuide):
 
     Example:
         >>> guide = ResidualGuide(AIR((50, 50), max_objects=3))
-        >>> detection = guide.detect(torch.rand(4, 50, 50))
+        >>> detection = guide.detect(torch.rand(4, 1, 50, 50))
         >>> detection.boxes.shape, detection.probabilities.shape
         (torch.Size([4, 3, 4]), torch.Size([4, 4]))
 
@@ -389,7 +392,7 @@ class ResidualGuide(RecurrentGuide):
     ) -> tuple[Tensor, Tensor]:
         if canvas is None:
             return images, projected
-        explained = F.linear(canvas.flatten(-2), self.image.weight).to(images.dtype)
+        explained = F.linear(canvas.flatten(-3), self.image.weight).to(images.dtype)
         return images - canvas, projected - explained
 
     def explain(self, canvas: Tensor | None, z_what: Tensor, z_where: Tensor) -> Tensor:
@@ -426,7 +429,7 @@ def model_and_guide(
     r"""Makes a model, and a guide with a baseline.
 
     Args:
-        shape: The scenes' height and width.
+        shape: The scenes' shape :math:`(C, H, W)`, or :math:`(H, W)` of grey ones.
         max_objects: See :class:`~pyro_models.air.AIR`.
         window_size: See :class:`~pyro_models.air.AIR`.
         window_scale: The prior median and standard deviation of the inverse scale :math:`s`, the
@@ -449,7 +452,7 @@ def model_and_guide(
         >>> type(guide).__name__, type(guide.baseline).__name__
         ('ResidualGuide', 'DecayingAverage')
     """
-    shape = Shape(*shape)
+    shape = Shape.of(shape)
     scale, deviation = window_scale
     model = AIR(
         shape,
@@ -467,7 +470,7 @@ def model_and_guide(
     make_baseline = {
         "none": lambda: None,
         "average": lambda: DecayingAverage(max_objects),
-        "network": lambda: BaselineNetwork(shape.pixels, guide_hidden),
+        "network": lambda: BaselineNetwork(shape.values, guide_hidden),
     }[baseline]
     guide_class = {"residual": ResidualGuide, "recurrent": RecurrentGuide}[guide]
     return model, guide_class(

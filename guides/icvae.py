@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from pyro_models.icvae import ICVAE
 from pyro_models.networks import MLP, Convolutions
 from pyro_models.objective import annealed, penalty
-from pyro_models.shapes import Shape
+from pyro_models.shapes import Shape, require_shape
 from pyro_models.store import GuardedModule
 
 Invariance = Callable[..., Tensor]
@@ -41,11 +41,12 @@ class Encoder(GuardedModule):
         sees_c: bool = False,
     ) -> None:
         super().__init__()
+        self.shape = model.shape
         self.sees_c = sees_c
         extra = model.c_dim if sees_c else 0
         if network == "dense":
             self.features: nn.Module = nn.Sequential(
-                nn.Flatten(), MLP(model.shape[0] * model.shape[1], hidden[0]), nn.Tanh()
+                nn.Flatten(), MLP(model.shape.values, hidden[0]), nn.Tanh()
             )
         else:
             self.features = nn.Sequential(Convolutions(model.shape, hidden[0]), nn.Tanh())
@@ -53,6 +54,7 @@ class Encoder(GuardedModule):
 
     def outputs(self, images: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
         r"""Returns the outputs of the two heads, each of shape :math:`(B, D)`."""
+        require_shape(images, self.shape)
         features = self.features(images)
         if self.sees_c:
             features = torch.cat([features, c.to(features.dtype)], dim=-1)
@@ -109,7 +111,7 @@ class GaussianGuide(Encoder):
 
     Example:
         >>> guide = GaussianGuide(ICVAE((28, 28), c_dim=10, z_dim=2))
-        >>> guide.draw(torch.rand(5, 28, 28), torch.eye(10)[:5]).shape
+        >>> guide.draw(torch.rand(5, 1, 28, 28), torch.eye(10)[:5]).shape
         torch.Size([5, 2])
 
     References:
@@ -145,8 +147,8 @@ class GaussianGuide(Encoder):
         r"""Samples the codes.
 
         Args:
-            images: Images, of shape :math:`(B, H, W)`, in [0, 1].
-            c: The condition, of shape :math:`(B, C)`.
+            images: Images, of shape :math:`(B, C, H, W)`, in [0, 1].
+            c: The condition, of shape :math:`(B, K)`.
             beta: Weight of the code's log-density in a loss.
             reconstruction: Weight of the model's likelihood. It is unused here: Pyro calls model
                 and guide with the same arguments.
@@ -341,8 +343,8 @@ def model_and_guide(
     r"""Makes the model and the guide that belong to a penalty.
 
     Args:
-        shape: The images' height and width.
-        c_dim: The size :math:`C` of the condition; 0 for a VAE.
+        shape: The images' shape :math:`(C, H, W)`, or :math:`(H, W)` of grey images.
+        c_dim: The size :math:`K` of the condition; 0 for a VAE.
         penalty: The penalty of a Gaussian guide, one of :mod:`train.losses`; ``None`` for none.
         z_dim: The size :math:`D` of a code.
         invariance: The penalty's name. ``"echo"`` makes a guide with Echo noise and a model without
@@ -357,7 +359,7 @@ def model_and_guide(
 
     Example:
         >>> model, guide = model_and_guide((28, 28), 10, invariance="echo", echo_terms=5)
-        >>> guide.draw(torch.rand(8, 28, 28), torch.zeros(8, 10)).shape
+        >>> guide.draw(torch.rand(8, 1, 28, 28), torch.zeros(8, 10)).shape
         torch.Size([8, 2])
     """
     sizes = {"hidden": hidden, "network": network}

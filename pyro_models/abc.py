@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_models.networks import MLP
-from pyro_models.shapes import Shape
+from pyro_models.shapes import Shape, require_shape
 
 
 class Embedder(nn.Module):
@@ -21,7 +21,8 @@ class Embedder(nn.Module):
     loss has no gradient there.
 
     Args:
-        shape: The images' height and width :math:`(H, W)`, 15 or more each.
+        shape: The images' shape :math:`(C, H, W)`, or :math:`(H, W)` of grey images; sides of 15
+            or more.
         embed_dim: The size :math:`D` of an embedding.
         channels: The number of channels of each convolution.
         hidden: The width of the dense layer.
@@ -29,19 +30,19 @@ class Embedder(nn.Module):
         normalise: Whether embeddings are normalised to unit length.
 
     Shape:
-        :math:`(*, H, W)` to :math:`(*, D)`.
+        :math:`(*, C, H, W)` to :math:`(*, D)`.
 
     Raises:
         ValueError: If images are too small.
 
     Example:
-        >>> Embedder(embed_dim=4)(torch.rand(2, 5, 28, 28)).shape
+        >>> Embedder(embed_dim=4)(torch.rand(2, 5, 1, 28, 28)).shape
         torch.Size([2, 5, 4])
     """
 
     def __init__(
         self,
-        shape: Shape = Shape(28, 28),
+        shape: Shape = Shape(1, 28, 28),
         embed_dim: int = 8,
         *,
         channels: int = 32,
@@ -50,8 +51,8 @@ class Embedder(nn.Module):
         normalise: bool = False,
     ) -> None:
         super().__init__()
-        shape = Shape(*shape)
-        if min(shape) < 15:
+        self.shape = shape = Shape.of(shape)
+        if min(shape.sides) < 15:
             raise ValueError(f"images are {shape}: the embedder needs 15x15 or more")
         self.normalise = normalise
         # Kernel size, stride and padding of each convolution.
@@ -60,7 +61,7 @@ class Embedder(nn.Module):
             "deep": [(3, 1, 0), (3, 1, 0), (3, 2, 0), (3, 1, 0), (3, 1, 0)],
         }
         layers: list[nn.Module] = []
-        before, sides = 1, list(shape)
+        before, sides = shape.channels, list(shape.sides)
         for kernel, stride, padding in convolutions[network]:
             layers += [nn.Conv2d(before, channels, kernel, stride, padding), nn.ReLU()]
             sides = [(side + 2 * padding - kernel) // stride + 1 for side in sides]
@@ -78,13 +79,14 @@ class Embedder(nn.Module):
         r"""Embeds images.
 
         Args:
-            images: Of shape :math:`(*, H, W)`, in [0, 1].
+            images: Of shape :math:`(*, C, H, W)`, in [0, 1].
 
         Returns:
             Embeddings, of shape :math:`(*, D)`.
         """
-        batch = images.shape[:-2]
-        flat = images.reshape(-1, 1, *images.shape[-2:])
+        require_shape(images, self.shape)
+        batch = images.shape[:-3]
+        flat = images.reshape(-1, *images.shape[-3:])
         z = self.network(flat).to(images.dtype)
         z = z.reshape(*batch, z.shape[-1])
         return nn.functional.normalize(z, dim=-1) if self.normalise else z
@@ -96,22 +98,25 @@ def augment(images: Tensor, max_shift: int = 2, max_change: float = 0.2) -> Tens
     Embeddings become invariant to what differs between two such views.
 
     Args:
-        images: Of shape :math:`(*, H, W)`, in [0, 1].
+        images: Of shape :math:`(*, C, H, W)`, in [0, 1].
         max_shift: The largest shift along either axis, in pixels; zeros are shifted in.
         max_change: The largest relative change of brightness.
 
     Returns:
         Images of the same shape, in [0, 1].
     """
-    height, width = images.shape[-2:]
-    batch = images.shape[:-2]
+    channels, height, width = images.shape[-3:]
+    batch = images.shape[:-3]
     padded = nn.functional.pad(images, (max_shift,) * 4)
     options = {"device": images.device}
     rows, columns = (
-        torch.randint(0, 2 * max_shift + 1, (*batch, 1), **options) + torch.arange(side, **options)
+        torch.randint(0, 2 * max_shift + 1, (*batch, 1, 1), **options)
+        + torch.arange(side, **options)
         for side in (height, width)
     )
-    shifted = padded.gather(-2, rows.unsqueeze(-1).expand(*batch, height, padded.shape[-1]))
-    shifted = shifted.gather(-1, columns.unsqueeze(-2).expand(*batch, height, width))
-    brightness = 1 + max_change * (2 * torch.rand((*batch, 1, 1), **options) - 1)
+    shifted = padded.gather(
+        -2, rows.unsqueeze(-1).expand(*batch, channels, height, padded.shape[-1])
+    )
+    shifted = shifted.gather(-1, columns.unsqueeze(-2).expand(*batch, channels, height, width))
+    brightness = 1 + max_change * (2 * torch.rand((*batch, 1, 1, 1), **options) - 1)
     return (shifted * brightness).clamp(max=1)

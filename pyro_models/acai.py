@@ -17,24 +17,25 @@ SLOPE = 0.2
 
 
 class PointwiseConv2d(nn.Module):
-    r"""A 1x1 convolution of a single channel and a 3x3 convolution, computed as one.
+    r"""A 1x1 convolution of a few channels and a 3x3 convolution, computed as one.
 
     .. math:: y = W_3 * (W_1 x + b_1) + b_3 = (W_3 W_1) * x + (W_3 * b_1 + b_3)
 
-    The product :math:`W_3 W_1` has one input channel in place of :math:`C`. The second term does
-    not depend on :math:`x`, but it is an image and not a constant: the 3x3 convolution pads with
-    zeros, so that :math:`b_1` is missing beyond the edge.
+    The product :math:`W_3 W_1` has the image's :math:`A` channels in place of :math:`C`. The second
+    term does not depend on :math:`x`, but it is an image and not a constant: the 3x3 convolution
+    pads with zeros, so that :math:`b_1` is missing beyond the edge.
 
     Args:
+        inputs: The number of input channels :math:`A`.
         channels: The number of output channels :math:`C` of both convolutions.
 
     Shape:
-        :math:`(B, 1, H, W)` to :math:`(B, C, H, W)`.
+        :math:`(B, A, H, W)` to :math:`(B, C, H, W)`.
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, inputs: int, channels: int) -> None:
         super().__init__()
-        self.lift = nn.Conv2d(1, channels, 1)
+        self.lift = nn.Conv2d(inputs, channels, 1)
         self.convolution = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -73,35 +74,39 @@ class UpsampleConv2d(nn.Conv2d):
 
 
 class FromUnitRange(nn.Module):
-    """Maps grey levels from [0, 1] to [-1, 1]."""
+    """Maps pixels from [0, 1] to [-1, 1]."""
 
     def forward(self, images: Tensor) -> Tensor:
         return 2 * images - 1
 
 
 class ToUnitRange(nn.Module):
-    """Maps grey levels from [-1, 1] to [0, 1], and removes the channel axis."""
+    """Maps pixels from [-1, 1] to [0, 1]."""
 
     def forward(self, images: Tensor) -> Tensor:
-        return (images.squeeze(1) + 1) / 2
+        return (images + 1) / 2
 
 
-def convolutional_encoder(depth: int, scales: int, latent: int) -> nn.Sequential:
+def convolutional_encoder(channels: int, depth: int, scales: int, latent: int) -> nn.Sequential:
     r"""Makes the paper's encoder: at each scale two convolutions and an average pooling.
 
     Args:
+        channels: The number of channels :math:`C` of an image.
         depth: The number of channels at the first scale; it doubles from scale to scale.
         scales: The number of poolings :math:`S`, each of which halves both sides.
         latent: The number of channels :math:`L` of the code.
 
     Shape:
-        :math:`(B, 1, H, W)`, in [0, 1], to :math:`(B, L, H / 2^S, W / 2^S)`.
+        :math:`(B, C, H, W)`, in [0, 1], to :math:`(B, L, H / 2^S, W / 2^S)`.
     """
     layers: list[nn.Module] = [FromUnitRange()]
     before = depth
     for scale in range(scales):
         after = depth << scale
-        layers += [PointwiseConv2d(depth) if scale == 0 else nn.Conv2d(before, after, 3, padding=1)]
+        first = scale == 0
+        layers += [
+            PointwiseConv2d(channels, depth) if first else nn.Conv2d(before, after, 3, padding=1)
+        ]
         layers += [nn.LeakyReLU(SLOPE), nn.Conv2d(after, after, 3, padding=1)]
         layers += [nn.LeakyReLU(SLOPE), nn.AvgPool2d(2)]
         before = after
@@ -118,12 +123,13 @@ def convolutional_decoder(depth: int, scales: int, latent: int, shape: Shape) ->
         scales: The number of nearest-neighbour upsamplings :math:`S`, each of which doubles both
             sides.
         latent: The number of channels :math:`L` of the code.
-        shape: The height and width :math:`(H, W)` of the output, multiples of :math:`2^S`.
+        shape: The shape :math:`(C, H, W)` of the output; height and width are multiples of
+            :math:`2^S`.
 
     Shape:
-        :math:`(B, L H W / 4^S)` to :math:`(B, H, W)`.
+        :math:`(B, L H W / 4^S)` to :math:`(B, C, H, W)`.
     """
-    layers: list[nn.Module] = [nn.Unflatten(1, (latent, *(side >> scales for side in shape)))]
+    layers: list[nn.Module] = [nn.Unflatten(1, (latent, *(side >> scales for side in shape.sides)))]
     before = latent
     for scale in reversed(range(scales)):
         after = depth << scale
@@ -134,7 +140,7 @@ def convolutional_decoder(depth: int, scales: int, latent: int, shape: Shape) ->
         layers += [nn.LeakyReLU(SLOPE), nn.Conv2d(after, after, 3, padding=1), nn.LeakyReLU(SLOPE)]
         before = after
     layers += [UpsampleConv2d(before, depth), nn.LeakyReLU(SLOPE)]
-    layers += [nn.Conv2d(depth, 1, 3, padding=1), ToUnitRange()]
+    layers += [nn.Conv2d(depth, shape.channels, 3, padding=1), ToUnitRange()]
     return init_weights(nn.Sequential(*layers))
 
 
@@ -163,63 +169,65 @@ class Critic(nn.Module):
     r"""Estimates the mixing coefficient :math:`\alpha` of the codes that an image was decoded from.
 
     Args:
-        features: A network from :math:`(B, 1, H', W')` to :math:`(B, *)`; the mean of its outputs
+        features: A network from :math:`(B, C, H', W')` to :math:`(B, *)`; the mean of its outputs
             is the estimate.
-        padded_shape: The height and width :math:`(H', W')` to which images are padded with zeros,
-            as :class:`~pyro_models.ae.Autoencoder` does; that of the images if not given.
+        padded_shape: The shape :math:`(C, H', W')` to which images are padded with zeros, as
+            :class:`~pyro_models.ae.Autoencoder` does; that of the images if not given.
 
     Shape:
-        :math:`(B, H, W)`, in [0, 1], to :math:`(B)`.
+        :math:`(B, C, H, W)`, in [0, 1], to :math:`(B)`.
     """
 
     def __init__(self, features: nn.Module, padded_shape: Shape | None = None) -> None:
         super().__init__()
         self.features = features
-        self.padded_shape = None if padded_shape is None else Shape(*padded_shape)
+        self.padded_shape = None if padded_shape is None else Shape.of(padded_shape)
 
     def forward(self, images: Tensor) -> Tensor:
-        padded = images if self.padded_shape is None else centre_pad(images, self.padded_shape)
-        return self.features(padded.unsqueeze(1)).to(images.dtype).flatten(1).mean(1)
+        padded = (
+            images if self.padded_shape is None else centre_pad(images, self.padded_shape.sides)
+        )
+        return self.features(padded).to(images.dtype).flatten(1).mean(1)
 
 
 def halvings(shape: Shape) -> int:
     """Counts how often the shorter side is halved until it is at most 4, and at least once.
 
     Args:
-        shape: The images' height and width, or their :func:`padded_shape`, which has as many.
+        shape: The images' shape, or their :func:`padded_shape`, which has as many.
     """
-    return max(1, math.ceil(math.log2(min(shape) / 4)))
+    return max(1, math.ceil(math.log2(min(shape.sides) / 4)))
 
 
 def padded_shape(shape: Shape) -> Shape:
     """Rounds both sides up to multiples of two to the power of :func:`halvings`.
 
     Args:
-        shape: The images' height and width.
+        shape: The images' shape :math:`(C, H, W)`.
 
     Returns:
-        The height and width that :func:`convolutional` pads images to.
+        The shape that :func:`convolutional` pads images to.
 
     Example:
-        >>> padded_shape(Shape(28, 28))
-        Shape(height=32, width=32)
+        >>> padded_shape(Shape(1, 28, 28))
+        Shape(channels=1, height=32, width=32)
     """
     multiple = 1 << halvings(shape)
-    return Shape(*(side + -side % multiple for side in shape))
+    return shape.with_sides(*(side + -side % multiple for side in shape.sides))
 
 
 def places(shape: Shape) -> int:
     """Counts the spatial positions of a convolutional code, of which ``z_dim`` is a multiple.
 
     Args:
-        shape: The images' height and width; they need not be padded.
+        shape: The images' shape; it need not be padded.
 
     Example:
-        >>> places(Shape(28, 28))  # padded to 32x32, and halved three times to 4x4
+        >>> places(Shape(1, 28, 28))  # padded to 32x32, and halved three times to 4x4
         16
     """
     scales = halvings(shape)
-    return math.prod(side >> scales for side in padded_shape(shape))
+    return math.prod(side >> scales for side in padded_shape(shape).sides)
 
 
 def convolutional(shape: Shape, z_dim: int, depth: int = 16) -> tuple[Autoencoder, Critic]:
@@ -228,7 +236,7 @@ def convolutional(shape: Shape, z_dim: int, depth: int = 16) -> tuple[Autoencode
     Images of any height and width are padded to :func:`padded_shape` inside of both.
 
     Args:
-        shape: The images' height and width.
+        shape: The images' shape :math:`(C, H, W)`, or :math:`(H, W)` of grey images.
         z_dim: The size of a code, a multiple of :func:`places`.
         depth: The number of channels at the first scale.
 
@@ -237,8 +245,8 @@ def convolutional(shape: Shape, z_dim: int, depth: int = 16) -> tuple[Autoencode
 
     Example:
         >>> import torch
-        >>> autoencoder, critic = convolutional(Shape(28, 28), z_dim=32)
-        >>> images = torch.rand(5, 28, 28)
+        >>> autoencoder, critic = convolutional(Shape(3, 28, 28), z_dim=32)
+        >>> images = torch.rand(5, 3, 28, 28)
         >>> autoencoder.encode(images).shape, critic(images).shape
         (torch.Size([5, 32]), torch.Size([5]))
 
@@ -247,14 +255,15 @@ def convolutional(shape: Shape, z_dim: int, depth: int = 16) -> tuple[Autoencode
           (Berthelot et al., 2018)
         | https://arxiv.org/abs/1807.07543
     """
+    shape = Shape.of(shape)
     if z_dim % places(shape):
         raise ValueError(
             f"z_dim is {z_dim}: it must be a multiple of the code's {places(shape)} places"
         )
     scales, latent, padded = halvings(shape), z_dim // places(shape), padded_shape(shape)
-    encoder = convolutional_encoder(depth, scales, latent)
+    encoder = convolutional_encoder(shape.channels, depth, scales, latent)
     decoder = convolutional_decoder(depth, scales, latent, padded)
-    critic = Critic(convolutional_encoder(depth, scales, latent), padded)
+    critic = Critic(convolutional_encoder(shape.channels, depth, scales, latent), padded)
     return Autoencoder(encoder, decoder, shape, padded), critic
 
 
@@ -270,18 +279,18 @@ def dense(
     variance 0.2 / fan-in; biases are zero.
 
     Args:
-        shape: The images' height and width.
+        shape: The images' shape :math:`(C, H, W)`, or :math:`(H, W)` of grey images.
         z_dim: The size of a code.
         hidden: The widths of the hidden layers.
         dropout: The probability with which a training step drops a hidden unit.
     """
-    shape = Shape(*shape)
+    shape = Shape.of(shape)
     options = {"activation": lambda: nn.LeakyReLU(SLOPE), "dropout": dropout}
     encoder, features = (
-        nn.Sequential(nn.Flatten(), MLP(shape.pixels, z_dim, hidden, **options)) for _ in range(2)
+        nn.Sequential(nn.Flatten(), MLP(shape.values, z_dim, hidden, **options)) for _ in range(2)
     )
     decoder = nn.Sequential(
-        MLP(z_dim, shape.pixels, hidden[::-1], **options), nn.Sigmoid(), nn.Unflatten(1, shape)
+        MLP(z_dim, shape.values, hidden[::-1], **options), nn.Sigmoid(), nn.Unflatten(1, shape)
     )
     for module in (*encoder.modules(), *decoder.modules(), *features.modules()):
         if isinstance(module, nn.Linear):

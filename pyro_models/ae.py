@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_models.networks import MLP, CropCorner, centre_crop, centre_pad, quarter
-from pyro_models.shapes import Shape
+from pyro_models.shapes import Shape, require_shape
 
 LAYERS = (nn.Linear, nn.Conv2d)
 """The layer types whose bias :meth:`Autoencoder.start_at` sets."""
@@ -21,11 +21,12 @@ class Autoencoder(nn.Module):
     Images of :meth:`encode`, :meth:`decode` and :meth:`forward` are never padded.
 
     Args:
-        encoder: From :math:`(B, 1, H', W')` to :math:`(B, *)`.
-        decoder: From :math:`(B, D)` to :math:`(B, H', W')`.
-        shape: The images' height and width :math:`(H, W)`.
-        padded_shape: The height and width :math:`(H', W')` of the images that the networks read
-            and draw; ``shape`` if not given.
+        encoder: From :math:`(B, C, H', W')` to :math:`(B, *)`.
+        decoder: From :math:`(B, D)` to :math:`(B, C, H', W')`.
+        shape: The images' channels, height and width :math:`(C, H, W)`; of grey images
+            :math:`(H, W)` too.
+        padded_shape: The shape :math:`(C, H', W')` of the images that the networks read and draw;
+            ``shape`` if not given.
     """
 
     def __init__(
@@ -38,27 +39,28 @@ class Autoencoder(nn.Module):
         super().__init__()
         self.encoder = encoder
         self.decoder = decoder
-        self.shape = Shape(*shape)
-        self.padded_shape = self.shape if padded_shape is None else Shape(*padded_shape)
+        self.shape = Shape.of(shape)
+        self.padded_shape = self.shape if padded_shape is None else Shape.of(padded_shape)
 
     def encode(self, images: Tensor) -> Tensor:
         r"""Encodes images.
 
         Args:
-            images: Of shape :math:`(*, H, W)`, in [0, 1].
+            images: Of shape :math:`(*, C, H, W)`, in [0, 1].
 
         Returns:
             Codes :math:`z`, of shape :math:`(*, D)`.
         """
-        batch = images.shape[:-2]
-        padded = centre_pad(images.reshape(-1, 1, *self.shape), self.padded_shape)
+        require_shape(images, self.shape)
+        batch = images.shape[:-3]
+        padded = centre_pad(images.reshape(-1, *self.shape), self.padded_shape.sides)
         z = self.encoder(padded).to(images.dtype).flatten(1)
         return z.reshape(*batch, z.shape[1])
 
     def decode(self, z: Tensor) -> Tensor:
-        r"""Decodes codes of shape :math:`(*, D)` to images of shape :math:`(*, H, W)`."""
+        r"""Decodes codes of shape :math:`(*, D)` to images of shape :math:`(*, C, H, W)`."""
         padded = self.decoder(z.reshape(-1, z.shape[-1])).to(z.dtype)
-        return centre_crop(padded, self.shape).reshape(*z.shape[:-1], *self.shape)
+        return centre_crop(padded, self.shape.sides).reshape(*z.shape[:-1], *self.shape)
 
     @torch.no_grad()
     def start_at(self, mean: Tensor) -> None:
@@ -71,20 +73,20 @@ class Autoencoder(nn.Module):
         for what distinguishes its images.
 
         Args:
-            mean: The mean training image, of shape :math:`(H, W)`, in [0, 1]. It is clamped to
-                [0.01, 0.99], where logits are finite. A layer with a single bias for all pixels,
-                such as a convolution, is set to the logit of the mean pixel.
+            mean: The mean training image, of shape :math:`(C, H, W)`, in [0, 1]. It is clamped to
+                [0.01, 0.99], where logits are finite. A layer with one bias for all pixels of a
+                channel, such as a convolution, is set to the logit of the channel's mean pixel.
         """
         layers = [layer for layer in self.decoder.modules() if isinstance(layer, LAYERS)]
         if not any(isinstance(layer, nn.Sigmoid) for layer in self.decoder.modules()) or not layers:
             return
         bias = layers[-1].bias
-        padded = centre_pad(mean, self.padded_shape)
-        level = padded if bias.numel() == padded.numel() else mean.mean()
+        padded = centre_pad(mean, self.padded_shape.sides)
+        level = padded if bias.numel() == padded.numel() else mean.mean((1, 2))
         bias.copy_(level.clamp(0.01, 0.99).logit().flatten().expand_as(bias))
 
     def forward(self, images: Tensor) -> Tensor:
-        r"""Encodes and decodes images; both are of shape :math:`(*, H, W)`."""
+        r"""Encodes and decodes images; both are of shape :math:`(*, C, H, W)`."""
         return self.decode(self.encode(images))
 
 
@@ -95,12 +97,13 @@ def convolutional(shape: Shape, z_dim: int) -> Autoencoder:
     draws sides that are multiples of four, and crops them at the bottom and at the right.
 
     Args:
-        shape: The images' height and width.
+        shape: The images' shape :math:`(C, H, W)`, or :math:`(H, W)` of grey images.
         z_dim: The size of a code.
     """
-    height, width = quarter(shape)
+    shape = Shape.of(shape)
+    _, height, width = quarter(shape)
     encoder = nn.Sequential(
-        *(nn.Conv2d(1, 8, 3, stride=2, padding=1), nn.ReLU()),
+        *(nn.Conv2d(shape.channels, 8, 3, stride=2, padding=1), nn.ReLU()),
         *(nn.Conv2d(8, 8, 3, padding=1), nn.ReLU()),
         *(nn.Conv2d(8, 8, 3, stride=2, padding=1), nn.ReLU()),
         *(nn.Conv2d(8, 8, 3, padding=1), nn.ReLU()),
@@ -114,8 +117,7 @@ def convolutional(shape: Shape, z_dim: int) -> Autoencoder:
         nn.Upsample(scale_factor=2),
         *(nn.Conv2d(64, 32, 3, padding=1), nn.ReLU()),
         nn.Upsample(scale_factor=2),
-        *(nn.Conv2d(32, 1, 3, padding=1), nn.Sigmoid()),
-        nn.Flatten(1, 2),
+        *(nn.Conv2d(32, shape.channels, 3, padding=1), nn.Sigmoid()),
         # The corner, not the centre: the encoder's strides start at the top left pixel.
         CropCorner(shape),
     )
@@ -131,21 +133,21 @@ def dense(shape: Shape, z_dim: int, hidden: tuple[int, ...] = (1000, 500)) -> Au
     """Makes an encoder of dense layers, and a decoder with the same widths in reverse order.
 
     Args:
-        shape: The images' height and width.
+        shape: The images' shape :math:`(C, H, W)`, or :math:`(H, W)` of grey images.
         z_dim: The size of a code.
         hidden: The widths of the encoder's hidden layers.
 
     Example:
         >>> import torch
-        >>> autoencoder = dense(Shape(28, 28), z_dim=10)
-        >>> z = autoencoder.encode(torch.rand(5, 28, 28))
+        >>> autoencoder = dense(Shape(3, 28, 28), z_dim=10)
+        >>> z = autoencoder.encode(torch.rand(5, 3, 28, 28))
         >>> z.shape, autoencoder.decode(z).shape
-        (torch.Size([5, 10]), torch.Size([5, 28, 28]))
+        (torch.Size([5, 10]), torch.Size([5, 3, 28, 28]))
     """
-    shape = Shape(*shape)
-    encoder = nn.Sequential(nn.Flatten(), MLP(shape.pixels, z_dim, hidden))
+    shape = Shape.of(shape)
+    encoder = nn.Sequential(nn.Flatten(), MLP(shape.values, z_dim, hidden))
     decoder = nn.Sequential(
-        MLP(z_dim, shape.pixels, hidden[::-1]),
+        MLP(z_dim, shape.values, hidden[::-1]),
         nn.Sigmoid(),
         nn.Unflatten(1, shape),
     )

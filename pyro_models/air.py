@@ -16,7 +16,7 @@ from pyro_models.likelihoods import NormalImage
 from pyro_models.networks import MLP, clipped_boxes, paste
 from pyro_models.objective import annealed
 from pyro_models.presence import FixPresence, presence_logits
-from pyro_models.shapes import Shape
+from pyro_models.shapes import Shape, require_shape
 from pyro_models.sharing import cached
 from pyro_models.store import GuardedModule, scoped_store
 
@@ -25,8 +25,8 @@ class Scene(NamedTuple):
     """Scenes drawn from the prior.
 
     Attributes:
-        images: Scenes with the likelihood's noise, of shape :math:`(n, H, W)`.
-        canvas: The scenes without noise, of shape :math:`(n, H, W)`.
+        images: Scenes with the likelihood's noise, of shape :math:`(n, C, H, W)`.
+        canvas: The scenes without noise, of shape :math:`(n, C, H, W)`.
         counts: The numbers of objects, of shape :math:`(n)`.
         boxes: The objects' boxes in pixels, clipped to the canvas, of shape :math:`(n, N, 4)`;
             zeros beyond the first ``counts``.
@@ -36,6 +36,18 @@ class Scene(NamedTuple):
     canvas: Tensor
     counts: Tensor
     boxes: Tensor
+
+
+class Appearance(NamedTuple):
+    r"""The windows of objects: an object has its colour where its mask is 1, and is nothing at 0.
+
+    Attributes:
+        mask: In [0, 1], of shape :math:`(*, 1, S, S)`. That of a grey object is its grey level.
+        colour: In [0, 1], of shape :math:`(*, C, S, S)`. That of a grey object is 1.
+    """
+
+    mask: Tensor
+    colour: Tensor
 
 
 class AIR(GuardedModule):
@@ -50,19 +62,20 @@ class AIR(GuardedModule):
             \, \text{paste}(f(z^\text{what}_i), z^\text{where}_i), \, \tau^2 I \Big)
 
     for :math:`i = 0, \dots, N - 1`, with a decoder :math:`f` into :math:`[0, 1]`. A place is
-    :math:`(\log s, x, y)`. The inverse scale :math:`s`, Normal in the paper, is log-normal here, so
+    :math:`(\log s, x, y)`. In colour, :math:`f` has a mask and a colour for each pixel of a window:
+    see :meth:`appearance`. The inverse scale :math:`s`, Normal in the paper, is log-normal here, so
     that it is positive. Sites are ``z_pres_i``, ``z_where_i``, ``z_what_i`` and ``x``, in the plate
     ``scenes``. The latents of an absent object are masked: their log-density is exactly zero.
     Presence sites are marked as in :mod:`pyro_models.presence`, by which estimators that sum over
     the count recognise them.
 
     Args:
-        shape: The canvas' height and width :math:`(H, W)` in pixels.
+        shape: The canvas' shape :math:`(C, H, W)`, or :math:`(H, W)` of grey scenes, in pixels.
         max_objects: The largest number :math:`N` of objects.
         window_size: The side of an object's window in pixels.
         what_dim: The number of features of an appearance.
         hidden: The width of the decoder's hidden layer.
-        decoder_bias: Added to the decoder's logits. Below zero, windows are dark at first.
+        decoder_bias: Added to the logits of masks. Below zero, windows are dark at first.
         likelihood_scale: The likelihood's standard deviation :math:`\tau`.
         presence_prior: The prior probability :math:`\pi` of one more object, between 0 and 1.
         count_prior: With ``"steps"``, :math:`\pi_i = \pi`. With ``"geometric"``, the :math:`\pi_i`
@@ -74,7 +87,7 @@ class AIR(GuardedModule):
     Example:
         >>> scenes = AIR((50, 50)).sample(4, count=2)
         >>> scenes.images.shape, scenes.counts.tolist()
-        (torch.Size([4, 50, 50]), [2, 2, 2, 2])
+        (torch.Size([4, 1, 50, 50]), [2, 2, 2, 2])
 
     References:
         | Attend, Infer, Repeat: Fast Scene Understanding with Generative Models
@@ -84,7 +97,7 @@ class AIR(GuardedModule):
 
     def __init__(
         self,
-        shape: Shape = Shape(50, 50),
+        shape: Shape = Shape(1, 50, 50),
         *,
         max_objects: int = 3,
         window_size: int = 24,
@@ -100,14 +113,16 @@ class AIR(GuardedModule):
         super().__init__()
         if not 0 < presence_prior < 1:
             raise ValueError(f"presence_prior is {presence_prior}: it must be between 0 and 1")
-        self.shape = Shape(*shape)
+        self.shape = Shape.of(shape)
         self.max_objects = max_objects
         self.window_size = window_size
         self.what_dim = what_dim
         self.count_prior = count_prior
         self.decoder_bias = decoder_bias
         self.likelihood_scale = likelihood_scale
-        self.decoder = MLP(what_dim, window_size**2, (hidden,))
+        # In colour, a mask beside the channels.
+        maps = 1 if self.shape.channels == 1 else 1 + self.shape.channels
+        self.decoder = MLP(what_dim, maps * window_size**2, (hidden,))
         s, x, y = where_loc
         s_scale, x_scale, y_scale = where_scale
         # Constants: they move with the module, and are not in the state dict.
@@ -119,10 +134,19 @@ class AIR(GuardedModule):
         }.items():
             self.register_buffer(name, torch.tensor(value), persistent=False)
 
+    def appearance(self, z_what: Tensor) -> Appearance:
+        r"""Decodes codes of shape :math:`(*, D)` to masks and colours."""
+        logits = self.decoder(z_what).unflatten(-1, (-1, self.window_size, self.window_size))
+        if self.shape.channels == 1:
+            mask = (logits + self.decoder_bias).sigmoid()
+            return Appearance(mask, torch.ones_like(mask))
+        mask, colour = logits.tensor_split((1,), dim=-3)
+        return Appearance((mask + self.decoder_bias).sigmoid(), colour.sigmoid())
+
     def decode(self, z_what: Tensor) -> Tensor:
-        r"""Decodes codes :math:`(*, \text{what\_dim})` to windows :math:`(*, S, S)` in [0, 1]."""
-        logits = self.decoder(z_what) + self.decoder_bias
-        return logits.sigmoid().unflatten(-1, (self.window_size, self.window_size))
+        r"""Decodes codes of shape :math:`(*, D)` to windows :math:`(*, C, S, S)` in [0, 1]."""
+        mask, colour = self.appearance(z_what)
+        return mask if self.shape.channels == 1 else mask * colour
 
     def paste(self, z_what: Tensor, z_where: Tensor) -> Tensor:
         r"""Decodes objects and pastes each onto a canvas of zeros.
@@ -135,15 +159,15 @@ class AIR(GuardedModule):
             z_where: Places, of shape :math:`(*, 3)`.
 
         Returns:
-            Canvases of shape :math:`(*, H, W)`.
+            Canvases of shape :math:`(*, C, H, W)`.
         """
         return cached(self._paste, z_what, z_where)
 
     def _paste(self, z_what: Tensor, z_where: Tensor) -> Tensor:
-        return paste(self.decode(z_what), z_where, self.shape)
+        return paste(self.decode(z_what), z_where, self.shape.sides)
 
     def draw(self, z_where: Tensor, z_what: Tensor, counts: Tensor) -> Tensor:
-        r"""Draws the first ``counts`` objects on canvases, of shape :math:`(M, H, W)`.
+        r"""Draws the first ``counts`` objects on canvases, of shape :math:`(M, C, H, W)`.
 
         Args:
             z_where: Places, of shape :math:`(M, N, 3)`.
@@ -152,7 +176,7 @@ class AIR(GuardedModule):
         """
         present = torch.arange(z_where.shape[1], device=counts.device) < counts.unsqueeze(1)
         objects = self._paste(z_what, z_where)
-        return (present[..., None, None] * objects).sum(dim=1)
+        return (present[..., None, None, None] * objects).sum(dim=1)
 
     def step_logits(self, presence_prior: Tensor | float | None = None) -> Tensor:
         r"""Returns the prior logits of one more object at each step.
@@ -182,15 +206,17 @@ class AIR(GuardedModule):
         r"""Runs the generative process.
 
         Args:
-            images: Observed scenes, of shape :math:`(B, H, W)`, in [0, 1]; scenes are sampled if
+            images: Observed scenes, of shape :math:`(B, C, H, W)`, in [0, 1]; scenes are sampled if
                 ``None``.
             beta: Weight of the latents' log-densities in a loss.
             presence_prior: An annealed :math:`\pi`; that of the model if ``None``.
             n: How many scenes to sample if there are no images.
 
         Returns:
-            The images, of shape :math:`(B, H, W)`.
+            The images, of shape :math:`(B, C, H, W)`.
         """
+        if images is not None:
+            require_shape(images, self.shape)
         logits = self.step_logits(presence_prior)
         # Read once: attribute access of a PyroModule is slow.
         zero, where_loc, where_scale = self.zero, self.where_loc, self.where_scale
@@ -223,7 +249,7 @@ class AIR(GuardedModule):
             # what depends on each presence.
             objects = torch.stack([self.paste(*z) for z in zip(whats, wheres, strict=True)])
             presence = torch.stack(torch.broadcast_tensors(*presences))
-            canvas = torch.einsum("i...b,i...bhw->...bhw", presence, objects)
+            canvas = torch.einsum("i...b,i...bchw->...bchw", presence, objects)
             return self.observe(canvas, images)
 
     def observe(self, canvas: Tensor, images: Tensor | None) -> Tensor:
@@ -232,10 +258,10 @@ class AIR(GuardedModule):
         Override it for another likelihood; every estimator keeps working.
 
         Args:
-            canvas: The sum of the objects, of shape :math:`(*, B, H, W)`.
-            images: Observed scenes, of shape :math:`(B, H, W)`, or ``None``.
+            canvas: The sum of the objects, of shape :math:`(*, B, C, H, W)`.
+            images: Observed scenes, of shape :math:`(B, C, H, W)`, or ``None``.
         """
-        likelihood = NormalImage(dist.Normal(canvas, self.likelihood_scale), 2)
+        likelihood = NormalImage(dist.Normal(canvas, self.likelihood_scale), 3)
         return pyro.sample("x", likelihood, obs=images)
 
     @torch.no_grad()
@@ -257,4 +283,6 @@ class AIR(GuardedModule):
         counts = torch.stack([trace.nodes[f"z_pres_{i}"]["value"] for i in steps]).sum(0).long()
         wheres = torch.stack([trace.nodes[f"z_where_{i}"]["value"] for i in steps], dim=1)
         x = trace.nodes["x"]
-        return Scene(x["value"], x["fn"].mean, counts, clipped_boxes(wheres, self.shape, counts))
+        return Scene(
+            x["value"], x["fn"].mean, counts, clipped_boxes(wheres, self.shape.sides, counts)
+        )

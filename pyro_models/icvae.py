@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from pyro_models.likelihoods import NormalImage
 from pyro_models.networks import MLP, Deconvolutions
 from pyro_models.objective import annealed
-from pyro_models.shapes import Shape
+from pyro_models.shapes import Shape, require_shape
 from pyro_models.store import GuardedModule
 
 
@@ -27,8 +27,8 @@ class ICVAE(GuardedModule):
     Sites are ``z`` and ``x``, in the plate ``images``.
 
     Args:
-        shape: The images' height and width :math:`(H, W)`.
-        c_dim: The size :math:`C` of :math:`c`; 0 for a VAE.
+        shape: The images' shape :math:`(C, H, W)`, or :math:`(H, W)` of grey images.
+        c_dim: The size :math:`K` of :math:`c`; 0 for a VAE.
         z_dim: The size :math:`D` of the code.
         hidden: The widths of the dense layers.
         network: ``"dense"``, or ``"conv"`` for transposed convolutions after the dense layers.
@@ -41,7 +41,7 @@ class ICVAE(GuardedModule):
     Example:
         >>> model = ICVAE((28, 28), c_dim=10, z_dim=2)
         >>> model.sample(torch.eye(10)).shape  # an image of each class
-        torch.Size([10, 28, 28])
+        torch.Size([10, 1, 28, 28])
 
     References:
         | Invariant Representations without Adversarial Training (Moyer et al., 2018)
@@ -50,7 +50,7 @@ class ICVAE(GuardedModule):
 
     def __init__(
         self,
-        shape: Shape = Shape(28, 28),
+        shape: Shape = Shape(1, 28, 28),
         c_dim: int = 10,
         z_dim: int = 2,
         *,
@@ -61,14 +61,14 @@ class ICVAE(GuardedModule):
         prior: bool = True,
     ) -> None:
         super().__init__()
-        self.shape = shape = Shape(*shape)
+        self.shape = shape = Shape.of(shape)
         self.c_dim = c_dim
         self.z_dim = z_dim
         self.likelihood = likelihood
         self.likelihood_scale = likelihood_scale
         self.prior = prior
         if network == "dense":
-            self.decoder: nn.Module = MLP(z_dim + c_dim, shape.pixels, hidden, nn.Tanh)
+            self.decoder: nn.Module = MLP(z_dim + c_dim, shape.values, hidden, nn.Tanh)
         else:
             self.decoder = Deconvolutions(z_dim + c_dim, shape, hidden)
         self.register_buffer("zero", torch.zeros(()), persistent=False)
@@ -85,16 +85,18 @@ class ICVAE(GuardedModule):
         r"""Runs the generative process.
 
         Args:
-            images: Observed images, of shape :math:`(B, H, W)`, in [0, 1]; sampled if ``None``.
-            c: The condition, of shape :math:`(B, C)`.
+            images: Observed images, of shape :math:`(B, C, H, W)`, in [0, 1]; sampled if ``None``.
+            c: The condition, of shape :math:`(B, K)`.
             beta: Weight of the code's log-density in a loss.
             reconstruction: Weight of the log-likelihood in a loss.
             invariance: Weight of the guide's penalty. It is unused here: Pyro calls model and guide
                 with the same arguments.
 
         Returns:
-            The images, of shape :math:`(B, H, W)`.
+            The images, of shape :math:`(B, C, H, W)`.
         """
+        if images is not None:
+            require_shape(images, self.shape)
         plate = pyro.plate("images", len(c), device=c.device)
         with annealed(beta), plate, poutine.mask(mask=self.prior):
             prior = dist.Normal(self.zero, 1.0).expand([self.z_dim]).to_event(1)
@@ -107,19 +109,19 @@ class ICVAE(GuardedModule):
         out = self.decoder(torch.cat([z, c], dim=-1)).to(z.dtype).unflatten(-1, self.shape)
         if self.likelihood == "bernoulli":
             # Pixels between 0 and 1 are accepted as probabilities.
-            return dist.Bernoulli(logits=out, validate_args=False).to_event(2)
-        return NormalImage(dist.Normal(out, self.likelihood_scale), 2)
+            return dist.Bernoulli(logits=out, validate_args=False).to_event(3)
+        return NormalImage(dist.Normal(out, self.likelihood_scale), 3)
 
     def decode(self, z: Tensor, c: Tensor) -> Tensor:
-        r"""Decodes codes to mean images, of shape :math:`(B, H, W)`; a Normal's may exceed [0, 1].
+        r"""Decodes codes to mean images :math:`(B, C, H, W)`; a Normal's may exceed [0, 1].
 
         Args:
             z: Codes, of shape :math:`(B, D)`.
-            c: The condition, of shape :math:`(B, C)`.
+            c: The condition, of shape :math:`(B, K)`.
         """
         return self.pixels(z, c).mean
 
     @torch.no_grad()
     def sample(self, c: Tensor) -> Tensor:
-        r"""Decodes a code from the prior for each row of ``c``: mean images, :math:`(B, H, W)`."""
+        r"""Decodes a code from the prior for each row of ``c``: images :math:`(B, C, H, W)`."""
         return self.decode(torch.randn(len(c), self.z_dim, device=c.device), c)

@@ -80,20 +80,20 @@ def crop(images: Tensor, z_where: Tensor, size: int) -> Tensor:
     r"""Crops a window out of each image, the inverse of :func:`paste`.
 
     Args:
-        images: Canvases, of shape :math:`(*, H, W)`.
+        images: Canvases, of shape :math:`(*, C, H, W)`.
         z_where: Places :math:`(\log s, x, y)`, of shape :math:`(*, 3)`, as in :func:`paste`.
         size: The window's side :math:`S` in pixels.
 
     Returns:
-        Windows of shape :math:`(*, S, S)`.
+        Windows of shape :math:`(*, C, S, S)`.
     """
     inverse = torch.exp(-z_where[..., 0])
     rows = interpolation(inverse, -z_where[..., 2] * inverse, images.shape[-2], size)
     columns = interpolation(inverse, -z_where[..., 1] * inverse, images.shape[-1], size)
-    return rows @ images @ columns.mT
+    return rows.unsqueeze(-3) @ images @ columns.mT.unsqueeze(-3)
 
 
-def paste(windows: Tensor, z_where: Tensor, shape: Shape) -> Tensor:
+def paste(windows: Tensor, z_where: Tensor, sides: tuple[int, int]) -> Tensor:
     r"""Pastes each window onto a canvas of zeros.
 
     The canvas point :math:`u \in [-1, 1]^2` shows the window's point :math:`s u + (x, y)`. So
@@ -101,35 +101,35 @@ def paste(windows: Tensor, z_where: Tensor, shape: Shape) -> Tensor:
     A window whose centre is :math:`c` has :math:`(x, y) = -s c`.
 
     Args:
-        windows: Windows of shape :math:`(*, S, S)`.
+        windows: Windows of shape :math:`(*, C, S, S)`.
         z_where: Places :math:`(\log s, x, y)`, of shape :math:`(*, 3)`.
-        shape: The canvas' height and width :math:`(H, W)` in pixels.
+        sides: The canvas' height and width :math:`(H, W)` in pixels.
 
     Returns:
-        Canvases of shape :math:`(*, H, W)`.
+        Canvases of shape :math:`(*, C, H, W)`.
 
     Example:
         >>> import math
-        >>> window = torch.ones(2, 2)
+        >>> window = torch.ones(1, 2, 2)
         >>> half_as_wide = torch.tensor([math.log(2), 0.0, 0.0])
-        >>> paste(window, half_as_wide, (4, 4))
+        >>> paste(window, half_as_wide, (4, 4))[0]
         tensor([[0., 0., 0., 0.],
                 [0., 1., 1., 0.],
                 [0., 1., 1., 0.],
                 [0., 0., 0., 0.]])
     """
     scale = torch.exp(z_where[..., 0])
-    rows = interpolation(scale, z_where[..., 2], windows.shape[-2], shape[0])
-    columns = interpolation(scale, z_where[..., 1], windows.shape[-1], shape[1])
-    return rows @ windows @ columns.mT
+    rows = interpolation(scale, z_where[..., 2], windows.shape[-2], sides[0])
+    columns = interpolation(scale, z_where[..., 1], windows.shape[-1], sides[1])
+    return rows.unsqueeze(-3) @ windows @ columns.mT.unsqueeze(-3)
 
 
-def boxes(z_where: Tensor, shape: Shape) -> Tensor:
+def boxes(z_where: Tensor, sides: tuple[int, int]) -> Tensor:
     r"""Returns the boxes that windows cover on the canvas.
 
     Args:
         z_where: Places :math:`(\log s, x, y)`, of shape :math:`(*, 3)`, as in :func:`paste`.
-        shape: The canvas' height and width :math:`(H, W)` in pixels.
+        sides: The canvas' height and width :math:`(H, W)` in pixels.
 
     Returns:
         Boxes :math:`(x_0, y_0, x_1, y_1)` in pixels from the top left corner, of shape
@@ -138,11 +138,11 @@ def boxes(z_where: Tensor, shape: Shape) -> Tensor:
     inverse = torch.exp(-z_where[..., :1])
     centres = -z_where[..., 1:] * inverse
     corners = torch.cat([centres - inverse, centres + inverse], dim=-1)
-    height, width = shape
+    height, width = sides
     return (corners + 1) / 2 * corners.new_tensor([width, height, width, height])
 
 
-def clipped_boxes(z_where: Tensor, shape: Shape, counts: Tensor) -> Tensor:
+def clipped_boxes(z_where: Tensor, sides: tuple[int, int], counts: Tensor) -> Tensor:
     r"""Returns the boxes of the objects that are present, clipped to the canvas.
 
     Known boxes of scenes have the same convention. A window outside of the canvas has a box of zero
@@ -150,7 +150,7 @@ def clipped_boxes(z_where: Tensor, shape: Shape, counts: Tensor) -> Tensor:
 
     Args:
         z_where: Places :math:`(\log s, x, y)`, of shape :math:`(*, N, 3)`, as in :func:`paste`.
-        shape: The canvas' height and width :math:`(H, W)` in pixels.
+        sides: The canvas' height and width :math:`(H, W)` in pixels.
         counts: The numbers of objects, of shape :math:`(*)`.
 
     Returns:
@@ -158,8 +158,8 @@ def clipped_boxes(z_where: Tensor, shape: Shape, counts: Tensor) -> Tensor:
         :math:`0 \le y_0 \le y_1 \le H`, of shape :math:`(*, N, 4)`; zeros beyond the first
         ``counts``.
     """
-    height, width = shape
-    corners = boxes(z_where, shape).clamp(min=0)
+    height, width = sides
+    corners = boxes(z_where, sides).clamp(min=0)
     corners = corners.minimum(corners.new_tensor([width, height, width, height]))
     present = torch.arange(z_where.shape[-2], device=counts.device) < counts.unsqueeze(-1)
     return torch.where(present.unsqueeze(-1), corners, 0.0)
@@ -169,13 +169,13 @@ class Convolutions(nn.Sequential):
     r"""Two strided convolutions and dense layers, from images to features.
 
     Args:
-        shape: The images' height and width :math:`(H, W)`.
+        shape: The images' channels, height and width :math:`(C, H, W)`.
         outputs: The number of output features.
         hidden: The widths of the dense layers after the convolutions.
         channels: The numbers of channels of the two convolutions.
 
     Shape:
-        :math:`(*, H, W)` to :math:`(*, \text{outputs})`.
+        :math:`(*, C, H, W)` to :math:`(*, \text{outputs})`.
     """
 
     def __init__(
@@ -185,9 +185,9 @@ class Convolutions(nn.Sequential):
         hidden: Sequence[int] = (),
         channels: tuple[int, int] = (32, 64),
     ) -> None:
-        height, width = quarter(shape)
+        _, height, width = quarter(shape)
         super().__init__(
-            nn.Conv2d(1, channels[0], 4, stride=2, padding=2),
+            nn.Conv2d(shape.channels, channels[0], 4, stride=2, padding=2),
             nn.ReLU(),
             nn.Conv2d(channels[0], channels[1], 4, stride=2, padding=1),
             nn.ReLU(),
@@ -197,8 +197,8 @@ class Convolutions(nn.Sequential):
         )
 
     def forward(self, images: Tensor) -> Tensor:
-        batch = images.shape[:-2]
-        return super().forward(images.flatten(0, -3).unsqueeze(1)).unflatten(0, batch)
+        batch = images.shape[:-3]
+        return super().forward(images.flatten(0, -4)).unflatten(0, batch)
 
 
 class Deconvolutions(nn.Sequential):
@@ -206,12 +206,12 @@ class Deconvolutions(nn.Sequential):
 
     Args:
         inputs: The number of input features.
-        shape: The images' height and width :math:`(H, W)`.
+        shape: The images' channels, height and width :math:`(C, H, W)`.
         hidden: The widths of the dense layers before the convolutions.
         channels: The numbers of input channels of the two.
 
     Shape:
-        :math:`(*, \text{inputs})` to :math:`(*, H W)`.
+        :math:`(*, \text{inputs})` to :math:`(*, C H W)`.
     """
 
     def __init__(
@@ -221,14 +221,14 @@ class Deconvolutions(nn.Sequential):
         hidden: Sequence[int] = (),
         channels: tuple[int, int] = (64, 32),
     ) -> None:
-        height, width = quarter(shape)
+        _, height, width = quarter(shape)
         super().__init__(
             MLP(inputs, channels[0] * height * width, hidden),
             nn.ReLU(),
             nn.Unflatten(-1, (channels[0], height, width)),
             nn.ConvTranspose2d(channels[0], channels[1], 4, stride=2, padding=1),
             nn.ReLU(),
-            nn.ConvTranspose2d(channels[1], 1, 4, stride=2, padding=1),
+            nn.ConvTranspose2d(channels[1], shape.channels, 4, stride=2, padding=1),
             # The transposed convolutions draw sides that are multiples of four.
             CropCorner(shape),
         )
@@ -240,7 +240,7 @@ class Deconvolutions(nn.Sequential):
 
 def quarter(shape: Shape) -> Shape:
     """Divides both sides by four, rounded up."""
-    return Shape(*(-(-side // 4) for side in shape))
+    return shape.with_sides(*(-(-side // 4) for side in shape.sides))
 
 
 class CropCorner(nn.Module):
@@ -249,7 +249,7 @@ class CropCorner(nn.Module):
     It ends a network whose strides draw more rows and columns than the image has.
 
     Args:
-        shape: The height and width :math:`(H, W)` that are kept.
+        shape: The shape whose height and width :math:`(H, W)` remain.
 
     Shape:
         :math:`(*, H', W')` with :math:`H' \ge H, W' \ge W` to :math:`(*, H, W)`.
@@ -257,13 +257,13 @@ class CropCorner(nn.Module):
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
-        self.shape = Shape(*shape)
+        self.shape = shape
 
     def forward(self, images: Tensor) -> Tensor:
         return images[..., : self.shape.height, : self.shape.width]
 
 
-def centre_pad(images: Tensor, shape: Shape) -> Tensor:
+def centre_pad(images: Tensor, sides: tuple[int, int]) -> Tensor:
     r"""Pads images with zeros on all sides, so that they stay in the centre.
 
     Where the number of added rows (columns) is odd, one more is added below (on the right).
@@ -271,36 +271,36 @@ def centre_pad(images: Tensor, shape: Shape) -> Tensor:
 
     Args:
         images: Of shape :math:`(*, H, W)`.
-        shape: The padded height and width, no less than :math:`H` and :math:`W`.
+        sides: The padded height and width, no less than :math:`H` and :math:`W`.
 
     Returns:
         Images of that height and width; ``images`` itself if it has them already.
     """
-    top, left = _margin(shape, images.shape[-2:])
-    bottom = shape[0] - images.shape[-2] - top
-    right = shape[1] - images.shape[-1] - left
+    top, left = _margin(sides, images.shape[-2:])
+    bottom = sides[0] - images.shape[-2] - top
+    right = sides[1] - images.shape[-1] - left
     if not any((top, left, bottom, right)):
         return images
     return F.pad(images, (left, right, top, bottom))
 
 
-def centre_crop(images: Tensor, shape: Shape) -> Tensor:
+def centre_crop(images: Tensor, sides: tuple[int, int]) -> Tensor:
     r"""Cuts off rows and columns on all sides: the inverse of :func:`centre_pad`.
 
     Args:
         images: Of shape :math:`(*, H, W)`.
-        shape: The height and width to keep, no more than :math:`H` and :math:`W`.
+        sides: The height and width to keep, no more than :math:`H` and :math:`W`.
 
     Returns:
         A view of the images, of that height and width.
 
     Example:
         >>> images = torch.rand(5, 28, 31)
-        >>> torch.equal(centre_crop(centre_pad(images, Shape(32, 32)), Shape(28, 31)), images)
+        >>> torch.equal(centre_crop(centre_pad(images, (32, 32)), (28, 31)), images)
         True
     """
-    top, left = _margin(images.shape[-2:], shape)
-    return images[..., top : top + shape[0], left : left + shape[1]]
+    top, left = _margin(images.shape[-2:], sides)
+    return images[..., top : top + sides[0], left : left + sides[1]]
 
 
 def _margin(outer: Sequence[int], inner: Sequence[int]) -> tuple[int, int]:

@@ -67,7 +67,7 @@ class ABC(Method):
         from train.objective import CorrespondenceObjective
 
         shape = self.shape(inputs)
-        require(min(shape) >= 15, f"--data: images are {shape}: give 15x15 or more")
+        require(min(shape.sides) >= 15, f"--data: images are {shape}: give 15x15 or more")
         options = settings.select("embed_dim", "network", "channels", "hidden", "normalise")
         embedder = Embedder(shape, **options)
         view = augment if settings.views == 2 else None

@@ -40,7 +40,7 @@ class ACAI(Method):
         # Earlier versions kept the shape of padded images, and the padding as frame.
         frame = sides("frame", inputs.get("frame", (0, 0)), least=0)
         padded = super().shape(inputs)
-        shape = Shape(padded.height - frame.height, padded.width - frame.width)
+        shape = padded.with_sides(padded.height - frame[0], padded.width - frame[1])
         if min(shape) < 1:
             raise ValueError(f"'frame' leaves nothing of images of {padded}")
         return shape

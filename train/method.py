@@ -37,7 +37,8 @@ class Prepared(NamedTuple):
         objective: Networks and losses, on the device.
         batches: Returns the training batch of a step.
         inputs: What the networks depend on beside the settings, as plain values for
-            ``config.json``; its ``shape`` is the images' height and width.
+            ``config.json``; its ``shape`` is the images' height and width, in colour after the
+            number of channels.
     """
 
     objective: Objective
@@ -98,6 +99,15 @@ class Method(ABC):
             data.train.require_labels()
         return data
 
+    def resolved(self, settings: Any, data: Any) -> Any:
+        """Returns the settings with values for those that the data decide; by default all stay.
+
+        Args:
+            settings: The method's settings as they were given.
+            data: What :meth:`load_data` returns.
+        """
+        return settings
+
     def misfits(self, settings: Any, data: Any) -> Sequence[Misfit | None]:
         """Settings that the data are too few or too small for: see :mod:`train.fitting`."""
         from train import fitting, processes
@@ -107,7 +117,7 @@ class Method(ABC):
 
     def inputs(self, settings: Any, data: Any) -> dict[str, Any]:
         """What the networks depend on beside the settings, as plain values."""
-        return {"shape": tuple(data.train.shape)}
+        return {"shape": data.train.shape.outside}
 
     def batches(self, settings: Any, data: Any, device: torch.device) -> Callable[[int], Batch]:
         """Returns training batches as a function of the step."""
@@ -149,12 +159,12 @@ class Method(ABC):
         return Trained
 
     def shape(self, inputs: Mapping[str, Any]) -> Shape:
-        """Reads the images' height and width out of :meth:`inputs`.
+        """Reads the images' channels, height and width out of :meth:`inputs`.
 
         Raises:
             ValueError: If they are none.
         """
-        return sides("shape", inputs["shape"], least=1)
+        return Shape.of(sides("shape", inputs["shape"], least=1, channels=True))
 
     def begin(self, settings: Any) -> Session:
         """Seeds, loads the data and builds everything that training needs; writes nothing.
@@ -168,6 +178,7 @@ class Method(ABC):
 
         device = runtime.setup(settings)
         data = self.load_data(settings)
+        settings = self.resolved(settings, data)
         settings = fitting.fitted(settings, *self.misfits(settings, data))
         prepared = self.prepare(settings, data, device)
         watch = self.watch(settings, data, prepared.objective)
@@ -260,19 +271,25 @@ class ELBOMethod(Method):
         return prepared
 
 
-def sides(name: str, values: Any, least: int) -> Shape:
+def sides(name: str, values: Any, least: int, *, channels: bool = False) -> tuple[int, ...]:
     """Reads a height and a width that ``config.json`` has under a name.
 
+    Args:
+        name: The name.
+        values: The values.
+        least: The least value.
+        channels: Whether there may be a number of channels before them.
+
     Raises:
-        ValueError: If they are not two integers, at least ``least`` and below
+        ValueError: If they are not two integers (or three), at least ``least`` and below
             :data:`LARGEST_SIDE`.
     """
     if (
         not isinstance(values, list | tuple)
-        or len(values) != 2
+        or len(values) not in ((2, 3) if channels else (2,))
         or not all(type(value) is int and least <= value < LARGEST_SIDE for value in values)
     ):
         raise ValueError(
             f"'{name}' is {brief(values)}, not two whole numbers from {least} to {LARGEST_SIDE:,}"
         )
-    return Shape(*values)
+    return tuple(values)

@@ -161,7 +161,7 @@ class CorrespondenceObjective(Objective):
     nearest, in their stack, to their soft neighbour in the other stack.
 
     Args:
-        embedder: Maps images :math:`(*, H, W)` to embeddings :math:`(*, D)`.
+        embedder: Maps images :math:`(*, C, H, W)` to embeddings :math:`(*, D)`.
         similarity: See :func:`train.losses.similarity`.
         temperature: The temperature of the softmax, above 0.
         view: Augments images. With it, each image is augmented twice: one view queries its
@@ -195,7 +195,7 @@ class CorrespondenceObjective(Objective):
         r"""Returns the embeddings of all stacks, from one forward pass.
 
         Args:
-            batch: Stacks, each of shape :math:`(B, n, H, W)`.
+            batch: Stacks, each of shape :math:`(B, n, C, H, W)`.
             view: Augments images before they are embedded.
 
         Returns:
@@ -209,7 +209,8 @@ class CorrespondenceObjective(Objective):
 class ReconstructionObjective(Objective):
     r"""An autoencoder's mean squared error per pixel, as the loss ``"autoencoder"``.
 
-    .. math:: \frac{1}{H W} |g(f(x + \sigma \epsilon)) - x|^2, \quad \epsilon \sim \mathcal{N}(0, I)
+    .. math:: \frac{1}{C H W} |g(f(x + \sigma \epsilon)) - x|^2, \quad
+        \epsilon \sim \mathcal{N}(0, I)
 
     Args:
         autoencoder: The autoencoder :math:`g \circ f`.
@@ -245,7 +246,7 @@ class InterpolationObjective(Objective):
     .. math::
         \hat{x} = g(z), \quad z = f(x), \quad
         \tilde{x} & = g(\alpha z + (1 - \alpha) z'), \quad \alpha \sim \mathcal{U}(0, r) \\
-        L_\text{autoencoder} & = |\hat{x} - x|^2 / (H W) + \lambda \, d(\tilde{x})^2 \\
+        L_\text{autoencoder} & = |\hat{x} - x|^2 / (C H W) + \lambda \, d(\tilde{x})^2 \\
         L_\text{critic} & = (d(\tilde{x}) - \alpha)^2
             + d(\hat{x} + \gamma (x - \hat{x}))^2
 
@@ -254,7 +255,7 @@ class InterpolationObjective(Objective):
 
     Args:
         autoencoder: :math:`f` and :math:`g`.
-        critic: :math:`d`, from images :math:`(B, H, W)` to :math:`(B)`.
+        critic: :math:`d`, from images :math:`(B, C, H, W)` to :math:`(B)`.
         weight: :math:`\lambda`. The paper's 0.5 for pixels in [-1, 1] is 0.125 for pixels in
             [0, 1].
         blend: :math:`\gamma`, the proportion of the real image that is blended into the
@@ -316,5 +317,5 @@ class InterpolationObjective(Objective):
 
 
 def mean_image(batches: Iterable[Batch]) -> Tensor:
-    r"""Returns the mean image of the first tensor of each batch, of shape :math:`(H, W)`."""
+    r"""Returns the mean image of the first tensor of each batch, of shape :math:`(C, H, W)`."""
     return torch.stack([batch[0].mean(0) for batch in batches]).mean(0)

@@ -12,6 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
+from train.errors import require
+
 # Distinguishable with colour blindness, and on black (Okabe and Ito, 2008).
 COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#CC79A7", "#D55E00", "#0072B2")
 
@@ -19,9 +21,23 @@ LEGEND = 20
 """Most classes in a legend."""
 
 
+def pixels(images: np.ndarray) -> np.ndarray:
+    """Returns images as matplotlib takes them: grey (*, H, W), or colour (*, H, W, 3).
+
+    Args:
+        images: Of shape (*, C, H, W), from 0 to 1.
+
+    Raises:
+        InputError: If there are neither 1 nor 3 channels.
+    """
+    channels = images.shape[-3]
+    require(channels in (1, 3), f"images have {channels} channels: figures show 1 or 3")
+    return images[..., 0, :, :] if channels == 1 else np.moveaxis(images, -3, -1)
+
+
 def picture(axes: Axes, image: np.ndarray) -> None:
-    """Draws an image of values from 0 to 1, without ticks."""
-    axes.imshow(image, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    """Draws an image (C, H, W) of values from 0 to 1, without ticks."""
+    axes.imshow(pixels(image), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     axes.set(xticks=[], yticks=[])
     for spine in axes.spines.values():
         spine.set_color("0.6")
@@ -47,9 +63,9 @@ def scenes(images: np.ndarray, stages: Sequence[tuple[int, Mapping[str, np.ndarr
     """Draws scenes above their reconstructions at the first, a middle and the last stage.
 
     Args:
-        images: Scenes, of shape (B, H, W).
-        stages: For each stage its step, and by name the ``reconstruction`` (B, H, W), the ``boxes``
-            (B, N, 4) in pixels, and the ``counts`` (B) of detected boxes.
+        images: Scenes, of shape (B, C, H, W).
+        stages: For each stage its step, and by name the ``reconstruction`` (B, C, H, W), the
+            ``boxes`` (B, N, 4) in pixels, and the ``counts`` (B) of detected boxes.
     """
     chosen = sorted({0, len(stages) // 2, len(stages) - 1}) if stages else []
     stages = [stages[i] for i in chosen]
@@ -61,12 +77,15 @@ def scenes(images: np.ndarray, stages: Sequence[tuple[int, Mapping[str, np.ndarr
     titles = ["data"]
     for row, (step, stage) in zip(axes[1:], stages, strict=True):
         titles.append(f"step {step:,}")
-        columns = (stage["reconstruction"], stage["boxes"], stage["counts"])
+        # Those of earlier versions have no channels.
+        drawn = stage["reconstruction"].reshape(images.shape)
+        columns = (drawn, stage["boxes"], stage["counts"])
         for axis, image, box, count in zip(row, *columns, strict=True):
             picture(axis, image.clip(0, 1))
             draw_boxes(axis, box[:count])
             # Lines of boxes at the edge extend beyond it, which must not rescale the axes.
-            axis.set(xlim=(-0.5, image.shape[1] - 0.5), ylim=(image.shape[0] - 0.5, -0.5))
+            height, width = image.shape[-2:]
+            axis.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
     for row, title in zip(axes, titles, strict=True):
         row[0].set_ylabel(title, fontsize=9)
     if stages:
@@ -154,7 +173,7 @@ def gallery(rows: Mapping[str, np.ndarray]) -> Figure:
     """Draws rows of images.
 
     Args:
-        rows: For each row its label, and images of shape (n, H, W), in [0, 1]; every row has
+        rows: For each row its label, and images of shape (n, C, H, W), in [0, 1]; every row has
             the same number.
     """
     columns = len(next(iter(rows.values())))
@@ -331,7 +350,7 @@ def maps(panels: Sequence[tuple[str, np.ndarray, np.ndarray]]) -> Figure:
     """Draws images at the positions of their embeddings.
 
     Args:
-        panels: For each its title, embeddings of shape (n, D), and images of shape (n, H, W),
+        panels: For each its title, embeddings of shape (n, D), and images of shape (n, C, H, W),
             values from 0 to 1.
     """
     columns = min(2, len(panels))
@@ -346,10 +365,8 @@ def maps(panels: Sequence[tuple[str, np.ndarray, np.ndarray]]) -> Figure:
         # floating-point numbers resolve.
         half = 0.028 * max(np.ptp(places, axis=0).max(), 1e-3 * np.abs(places).max(), 1e-6)
         for (x, y), image in zip(places, images, strict=True):
-            # Ink is opaque and background transparent, so that neighbours show through.
-            ink = np.zeros((*image.shape, 4))
-            ink[..., 3] = image.clip(0, 1)
-            axis.imshow(ink, extent=(x - half, x + half, y - half, y + half), zorder=2)
+            extent = (x - half, x + half, y - half, y + half)
+            axis.imshow(_ink(image), extent=extent, zorder=2)
         # Equal sizes along both axes, whatever the spread of the components.
         middle = (places.min(0) + places.max(0)) / 2
         reach = np.ptp(places, axis=0).max() / 2 + half
@@ -357,6 +374,18 @@ def maps(panels: Sequence[tuple[str, np.ndarray, np.ndarray]]) -> Figure:
         axis.set(xlim=middle[0] + reach * np.array([-1, 1]))
         axis.set(ylim=middle[1] + reach * np.array([-1, 1]))
     return figure
+
+
+def _ink(image: np.ndarray) -> np.ndarray:
+    """Returns an image (C, H, W) for a map, of shape (H, W, 4) or (H, W, 3).
+
+    Grey ink is black on transparent ground, so that neighbours show through; colour is opaque.
+    """
+    if image.shape[0] > 1:
+        return pixels(image.clip(0, 1))
+    ink = np.zeros((*image.shape[1:], 4))
+    ink[..., 3] = image[0].clip(0, 1)
+    return ink
 
 
 def comparison(rows: Sequence[Mapping[str, Any]], measures: Mapping[str, str]) -> Figure:

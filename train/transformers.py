@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import Field, asdict, fields, replace
 from inspect import Parameter, Signature
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
 from train import fitting
+from train.data.images import CHANNELS
 from train.data.labelled import Images, Split
 from train.data.labels import as_labels
 from train.engine import runtime
@@ -41,15 +42,16 @@ SIZES = ("batch_size", "stack_size", "other_stack_size", "echo_terms")
 class Transformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     r"""A method as a transformer: ``fit`` trains it, and ``transform`` encodes images.
 
-    ``X`` are images, of shape :math:`(M, H, W)` or flattened to :math:`(M, H W)`. uint8 images are
-    grey levels from 0 to 255. Other numbers are scaled so that the minimum and the maximum of the
-    images in ``fit`` are 0 and 1, and clipped to this range.
+    ``X`` are images, of shape :math:`(M, H, W)`, :math:`(M, C, H, W)` or :math:`(M, H, W, C)`, or
+    flattened to rows. uint8 images are levels from 0 to 255. Other numbers are scaled so that the
+    minimum and the maximum of the images in ``fit`` are 0 and 1, and clipped to this range.
 
     ``fit`` restores the global state of the process: see :func:`train.engine.runtime.preserved`.
 
     Args:
-        image_shape: Height and width of flattened images; ``None`` for square images, or for images
-            of one row if the number of pixels is not a square.
+        image_shape: The shape of flattened images: ``(H, W)``, ``(C, H, W)`` or ``(H, W, C)``.
+            ``None`` for square grey images, or for images of one row if the number of pixels is not
+            a square.
         settings: The settings of the command by name: ``steps``, ``z_dim``, ``seed`` and so on.
             NumPy numbers and lists are accepted too, for searches over parameters.
 
@@ -136,7 +138,7 @@ class Transformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
             return self._encode(images).cpu().numpy()
 
     def _encode(self, images: Tensor) -> Tensor:
-        """Encodes images (M, H, W) in [0, 1]."""
+        """Encodes images (M, C, H, W) in [0, 1]."""
         return self.trained_.encode(images)
 
     @property
@@ -158,13 +160,14 @@ class Transformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         return self.labelled
 
     def _train(self, images: Tensor, y: Any, folder: Path) -> None:
-        """Trains on images (M, H, W) in [0, 1], with a temporary run folder."""
+        """Trains on images (M, C, H, W) in [0, 1], with a temporary run folder."""
         names = [field.name for field in self._fields()]
         values = {name: getattr(self, name) for name in names}
         settings = self.method.settings(**values, run_dir=folder)
         labels = require_labels(y, images) if self._needs_labels(settings) else None
         data = Images.labelled(images, labels)
         split = Split(data, data)
+        settings = self.method.resolved(settings, split)
         settings = self._adapted(settings, self.method.misfits(settings, split))
         device = runtime.setup(settings)
         objective, batches, inputs = self.method.prepare(settings, split, device)
@@ -196,36 +199,76 @@ class Transformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         return replace(settings, **fitting.changes(*present))
 
     def _images(self, X: Any, *, fitting: bool = False) -> Tensor:
-        """Converts ``X`` to images (M, H, W) in [0, 1]; stores shape and range if ``fitting``."""
+        """Converts ``X`` to images (M, C, H, W) in [0, 1]; if ``fitting``, stores their layout."""
         array = X if hasattr(X, "ndim") else np.asarray(X)
-        shape = self.image_shape
-        if array.ndim == 3:
-            shape, array = tuple(array.shape[1:]), np.asarray(array).reshape(len(array), -1)
+        sides = self.image_shape
+        if array.ndim > 2:
+            sides, array = tuple(array.shape[1:]), np.asarray(array).reshape(len(array), -1)
         flat = validate_data(self, array, reset=fitting, ensure_min_samples=1 + fitting)
         if fitting:
-            side = math.isqrt(flat.shape[1])
-            square = (side, side) if side**2 == flat.shape[1] else (1, flat.shape[1])
-            self.shape_ = tuple(int(side) for side in (square if shape is None else shape))
-            if math.prod(self.shape_) != flat.shape[1]:
-                raise ValueError(f"image_shape is {shape}, but X has {flat.shape[1]} features")
+            self.layout_ = _layout(sides, flat.shape[1])
             # The range of uint8 does not depend on the values that occur.
             is_uint8 = flat.dtype == np.uint8
             self.range_ = (0.0, 255.0) if is_uint8 else (float(flat.min()), float(flat.max()))
         low, high = self.range_
         scaled = (flat.astype(np.float64) - low) / ((high - low) or 1.0)
-        return torch.from_numpy(scaled.clip(0, 1)).float().unflatten(1, self.shape_)
+        images = torch.from_numpy(scaled.clip(0, 1)).float().unflatten(1, self.layout_.sides)
+        return self.layout_.with_channels(images)
+
+
+class Layout(NamedTuple):
+    """The order of an image's values in a row of ``X``.
+
+    Attributes:
+        sides: ``(H, W)``, ``(C, H, W)`` or ``(H, W, C)``.
+        channels_last: Whether the last of three axes has the channels.
+    """
+
+    sides: tuple[int, ...]
+    channels_last: bool
+
+    def with_channels(self, images: Tensor) -> Tensor:
+        """Returns images ``(M, *sides)`` as (M, C, H, W)."""
+        if len(self.sides) == 2:
+            return images.unsqueeze(1)
+        return images.movedim(3, 1) if self.channels_last else images
+
+    def flattened(self, images: Tensor) -> Tensor:
+        """Returns images (M, C, H, W) as rows: the inverse of :meth:`with_channels`."""
+        return (images.movedim(1, 3) if self.channels_last else images).flatten(1)
+
+
+def _layout(sides: Sequence[int] | None, features: int) -> Layout:
+    """Returns the layout of images of some sides, or else of square grey images.
+
+    Raises:
+        ValueError: If there are other than ``features`` values, or neither 1 nor 3 channels.
+    """
+    if sides is None:
+        side = math.isqrt(features)
+        sides = (side, side) if side**2 == features else (1, features)
+    given, sides = sides, tuple(int(side) for side in sides)
+    if math.prod(sides) != features:
+        raise ValueError(f"image_shape is {given}, but X has {features} features")
+    if len(sides) == 2:
+        return Layout(sides, channels_last=False)
+    if len(sides) != 3 or not {sides[0], sides[2]} & set(CHANNELS):
+        raise ValueError(
+            f"images have shape {given}: give (H, W), or (C, H, W) or (H, W, C) with C of 1 or 3"
+        )
+    return Layout(sides, channels_last=sides[0] not in CHANNELS)
 
 
 class DecodingTransformer(Transformer):
     """A transformer whose method decodes codes to images."""
 
     def inverse_transform(self, X: Any) -> np.ndarray:
-        """Decodes codes (M, D) to flat images (M, H W), in the range of the images of ``fit``."""
+        """Decodes codes (M, D) to flat images, in the range and the layout of those of ``fit``."""
         check_is_fitted(self)
         low, high = self.range_
         with self._value_errors():
-            images = self.trained_.decode(X)
-        return low + (high - low) * images.flatten(1).cpu().numpy()
+            images = self.trained_.with_channels(self.trained_.decode(X))
+        return low + (high - low) * self.layout_.flattened(images).cpu().numpy()
 
 
 class AETransformer(DecodingTransformer):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from pyro_models.shapes import Shape
 from tests.data.refusals import refused
 from train.data.images import as_images
 from train.data.labelled import Images
@@ -127,7 +128,7 @@ def test_random_images_are_the_same_ones_in_any_process():
     """After a break too; and other ones at another step and for another seed."""
 
     def batches(workers: int, seed: int = 1) -> LoadedBatches:
-        images = Drawn(22, (9, 8))
+        images = Drawn(22, Shape(1, 9, 8))
         images.workers = workers
         return Images(images, None).batches(4, seed, "cpu")
 
@@ -142,10 +143,10 @@ def test_random_images_are_the_same_ones_in_any_process():
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_an_image_that_cannot_be_read_is_refused_at_its_step(workers):
-    images = Broken(22, (9, 8))
+    images = Broken(22, Shape(1, 9, 8))
     images.workers = workers
     batches = Images(images, None).batches(4, 3, "cpu")
-    order = Images(torch.zeros(22, 9, 8), None).batches(4, 3, "cpu")
+    order = Images(torch.zeros(22, 1, 9, 8), None).batches(4, 3, "cpu")
     bad = next(step for step in range(5) if 7 in order.indices(step))
     assert bad > 0
     for step in range(bad):

@@ -11,6 +11,7 @@ from train.data.labelled import Images
 from train.data.stored import ArrayImages
 
 BYTES = np.random.default_rng(0).integers(0, 256, (30, 9, 8), dtype=np.uint8)
+COLOURS = np.random.default_rng(2).integers(0, 256, (30, 3, 9, 8), dtype=np.uint8)
 FLOATS = np.random.default_rng(1).random((30, 9, 8))
 ARRAYS = {
     "bytes": BYTES,
@@ -22,6 +23,9 @@ ARRAYS = {
     "nearly in range": FLOATS * 1.0005,
     "one channel in front": BYTES[:, None],
     "one channel at the end": BYTES[..., None],
+    "colours in front": COLOURS,
+    "colours at the end": np.moveaxis(COLOURS, 1, -1).copy(),
+    "floats of colours": np.moveaxis(COLOURS, 1, -1) / np.float32(255),
 }
 
 
@@ -105,6 +109,7 @@ def test_the_fingerprint_of_grey_images_in_memory_stays():
         (np.array(["a"] * 9), "give uint8, or floats"),
         (np.array([None] * 9), "no .npy file of numbers"),
         (np.zeros(9), "shape"),
+        (np.zeros((9, 8, 8, 2)), "shape"),
     ],
 )
 def test_arrays_that_are_no_images_are_refused(tmp_path, array, words):

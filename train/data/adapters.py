@@ -55,7 +55,9 @@ def as_split(
     """
     if isinstance(data, Mapping):
         return _of_mapping(data, evaluate_on, in_memory, workers)
-    if isinstance(data, tuple) and len(data) == 2:
+    if isinstance(data, Split):
+        split = Split(*(as_images_of(part, in_memory, workers, "data") for part in data))
+    elif isinstance(data, tuple) and len(data) == 2:
         train, held_out = data
         held_out = as_images_of(held_out, in_memory, workers, "the held-out data")
         if isinstance(train, IterableDataset):

@@ -30,10 +30,10 @@ class Batches:
         InputError: If a batch is empty or larger than the data.
 
     Example:
-        >>> images = torch.zeros(10, 28, 28, dtype=torch.uint8)
+        >>> images = torch.zeros(10, 1, 28, 28, dtype=torch.uint8)
         >>> batches = Batches((images,), batch_size=4, seed=0, device="cpu")
         >>> batches(step=7)[0].shape
-        torch.Size([4, 28, 28])
+        torch.Size([4, 1, 28, 28])
     """
 
     def __init__(
@@ -97,8 +97,8 @@ def codes_of(
     r"""Encodes images in batches.
 
     Args:
-        encode: Maps images :math:`(B, H, W)` in [0, 1] to codes :math:`(B, D)`.
-        images: Images, of shape :math:`(M, H, W)`, uint8.
+        encode: Maps images :math:`(B, C, H, W)` in [0, 1] to codes :math:`(B, D)`.
+        images: Images, of shape :math:`(M, C, H, W)`, uint8.
         device: Device to encode on.
         batch: Images in a batch.
 

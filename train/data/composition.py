@@ -118,7 +118,7 @@ class Drawing(NamedTuple):
     """Drawn scenes.
 
     Attributes:
-        images: Of shape (m, C, C), uint8; undefined where the scene is rejected.
+        images: Of shape (m, C, L, L), uint8; undefined where the scene is rejected.
         boxes: Of shape (m, K, 4), int64.
         accepted: Whether a scene follows the rule of overlap, and all its digits have ink; of
             shape (m,), bool.
@@ -134,7 +134,7 @@ class Windows(NamedTuple):
 
     Attributes:
         rows: Their indices in the placement.
-        pixels: Their resized images, of shape (t, s, s), uint8.
+        pixels: Their resized images, of shape (t, C, s, s), uint8.
     """
 
     rows: np.ndarray
@@ -145,7 +145,7 @@ def draw(digits: Tensor, placement: Placement, n: int, rules: Rules) -> Drawing:
     """Draws scenes of placed digits.
 
     Args:
-        digits: Images of digits, of shape (D, S, S), uint8.
+        digits: Images of digits, of shape (D, C, S, S), uint8.
         placement: Their scenes, sizes and places.
         n: The number of scenes, m.
         rules: The rules of the scenes.
@@ -155,7 +155,7 @@ def draw(digits: Tensor, placement: Placement, n: int, rules: Rules) -> Drawing:
     windows = _resized(digits, placement)
     for rows, pixels in windows:
         scene, slot, corner = placement.scene[rows], placement.slot[rows], placement.corner[rows]
-        box, has_ink = _ink_boxes(pixels)
+        box, has_ink = _ink_boxes(pixels.amax(1))
         boxes[scene, slot] = box + torch.from_numpy(corner).repeat(1, 2)
         accepted[scene[~has_ink.numpy()]] = False
     if rules.overlap == "apart":
@@ -178,23 +178,26 @@ def _resized(digits: Tensor, placement: Placement) -> list[Windows]:
 def _sums(
     windows: list[Windows], placement: Placement, wanted: np.ndarray, canvas_size: int
 ) -> Tensor:
-    """Adds up the digits of the wanted scenes, of shape (m, C, C), int32; the others stay black."""
+    """Adds up the digits of the wanted scenes, of shape (m, C, L, L), int32; others stay black."""
+    channels = windows[0].pixels.shape[1] if windows else 1
     # In int32, as a sum of digits may exceed 255.
-    sums = torch.zeros(len(wanted) * canvas_size**2, dtype=torch.int32)
+    sums = torch.zeros(len(wanted) * channels * canvas_size**2, dtype=torch.int32)
     for rows, pixels in windows:
         is_wanted = wanted[placement.scene[rows]]
         rows, pixels = rows[is_wanted], pixels[torch.from_numpy(is_wanted)]
         x, y = placement.corner[rows].T
-        first = torch.from_numpy((placement.scene[rows] * canvas_size + y) * canvas_size + x)
+        first = (placement.scene[rows] * channels * canvas_size + y) * canvas_size + x
+        planes = torch.arange(channels)[:, None, None] * canvas_size**2
         offset = torch.arange(pixels.shape[-1])
-        index = first[:, None, None] + offset[:, None] * canvas_size + offset
+        index = planes + offset[:, None] * canvas_size + offset
+        index = torch.from_numpy(first)[:, None, None, None] + index
         sums.index_add_(0, index.flatten(), pixels.flatten().int())
-    return sums.view(len(wanted), canvas_size, canvas_size)
+    return sums.view(len(wanted), channels, canvas_size, canvas_size)
 
 
 def _resize(images: Tensor, size: int) -> Tensor:
-    r"""Resizes images :math:`(T, S, S)`, uint8, with anti-aliasing as PIL's."""
-    return F.interpolate(images[:, None], (size, size), mode="bilinear", antialias=True).squeeze(1)
+    r"""Resizes images :math:`(T, C, S, S)`, uint8, with anti-aliasing as PIL's."""
+    return F.interpolate(images, (size, size), mode="bilinear", antialias=True)
 
 
 def _ink_boxes(windows: Tensor) -> tuple[Tensor, Tensor]:

@@ -34,7 +34,7 @@ def load(data: str, data_dir: Path, evaluate_on: Literal["test", "validation"]) 
     Example:
         >>> split = load("mnist5k", Path("data"), "test")
         >>> split.train.images.shape, split.held_out.images.shape
-        (torch.Size([4000, 28, 28]), torch.Size([1000, 28, 28]))
+        (torch.Size([4000, 1, 28, 28]), torch.Size([1000, 1, 28, 28]))
     """
     require(
         evaluate_on in ("test", "validation"),

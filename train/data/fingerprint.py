@@ -55,9 +55,9 @@ def _update(
         digest.update(f"{name} {content!r}".encode())
         return
     array = content.cpu().numpy() if isinstance(content, Tensor) else content
-    if name == "images" and array.ndim == 4 and array.shape[1] == 1:
-        # Grey images had no channel axis, and keep their hash.
-        array = array[:, 0]
     array = np.ascontiguousarray(array)
+    if name == "images" and array.ndim == 4 and array.shape[1] == 1:
+        # As in earlier versions, whose images had no channels.
+        array = array[:, 0]
     digest.update(f"{name} {array.dtype} {array.shape}".encode())
     digest.update(array.reshape(-1).view(np.uint8))

@@ -1,4 +1,4 @@
-"""Converts images of any type to tensors of grey levels, and checks them."""
+"""Converts images of any type to tensors of grey levels or colours, and checks them."""
 
 from __future__ import annotations
 
@@ -17,6 +17,9 @@ from train.errors import InputError, require, warn
 ROUNDING = 1e-3
 """Floats up to this far outside of [0, 1] are taken for rounding errors, and clipped silently."""
 
+CHANNELS = (1, 3)
+"""Images are grey or have three colours."""
+
 CLIPPED = 0.25
 """Floats up to this far outside, such as means of Normal pixels, are clipped with a message."""
 
@@ -28,9 +31,9 @@ def as_images(
     name: str = "images",
     say: Callable[[str], None] = warn,
 ) -> Tensor:
-    r"""Converts images to a tensor of grey levels.
+    r"""Converts images to a tensor of grey levels or colours.
 
-    - Integers of any type are grey levels from 0 to 255; if only 0 and 1 occur, black and white,
+    - Integers of any type are levels from 0 to 255; if only 0 and 1 occur, black and white,
       with a message. Booleans are black and white.
     - Floats are in [0, 1]. Up to :data:`ROUNDING` outside they are clipped silently, up to
       :data:`CLIPPED` outside with a message, and refused beyond.
@@ -39,61 +42,100 @@ def as_images(
 
     Args:
         given: An array, a tensor, a PIL image, or a list of these, of shape :math:`(M, H, W)`,
-            :math:`(M, 1, H, W)`, :math:`(M, H, W, 1)`, or, if ``shape`` is given,
-            :math:`(H, W)` for a single image.
-        shape: The required height and width; any if not given.
+            :math:`(M, C, H, W)` or :math:`(M, H, W, C)` with 1 or 3 channels, or, if ``shape`` is
+            given, a single image without the first axis. If both the second and the last axis have
+            1 or 3 entries, the second one has the channels, and a message says so.
+        shape: The required channels, height and width; any if not given.
         name: What error messages call the images.
         say: Takes the messages; issues warnings if not given.
 
     Returns:
-        Images of shape :math:`(M, H, W)`, on the device of what was given: uint8, or float32 in
+        Images of shape :math:`(M, C, H, W)`, on the device of what was given: uint8, or float32 in
         [0, 1] if floats were given.
 
     Raises:
         InputError: If the images are of another shape, type or range, or not finite.
 
     Example:
-        >>> as_images(np.zeros((5, 1, 8, 8), dtype=bool)).shape
-        torch.Size([5, 8, 8])
+        >>> as_images(np.zeros((5, 8, 8, 3), dtype=bool)).shape
+        torch.Size([5, 3, 8, 8])
     """
-    images = _without_channel(_as_tensor(given, name, say), shape, name)
+    images = _with_channels(_as_tensor(given, name, say), shape, name, say)
     if images.is_floating_point():
         return _from_floats(images, name, say)
     return _from_integers(images, name, say)
 
 
 def as_bytes(images: Tensor) -> Tensor:
-    """Converts images from :func:`as_images` to uint8 grey levels from 0 to 255."""
+    """Converts images from :func:`as_images` to uint8, from 0 to 255."""
     return images if images.dtype == torch.uint8 else images.mul(255).round_().to(torch.uint8)
 
 
-def centred(images: Tensor, shape: Shape) -> Tensor:
+def luminance(images: Tensor) -> Tensor:
+    r"""Converts images to grey by their luma of ITU-R BT.601, as PIL does.
+
+    .. math:: 0.299 R + 0.587 G + 0.114 B
+
+    Args:
+        images: Grey images, which stay as they are, or colour images, of shape
+            :math:`(*, C, H, W)`, uint8 or floats.
+
+    Returns:
+        Of shape :math:`(*, 1, H, W)` and the same type.
+
+    Raises:
+        InputError: If there are neither 1 nor 3 channels.
+    """
+    require(
+        images.shape[-3] in CHANNELS,
+        f"images have {images.shape[-3]} channels: luminance is of 1 or 3",
+    )
+    if images.shape[-3] == 1:
+        return images
+    red, green, blue = images.split(1, dim=-3)
+    if images.dtype == torch.uint8:
+        # PIL's integers, of which 65536 is one.
+        levels = red.int() * 19595 + green.int() * 38470 + blue.int() * 7471 + 0x8000
+        return (levels >> 16).to(torch.uint8)
+    return 0.299 * red + 0.587 * green + 0.114 * blue
+
+
+def without_grey_axis(images: Tensor) -> Tensor:
+    r"""Returns images as people see them: grey ones :math:`(*, H, W)`, colour :math:`(*, C, H, W)`.
+
+    Args:
+        images: Images, of shape :math:`(*, C, H, W)`.
+    """
+    return images.squeeze(-3)
+
+
+def centred(images: Tensor, sides: tuple[int, int]) -> Tensor:
     r"""Puts images into the centre of larger black ones.
 
     Args:
         images: Images, of shape :math:`(*, H, W)`.
-        shape: The larger height and width :math:`(H', W')`.
+        sides: The larger height and width :math:`(H', W')`.
 
     Returns:
         Images, of shape :math:`(*, H', W')`.
     """
-    canvas = images.new_zeros(*images.shape[:-2], *shape)
-    cropped(canvas, Shape(*images.shape[-2:])).copy_(images)
+    canvas = images.new_zeros(*images.shape[:-2], *sides)
+    cropped(canvas, images.shape[-2:]).copy_(images)
     return canvas
 
 
-def cropped(images: Tensor, shape: Shape) -> Tensor:
+def cropped(images: Tensor, sides: Sequence[int]) -> Tensor:
     r"""Returns the centre of images, a view: the inverse of :func:`centred`.
 
     Args:
         images: Images, of shape :math:`(*, H', W')`.
-        shape: Height and width :math:`(H, W)` of the centre.
+        sides: Height and width :math:`(H, W)` of the centre.
 
     Returns:
         Images, of shape :math:`(*, H, W)`.
     """
-    top, left = ((side - size) // 2 for side, size in zip(images.shape[-2:], shape, strict=True))
-    return images[..., top : top + shape[0], left : left + shape[1]]
+    top, left = ((side - size) // 2 for side, size in zip(images.shape[-2:], sides, strict=True))
+    return images[..., top : top + sides[0], left : left + sides[1]]
 
 
 def _as_tensor(given: Any, name: str, say: Callable[[str], None]) -> Tensor:
@@ -172,33 +214,49 @@ def _require_bytes(lowest: int, highest: int, name: str) -> None:
     )
 
 
-def _without_channel(images: Tensor, shape: Shape | None, name: str) -> Tensor:
-    r"""Removes an axis of one channel; returns images :math:`(M, H, W)`."""
-    original = tuple(images.shape)
-    if shape is not None and original in (shape, (*shape, 1)):
-        images = images.reshape(1, *shape)
-    elif images.ndim == 4 and images.shape[1] == 1 and _fits(images.shape[2:], shape):
-        images = images.squeeze(1)
-    elif images.ndim == 4 and images.shape[3] == 1:
-        images = images.squeeze(3)
+def _with_channels(
+    images: Tensor, shape: Shape | None, name: str, say: Callable[[str], None]
+) -> Tensor:
+    r"""Returns images of any layout as :math:`(M, C, H, W)`, with one or three channels."""
     if shape is not None:
-        require(
-            images.ndim == 3 and tuple(images.shape[1:]) == shape,
-            f"{name} has shape {original}: this model takes (M, {shape[0]}, {shape[1]})",
-        )
-        return images
-    axis = 1 if images.ndim == 4 and images.shape[1] < images.shape[3] else 3
+        return _of_shape(images, shape, name)
+    original = tuple(images.shape)
+    if images.ndim == 3:
+        return images.unsqueeze(1)
+    layouts = "give (N, H, W), or (N, C, H, W) or (N, H, W, C) with 1 or 3 channels"
+    require(images.ndim == 4, f"{name} has shape {original}: {layouts}")
+    first, last = (original[axis] in CHANNELS for axis in (1, 3))
     require(
-        images.ndim != 4,
-        f"{name} has shape {original}, with channels: average them to get (N, H, W), "
-        f"images.mean({axis}).astype(images.dtype)",
+        first or last,
+        f"{name} has shape {original}, with neither 1 nor 3 channels: {layouts}"
+        + (", without the transparency" if 4 in (original[1], original[3]) else ""),
     )
-    require(images.ndim == 3, f"{name} has shape {original}: give grey images of shape (N, H, W)")
-    return images
+    if first and last:
+        say(f"{name} has shape {original}, and is taken for (N, C, H, W)")
+    return images if first else images.movedim(3, 1)
 
 
-def _fits(sides: Sequence[int], shape: Shape | None) -> bool:
-    return shape is None or tuple(sides) == shape
+def _of_shape(images: Tensor, shape: Shape, name: str) -> Tensor:
+    """Returns images, or a single one, of a required shape, with channels moved to the front."""
+    layouts = [tuple(shape), (*shape.sides, shape.channels)]
+    if shape.channels == 1:
+        layouts.append(shape.sides)
+    original = tuple(images.shape)
+    if original in layouts:
+        images = images.unsqueeze(0)
+    expected = "x".join(map(str, shape.outside))
+    require(
+        tuple(images.shape[1:]) in layouts,
+        f"{name} has shape {original}: this model takes {_batch_of(shape)}, images of {expected}",
+    )
+    channels_last = tuple(images.shape[1:]) != tuple(shape) and images.ndim == 4
+    images = images.movedim(3, 1) if channels_last else images
+    return images.reshape(len(images), *shape)
+
+
+def _batch_of(shape: Shape) -> str:
+    """Formats the shape of a batch, such as ``(M, 28, 28)``."""
+    return f"(M, {', '.join(map(str, shape.outside))})"
 
 
 def _from_integers(images: Tensor, name: str, say: Callable[[str], None]) -> Tensor:

@@ -23,8 +23,9 @@ class Images:
     r"""Images and their labels.
 
     Attributes:
-        images: Grey levels, of shape :math:`(M, H, W)`, uint8, in memory or stored: see
-            :class:`~train.data.stored.StoredImages`.
+        images: Pixels, of shape :math:`(M, C, H, W)`, uint8, in memory or stored (see
+            :class:`~train.data.stored.StoredImages`); grey ones in memory may be given as
+            :math:`(M, H, W)`.
         labels: What networks take: class indices, of shape :math:`(M)`, int64; or quantities, of
             shape :math:`(M)` or :math:`(M, K)`, float32; None if there are none, or if they are
             several columns of text.
@@ -39,6 +40,10 @@ class Images:
     labels: Tensor | None
     given: np.ndarray | None = None
     columns: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.images.ndim == 3:
+            object.__setattr__(self, "images", self.images.unsqueeze(1))
 
     @classmethod
     def labelled(cls, images: Tensor, labels: np.ndarray | None) -> Images:
@@ -98,7 +103,7 @@ class Images:
 
     @property
     def shape(self) -> Shape:
-        """Height and width of an image."""
+        """Channels, height and width of an image."""
         return Shape(*self.images.shape[1:])
 
     @property
@@ -133,7 +138,7 @@ class Images:
     ) -> Callable[[int], tuple[Tensor, ...]]:
         r"""Returns a function from a step to its batch: images, and the same rows of ``others``.
 
-        The images are of shape :math:`(B, H, W)`, float32, in [0, 1].
+        The images are of shape :math:`(B, C, H, W)`, float32, in [0, 1].
 
         Args:
             batch_size: Images in a batch, :math:`B`.

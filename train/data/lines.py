@@ -60,7 +60,7 @@ def circle(n: int) -> Tensor:
 def sample(n: int = 5_000, seed: int = 0) -> Images:
     """Draws lines at random angles; the same seed gives the same lines."""
     angles = 2 * math.pi * np.random.RandomState(seed).random_sample(n)
-    return Images((255 * draw(torch.from_numpy(angles))).round().byte(), None)
+    return Images((255 * draw(torch.from_numpy(angles))).round().byte().unsqueeze(1), None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,7 +121,7 @@ class LineBatches:
 
     Example:
         >>> LineBatches(4, seed=0)(step=7)[0].shape
-        torch.Size([4, 32, 32])
+        torch.Size([4, 1, 32, 32])
     """
 
     def __init__(self, batch_size: int, seed: int = 0, device: torch.device | str = "cpu") -> None:
@@ -133,11 +133,11 @@ class LineBatches:
         self._angles = torch.empty(0)
 
     def __call__(self, step: int) -> tuple[Tensor]:
-        r"""Returns the batch of a step, counted from 0: lines :math:`(B, 32, 32)` in [0, 1]."""
+        r"""Returns the batch of a step, counted from 0: lines :math:`(B, 1, 32, 32)` in [0, 1]."""
         chunk, position = divmod(step, CHUNK)
         if chunk != self._chunk:
             random = np.random.default_rng([self.seed, chunk])
             angles = 2 * math.pi * random.random((CHUNK, self.batch_size), dtype=np.float32)
             self._angles = torch.from_numpy(angles).to(self.device)
             self._chunk = chunk
-        return (draw(self._angles[position]),)
+        return (draw(self._angles[position]).unsqueeze(1),)

@@ -28,7 +28,8 @@ class Scenes:
     r"""Images of 0 to :math:`K` objects.
 
     Attributes:
-        images: Grey levels, of shape :math:`(M, H, W)`, uint8.
+        images: Pixels, of shape :math:`(M, C, H, W)`, uint8; grey ones may be given as
+            :math:`(M, H, W)`.
         counts: The number of objects in each image, of shape :math:`(M)`, int64; None if unknown.
         boxes: The tightest boxes :math:`(x_0, y_0, x_1, y_1)` around the ink of each object, of
             shape :math:`(M, K, 4)`, float32; None if unknown. They are in pixels and half open, so
@@ -40,12 +41,16 @@ class Scenes:
     counts: Tensor | None
     boxes: Tensor | None
 
+    def __post_init__(self) -> None:
+        if self.images.ndim == 3:
+            object.__setattr__(self, "images", self.images.unsqueeze(1))
+
     def __len__(self) -> int:
         return len(self.images)
 
     @property
     def shape(self) -> Shape:
-        """Height and width of an image."""
+        """Channels, height and width of an image."""
         return Shape(*self.images.shape[1:])
 
     def select(self, index: Tensor | slice) -> Scenes:
@@ -64,7 +69,7 @@ class Scenes:
     def batches(self, batch_size: int, seed: int, device: torch.device | str) -> Batches:
         r"""Returns a function from a step to its batch: a tuple of scenes.
 
-        The scenes are of shape :math:`(B, H, W)`, float32, in [0, 1].
+        The scenes are of shape :math:`(B, C, H, W)`, float32, in [0, 1].
 
         Args:
             batch_size: Scenes in a batch, :math:`B`.
@@ -188,21 +193,23 @@ def make_scenes(
     scenes of several digits favour places and sizes that leave room.
 
     Args:
-        digits: Images to draw from, of shape :math:`(D, S, S)`, uint8.
+        digits: Images to draw from, of shape :math:`(D, C, S, S)`, uint8, or :math:`(D, S, S)`.
+            In colour, ink is what is not black.
         n: The number of scenes, :math:`M \ge 1`.
-        canvas_size: Height and width :math:`C \ge 1` of a scene.
+        canvas_size: Height and width :math:`L \ge 1` of a scene.
         max_digits: The most digits in a scene, :math:`K \ge 1`.
         digit_size: The smallest and the largest size of a digit's image in pixels; sizes are
-            uniform between them, both included, within :math:`[4, C]`.
+            uniform between them, both included, within :math:`[4, L]`.
         digit_shrink: If given, sizes are :math:`\lfloor S / (m + s \epsilon) \rfloor` for this
-            :math:`(m, s)` and :math:`\epsilon \sim N(0, 1)` instead, clipped to :math:`[4, C]`.
+            :math:`(m, s)` and :math:`\epsilon \sim N(0, 1)` instead, clipped to :math:`[4, L]`.
         overlap: ``apart``: no two boxes have a pixel in common. ``dim``: the sum of the digits is
             at most 255 everywhere. ``any``: the sum is clipped to 255.
         seed: Seed of the scenes, :math:`\ge 0`. The same seed and settings give the same scenes,
             whatever the global random state and the number of threads.
 
     Returns:
-        Scenes with counts and boxes; the images are of shape :math:`(M, C, C)`.
+        Scenes with counts and boxes; the images are square, and have as many
+        channels as the digits.
 
     Raises:
         InputError: If a setting is out of its range, or fewer than one scene in fifty is accepted.
@@ -211,16 +218,18 @@ def make_scenes(
         >>> digits = torch.full((10, 28, 28), 255, dtype=torch.uint8)
         >>> scenes = make_scenes(digits, 1000, seed=0)
         >>> scenes.images.shape, scenes.counts.shape, scenes.boxes.shape
-        (torch.Size([1000, 50, 50]), torch.Size([1000]), torch.Size([1000, 2, 4]))
+        (torch.Size([1000, 1, 50, 50]), torch.Size([1000]), torch.Size([1000, 2, 4]))
     """
     rules = Rules(canvas_size, max_digits, digit_size, digit_shrink, overlap)
     require(n >= 1, f"{n} scenes were asked for: give --train-scenes and --held-out-scenes above 0")
     rules.check(digits.shape[-1])
     rng = np.random.default_rng(seed)
     counts = rng.integers(0, max_digits + 1, size=n)
-    images = torch.empty(n, canvas_size, canvas_size, dtype=torch.uint8)
+    digits = digits.unsqueeze(1) if digits.ndim == 3 else digits
+    channels = digits.shape[1]
+    images = torch.empty(n, channels, canvas_size, canvas_size, dtype=torch.uint8)
     boxes = torch.empty(n, max_digits, 4)
-    chunk = max(1, PIXELS_AT_ONCE // (canvas_size**2 * (max_digits + 1)))
+    chunk = max(1, PIXELS_AT_ONCE // (channels * canvas_size**2 * (max_digits + 1)))
     tried = accepted = 0
     for start in range(0, n, chunk):
         pending = np.arange(start, min(start + chunk, n))

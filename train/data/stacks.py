@@ -94,7 +94,7 @@ class StackPairs:
     drawn on the CPU, for many steps at once, so that a step copies nothing from the host.
 
     Args:
-        images: Images, of shape :math:`(M, H, W)`, uint8.
+        images: Images, of shape :math:`(M, C, H, W)`, uint8.
         sets: The index of each image's set, of shape :math:`(M)`.
         sizes: The sizes :math:`(n, m)` of the two stacks.
         pairs: Pairs in a batch, :math:`P`.
@@ -111,10 +111,10 @@ class StackPairs:
             them is smaller than a stack.
 
     Example:
-        >>> images, sets = torch.zeros(8, 28, 28, dtype=torch.uint8), torch.arange(8) % 2
+        >>> images, sets = torch.zeros(8, 1, 28, 28, dtype=torch.uint8), torch.arange(8) % 2
         >>> a, b = StackPairs(images, sets, (3, 4), pairs=5)(step=0)
         >>> a.shape, b.shape
-        (torch.Size([5, 3, 28, 28]), torch.Size([5, 4, 28, 28]))
+        (torch.Size([5, 3, 1, 28, 28]), torch.Size([5, 4, 1, 28, 28]))
     """
 
     def __init__(
@@ -153,9 +153,10 @@ class StackPairs:
         self._indices = torch.empty(0, dtype=torch.int64)
 
     def __call__(self, step: int) -> tuple[Tensor, Tensor]:
-        r"""Returns the batch of a step: stacks :math:`(P, n, H, W)` and :math:`(P, m, H, W)`.
+        r"""Returns the batch of a step: stacks of :math:`n` and of :math:`m` images.
 
-        They are float32, in [0, 1]. Steps are counted from 0.
+        The shapes are :math:`(P, n, C, H, W)` and :math:`(P, m, C, H, W)`. They are float32, in
+        [0, 1]. Steps are counted from 0.
         """
         first, second = (self.images[rows] for rows in self.indices(step))
         return as_input(first), as_input(second)

@@ -75,6 +75,9 @@ class StoredImages(ABC):
     def __len__(self) -> int:
         return self.number if self.rows is None else len(self.rows)
 
+    ndim: ClassVar[int] = 4
+    """The number of axes of the tensor that the images are."""
+
     @property
     def shape(self) -> torch.Size:
         r"""The shape of the tensor that the images are, :math:`(M, C, H, W)`."""
@@ -176,7 +179,7 @@ class ArrayImages(StoredImages):
         require(shape[0] > 0, f"{path} is empty, its shape is {shape}: give images (N, H, W)")
         # The layout depends on the shape alone, so any contents in [0, 1] show it.
         ramp = np.linspace(0, 1, first.size, dtype=np.float32).reshape(first.shape)
-        laid_out = as_images(ramp, name=f"{path}").numpy()
+        laid_out = as_images(ramp, name=f"{path}", say=note).numpy()
         self.channels_last = not np.array_equal(ramp.reshape(-1), laid_out.reshape(-1))
         self.stored_shape = shape[1:]
         super().__init__(shape[0], Shape(*laid_out.shape[1:]))

@@ -60,7 +60,7 @@ class MarginalELBO(PathELBO):
         >>> from pyro_models.air import AIR
         >>> model = AIR((50, 50))
         >>> elbo = MarginalELBO()(model, ResidualGuide(model))  # a module, as Pyro's are
-        >>> elbo(torch.rand(4, 50, 50)).shape  # the loss, summed over the batch
+        >>> elbo(torch.rand(4, 1, 50, 50)).shape  # the loss, summed over the batch
         torch.Size([])
     """
 

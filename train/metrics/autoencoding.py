@@ -74,17 +74,17 @@ class AutoencoderWatch(Watch):
         return next(self.autoencoder.parameters()).device
 
     def encode(self, images: Tensor) -> np.ndarray:
-        """Encodes uint8 images (M, H, W) to codes, of shape (M, D)."""
+        """Encodes uint8 images (M, C, H, W) to codes, of shape (M, D)."""
         return codes_of(self.autoencoder.encode, images, self.device)
 
     @torch.no_grad()
     def error(self, images: Tensor, batch: int = 1_000) -> float:
-        """Returns the mean squared error per pixel, in [0, 1], of uint8 images (M, H, W)."""
+        """Returns the mean squared error per pixel, in [0, 1], of uint8 images."""
         total = torch.zeros((), dtype=torch.float64)
         for chunk in images.split(batch):
             chunk = as_input(chunk.to(self.device))
             difference = self.autoencoder(chunk) - chunk
-            total += difference.square().mean((1, 2)).double().sum().cpu()
+            total += difference.square().mean((1, 2, 3)).double().sum().cpu()
         return float(total) / len(images)
 
     def evaluate(self, step: int) -> dict[str, float]:

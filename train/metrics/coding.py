@@ -54,7 +54,7 @@ def encode(model: ICVAE, guide: Guide, images: Tensor, c: Tensor, batch: int = 1
     Args:
         model: The model.
         guide: Its guide.
-        images: Images, of shape :math:`(M, H, W)`, uint8.
+        images: Images, of shape :math:`(M, C, H, W)`, uint8.
         c: The condition, of shape :math:`(M, C)`.
         batch: The approximate number of images that are encoded at once.
     """

@@ -67,7 +67,7 @@ def elbo(
     Args:
         model: The model.
         guide: Its guide.
-        images: Scenes, of shape :math:`(B, H, W)`.
+        images: Scenes, of shape :math:`(B, C, H, W)`.
         estimator: An estimator that has examined model and guide before, to save time.
 
     Returns:
@@ -88,7 +88,7 @@ def iw_bound(
     Args:
         model: The model.
         guide: Its guide.
-        images: Scenes, of shape :math:`(B, H, W)`.
+        images: Scenes, of shape :math:`(B, C, H, W)`.
         particles: The number :math:`K` of draws per scene.
         rows: The approximate number of draws that are evaluated at once, to bound memory.
 
@@ -111,7 +111,7 @@ def explain(model: AIR, guide: RecurrentGuide, scenes: Tensor, batch: int = 500)
     Args:
         model: The model.
         guide: Its guide.
-        scenes: Of shape :math:`(M, H, W)`, uint8.
+        scenes: Of shape :math:`(M, C, H, W)`, uint8.
         batch: How many scenes a batch has.
     """
     device = model.zero.device
@@ -125,7 +125,7 @@ def explain(model: AIR, guide: RecurrentGuide, scenes: Tensor, batch: int = 500)
             draw_counts(guide, images),
             detection.counts,
             detection.boxes,
-            (detection.reconstruction - images).square().mean((1, 2)),
+            (detection.reconstruction - images).square().mean((1, 2, 3)),
         )
         batches.append([tensor.cpu() for tensor in explanation])
     return Explanation(*map(torch.cat, zip(*batches, strict=True)))
@@ -177,7 +177,7 @@ class AIRWatch(Watch):
             ``None`` for all.
 
     Attributes:
-        examples: The first 8 held-out scenes, of shape :math:`(8, H, W)`, sorted by their counts
+        examples: The first 8 held-out scenes, of shape :math:`(8, C, H, W)`, sorted by their counts
             if these are known.
     """
 
@@ -349,7 +349,7 @@ def goals(train: Scenes) -> list[Goal]:
 
 
 def advise(scenes: Tensor) -> str:
-    r"""Returns what to try if the model does not explain scenes, uint8 of shape :math:`(M, H, W)`.
+    r"""Returns what to try if the model does not explain scenes, uint8, :math:`(M, C, H, W)`.
 
     The model draws bright objects on black, so a bright background is the first cause to check.
     """

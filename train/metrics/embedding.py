@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from train import plots
 from train.data.batches import codes_of
+from train.data.images import luminance
 from train.data.labelled import Images
 from train.data.stacks import StackPairs
 from train.errors import require
@@ -175,7 +176,7 @@ class ABCWatch(Watch):
 
         @cache
         def styles() -> list[np.ndarray]:
-            return [morphometrics(images.numpy()) for images in self.images]
+            return [morphometrics(luminance(images).squeeze(1).numpy()) for images in self.images]
 
         sources: dict[str, Callable[[], tuple[np.ndarray, ...]]] = {
             "": lambda: self.embedded,
@@ -251,7 +252,7 @@ class ABCWatch(Watch):
         return pca.transform(train), pca.transform(held_out)
 
     def maps(self, number: int = 300) -> list[tuple[str, np.ndarray, np.ndarray]]:
-        """Returns the panels of the figure ``maps``: title, embeddings (n, D) and images (n, H, W).
+        """Returns the panels of the figure ``maps``: title, embeddings (n, D), images.
 
         A withheld set, or else the first, is in panels before and after training. Two other sets
         are in panels after training.

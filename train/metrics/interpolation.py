@@ -18,12 +18,12 @@ def interpolate(autoencoder: Autoencoder, one: Tensor, other: Tensor, steps: int
 
     Args:
         autoencoder: The autoencoder.
-        one: Images to begin at, of shape :math:`(B, H, W)`, in [0, 1].
+        one: Images to begin at, of shape :math:`(B, C, H, W)`, in [0, 1].
         other: Images to end at, of the same shape.
         steps: The number of points :math:`n`, including both ends.
 
     Returns:
-        Images, of shape :math:`(B, n, H, W)`.
+        Images, of shape :math:`(B, n, C, H, W)`.
     """
     ends = (autoencoder.encode(images) for images in (one, other))
     return autoencoder.decode(mixes(*ends, steps))
@@ -50,7 +50,7 @@ def nearest_lines(images: Tensor, resolution: int = 10_000) -> tuple[np.ndarray,
     The distance is one minus the cosine similarity of pixels, scaled to [-1, 1].
 
     Args:
-        images: Of shape :math:`(M, S, S)`, in [0, 1].
+        images: Of shape :math:`(M, 1, S, S)`, in [0, 1].
         resolution: The number of lines to compare with, at equidistant angles over a full turn.
 
     Returns:
@@ -114,7 +114,7 @@ def measure(
 
     Args:
         autoencoder: The autoencoder.
-        held_out: Lines, of shape :math:`(M, S, S)`, in [0, 1], :math:`M \ge 2 P`.
+        held_out: Lines, of shape :math:`(M, 1, S, S)`, in [0, 1], :math:`M \ge 2 P`.
         pairs: The number of pairs :math:`P`, of the first images.
         steps: The number of images of an interpolation, including both ends.
 
@@ -127,7 +127,7 @@ def measure(
 
 
 def judge(interpolations: Tensor) -> Interpolation:
-    r"""Measures interpolations, of shape :math:`(P, n, S, S)`, in [0, 1]."""
+    r"""Measures interpolations, of shape :math:`(P, n, 1, S, S)`, in [0, 1]."""
     distances, angles = nearest_lines(interpolations.flatten(0, 1))
     smooth = smoothness(angles.reshape(interpolations.shape[:2]))
     defined = smooth[~np.isnan(smooth)]

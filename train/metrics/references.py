@@ -13,11 +13,11 @@ def mean_image(images: Tensor, batch: int = 1_000) -> Tensor:
     r"""Returns the mean of images.
 
     Args:
-        images: Of shape :math:`(M, H, W)`, uint8 or in [0, 1].
+        images: Of shape :math:`(M, C, H, W)`, uint8 or in [0, 1].
         batch: The number of images that are processed at once.
 
     Returns:
-        Of shape :math:`(H, W)`, in [0, 1].
+        Of shape :math:`(C, H, W)`, in [0, 1].
     """
     total = torch.zeros(images.shape[1:], dtype=torch.float64)
     for chunk in images.split(batch):
@@ -33,14 +33,14 @@ def mean_image_mse(
     r"""Returns the mean squared error of a pixel, predicted by the mean training image.
 
     Args:
-        train: Training images, of shape :math:`(M, H, W)`, uint8 or in [0, 1].
-        held_out: Held-out images, of shape :math:`(L, H, W)`.
+        train: Training images, of shape :math:`(M, C, H, W)`, uint8 or in [0, 1].
+        held_out: Held-out images, of shape :math:`(L, C, H, W)`.
         batch: The number of images that are processed at once.
     """
     mean = mean_image(train)
     total = 0.0
     for chunk in held_out.split(batch):
-        total += (as_input(chunk) - mean).square().mean((1, 2)).double().sum().item()
+        total += (as_input(chunk) - mean).square().mean((1, 2, 3)).double().sum().item()
     return total / len(held_out)
 
 

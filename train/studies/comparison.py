@@ -18,6 +18,7 @@ from pyro_models import acai
 from pyro_models.shapes import Shape
 from train import plots
 from train.data.batches import codes_of
+from train.data.images import luminance
 from train.data.labelled import Images, Split
 from train.engine.saved import read_results
 from train.errors import require
@@ -47,7 +48,7 @@ class Codec(NamedTuple):
         name: The name in the table.
         command: The command that reproduces it.
         encode: Encodes images, with their labels if the encoder needs them, to codes (M, D).
-        decode: Decodes codes (M, D) under labels as in the data to images (M, H, W) in [0, 1];
+        decode: Decodes codes (M, D) under labels as in the data to images (M, C, H, W) in [0, 1];
             ``None`` if there is no decoder.
         seconds: Seconds of training; ``None`` without training.
     """
@@ -102,7 +103,7 @@ def of_run(path: Path, trained: Trained, command: str, shape: Shape) -> Codec:
         path: The run folder.
         trained: The trained method, loaded from it.
         command: The command that reproduces the run.
-        shape: The height and width of the images to compare on.
+        shape: Channels, height and width of the images to compare on.
 
     Raises:
         InputError: If the method cannot take such images, or the run's results are damaged.
@@ -156,7 +157,7 @@ def compare(codecs: Sequence[Codec], data: Split, seed: int = 0) -> list[dict[st
         without a decoder or if the measure failed; and ``reasons``, why a measure failed, by name.
     """
     require_classes(data)
-    styles = [morphometrics(images.images.numpy()) for images in data]
+    styles = [morphometrics(luminance(images.images).squeeze(1).numpy()) for images in data]
     return [_row(codec, data, styles, seed) for codec in codecs]
 
 
@@ -227,8 +228,8 @@ def nearest(images: Tensor, others: Tensor) -> Tensor:
     r"""Returns the cosine distance of each image from the nearest of others, of shape (M).
 
     Args:
-        images: Of shape (M, H, W).
-        others: Of shape (L, H, W).
+        images: Of shape (M, C, H, W).
+        others: Of shape (L, C, H, W).
     """
     queries = normalize(images.flatten(1).float(), dim=1)
     candidates = normalize(others.flatten(1).float(), dim=1)

@@ -6,6 +6,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from train.arguments import require_pairs, whole
+from train.data.images import without_grey_axis
 from train.metrics.interpolation import interpolate
 from train.verbs.base import Array, TensorFunction, Trained, clipped
 
@@ -18,20 +19,24 @@ class TrainedAutoencoder(Trained):
 
     def functions(self) -> dict[str, TensorFunction]:
         autoencoder = self.objective.autoencoder
-        images, z = self.example(*self.shape), self.example(self.code_size)
+        images, z = self.example(*self.shape.outside), self.example(self.code_size)
         return {
-            "encoder": TensorFunction(autoencoder.encode, {"image": images}, ("z",)),
-            "decoder": TensorFunction(autoencoder.decode, {"z": z}, ("reconstruction",)),
+            "encoder": TensorFunction(
+                lambda x: autoencoder.encode(self.with_channels(x)), {"image": images}, ("z",)
+            ),
+            "decoder": TensorFunction(
+                lambda z: without_grey_axis(autoencoder.decode(z)), {"z": z}, ("reconstruction",)
+            ),
         }
 
     @clipped
     def decode(self, z: Tensor | ArrayLike) -> Tensor:
-        r"""Decodes codes: :math:`(M, D)` to images :math:`(M, H, W)`, in [0, 1]."""
+        r"""Decodes codes: :math:`(M, D)` to images, in [0, 1]."""
         return self.in_batches(self.objective.autoencoder.decode, self.codes(z))
 
     @clipped
     def reconstruct(self, images: Array) -> Tensor:
-        """Encodes images and decodes their codes; returns images :math:`(M, H, W)`, in [0, 1]."""
+        """Encodes images and decodes their codes; returns images in [0, 1]."""
         return self.in_batches(self.objective.autoencoder, self.inputs(images))
 
     @clipped
@@ -44,7 +49,7 @@ class TrainedAutoencoder(Trained):
             n: The number of points, including both ends; 2 or more.
 
         Returns:
-            Images, of shape :math:`(M, n, H, W)`, in [0, 1].
+            Images, of shape :math:`(M, n, H, W)` or, in colour, :math:`(M, n, C, H, W)`, in [0, 1].
 
         Raises:
             InputError: If the numbers of images differ, or ``n`` is not valid.

@@ -14,7 +14,7 @@ from torch import Tensor
 from pyro_models.shapes import Shape
 from train.arguments import as_codes
 from train.data.batches import as_input
-from train.data.images import as_images
+from train.data.images import as_images, without_grey_axis
 from train.engine import runtime
 from train.engine.saved import SavedRun
 from train.errors import InputError
@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from train.data.labelled import Images
 
 Array = Any
-"""Images of shape :math:`(M, H, W)`, or one image of shape :math:`(H, W)`, which is a batch of one.
-Arrays, tensors, PIL images or lists: see :func:`train.data.images.as_images`."""
+"""Grey images of shape :math:`(M, H, W)`, colour images of shape :math:`(M, C, H, W)` or
+:math:`(M, H, W, C)`, or one image without the first axis, which is a batch of one. Arrays, tensors,
+PIL images or lists of them: see :func:`train.data.images.as_images`."""
 
 Labels = Any
 """Labels as in the data of the run: one for each image, or one for all images. Classes are whole
@@ -63,7 +64,7 @@ class Codec(NamedTuple):
 
     Attributes:
         encode: Encodes images with labels to codes, of shape (M, D).
-        decode: Decodes codes (M, D) under labels as in the data to images (M, H, W) in [0, 1];
+        decode: Decodes codes (M, D) under labels as in the data to images (M, C, H, W) in [0, 1];
             ``None`` if the method has no decoder.
     """
 
@@ -72,15 +73,16 @@ class Codec(NamedTuple):
 
 
 def clipped(verb: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Decorates a method so that the images it returns are clipped to [0, 1].
+    """Decorates a method so that the images it returns are in [0, 1], and grey without channels.
 
     Means of normally distributed pixels, and sums of objects, may lie outside. Methods that take
-    images require this range, so clipped images can be passed to them.
+    images require this range, so clipped images can be passed to them. A decorated method must not
+    call another one, whose images have lost their channels already.
     """
 
     @wraps(verb)
     def clip(self: Trained, *args: Any, **options: Any) -> Tensor:
-        return verb(self, *args, **options).clamp(0, 1)
+        return without_grey_axis(verb(self, *args, **options).clamp(0, 1))
 
     return clip
 
@@ -88,7 +90,8 @@ def clipped(verb: Callable[..., Tensor]) -> Callable[..., Tensor]:
 class Trained:
     """A trained method in eval mode, as :func:`train.trained.load` returns it.
 
-    Tensors that its methods return are on its device and without gradients; images are in [0, 1].
+    Tensors that its methods return are on its device and without gradients. Images are in [0, 1],
+    of shape :math:`(M, H, W)` if they are grey, and :math:`(M, C, H, W)` in colour.
 
     Args:
         method: The method's record.
@@ -100,7 +103,7 @@ class Trained:
         settings: The run's settings.
         objective: The networks. A Pyro model and guide are ``objective.model`` and
             ``objective.guide``.
-        shape: The height and width of the images.
+        shape: Channels, height and width of the images.
     """
 
     batch = 1_000
@@ -171,7 +174,7 @@ class Trained:
         """Returns the encoder and decoder that :mod:`train.compare` measures.
 
         Args:
-            shape: The height and width of the images to compare on.
+            shape: Channels, height and width of the images to compare on.
 
         Raises:
             InputError: If the method does not support images of that shape.
@@ -179,15 +182,24 @@ class Trained:
         decode = getattr(self, "decode", None)
         return Codec(
             lambda images: self.encode(images.images).cpu().numpy(),
-            None if decode is None else lambda z, _: decode(torch.from_numpy(z)).cpu(),
+            None
+            if decode is None
+            else lambda z, _: self.with_channels(decode(torch.from_numpy(z)).cpu()),
         )
 
     def example(self, *shape: int) -> Tensor:
         """Returns an example argument for an export: zeros, of shape ``(2, *shape)``."""
         return torch.zeros(2, *shape, device=self.device)
 
+    def with_channels(self, images: Tensor) -> Tensor:
+        r"""Returns images of this method as :math:`(*, C, H, W)`, also grey ones without channels.
+
+        It takes and returns images inside of an export, where nothing is checked.
+        """
+        return images.unsqueeze(-3) if self.shape.channels == 1 else images
+
     def inputs(self, images: Array) -> Tensor:
-        r"""Converts images to a float tensor :math:`(M, H, W)` in [0, 1], on the device.
+        r"""Converts images to a float tensor :math:`(M, C, H, W)` in [0, 1], on the device.
 
         A conversion that is not obvious, such as clipping, is reported in a warning.
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from pyro_models.shapes import Shape
 from train.arguments import require_pairs, whole
 from train.data.conditions import Condition
+from train.data.images import without_grey_axis
 from train.engine import runtime
 from train.errors import brief, require
 from train.metrics.interpolation import mixes
@@ -72,12 +73,12 @@ class TrainedICVAE(Trained):
 
         return {
             "encoder": TensorFunction(
-                lambda x, *c: guide.encode(x, condition(x, c)),
-                {"image": self.example(*self.shape)} | encoder_label,
+                lambda x, *c: guide.encode(self.with_channels(x), condition(x, c)),
+                {"image": self.example(*self.shape.outside)} | encoder_label,
                 ("signal", "gain") if self.echo else ("mean", "log_variance"),
             ),
             "decoder": TensorFunction(
-                lambda z, *c: model.decode(z, condition(z, c)),
+                lambda z, *c: without_grey_axis(model.decode(z, condition(z, c))),
                 {"z": self.example(self.settings.z_dim)} | label,
                 ("reconstruction",),
             ),
@@ -118,13 +119,12 @@ class TrainedICVAE(Trained):
 
     @clipped
     def decode(self, z: Tensor | ArrayLike, labels: Labels | None = None) -> Tensor:
-        r"""Decodes codes under labels to images, of shape :math:`(M, H, W)`, in [0, 1]."""
+        r"""Decodes codes under labels to images, in [0, 1]."""
         z = self.codes(z)
         return self.in_batches(self.objective.model.decode, z, self.conditions(labels, len(z)))
 
-    @clipped
     def reconstruct(self, images: Array, labels: Labels | None = None) -> Tensor:
-        """Encodes images and decodes their codes; returns images :math:`(M, H, W)`, in [0, 1]."""
+        """Encodes images and decodes their codes; returns images in [0, 1]."""
         return self.decode(self.encode(images, labels), labels)
 
     def transfer(self, images: Array, c: Labels, labels: Labels | None = None) -> Tensor:
@@ -136,7 +136,7 @@ class TrainedICVAE(Trained):
             labels: The labels of the images; needed only with the setting ``encoder_sees_labels``.
 
         Returns:
-            Images, of shape (M, H, W), in [0, 1].
+            Images, in [0, 1].
 
         Raises:
             InputError: If the model was trained without a condition.
@@ -160,7 +160,7 @@ class TrainedICVAE(Trained):
             labels: The labels to encode and decode under, one for each pair or one for all.
 
         Returns:
-            Images, of shape :math:`(M, n, H, W)`, in [0, 1].
+            Images, of shape :math:`(M, n, H, W)` or, in colour, :math:`(M, n, C, H, W)`, in [0, 1].
 
         Raises:
             InputError: If the numbers of images differ, or ``n`` or labels are not valid.
@@ -182,7 +182,7 @@ class TrainedICVAE(Trained):
             labels: The labels to decode under, one for each image or one for all.
 
         Returns:
-            Mean images without pixel noise, of shape :math:`(n, H, W)`, in [0, 1].
+            Mean images without pixel noise, in [0, 1].
 
         Raises:
             InputError: If the model has no prior because of Echo noise.
@@ -198,7 +198,7 @@ class TrainedICVAE(Trained):
     def codec(self, shape: Shape) -> Codec:
         return Codec(
             lambda images: self.encode(images.images, images.values).cpu().numpy(),
-            lambda z, labels: self.decode(torch.from_numpy(z), labels).cpu(),
+            lambda z, labels: self.with_channels(self.decode(torch.from_numpy(z), labels)).cpu(),
         )
 
 

@@ -22,8 +22,10 @@ class TrainedABC(Trained):
         return self.in_batches(self.objective.embedder, self.inputs(images))
 
     def functions(self) -> dict[str, TensorFunction]:
-        images = {"image": self.example(*self.shape)}
-        return {"encoder": TensorFunction(self.objective.embedder, images, ("z",))}
+        images, embedder = {"image": self.example(*self.shape.outside)}, self.objective.embedder
+        return {
+            "encoder": TensorFunction(lambda x: embedder(self.with_channels(x)), images, ("z",))
+        }
 
     def retrieve(self, query: Array, gallery: Array, k: int = 1) -> Tensor:
         r"""Retrieves the images of a gallery whose embeddings are nearest to those of queries.

@@ -13,7 +13,7 @@ from guides.air import Detection
 from pyro_models.air import Scene
 from pyro_models.shapes import Shape
 from train.arguments import whole
-from train.data.images import centred, cropped
+from train.data.images import centred, cropped, without_grey_axis
 from train.errors import require
 from train.verbs.base import Array, Codec, TensorFunction, Trained, clipped
 
@@ -42,13 +42,20 @@ class TrainedAIR(Trained):
     def detect(self, images: Array) -> Detection:
         """Detects objects in images: see :class:`guides.air.Detection`.
 
+        Reconstructions of grey scenes have no channel axis.
+
         Raises:
             InputError: If there are no images.
         """
         x = self.inputs(images)
         require(len(x) > 0, "there are no images: give one or more")
         batches = [self.objective.guide.detect(batch) for batch in x.split(self.batch)]
-        return Detection(*(torch.cat(fields) for fields in zip(*batches, strict=True)))
+        detection = Detection(*(torch.cat(fields) for fields in zip(*batches, strict=True)))
+        return self.public(detection)
+
+    def public(self, detection: Detection) -> Detection:
+        """Returns a detection whose reconstruction has no channel axis if it is grey."""
+        return detection._replace(reconstruction=without_grey_axis(detection.reconstruction))
 
     def encode(self, images: Array) -> Tensor:
         r"""Encodes scenes: presence (1), position (3) and appearance (D) of each of N objects.
@@ -71,15 +78,22 @@ class TrainedAIR(Trained):
             "z_what": self.example(steps, self.settings.what_dim),
             "counts": self.example().long(),
         }
-        images = {"image": self.example(*self.shape)}
+        images = {"image": self.example(*self.shape.outside)}
+
+        def detect(images: Tensor) -> tuple[Tensor, ...]:
+            return tuple(self.public(guide.detect(self.with_channels(images))))
+
+        def draw(*codes: Tensor) -> Tensor:
+            return without_grey_axis(self.objective.model.draw(*codes))
+
         return {
-            "encoder": TensorFunction(lambda x: tuple(guide.detect(x)), images, Detection._fields),
-            "decoder": TensorFunction(self.objective.model.draw, codes, ("reconstruction",)),
+            "encoder": TensorFunction(detect, images, Detection._fields),
+            "decoder": TensorFunction(draw, codes, ("reconstruction",)),
         }
 
     @clipped
     def decode(self, z: Tensor | ArrayLike) -> Tensor:
-        r"""Decodes codes of :meth:`encode` to canvases, of shape :math:`(M, H, W)`, in [0, 1].
+        r"""Decodes codes of :meth:`encode` to canvases, in [0, 1].
 
         Objects with a presence above 1/2 are drawn. At the midpoint of two codes, these are the
         objects that are present in both.
@@ -92,13 +106,14 @@ class TrainedAIR(Trained):
 
         return self.in_batches(draw, self.codes(z).unflatten(1, (self.settings.max_objects, -1)))
 
-    @clipped
     def reconstruct(self, images: Array) -> Tensor:
-        """Detects objects and draws them; returns canvases :math:`(M, H, W)`, in [0, 1]."""
-        return self.detect(images).reconstruction
+        """Detects objects and draws them; returns canvases in [0, 1]."""
+        return self.detect(images).reconstruction.clamp(0, 1)
 
     def sample(self, n: int, count: int | None = None) -> Scene:
         """Draws scenes from the prior; images and canvas are clipped to [0, 1].
+
+        Grey images and canvases have no channel axis.
 
         Args:
             n: The number of scenes.
@@ -108,19 +123,26 @@ class TrainedAIR(Trained):
         most = self.settings.max_objects
         count = None if count is None else whole("count", count, least=0, most=most)
         scene = self.objective.model.sample(whole("n", n), count)
-        return scene._replace(images=scene.images.clamp(0, 1), canvas=scene.canvas.clamp(0, 1))
+        images, canvas = (without_grey_axis(x.clamp(0, 1)) for x in (scene.images, scene.canvas))
+        return scene._replace(images=images, canvas=canvas)
 
     def codec(self, shape: Shape) -> Codec:
         """Returns an encoder of images, each centred in an empty scene, and a decoder that crops.
 
         Raises:
-            InputError: If scenes are smaller than the images.
+            InputError: If scenes are smaller than the images, or have other channels.
         """
         require(
             all(scene >= image for scene, image in zip(self.shape, shape, strict=True)),
             f"its scenes are {self.shape}: too small for images of {shape}",
         )
+        require(
+            self.shape.channels == shape.channels,
+            f"its scenes are {self.shape} and the images {shape}: give images of as many channels",
+        )
         return Codec(
-            lambda images: self.encode(centred(images.images, self.shape)).cpu().numpy(),
-            lambda z, _: cropped(self.decode(torch.from_numpy(z)), shape).cpu(),
+            lambda images: self.encode(centred(images.images, self.shape.sides)).cpu().numpy(),
+            lambda z, _: cropped(
+                self.with_channels(self.decode(torch.from_numpy(z))), shape.sides
+            ).cpu(),
         )
