@@ -18,7 +18,7 @@ ROOMS = (
     ("train.settings",),
     ("train.losses", "train.tables", "train.plots", "train.arguments"),
     ("train.estimators",),
-    ("train.fitting", "train.objective"),
+    ("train.fitting", "train.objective", "train.windows"),
     ("train.engine",),
     ("train.cli",),
     ("train.metrics",),

@@ -29,15 +29,23 @@ class AIR(ELBOMethod):
         data.require_room(settings.max_objects)
         return data
 
+    def resolved(self, settings: AIRSettings, data: ScenesSplit) -> AIRSettings:
+        from train.windows import with_windows
+
+        return with_windows(settings, data.train.shape, data.train.object_size)
+
     def build(self, settings: AIRSettings, inputs: Mapping[str, Any]) -> ELBOObjective:
         from guides.air import model_and_guide
         from train.estimators import annealed_names, restored
         from train.objective import ELBOObjective, schedule
+        from train.windows import with_windows
 
+        shape = self.shape(inputs)
+        settings = with_windows(settings, shape)
         names = ("max_objects", "window_size", "window_scale", "what_dim", "what_hidden")
         names += ("decoder_bias", "likelihood_scale", "presence_prior", "count_prior")
         options = settings.select(*names, "guide", "guide_hidden", "anchors", "baseline")
-        model, guide = model_and_guide(self.shape(inputs), **options)
+        model, guide = model_and_guide(shape, **options)
         estimator = self.estimator(settings, restored)
         baseline, rate = guide.baseline, settings.baseline_learning_rate
         return ELBOObjective(

@@ -240,3 +240,40 @@ class TestLines:
         small = {"steps": 2, "batch_size": 4, "hidden": (4,), "cluster_starts": 1}
         ae.main(ae.AESettings(data="lines", device="cpu", run_dir=tmp_path / "run", **small))
         assert {0, 1} <= set(steps)
+
+
+class TestDrawn:
+    """Data sets that are drawn from code."""
+
+    @pytest.mark.parametrize(
+        ("name", "shape", "columns"),
+        [
+            ("sprites", (1, 64, 64), {"shape", "scale", "orientation", "x", "y"}),
+            (
+                "coloured-sprites",
+                (3, 64, 64),
+                {"shape", "scale", "orientation", "x", "y", "colour"},
+            ),
+            (
+                "shapes3d",
+                (3, 64, 64),
+                {"shape", "scale", "orientation", "floor_hue", "wall_hue", "object_hue"},
+            ),
+            ("coloured-digits", (3, 28, 28), {"class", "ink", "paper"}),
+        ],
+    )
+    def test_factors_are_columns_by_name(self, tmp_path, monkeypatch, name, shape, columns):
+        from train.data import shapes3d, sprites
+
+        for module in (shapes3d, sprites):
+            monkeypatch.setattr(module, "TRAIN", 12)
+            monkeypatch.setattr(module, "HELD_OUT", 6)
+        split = datasets.load(name, tmp_path, "test")
+        for images in split:
+            assert images.images.shape == (len(images), *shape)
+            assert set(images.columns) == columns
+            assert (
+                images.values.tolist() == images.columns[min(columns & {"shape", "class"})].tolist()
+            )
+        assert not contents(split.train) & contents(split.held_out)
+        assert not list(tmp_path.iterdir())

@@ -105,6 +105,24 @@ def _lines(data_dir: Path) -> Split:
     return lines.split()
 
 
+def _sprites(data_dir: Path, coloured: bool) -> Split:
+    from train.data import sprites
+
+    return sprites.split(coloured)
+
+
+def _shapes3d(data_dir: Path) -> Split:
+    from train.data import shapes3d
+
+    return shapes3d.split()
+
+
+def _coloured_digits(data_dir: Path) -> Split:
+    from train.data import coloured_digits
+
+    return coloured_digits.split(mnist5k())
+
+
 CATALOGUE = {
     "mnist5k": DataSet("5,000 digits, nothing to download", _mnist5k),
     "mnist": DataSet("70,000 digits", partial(_torchvision, "mnist", "MNIST")),
@@ -113,6 +131,12 @@ CATALOGUE = {
     ),
     "kmnist": DataSet("70,000 cursive hiragana", partial(_torchvision, "kmnist", "KMNIST")),
     "lines": DataSet("unlabelled lines, new ones at each step", _lines, endless=True),
+    "sprites": DataSet(
+        "12,000 flat shapes with all factors known", partial(_sprites, coloured=False)
+    ),
+    "coloured-sprites": DataSet("the same in colour", partial(_sprites, coloured=True)),
+    "shapes3d": DataSet("12,000 rooms with an object, all factors known", _shapes3d),
+    "coloured-digits": DataSet("5,000 digits in colours of ink and paper", _coloured_digits),
 }
 """The data sets by name."""
 

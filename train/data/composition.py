@@ -102,6 +102,15 @@ class Rules(NamedTuple):
         shrink = np.maximum(mean + deviation * rng.standard_normal(n), 1e-3)
         return np.floor(size / shrink).astype(np.int64).clip(SMALLEST, self.canvas_size)
 
+    def usual_sizes(self, size: int) -> tuple[float, float]:
+        """Returns the smallest and the largest size of most digits, for images of a size."""
+        if self.digit_shrink is None:
+            return self.digit_size
+        mean, deviation = self.digit_shrink
+        # With a deviation as large as the mean some digits are as large as the canvas.
+        largest = size / (mean - deviation) if deviation < mean else math.inf
+        return max(size / (mean + deviation), SMALLEST), min(largest, self.canvas_size)
+
     def require_acceptance(self, accepted: int, tried: int) -> None:
         """Raises :class:`InputError` if nearly all scenes are rejected, which would never end."""
         flag = "--digit-shrink" if self.digit_shrink else "--digit-size"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
@@ -35,11 +35,14 @@ class Scenes:
             shape :math:`(M, K, 4)`, float32; None if unknown. They are in pixels and half open, so
             that :math:`x_1 - x_0` is a width. The first ``counts`` rows of an image are boxes, the
             others zeros.
+        object_size: The smallest and the largest side of the images that the scenes are made of, in
+            pixels; None if scenes were not made of images.
     """
 
     images: Tensor
     counts: Tensor | None
     boxes: Tensor | None
+    object_size: tuple[float, float] | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if self.images.ndim == 3:
@@ -59,6 +62,7 @@ class Scenes:
             self.images[index],
             None if self.counts is None else self.counts[index],
             None if self.boxes is None else self.boxes[index],
+            self.object_size,
         )
 
     @property
@@ -243,4 +247,4 @@ def make_scenes(
             accepted += int(is_accepted.sum())
             rules.require_acceptance(accepted, tried)
             pending = pending[~is_accepted]
-    return Scenes(images, torch.from_numpy(counts), boxes)
+    return Scenes(images, torch.from_numpy(counts), boxes, rules.usual_sizes(digits.shape[-1]))

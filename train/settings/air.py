@@ -20,13 +20,17 @@ class AIRSettings(EstimatorSettings, SceneSettings):
     decay: Literal["none", "cosine"] = "cosine"
     max_objects: Count = 3
     """Largest number of objects that the model can infer in a scene (the paper's N)."""
-    window_size: Count = 24
-    """Height and width of an object's attention window, in pixels."""
-    window_scale: tuple[Positive, Positive] = (2.6, 0.1)
+    window_size: Count | None = None
+    """Height and width of an object's attention window, in pixels; None: from the size of digits,
+    24 for digits of 24 pixels."""
+    window_scale: tuple[Positive, Positive] | None = None
     """Prior of an object's inverse scale s, the number of windows that fit across the canvas: its
-    median, and the standard deviation of log s."""
-    what_dim: Count = 20
-    """Size of an object's appearance code z_what."""
+    median and standard deviation; None: from the sizes of canvas and digits, 2.6 0.1 for digits of
+    24 pixels on a canvas of 50. In scenes of your own, objects are taken to have that proportion of
+    the canvas."""
+    what_dim: Count | None = None
+    """Size of an object's appearance code z_what; None: 20, and more for windows above 32 pixels or
+    in colour."""
     what_hidden: Count = 400
     """Hidden units of the encoder and decoder of windows."""
     decoder_bias: float = -3.0
@@ -36,9 +40,10 @@ class AIRSettings(EstimatorSettings, SceneSettings):
     recurrent: the whole image, as in the paper."""
     guide_hidden: Count = 256
     """Size of the guide's hidden layers and recurrent state."""
-    anchors: Whole = 9
+    anchors: Whole | None = None
     """Anchors per side of the grid of positions, among which each inference step chooses by
-    softmax. 0: no grid; the step regresses the position, as in the paper."""
+    softmax; None: 9, and more if more windows fit across the canvas. 0: no grid; the step regresses
+    the position, as in the paper."""
     likelihood_scale: Positive = 0.4
     """Standard deviation of a pixel given the objects (Normal likelihood)."""
     presence_prior: Probability = 0.001

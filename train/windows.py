@@ -1,0 +1,78 @@
+"""Default sizes of AIR's windows, prior of places and codes, from the sizes of scene and objects.
+
+They are those of the default scenes, digits of 24 pixels on a canvas of 50, brought to scale.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+from pyro_models.shapes import Shape
+from train.settings.air import AIRSettings
+
+SIDE, DIGIT = 50, 24
+"""The side of a default scene, and the size of a digit in it, in pixels."""
+SCALE, DEVIATION = 2.6, 0.1
+"""The prior median and standard deviation of the inverse scale in default scenes."""
+ANCHORS = 9
+"""The anchors per side in default scenes."""
+MOST_ANCHORS = 32
+"""The most anchors per side. The guide keeps the distances of all pairs of anchors."""
+WHAT = 20
+"""The size of an appearance code for grey windows of up to 32 pixels."""
+WINDOW, LARGEST_WINDOW = 32, 64
+"""Windows of up to so many pixels have codes of :data:`WHAT` numbers; no default window is larger
+than the second number. Larger objects are drawn by windows of that size, brought to scale."""
+
+
+def with_windows(
+    settings: AIRSettings, shape: Shape, objects: tuple[float, float] | None = None
+) -> AIRSettings:
+    r"""Returns settings with sizes in place of None.
+
+    With the canvas' shorter side :math:`L` and digits of :math:`a` to :math:`b` pixels, the
+    inverse scale has the median :math:`1.248 L / \sqrt{a b}`, as ink covers most of a digit's
+    image; its standard deviation is that of a log-uniform distribution between both sizes, and at
+    least 4% of the median. Windows have :math:`b` pixels a side. Anchors are as many windows apart
+    as in default scenes.
+
+    Args:
+        settings: The settings.
+        shape: The scenes' shape.
+        objects: The smallest and the largest side of an object's image, in pixels. If they are not
+            known, objects have the same proportion of the canvas as in default scenes.
+
+    Example:
+        >>> settings = with_windows(AIRSettings(), Shape(1, 84, 84), (24, 24))
+        >>> settings.window_size, settings.window_scale, settings.what_dim, settings.anchors
+        (24, (4.37, 0.17), 20, 16)
+    """
+    side = min(shape.sides)
+    known = (side * DIGIT / SIDE,) * 2 if objects is None else objects
+    low, high = (min(max(size, 1.0), side) for size in known)
+    scale, deviation = settings.window_scale or _scale(side, low, high)
+    size = settings.window_size or min(max(round(high), 4), LARGEST_WINDOW)
+    anchors = settings.anchors
+    if anchors is None:
+        anchors = min(max(ANCHORS, math.ceil(ANCHORS * scale / SCALE)), MOST_ANCHORS)
+    return replace(
+        settings,
+        window_size=size,
+        window_scale=(scale, deviation),
+        what_dim=settings.what_dim or _what_dim(size, shape.channels),
+        anchors=anchors,
+    )
+
+
+def _scale(side: int, low: float, high: float) -> tuple[float, float]:
+    """Returns the median and the standard deviation of the inverse scale."""
+    scale = SCALE * (side / math.sqrt(low * high)) * (DIGIT / SIDE)
+    spread = max(DEVIATION / SCALE, math.log(high / low) / math.sqrt(12))
+    return round(scale, 2), round(scale * spread, 2)
+
+
+def _what_dim(window_size: int, channels: int) -> int:
+    """Returns the size of an appearance code: larger for larger windows, and for colours."""
+    detail = math.sqrt(max(window_size / WINDOW, 1.0))
+    return round(WHAT * detail) + (0 if channels == 1 else WHAT // 2)
