@@ -58,9 +58,10 @@ class ABC(Method):
         arguments = (data[index].images, sets.indices[index], settings.sizes)
         return StackPairs(*arguments, curated=settings.curated, **options)
 
-    def batches(self, settings: ABCSettings, data: Split, device: torch.device) -> StackPairs:
-        options = {"pairs": settings.batch_size, "device": device}
-        return self.stacks(settings, data, 0, **options, **settings.select("replacement", "seed"))
+    def batches(self, settings: ABCSettings, data: Split, device: torch.device) -> Any:
+        options = settings.select("replacement", "seed") | {"pairs": settings.batch_size}
+        stacks = self.stacks(settings, data, 0, device=device, **options)
+        return data.train.drawn(stacks, device, settings.seed)
 
     def build(self, settings: ABCSettings, inputs: Mapping[str, Any]) -> CorrespondenceObjective:
         from pyro_models.abc import Embedder, augment

@@ -25,8 +25,8 @@ class ACAI(Method):
     name = "acai"
     settings = ACAISettings
 
-    def load_data(self, settings: ACAISettings) -> Split:
-        data = super().load_data(settings)
+    def load_data(self, settings: ACAISettings, data: Any = None) -> Split:
+        data = super().load_data(settings, data)
         data.train.require_contrast()
         return data
 

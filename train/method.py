@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from pyro_models.shapes import Shape
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from train.metrics.watch import Watch
     from train.objective import Batch, ELBOObjective, Objective
     from train.verbs.base import Trained
+
+GIVEN = "given from Python"
+"""The ``data`` of a run whose data were no setting: there is no such file."""
 
 LARGEST_SIDE = 2**16
 """Images have fewer pixels on each side."""
@@ -90,11 +94,21 @@ class Method(ABC):
             ValueError: If the inputs are not those of a run.
         """
 
-    def load_data(self, settings: Any) -> Any:
-        """Loads the data, a named tuple with fields ``train`` and ``held_out`` at least."""
-        from train.data import datasets
+    def load_data(self, settings: Any, data: Any = None) -> Any:
+        """Loads the data, a named tuple with fields ``train`` and ``held_out`` at least.
 
-        data = datasets.load(settings.data, settings.data_dir, settings.evaluate_on)
+        Args:
+            settings: The method's settings.
+            data: Data to use in place of those that the settings name: see
+                :func:`train.data.adapters.as_split`.
+        """
+        from train.data import adapters, datasets
+
+        if data is None:
+            data = datasets.load(settings.data, settings.data_dir, settings.evaluate_on)
+        else:
+            options = settings.select("evaluate_on", "in_memory", "workers")
+            data = adapters.as_split(data, **options)
         if self.needs_labels:
             data.train.require_labels()
         return data
@@ -166,8 +180,12 @@ class Method(ABC):
         """
         return Shape.of(sides("shape", inputs["shape"], least=1, channels=True))
 
-    def begin(self, settings: Any) -> Session:
+    def begin(self, settings: Any, data: Any = None) -> Session:
         """Seeds, loads the data and builds everything that training needs; writes nothing.
+
+        Args:
+            settings: The method's settings.
+            data: See :meth:`load_data`.
 
         Raises:
             InputError: If data or settings cannot be used.
@@ -177,14 +195,20 @@ class Method(ABC):
         from train.engine import runtime
 
         device = runtime.setup(settings)
-        data = self.load_data(settings)
+        if data is None:
+            data = self.load_data(settings)
+        else:
+            data = self.load_data(settings, data)
+            settings = replace(settings, data=GIVEN)
         settings = self.resolved(settings, data)
         settings = fitting.fitted(settings, *self.misfits(settings, data))
         prepared = self.prepare(settings, data, device)
         watch = self.watch(settings, data, prepared.objective)
         return Session(settings, device, prepared, watch, fingerprint(*data))
 
-    def main(self, settings: Any, callbacks: Sequence[Callback] = ()) -> dict[str, Any]:
+    def main(
+        self, settings: Any, callbacks: Sequence[Callback] = (), *, data: Any = None
+    ) -> dict[str, Any]:
         """Trains, measures and draws a run, and leaves the process as it was.
 
         See :func:`train.engine.runtime.preserved`.
@@ -193,6 +217,8 @@ class Method(ABC):
             settings: The method's settings.
             callbacks: What follows the training beside the log, the progress bar and TensorBoard:
                 see :class:`train.engine.callbacks.Callback`.
+            data: Data to use in place of ``settings.data``: a data set of PyTorch's, images, or a
+                split of them. See :func:`train.data.adapters.as_split`.
 
         Returns:
             The results, which ``results.json`` holds too. Of several processes that train together
@@ -209,7 +235,7 @@ class Method(ABC):
         from train.engine.runs import Run
 
         with runtime.preserved():
-            settings, device, prepared, watch, data_hash = self.begin(settings)
+            settings, device, prepared, watch, data_hash = self.begin(settings, data)
             run = Run.create(settings, self.name, **prepared.inputs, data_hash=data_hash)
 
             def evaluate(step: int) -> Mapping[str, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pyro_models.shapes import Shape
 from train.data.labels import Classes, are_classes
-from train.data.loading import batches_of
+from train.data.loading import Drawing, LoadedBatches, Plan, batches_of
 from train.data.splits import hold_out
 from train.data.stored import StoredImages
 from train.errors import require
@@ -150,6 +150,18 @@ class Images:
             InputError: If a batch is larger than :attr:`max_batch_size`.
         """
         return batches_of((self.images, *others), batch_size, seed, device)
+
+    def drawn(self, batches: Drawing, device: torch.device | str, seed: int) -> Any:
+        """Returns batches as they are if the images are in memory, and else what reads them.
+
+        Args:
+            batches: Batches that draw among these images.
+            device: Device of the batches.
+            seed: Seed of the random numbers that a data set draws.
+        """
+        if isinstance(self.images, Tensor):
+            return batches
+        return LoadedBatches(self.images, Plan(batches.indices), device, seed=seed)
 
     def require_labels(self) -> None:
         """Raises :class:`InputError` if there are no labels."""

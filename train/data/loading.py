@@ -9,7 +9,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -52,6 +52,13 @@ def batches_of(
     order = Batches((torch.empty(len(images), 0),), batch_size, seed, "cpu")
     plan = Plan(lambda step: (order.indices(step),))
     return LoadedBatches(images, plan, device, others=others, seed=seed)
+
+
+class Drawing(Protocol):
+    """Batches that say which images they draw."""
+
+    def indices(self, step: int) -> Rows:
+        """Returns the indices of a step's images, for each tensor of its batch."""
 
 
 class Plan:

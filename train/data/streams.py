@@ -18,7 +18,7 @@ from train.data.batches import as_input
 from train.data.items import Conversion, Item, conversion
 from train.data.labelled import Images, Split
 from train.data.labels import as_labels
-from train.data.loading import ignore_interrupts, unchanged
+from train.data.loading import Drawing, ignore_interrupts, unchanged
 from train.data.randomness import RandomNumbers
 from train.errors import InputError, first_line, note, require
 
@@ -29,8 +29,8 @@ SAMPLE = 4_000
 """Items after them that stand for all training images where the model is measured."""
 
 LOOKING = 9_973
-"""Seed of the random numbers that a stream draws while its first items are looked at. No pass of the
-training has it, so a stream in random order is found out."""
+"""Seed of the random numbers that a stream draws while its first items are looked at. No pass of
+the training has it, so that a stream in random order is found out."""
 
 ENDLESS = 2**31
 """More examples than any setting may ask for."""
@@ -144,6 +144,17 @@ class StreamImages(Images):
         held_out = self.source.part(self.skip, HELD_OUT)
         return Split(training(self.source, self.skip + len(held_out)), held_out)
 
+    def drawn(self, batches: Drawing, device: torch.device | str, seed: int) -> Any:
+        """Raises :class:`InputError`, as the items of a stream have no index."""
+        raise InputError(self._no_rows)
+
+    @property
+    def _no_rows(self) -> str:
+        return (
+            f"{self.source.name}: the labels of a stream are not known before it is read, and this "
+            "method needs them: give a map-style data set, with __len__ and __getitem__"
+        )
+
     def batches(
         self, batch_size: int, seed: int, device: torch.device | str, *others: Tensor
     ) -> StreamBatches:
@@ -158,11 +169,7 @@ class StreamImages(Images):
         Raises:
             InputError: If there are other tensors: they have no rows for the stream's items.
         """
-        require(
-            not any(tensor.numel() for tensor in others),
-            f"{self.source.name}: the labels of a stream are not known before it is read, and this "
-            "method needs them: give a map-style data set, with __len__ and __getitem__",
-        )
+        require(not any(tensor.numel() for tensor in others), self._no_rows)
         return StreamBatches(self.source, self.skip, batch_size, seed, device, others)
 
 

@@ -28,7 +28,7 @@ class Settings:
     """
 
     GROUPS: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        "data": ("data", "data_dir", "evaluate_on"),
+        "data": ("data", "data_dir", "evaluate_on", "in_memory", "workers"),
         "model": (),
         "loss": (),
         "training": (
@@ -50,7 +50,7 @@ class Settings:
     FREE: ClassVar[frozenset[str]] = frozenset(
         {
             *("checkpoint_every", "compile", "data_dir", "device", "keep_checkpoints"),
-            *("log_every", "resume", "run_dir", "steps", "tensorboard"),
+            *("log_every", "resume", "run_dir", "steps", "tensorboard", "workers"),
         }
     )
     """Fields that may differ when a run is resumed: the weights after a given step do not depend on
@@ -62,6 +62,12 @@ class Settings:
     evaluate_on: Literal["test", "validation"] = "test"
     """Held-out images. test: the test split. validation: a fifth of the training split, which is
     then not trained on; use it to choose settings."""
+    in_memory: Literal["auto", "always", "never"] = "auto"
+    """Whether images are in memory, or stay on disk and are read batch by batch, ahead of the
+    training. auto: those of an .npy file or a folder stay on disk from 256 MiB on."""
+    workers: Whole | None = None
+    """Processes that read images which are not in memory; 0: a thread of the training's process.
+    None: 0 for .npy files, 1 for data sets from Python, and for folders up to 4."""
     run_dir: Path | None = None
     """Folder that this run writes to; None: a new folder runs/METHOD-TIME."""
     resume: bool = False
