@@ -33,7 +33,7 @@ from tests.doors import SETTINGS
 from tests.inputs import JSON, command_lines, damaged
 from train.air import AIRSettings
 from train.cli import command
-from train.data import catalogue, datasets, files
+from train.data import datasets, files, torchvision_sets
 from train.engine import runs, saved
 from train.engine.checkpoints import Checkpoints
 from train.engine.loop import Best, TrainState
@@ -240,13 +240,13 @@ def idx(array: np.ndarray) -> bytes:
 
 
 @examples(60)
-@given(st.sampled_from(catalogue.IDX_FILES), st.data())
+@given(st.sampled_from(torchvision_sets.IDX_FILES), st.data())
 def test_damaged_downloads(tmp_path_factory, name, data):
     """The files exist, so nothing is downloaded, whatever their contents."""
     folder = tmp_path_factory.mktemp("mnist", numbered=True)
     raw = folder / "MNIST" / "raw"
     raw.mkdir(parents=True)
-    for file in catalogue.IDX_FILES:
+    for file in torchvision_sets.IDX_FILES:
         shape = (20, 4, 4) if "images" in file else (20,)
         valid = idx(np.zeros(shape, dtype=np.uint8))
         (raw / file).write_bytes(data.draw(damaged(valid)) if file == name else valid)

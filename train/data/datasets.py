@@ -18,14 +18,15 @@ def load(data: str, data_dir: Path, evaluate_on: Literal["test", "validation"]) 
 
     Args:
         data: A name in :data:`~train.data.catalogue.CATALOGUE`: ``mnist5k`` has 4,000 training and
-            1,000 test images; ``mnist``, ``fashion-mnist`` and ``kmnist`` have 60,000 and 10,000,
-            and are downloaded unless ``data_dir`` has their files; the training images of
-            ``lines`` are endless. Or the path of a file or folder (see
-            :func:`train.data.files.read`), a fifth of which is the test split.
+            1,000 test images; the training images of ``lines`` are endless; most others are
+            downloaded unless ``data_dir`` has their files, and have the test split that they come
+            with. Or the path of a file or folder (see :func:`train.data.files.read`), a fifth of
+            which is the test split.
         data_dir: The folder of downloads.
-        evaluate_on: The held-out images. ``"test"``: the test split. ``"validation"``: a fifth of
-            the training split, which is removed from it; the test split is not returned then.
-            Both are stratified by class where labels are classes.
+        evaluate_on: The held-out images. ``"test"``: the test split. ``"validation"``: the
+            validation split that the data set comes with, or a fifth of the training split, which
+            is removed from it; the test split is not returned then. A fifth is stratified by class
+            where labels are classes.
 
     Raises:
         InputError: If ``data`` is neither a name nor a usable path, or cannot be downloaded, or
@@ -40,7 +41,10 @@ def load(data: str, data_dir: Path, evaluate_on: Literal["test", "validation"]) 
         evaluate_on in ("test", "validation"),
         f"--evaluate-on {evaluate_on}: give test or validation",
     )
-    split = CATALOGUE[data].load(data_dir) if data in CATALOGUE else _read(data)
+    entry = CATALOGUE.get(data)
+    if entry is not None and entry.load_validation is not None and evaluate_on == "validation":
+        return entry.load_validation(data_dir)
+    split = _read(data) if entry is None else entry.load(data_dir)
     return split.train.hold_out() if evaluate_on == "validation" else split
 
 

@@ -37,8 +37,9 @@ def fingerprint(*splits: Images | Scenes) -> str:
         # Fields that are left out of comparisons are no contents.
         for field in (field for field in fields(split) if field.compare):
             value = getattr(split, field.name)
-            # Named columns came later: data without any keep their hash.
-            named = value.items() if isinstance(value, Mapping) else [(field.name, value)]
+            named = [(field.name, value)]
+            if isinstance(value, Mapping):
+                named = _not_labels(value, split)
             for name, content in named:
                 _update(digest, name, content)
     return digest.hexdigest()
@@ -61,3 +62,17 @@ def _update(
         array = array[:, 0]
     digest.update(f"{name} {array.dtype} {array.shape}".encode())
     digest.update(array.reshape(-1).view(np.uint8))
+
+
+def _not_labels(columns: Mapping[str, np.ndarray], images: Images) -> list[tuple[str, np.ndarray]]:
+    """Returns the columns that are not among the labels, which have been hashed.
+
+    So data with labels alone keep the hash of earlier versions, which had no named columns.
+    """
+    values = images.values
+    labels = [] if values is None else list(values.reshape(len(images), -1).T)
+    return [
+        (name, column)
+        for name, column in columns.items()
+        if not any(np.array_equal(column, label) for label in labels)
+    ]
