@@ -37,8 +37,10 @@ class ABC(Method):
         counts = sets.counts(() if withheld else settings.withheld)
         if settings.replacement or len(counts) < least:
             return [withheld]
-        sizes = settings.select("stack_size", "other_stack_size")
-        return [withheld, *fitting.stacks(sizes, counts)]
+        return [
+            withheld,
+            *fitting.stacks(settings.select("stack_size", "other_stack_size"), counts),
+        ]
 
     def inputs(self, settings: ABCSettings, data: Split) -> dict[str, Any]:
         return super().inputs(settings, data) | {"sets": self.sets(settings, data).classes.values}
@@ -80,7 +82,8 @@ class ABC(Method):
     ) -> ABCWatch:
         from train.metrics.embedding import ABCWatch, require_held_out
 
-        sets, device = self.sets(settings, data), next(objective.parameters()).device
+        sets = self.sets(settings, data).select(self.sampled_rows(settings, data))
+        data, device = self.sampled(settings, data), next(objective.parameters()).device
         names = {"withheld": sets.find(settings.withheld), "names": sets.classes.values}
         require_held_out(sets.indices[1], **names)
         stacks = self.stacks(settings, data, 1, replacement=True, device=device)

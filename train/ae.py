@@ -48,7 +48,7 @@ class AE(Method):
     ) -> AEWatch:
         from train.metrics.autoencoding import AEWatch
 
-        images = {"train": data.train, "validation": data.validation, "held_out": data.held_out}
+        images = self.sampled(settings, data)._asdict()
         options = {"starts": settings.cluster_starts, "seed": settings.seed}
         return AEWatch(objective.autoencoder, **images, **options)
 

@@ -63,6 +63,7 @@ class AIR(ELBOMethod):
         from train.metrics.counting import AIRWatch
 
         options = settings.select("iw_particles", "iw_scenes")
+        data = self.sampled(settings, data)
         return AIRWatch(objective.model, objective.guide, data, **options)
 
     @property

@@ -75,10 +75,10 @@ class ICVAE(ELBOMethod):
     def watch(self, settings: ICVAESettings, data: Split, objective: ELBOObjective) -> ICVAEWatch:
         from train.metrics.coding import ICVAEWatch
 
-        condition = self.condition(settings, data)
+        condition, sampled = self.condition(settings, data), self.sampled(settings, data)
         options = {"conditional": settings.condition == "labels", "seed": settings.seed}
         options["invariance"] = settings.invariance != "none"
-        return ICVAEWatch(objective.model, objective.guide, data, condition, **options)
+        return ICVAEWatch(objective.model, objective.guide, sampled, condition, **options)
 
     @property
     def trained(self) -> type[TrainedICVAE]:

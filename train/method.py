@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 from pyro_models.shapes import Shape
 from train.errors import brief
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from train.metrics.watch import Watch
     from train.objective import Batch, ELBOObjective, Objective
     from train.verbs.base import Trained
+
+D = TypeVar("D", bound=tuple)
 
 GIVEN = "given from Python"
 """The ``data`` of a run whose data were no setting: there is no such file."""
@@ -59,6 +61,7 @@ class Session(NamedTuple):
         prepared: Objective, batches and inputs.
         watch: What evaluates, measures and draws it.
         data_hash: The :func:`~train.data.fingerprint.fingerprint` of its data.
+        measured_on: The number of images of each split on which it is measured, by the split.
     """
 
     settings: Any
@@ -66,6 +69,7 @@ class Session(NamedTuple):
     prepared: Prepared
     watch: Watch
     data_hash: str
+    measured_on: dict[str, int]
 
 
 class Method(ABC):
@@ -161,6 +165,28 @@ class Method(ABC):
 
         return Watch()
 
+    def sampled(self, settings: Any, data: D) -> D:
+        """Returns the images that a model is measured on: a sample of each split, in memory.
+
+        Args:
+            settings: ``measure_on``.
+            data: What :meth:`load_data` returns.
+        """
+        from train.data.samples import sample
+
+        return data._make(map(sample, data, self.most(settings, data)))
+
+    def sampled_rows(self, settings: Any, data: Any) -> list[torch.Tensor]:
+        """Returns the indices of :meth:`sampled`, for each split."""
+        from train.data.samples import rows
+
+        return list(map(rows, data, self.most(settings, data)))
+
+    def most(self, settings: Any, data: Any) -> list[int]:
+        """Returns the most images of each split that a model is measured on."""
+        train, others = settings.measure_on
+        return [train if split == "train" else others for split in data._fields]
+
     def best(self, settings: Any) -> Best | None:
         """Returns what selects the best weights by evaluation; by default the last ones stay."""
         return None
@@ -191,6 +217,7 @@ class Method(ABC):
             InputError: If data or settings cannot be used.
         """
         from train import fitting
+        from train.data import samples
         from train.data.fingerprint import fingerprint
         from train.engine import runtime
 
@@ -204,7 +231,11 @@ class Method(ABC):
         settings = fitting.fitted(settings, *self.misfits(settings, data))
         prepared = self.prepare(settings, data, device)
         watch = self.watch(settings, data, prepared.objective)
-        return Session(settings, device, prepared, watch, fingerprint(*data))
+        measured_on = {
+            split: samples.size(part, most)
+            for split, part, most in zip(data._fields, data, self.most(settings, data), strict=True)
+        }
+        return Session(settings, device, prepared, watch, fingerprint(*data), measured_on)
 
     def main(
         self, settings: Any, callbacks: Sequence[Callback] = (), *, data: Any = None
@@ -235,7 +266,8 @@ class Method(ABC):
         from train.engine.runs import Run
 
         with runtime.preserved():
-            settings, device, prepared, watch, data_hash = self.begin(settings, data)
+            session = self.begin(settings, data)
+            settings, device, prepared, watch, data_hash, measured_on = session
             run = Run.create(settings, self.name, **prepared.inputs, data_hash=data_hash)
 
             def evaluate(step: int) -> Mapping[str, float]:
@@ -253,8 +285,9 @@ class Method(ABC):
             )
             if not run.writes:
                 return {}
+            values = result._asdict() | {"measured_on": measured_on}
             selected = {} if best is None else {"best_step": best.step}
-            return verdict.finish(run, result._asdict() | selected, watch)
+            return verdict.finish(run, values | selected, watch)
 
 
 class ELBOMethod(Method):

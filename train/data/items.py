@@ -11,13 +11,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 
 from pyro_models.shapes import Shape
 from train.data.images import as_bytes, as_images
 from train.data.randomness import RandomNumbers
 from train.data.stored import StoredImages
 from train.errors import InputError, first_line, note, require
+from train.progress import progress
 
 PROBES = 32
 """Items that are looked at before the others, evenly spaced, to find shape and type of all."""
@@ -275,7 +275,7 @@ def columns(images: DatasetImages) -> dict[str, np.ndarray]:
         generator=torch.Generator(),
     )
     with RandomNumbers(0):
-        batches = tqdm(loader, desc="reading labels", unit="batch", leave=False, disable=None)
+        batches = progress(loader, "reading labels", len(loader), "batch")
         values = [value for batch in batches for value in batch]
     for row, value in enumerate(values):
         require(

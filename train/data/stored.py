@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from numpy.lib import format as npy
 from torch import Tensor
-from tqdm import tqdm
 
 from pyro_models.shapes import Shape
 from train.data.images import CLIPPED, ROUNDING, as_images
 from train.data.paths import kind_of
 from train.errors import InputError, first_line, note, require
+from train.progress import progress
 
 CHUNK = 8 * 2**20
 """Bytes that are read at once where a whole file is read."""
@@ -105,6 +105,16 @@ class StoredImages(ABC):
         """Reads all images in order, ``size`` at a time."""
         for start in range(0, len(self), size):
             yield self[start : start + size]
+
+    def load(self) -> Tensor:
+        """Reads all images into memory, with progress, of shape (M, C, H, W)."""
+        size = max(1, CHUNK // self.image_shape.values)
+        images = torch.empty(self.shape, dtype=torch.uint8)
+        total = -(-len(self) // size)
+        chunks = progress(self.split(size), "reading images", total, f"{size:,} images")
+        for target, chunk in zip(images.split(size), chunks, strict=True):
+            target.copy_(chunk)
+        return images
 
     def _rows(self, index: Tensor | np.ndarray | slice) -> np.ndarray:
         """Converts an index of this view to one of the stored images."""
@@ -253,27 +263,17 @@ class ArrayImages(StoredImages):
         digest = hashlib.blake2b(f"{self.dtype} {self.stored_shape}".encode(), digest_size=16)
         lowest, highest = np.inf, -np.inf
         step = max(1, CHUNK // self.row_bytes)
-        bar = tqdm(
-            total=self.number * self.row_bytes,
-            desc=f"reading {self.path.name}",
-            unit="B",
-            unit_scale=True,
-            leave=False,
-            # None: shown on a terminal only.
-            disable=None,
-        )
-        with bar:
-            for start in range(0, self.number, step):
-                rows = np.arange(start, min(start + step, self.number))
-                chunk = self._raw(rows, self.stored_shape)
-                digest.update(chunk.reshape(-1).view(np.uint8))
-                # The maximum of bytes above 1 says nothing more.
-                if self.dtype != np.uint8 or highest <= 1:
-                    low, high = chunk.min(), chunk.max()
-                    if self.dtype.kind == "f":
-                        self._require_finite(chunk, low, high, start)
-                    lowest, highest = min(lowest, low), max(highest, high)
-                bar.update(chunk.nbytes)
+        starts = range(0, self.number, step)
+        for start in progress(starts, f"reading {self.path.name}", len(starts), "part"):
+            rows = np.arange(start, min(start + step, self.number))
+            chunk = self._raw(rows, self.stored_shape)
+            digest.update(chunk.reshape(-1).view(np.uint8))
+            # The maximum of bytes above 1 says nothing more.
+            if self.dtype != np.uint8 or highest <= 1:
+                low, high = chunk.min(), chunk.max()
+                if self.dtype.kind == "f":
+                    self._require_finite(chunk, low, high, start)
+                lowest, highest = min(lowest, low), max(highest, high)
         self._convert(lowest, highest)
         return digest.digest()
 
