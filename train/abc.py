@@ -37,10 +37,8 @@ class ABC(Method):
         counts = sets.counts(() if withheld else settings.withheld)
         if settings.replacement or len(counts) < least:
             return [withheld]
-        return [
-            withheld,
-            *fitting.stacks(settings.select("stack_size", "other_stack_size"), counts),
-        ]
+        sizes = settings.select("stack_size", "other_stack_size")
+        return [withheld, *fitting.stacks(sizes, counts)]
 
     def inputs(self, settings: ABCSettings, data: Split) -> dict[str, Any]:
         return super().inputs(settings, data) | {"sets": self.sets(settings, data).classes.values}
@@ -77,13 +75,11 @@ class ABC(Method):
         comparing = settings.select("similarity", "temperature")
         return CorrespondenceObjective(embedder, view=view, **comparing)
 
-    def watch(
-        self, settings: ABCSettings, data: Split, objective: CorrespondenceObjective
-    ) -> ABCWatch:
+    def watch(self, settings: ABCSettings, data: Split, objective: Any) -> ABCWatch:
         from train.metrics.embedding import ABCWatch, require_held_out
 
-        sets = self.sets(settings, data).select(self.sampled_rows(settings, data))
-        data, device = self.sampled(settings, data), next(objective.parameters()).device
+        data = self.sampled(settings, data)
+        sets, device = self.sets(settings, data), next(objective.parameters()).device
         names = {"withheld": sets.find(settings.withheld), "names": sets.classes.values}
         require_held_out(sets.indices[1], **names)
         stacks = self.stacks(settings, data, 1, replacement=True, device=device)

@@ -176,12 +176,6 @@ class Method(ABC):
 
         return data._make(map(sample, data, self.most(settings, data)))
 
-    def sampled_rows(self, settings: Any, data: Any) -> list[torch.Tensor]:
-        """Returns the indices of :meth:`sampled`, for each split."""
-        from train.data.samples import rows
-
-        return list(map(rows, data, self.most(settings, data)))
-
     def most(self, settings: Any, data: Any) -> list[int]:
         """Returns the most images of each split that a model is measured on."""
         train, others = settings.measure_on

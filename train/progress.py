@@ -1,4 +1,4 @@
-"""Progress of what takes more than a few seconds: a bar on a terminal, occasional lines elsewhere."""
+"""Progress of what takes more than a few seconds: a bar on a terminal, else occasional lines."""
 
 from __future__ import annotations
 

@@ -88,8 +88,6 @@ def test_batches_are_those_of_images_in_memory(stored, in_memory, workers):
 
 def test_a_rank_reads_its_rows_alone(stored, in_memory, monkeypatch):
     expected = in_memory.batches(4, 3, "cpu", C)
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setenv("MASTER_ADDR", "localhost")
     read = []
 
     class Watched(ArrayImages):
@@ -98,6 +96,8 @@ def test_a_rank_reads_its_rows_alone(stored, in_memory, monkeypatch):
             return super().read(rows)
 
     images = Images(Watched(stored.images.path), None)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("MASTER_ADDR", "localhost")
     for rank in range(2):
         monkeypatch.setenv("RANK", str(rank))
         read.clear()

@@ -46,11 +46,6 @@ class Sets(NamedTuple):
         classes = Classes.of(np.concatenate(columns))
         return cls(classes, tuple(classes.encode(values) for values in columns))
 
-    def select(self, rows: Sequence[Tensor]) -> Sets:
-        """Returns the sets of some of the images, at an index for each split."""
-        indices = (numbers[index] for numbers, index in zip(self.indices, rows, strict=True))
-        return Sets(self.classes, tuple(indices))
-
     def find(self, labels: Iterable[str]) -> tuple[int, ...]:
         """Returns the indices of the sets that are written like ``labels``.
 
