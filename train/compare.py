@@ -6,13 +6,13 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import tyro
 
 from train.cli import command, leaves_no_trace
 from train.errors import InputError, require
-from train.settings import Count, Settings, Whole, flag
+from train.settings import Count, DataSettings, Settings, Whole, flag
 
 if TYPE_CHECKING:
     import torch
@@ -23,20 +23,19 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class CompareSettings:
+class CompareSettings(DataSettings):
     """Compare runs of any methods with each other, raw pixels, PCA and an untrained encoder.
 
     Writes a table (Markdown and CSV) and a figure of the same measures on the same held-out images.
     AIR is given each image in the middle of an empty scene."""
 
+    HELPS: ClassVar = {
+        "data": "Labelled images to compare on: see --data of train.ae.",
+        "evaluate_on": "Held-out images: see --evaluate-on of train.ae.",
+    }
+
     runs: tyro.conf.Positional[tuple[Path, ...]] = ()
     """Run folders. Without any, each method is trained for --steps with its defaults."""
-    data: str = "mnist5k"
-    """Labelled images to compare on: see --data of train.ae."""
-    data_dir: Path = Path("data")
-    """Folder of downloaded data sets."""
-    evaluate_on: Literal["test", "validation"] = "test"
-    """Held-out images: see --evaluate-on of train.ae."""
     steps: Count = 500
     """Number of training steps, where no run is given."""
     seed: Whole = 0
@@ -48,8 +47,7 @@ class CompareSettings:
 
     def shared(self) -> dict[str, Any]:
         """Returns the settings that runs and their comparison have in common, by name."""
-        names = ("data", "data_dir", "evaluate_on", "seed", "device")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in (*self.DATA, "seed", "device")}
 
 
 def reproduced(method: str, settings: Settings | CompareSettings) -> str:
@@ -130,7 +128,7 @@ def main(settings: CompareSettings, methods: Sequence[Method] = ()) -> dict[str,
         InputError: If data or runs cannot be used.
     """
     from train import tables, verdict
-    from train.data import datasets
+    from train.data import datasets, samples
     from train.engine import parallel, runtime
     from train.engine.runs import Run
     from train.methods import METHODS
@@ -139,7 +137,11 @@ def main(settings: CompareSettings, methods: Sequence[Method] = ()) -> dict[str,
     parallel.require_alone("train.compare")
     shared = Settings(**settings.shared(), steps=settings.steps, run_dir=settings.run_dir)
     device = runtime.setup(shared)
-    data = datasets.load(settings.data, settings.data_dir, settings.evaluate_on)
+    data = datasets.load(
+        settings.data, settings.data_dir, settings.evaluate_on, settings.data_options
+    )
+    most = zip(data, shared.measure_on, strict=True)
+    data = data._make(samples.sample(part, number) for part, number in most)
     comparison.require_classes(data)
     codecs = codecs_of(settings.runs, data, device, methods)
     run = Run.create(shared, "compare", runs=settings.runs)

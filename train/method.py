@@ -109,10 +109,10 @@ class Method(ABC):
         from train.data import adapters, datasets
 
         if data is None:
-            data = datasets.load(settings.data, settings.data_dir, settings.evaluate_on)
+            source = settings.select("data", "data_dir", "evaluate_on").values()
+            data = datasets.load(*source, settings.data_options)
         else:
-            options = settings.select("evaluate_on", "in_memory", "workers")
-            data = adapters.as_split(data, **options)
+            data = adapters.as_split(data, settings.evaluate_on, settings.data_options)
         if self.needs_labels:
             data.train.require_labels()
         return data

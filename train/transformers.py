@@ -30,9 +30,9 @@ from train.errors import InputError, Interrupted, require
 from train.fitting import Misfit
 from train.method import Method
 from train.methods import METHODS
-from train.settings import flags_to_arguments
+from train.settings import DataSettings, flags_to_arguments
 
-COMMAND_LINE_ONLY = ("data", "data_dir", "evaluate_on", "resume", "run_dir", "sweep", "tensorboard")
+COMMAND_LINE_ONLY = (*DataSettings.DATA, "resume", "run_dir", "sweep", "tensorboard")
 """Settings of the command line that are not parameters of a transformer."""
 
 SIZES = ("batch_size", "stack_size", "other_stack_size", "echo_terms")

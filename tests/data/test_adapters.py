@@ -12,10 +12,14 @@ from train.data.fingerprint import fingerprint
 from train.data.images import as_images
 from train.data.items import DatasetImages
 from train.data.labelled import Images, Split
+from train.data.options import DataOptions
 from train.data.stored import StoredImages
 
 GREY = np.random.default_rng(0).integers(0, 256, (60, 9, 8), dtype=np.uint8)
 LABELS = np.arange(60) % 3
+
+
+HERE, AHEAD = DataOptions(workers=0), DataOptions(workers=1)
 
 
 class Items(Dataset):
@@ -79,7 +83,7 @@ SOURCES = {
 @pytest.mark.parametrize("name", SOURCES)
 def test_a_data_set_is_split_as_images_in_memory_are(name):
     expected = Images.of_columns(as_images(GREY), {"label": LABELS}).hold_out()
-    split = as_split(SOURCES[name](), workers=0)
+    split = as_split(SOURCES[name](), options=HERE)
     for part, wanted in zip(split, expected, strict=True):
         assert isinstance(part.images, StoredImages)
         assert part.images.workers == 0
@@ -89,15 +93,15 @@ def test_a_data_set_is_split_as_images_in_memory_are(name):
 
 
 def test_images_that_are_read_once_stay_in_memory():
-    split = as_split(SOURCES["tensors"](), in_memory="always")
+    split = as_split(SOURCES["tensors"](), options=DataOptions(in_memory="always"))
     assert isinstance(split.train.images, torch.Tensor)
-    lazy = as_split(SOURCES["tensors"](), workers=0)
+    lazy = as_split(SOURCES["tensors"](), options=HERE)
     assert torch.equal(split.train.images, lazy.train.images[:])
 
 
 def test_columns_of_a_table_are_read_without_its_images():
     data = table()
-    split = as_split(data, workers=0)
+    split = as_split(data, options=HERE)
     # Those that show shape and type.
     assert data.images_read <= 32
     assert set(split.train.columns) == {"label", "name"}
@@ -121,32 +125,32 @@ class Targets(Items):
 
 def test_targets_save_reading_the_items():
     data = Targets(LABELS.tolist())
-    expected = as_split(SOURCES["tensors"](), workers=0)
-    assert torch.equal(as_split(data, workers=0).train.labels, expected.train.labels)
+    expected = as_split(SOURCES["tensors"](), options=HERE)
+    assert torch.equal(as_split(data, options=HERE).train.labels, expected.train.labels)
     assert data.read <= 2 * 32
     rows = np.arange(0, 60, 2)
-    subset = as_split(Subset(data, rows.tolist()), workers=0)
+    subset = as_split(Subset(data, rows.tolist()), options=HERE)
     assert data.read <= 6 * 32
     wanted = Images(as_images(GREY[rows]), torch.from_numpy(LABELS[rows])).hold_out()
     assert torch.equal(subset.train.labels, wanted.train.labels)
     # A transform of labels makes others of them.
-    renamed = as_split(Targets((LABELS + 1).tolist()), workers=0)
+    renamed = as_split(Targets((LABELS + 1).tolist()), options=HERE)
     assert sorted(set(renamed.train.values.tolist())) == [0, 1, 2]
 
 
 def test_a_pair_and_a_mapping_are_given_splits():
     train, test = (SOURCES["tensors"]() for _ in range(2))
     train, test = Subset(train, range(50)), Subset(test, range(50, 60))
-    pair = as_split((train, test), workers=0)
+    pair = as_split((train, test), options=HERE)
     assert torch.equal(pair.train.images[:], as_images(GREY[:50]))
     assert torch.equal(pair.held_out.images[:], as_images(GREY[50:]))
-    named = as_split({"train": train, "test": test}, workers=0)
+    named = as_split({"train": train, "test": test}, options=HERE)
     assert fingerprint(*named) == fingerprint(*pair)
-    validation = as_split((train, test), evaluate_on="validation", workers=0)
+    validation = as_split((train, test), "validation", HERE)
     assert [len(part) for part in validation] == [40, 10]
     both = {"train": train, "test": test, "validation": Subset(train, range(7))}
-    assert [len(x) for x in as_split(both, evaluate_on="validation", workers=0)] == [50, 7]
-    alone = as_split({"train": train}, workers=0)
+    assert [len(x) for x in as_split(both, "validation", HERE)] == [50, 7]
+    alone = as_split({"train": train}, options=HERE)
     assert [len(part) for part in alone] == [40, 10]
 
 
@@ -154,11 +158,11 @@ def test_classes_of_a_pair_have_common_indices():
     """Though one of them is not held out."""
     train = Items(lambda i: (GREY[i], ["a", "b", "c"][i % 3]))
     test = Items(lambda i: (GREY[i], ["a", "c"][i % 2]), 10)
-    split = as_split((train, test), workers=0)
+    split = as_split((train, test), options=HERE)
     assert split.held_out.labels.tolist() == [0, 2] * 5
     assert split.train.labels[:3].tolist() == [0, 1, 2]
     with refused("of two kinds"):
-        as_split((train, Items(lambda i: (GREY[i], i % 2), 10)), workers=0)
+        as_split((train, Items(lambda i: (GREY[i], i % 2), 10)), HERE)
 
 
 def test_splits_and_images_are_taken_as_they_are():
@@ -166,18 +170,18 @@ def test_splits_and_images_are_taken_as_they_are():
     split = images.hold_out()
     assert as_split(split) == split
     assert fingerprint(*as_split(images)) == fingerprint(*split)
-    assert isinstance(as_split(split, evaluate_on="validation"), Split)
+    assert isinstance(as_split(split, "validation"), Split)
 
 
 def test_a_dark_image_is_not_black_and_white():
     """Zeros and ones are black and white if all images have them, and grey levels otherwise."""
     dark = GREY.copy()
     dark[1] = dark[1] > 127
-    images = as_split(Items(lambda i: dark[i]), workers=0)
+    images = as_split(Items(lambda i: dark[i]), options=HERE)
     assert sorted(int(image.max()) for image in images.train.images[:])[0] in (1, 255)
     read = torch.cat([part.images[:] for part in images])
     assert int(read.flatten(1).amax(1).min()) == 1
-    binary = as_split(Items(lambda i: (GREY[i] > 127).astype(int)), workers=0)
+    binary = as_split(Items(lambda i: (GREY[i] > 127).astype(int)), options=HERE)
     assert binary.train.images[:].unique().tolist() == [0, 255]
 
 
@@ -186,7 +190,7 @@ def test_the_fingerprint_is_of_contents_and_number():
     changed[0, 0, 0] ^= 1
     arrays = (GREY, GREY.copy(), changed, GREY[:50])
     prints = [
-        fingerprint(*as_split(TensorDataset(torch.from_numpy(array)), workers=0))
+        fingerprint(*as_split(TensorDataset(torch.from_numpy(array)), options=HERE))
         for array in arrays
     ]
     assert prints[0] == prints[1]
@@ -218,7 +222,7 @@ def failing(i):
 )
 def test_data_that_cannot_be_used_are_refused(data, words):
     with refused("data", words):
-        as_split(data, workers=0)
+        as_split(data, options=HERE)
 
 
 @pytest.mark.parametrize(
@@ -257,7 +261,7 @@ class Stream(IterableDataset):
 
 def test_the_first_items_of_a_stream_are_held_out(monkeypatch):
     monkeypatch.setattr("train.data.streams.HELD_OUT", 10)
-    split = as_split(Stream(), workers=0)
+    split = as_split(Stream(), options=HERE)
     assert torch.equal(split.held_out.images, as_images(GREY[:10]))
     assert split.held_out.labels.tolist() == LABELS[:10].tolist()
     # The sample, for probes.
@@ -279,7 +283,7 @@ def test_the_first_items_of_a_stream_are_held_out(monkeypatch):
 
 def test_a_stream_beside_held_out_data():
     held_out = TensorDataset(torch.from_numpy(GREY[:20]), torch.from_numpy(LABELS[:20]))
-    split = as_split((Stream(), held_out), workers=0)
+    split = as_split((Stream(), held_out), options=HERE)
     assert len(split.held_out) == 20
     images = split.train.batches(30, 0, "cpu").local(1)[0]
     assert torch.equal(images, as_images(GREY[30:]).float() / 255)
@@ -291,7 +295,7 @@ def test_a_stream_is_shared_by_two_processes(monkeypatch):
     monkeypatch.setenv("MASTER_ADDR", "localhost")
     for rank in range(2):
         monkeypatch.setenv("RANK", str(rank))
-        batches = as_split((Stream(), held_out), workers=0).train.batches(8, 0, "cpu")
+        batches = as_split((Stream(), held_out), options=HERE).train.batches(8, 0, "cpu")
         start = 16 + 4 * rank
         wanted = as_images(GREY[start : start + 4]).float() / 255
         assert torch.equal(batches.local(2)[0], wanted)
@@ -303,11 +307,11 @@ def test_a_shuffled_stream_is_the_same_in_every_run():
     held_out = TensorDataset(torch.from_numpy(GREY[:20]))
     torch.manual_seed(1)
     state = torch.get_rng_state()
-    straight = as_split((Stream(shuffled=True), held_out), workers=0).train.batches(20, 0, "cpu")
+    straight = as_split((Stream(shuffled=True), held_out), options=HERE).train.batches(20, 0, "cpu")
     drawn = [straight.local(step)[0] for step in range(6)]
     assert torch.equal(torch.get_rng_state(), state)
     torch.manual_seed(2)
-    resumed = as_split((Stream(shuffled=True), held_out), workers=1).train.batches(20, 0, "cpu")
+    resumed = as_split((Stream(shuffled=True), held_out), options=AHEAD).train.batches(20, 0, "cpu")
     for step in (4, 5, 1):
         assert torch.equal(resumed.local(step)[0], drawn[step])
     resumed.close()
@@ -346,7 +350,9 @@ def test_a_stream_with_a_state_need_not_be_read_anew(workers):
 
     def batches():
         stream = Stateful()
-        return stream, as_split((stream, held_out), workers=workers).train.batches(8, 0, "cpu")
+        return stream, as_split(
+            (stream, held_out), options=DataOptions(workers=workers)
+        ).train.batches(8, 0, "cpu")
 
     _, straight = batches()
     drawn = []
@@ -369,20 +375,22 @@ def test_a_stream_with_a_state_need_not_be_read_anew(workers):
 def test_streams_that_cannot_be_used_are_refused(monkeypatch):
     monkeypatch.setattr("train.data.streams.HELD_OUT", 10)
     with refused("is empty"):
-        as_split(Stream(0), workers=0)
+        as_split(Stream(0), options=HERE)
     with refused("has no more than 9 items, which are held out: give held-out data"):
-        as_split(Stream(9), workers=0)
+        as_split(Stream(9), options=HERE)
     with refused(
         "--batch-size 64 is larger than a pass through data (Stream), without the first 10"
     ):
-        as_split(Stream(), workers=0).train.batches(64, 0, "cpu").local(0)
+        as_split(Stream(), options=HERE).train.batches(64, 0, "cpu").local(0)
     with refused("another pass begins with other ones"):
-        as_split(Stream(shuffled=True), workers=0).train.batches(8, 0, "cpu").local(0)
+        as_split(Stream(shuffled=True), options=HERE).train.batches(8, 0, "cpu").local(0)
     with refused("--workers 2", "give 1 or 0"):
-        as_split(Stream(), workers=2)
+        as_split(Stream(), options=DataOptions(workers=2))
     with refused("needs them: give a map-style data set"):
-        as_split(Stream(), workers=0).train.batches(8, 0, "cpu", torch.zeros(50, 3))
-    labels = as_split(Stream(), workers=0).train.batches(8, 0, "cpu", torch.zeros(50, 0)).local(0)
+        as_split(Stream(), options=HERE).train.batches(8, 0, "cpu", torch.zeros(50, 3))
+    labels = (
+        as_split(Stream(), options=HERE).train.batches(8, 0, "cpu", torch.zeros(50, 0)).local(0)
+    )
     assert labels[1].shape == (8, 0)
 
 
@@ -395,7 +403,7 @@ def test_a_stream_that_fails_names_its_item():
                 yield item
 
     held_out = TensorDataset(torch.from_numpy(GREY[:20]))
-    batches = as_split((Failing(6000), held_out), workers=1).train.batches(1000, 0, "cpu")
+    batches = as_split((Failing(6000), held_out), options=AHEAD).train.batches(1000, 0, "cpu")
     for step in range(5):
         batches.local(step)
     with refused("data (Failing): item 5000 cannot be read (OSError: gone)"):

@@ -8,6 +8,7 @@ from PIL import Image
 
 from tests.data.refusals import refused
 from train.data import files, memory
+from train.data.options import DataOptions
 
 M = 12
 GREY = np.random.default_rng(0).integers(0, 256, (M, 6, 5), dtype=np.uint8)
@@ -44,7 +45,7 @@ class TestArchives:
     def test_images_become_uint8(self, tmp_path, images, expected):
         read = files.read(write(tmp_path, images=images)).images
         assert read.dtype == np.uint8
-        np.testing.assert_array_equal(read, expected)
+        np.testing.assert_array_equal(read, expected[:, None])
 
     @pytest.mark.parametrize(
         ("labels", "kind"),
@@ -81,8 +82,10 @@ class TestArchives:
         [
             ({"pictures": GREY}, ("'images'", "pictures", "numpy.savez")),
             ({"images": GREY[0]}, ("(6, 5)", "(N, H, W)")),
-            ({"images": np.zeros((M, 6, 5, 3))}, ("(12, 6, 5, 3)", "images.mean(3)")),
-            ({"images": np.zeros((M, 3, 6, 5))}, ("(12, 3, 6, 5)", "images.mean(1)")),
+            ({"images": np.zeros((M, 6, 5, 2))}, ("(12, 6, 5, 2)", "1 or 3 channels")),
+            ({"images": np.zeros((M, 5, 6, 7))}, ("(12, 5, 6, 7)", "1 or 3 channels")),
+            ({"images": np.zeros((M, 6, 5, 4))}, ("(12, 6, 5, 4)", "without the transparency")),
+            ({"images": np.zeros((M, 4, 6, 5))}, ("(12, 4, 6, 5)", "without the transparency")),
             ({"images": np.zeros((0, 6, 5))}, ("empty",)),
             ({"images": np.zeros((M, 0, 5))}, ("empty",)),
             ({"images": GREY[:9]}, ("9 images", "10 or more")),
@@ -136,8 +139,9 @@ class TestArchives:
 
     def test_a_single_array_is_refused(self, tmp_path):
         np.save(tmp_path / "data.npy", GREY)
-        with refused("data.npy", "single array", "numpy.savez"):
-            files.read(str(tmp_path / "data.npy"))
+        (tmp_path / "data.npy").rename(tmp_path / "data.npz")
+        with refused("data.npz", "single array", ".npy"):
+            files.read(str(tmp_path / "data.npz"))
 
     def test_sizes_are_checked_before_arrays_are_read(self, tmp_path, monkeypatch):
         """An archive of 0.3 MB that unpacks to 300 MB, and arrays that do not fit into memory."""
@@ -169,7 +173,7 @@ class TestArchives:
     def test_a_pipe_is_refused(self, tmp_path):
         """Reading it would block."""
         os.mkfifo(tmp_path / "data.npz")
-        with refused("data.npz is a named pipe", "give an .npz file or a folder"):
+        with refused("data.npz is a named pipe", "give an .npz or .npy file or a folder"):
             files.read(str(tmp_path / "data.npz"))
 
     @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
@@ -200,14 +204,15 @@ class TestFolders:
     def test_grey_images_in_order_of_name(self, folder):
         (folder / "notes.txt").write_text("not an image")
         (folder / "._00.png").write_text("what another system left")
-        np.testing.assert_array_equal(files.read(str(folder)).images, GREY)
+        np.testing.assert_array_equal(files.read(str(folder)).images, GREY[:, None])
 
-    def read(self, folder, capsys):
-        """Reads a folder; returns its images and the lines printed to standard error."""
-        images = files.read(str(folder)).images
+    def read(self, folder, capsys, **options):
+        """Reads a folder; returns its grey images and the lines printed to standard error."""
+        images = files.read(str(folder), DataOptions(**options)).images
         printed = capsys.readouterr().err
         assert all(line.startswith(f"note: {folder}: ") for line in printed.splitlines())
-        return images, printed
+        assert images.shape[1] == 1
+        return images[:, 0], printed
 
     def test_colours_become_grey(self, folder, capsys):
         Image.fromarray(np.repeat(GREY[3][..., None], 3, 2)).save(folder / "03.png")
@@ -220,7 +225,7 @@ class TestFolders:
         Image.fromarray(green).save(folder / "03.png")
         Image.fromarray(np.full((6, 5, 4), 51, np.uint8), "CMYK").save(folder / "04.tif")
         (folder / "04.png").unlink()
-        images, printed = self.read(folder, capsys)
+        images, printed = self.read(folder, capsys, grey=True)
         assert images[3, 0, 0] == round(0.587 * 200)
         # Four inks of a fifth each: 255 (1 - 1/5)^2.
         assert abs(int(images[4, 0, 0]) - 163) <= 1
@@ -290,7 +295,7 @@ class TestFolders:
         for i in range(10):
             Image.fromarray(GREY[i] % 2).save(tmp_path / f"{i}.png")
         images = files.read(str(tmp_path)).images
-        np.testing.assert_array_equal(images, GREY[:10] % 2 * 255)
+        np.testing.assert_array_equal(images[:, 0], GREY[:10] % 2 * 255)
         assert "taken for black and white" in capsys.readouterr().err
 
     def test_other_kinds_of_files_are_refused(self, folder):

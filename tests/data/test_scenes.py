@@ -252,9 +252,9 @@ class TestLoad:
         splits = []
         load = datasets.load
 
-        def spy(data, data_dir, evaluate_on):
+        def spy(data, data_dir, evaluate_on, options):
             splits.append(evaluate_on)
-            return load(data, data_dir, evaluate_on)
+            return load(data, data_dir, evaluate_on, options)
 
         monkeypatch.setattr(datasets, "load", spy)
         load_scenes(SceneSettings(evaluate_on="validation", train_scenes=5, held_out_scenes=5))

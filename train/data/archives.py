@@ -1,4 +1,4 @@
-"""Reads and checks images, labels, counts and boxes in an ``.npz`` archive."""
+"""Reads and checks images, labels, other columns, counts and boxes in an ``.npz`` archive."""
 
 from __future__ import annotations
 
@@ -16,33 +16,34 @@ import numpy as np
 from numpy.lib import format as npy
 
 from train.data import memory
+from train.data.columns import Columns, of_labels
 from train.data.images import as_bytes, as_images
 from train.data.labels import as_labels, interpretation
 from train.errors import InputError, note, require
 
 
 @dataclass(frozen=True, eq=False)
-class Contents:
-    r"""The contents of an archive or a folder.
+class Arrays:
+    r"""The contents of an archive.
 
     Attributes:
-        images: Grey levels, of shape :math:`(M, H, W)`, uint8.
-        labels: Classes, of shape :math:`(M)`, integers or text; or quantities, of shape
-            :math:`(M)`, float64; or several columns, of shape :math:`(M, K)`: see
-            :func:`train.data.labels.as_labels`.
+        images: Grey levels or colours, of shape :math:`(M, C, H, W)`, uint8.
+        columns: The labels, called ``labels``, or ``0``, ``1``, ... if an image has several; and
+            the other arrays of shape :math:`(M)`, by their names.
         counts: The number of objects in each image, of shape :math:`(M)`, int64.
         boxes: Their boxes :math:`(x_0, y_0, x_1, y_1)` in pixels, of shape :math:`(M, K, 4)`,
             float32. The first ``counts`` rows of each image are boxes, the others zeros.
     """
 
     images: np.ndarray
-    labels: np.ndarray | None = None
+    columns: Columns
     counts: np.ndarray | None = None
     boxes: np.ndarray | None = None
 
 
 ARRAYS = ("images", "labels", "counts", "boxes")
-"""The arrays that are read; others are ignored."""
+"""The arrays that are read by their names. Others are columns if they have a number or a word for
+each image, and are ignored if not."""
 
 REMEDY = "write it with numpy.savez(path, images=...)"
 
@@ -58,17 +59,17 @@ MAX_RATIO = 200
 1 / :data:`MAX_RATIO` or less. Images are compressed to 1/20 or so, a constant array to 1/1000."""
 
 
-def read(path: Path) -> Contents:
+def read(path: Path) -> Arrays:
     """Reads an archive.
 
     Args:
         path: An ``.npz`` file with an array ``images`` (see :func:`train.data.images.as_images`)
-            and optionally ``labels`` (see :func:`train.data.labels.as_labels`), ``counts`` and
-            ``boxes``.
+            and optionally ``labels`` (see :func:`train.data.labels.as_labels`), ``counts``,
+            ``boxes``, and columns of other names.
 
     Raises:
         InputError: If the archive is damaged, memory has no room for its arrays, or they are not
-            as :class:`Contents` describes them.
+            as :class:`Arrays` describes them.
     """
     with _open(path) as archive:
         members = _members(path, archive)
@@ -81,7 +82,7 @@ def _open(path: Path) -> zipfile.ZipFile:
     try:
         with path.open("rb") as file:
             is_single_array = file.read(len(npy.MAGIC_PREFIX)) == npy.MAGIC_PREFIX
-        require(not is_single_array, f"{path} is a single array: {REMEDY}")
+        require(not is_single_array, f"{path} is a single array: call it .npy, or {REMEDY}")
         return zipfile.ZipFile(path)
     except PermissionError as error:
         raise InputError(f"{path} may not be read: change its permissions") from error
@@ -96,7 +97,36 @@ def _members(path: Path, archive: zipfile.ZipFile) -> dict[str, str]:
         "images" in members,
         f"{path} has no array 'images' (it has {', '.join(members) or 'none'}): {REMEDY}",
     )
-    return {name: members[name] for name in ARRAYS if name in members}
+    read = {name: members[name] for name in ARRAYS if name in members}
+    (n, *_), _ = _header_of(archive, members["images"]) or ((0,), None)
+    for name, member in members.items():
+        shape, dtype = _header_of(archive, member) or ((), None)
+        if name not in ARRAYS and shape == (n,) and dtype.kind in "biufSU":
+            read[name] = member
+    return read
+
+
+def _header_of(archive: zipfile.ZipFile, member: str) -> tuple[tuple[int, ...], np.dtype] | None:
+    """Returns the shape and type of an array; None if it has no axes or is not readable."""
+    try:
+        with archive.open(member) as file:
+            shape, _, dtype = _read_header(file)
+            return (shape, dtype) if shape else None
+    except DAMAGED:
+        return None
+
+
+def _read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Reads the shape, the order and the type of an array.
+
+    Raises:
+        ValueError: If it is not a header.
+    """
+    readers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+    version = npy.read_magic(file)
+    if version not in readers:
+        raise ValueError("of a version of the format that is for structured arrays only")
+    return readers[version](file)
 
 
 def _require_memory(path: Path, archive: zipfile.ZipFile, members: Mapping[str, str]) -> None:
@@ -136,11 +166,7 @@ def _size(path: Path, file: IO[bytes], name: str, entry: zipfile.ZipInfo) -> int
         InputError: If the array is large and compressed to next to nothing.
         ValueError: If it holds Python objects, or the archive has another number of bytes.
     """
-    readers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
-    version = npy.read_magic(file)
-    if version not in readers:
-        raise ValueError("of a version of the format that is for structured arrays only")
-    shape, _, dtype = readers[version](file)
+    shape, _, dtype = _read_header(file)
     # In Python's integers, which do not overflow.
     size = dtype.itemsize
     for side in shape:
@@ -155,41 +181,72 @@ def _size(path: Path, file: IO[bytes], name: str, entry: zipfile.ZipInfo) -> int
     return size
 
 
-def _checked(path: Path, arrays: Mapping[str, np.ndarray]) -> Contents:
-    images = _images(path, arrays["images"])
+def _checked(path: Path, arrays: Mapping[str, np.ndarray]) -> Arrays:
+    images = images_of(arrays["images"], f"{path}: 'images'")
     for name, array in arrays.items():
         require(
             array.ndim > 0 and len(array) == len(images),
             f"{path}: '{name}' has shape {array.shape} but there are {len(images)} images: give "
             "one entry an image",
         )
-    labels = _labels(path, arrays["labels"]) if "labels" in arrays else None
-    counts = _counts(path, arrays["counts"]) if "counts" in arrays else None
+    others = {name: array for name, array in arrays.items() if name not in ARRAYS}
+    columns = _columns(path, others)
+    if "labels" in arrays:
+        labels = columns_of_labels(arrays["labels"], f"{path}: 'labels'", str(path))
+        columns = columns.joined(labels, f"{path}: 'labels'")
+    counts = counts_of(arrays["counts"], f"{path}: 'counts'") if "counts" in arrays else None
     boxes = _boxes(path, arrays["boxes"], counts) if "boxes" in arrays else None
-    return Contents(images, labels, counts, boxes)
+    return Arrays(images, columns, counts, boxes)
 
 
-def _images(path: Path, images: np.ndarray) -> np.ndarray:
+def images_of(images: np.ndarray, name: str) -> np.ndarray:
+    """Converts images to uint8 of shape (M, C, H, W): see :func:`train.data.images.as_images`.
+
+    Raises:
+        InputError: If there are none, or they are of another shape, type or range.
+    """
     require(
         images.size > 0,
-        f"{path}: 'images' is empty, its shape is {images.shape}: give images of shape (N, H, W)",
+        f"{name} is empty, its shape is {images.shape}: give images of shape (N, H, W)",
     )
-    return as_bytes(as_images(images, name=f"{path}: 'images'", say=note)).numpy()
+    # The axis of channels may have been moved.
+    return as_bytes(as_images(images, name=name, say=note)).contiguous().numpy()
 
 
-def _labels(path: Path, given: np.ndarray) -> np.ndarray:
-    labels = as_labels(given, f"{path}: 'labels'")
+def columns_of_labels(given: np.ndarray, name: str, path: str) -> Columns:
+    """Converts labels to columns, and notes how floats that are all whole were interpreted.
+
+    Raises:
+        InputError: If they are of another shape or type, or not finite.
+    """
+    labels = as_labels(given, name)
     if (line := interpretation(given, labels)) is not None:
         note(f"{path}: {line}")
-    return labels
+    return of_labels(labels)
 
 
-def _counts(path: Path, counts: np.ndarray) -> np.ndarray:
+def _columns(path: Path, arrays: Mapping[str, np.ndarray]) -> Columns:
+    """Converts arrays beside the labels to columns; those that are not finite are unusable."""
+    values, unusable = {}, {}
+    for name, array in arrays.items():
+        try:
+            values[name] = as_labels(array, f"{path}: '{name}'")
+        except InputError as error:
+            unusable[name] = str(error)
+    return Columns(values, unusable)
+
+
+def counts_of(counts: np.ndarray, name: str) -> np.ndarray:
+    """Converts numbers of objects to int64.
+
+    Raises:
+        InputError: If they are not whole numbers of shape (M,), 0 or more.
+    """
     is_numeric = counts.ndim == 1 and counts.dtype.kind in "biuf"
     require(
         is_numeric
         and bool((np.isfinite(counts) & (counts >= 0) & (counts == np.floor(counts))).all()),
-        f"{path}: 'counts' must be (N,) whole numbers, 0 or more: the objects in each image",
+        f"{name} must be (N,) whole numbers, 0 or more: the objects in each image",
     )
     return counts.astype(np.int64)
 

@@ -50,7 +50,7 @@ def _update(
 ) -> None:
     """Adds an array and its name to a hash."""
     if isinstance(content, StoredImages):
-        digest.update(content.digest())
+        digest.update(f"{content.image_shape}".encode() + content.digest())
         content = np.arange(len(content)) if content.rows is None else content.rows
     if content is None:
         digest.update(f"{name} {content!r}".encode())

@@ -24,6 +24,10 @@ CLIPPED = 0.25
 """Floats up to this far outside, such as means of Normal pixels, are clipped with a message."""
 
 
+CHUNK = 1_000
+"""The images of a data set that are converted at once."""
+
+
 def as_images(
     given: Any,
     shape: Shape | None = None,
@@ -38,7 +42,8 @@ def as_images(
     - Floats are in [0, 1]. Up to :data:`ROUNDING` outside they are clipped silently, up to
       :data:`CLIPPED` outside with a message, and refused beyond.
     - PIL images are rotated as their EXIF data say, put on a background where they are transparent
-      (see :func:`train.data.pil.put_on_background`) and converted to grey, with a message.
+      (see :func:`train.data.pil.put_on_background`), and converted to grey if ``shape`` has one
+      channel, with a message.
 
     Args:
         given: An array, a tensor, a PIL image, or a list of these, of shape :math:`(M, H, W)`,
@@ -60,7 +65,7 @@ def as_images(
         >>> as_images(np.zeros((5, 8, 8, 3), dtype=bool)).shape
         torch.Size([5, 3, 8, 8])
     """
-    images = _with_channels(_as_tensor(given, name, say), shape, name, say)
+    images = _with_channels(_as_tensor(given, shape, name, say), shape, name, say)
     if images.is_floating_point():
         return _from_floats(images, name, say)
     return _from_integers(images, name, say)
@@ -98,6 +103,23 @@ def luminance(images: Tensor) -> Tensor:
         levels = red.int() * 19595 + green.int() * 38470 + blue.int() * 7471 + 0x8000
         return (levels >> 16).to(torch.uint8)
     return 0.299 * red + 0.587 * green + 0.114 * blue
+
+
+def to_grey(images: Tensor) -> Tensor:
+    r"""Converts stored images to grey (see :func:`luminance`), some at a time.
+
+    Args:
+        images: Images, of shape :math:`(M, C, H, W)`, uint8.
+
+    Returns:
+        Grey levels, of shape :math:`(M, 1, H, W)`, uint8.
+    """
+    if images.shape[1] == 1:
+        return images
+    grey = images.new_empty(len(images), 1, *images.shape[2:])
+    for chunk, target in zip(images.split(CHUNK), grey.split(CHUNK), strict=True):
+        target.copy_(luminance(chunk))
+    return grey
 
 
 def without_grey_axis(images: Tensor) -> Tensor:
@@ -138,12 +160,13 @@ def cropped(images: Tensor, sides: Sequence[int]) -> Tensor:
     return images[..., top : top + sides[0], left : left + sides[1]]
 
 
-def _as_tensor(given: Any, name: str, say: Callable[[str], None]) -> Tensor:
+def _as_tensor(given: Any, shape: Shape | None, name: str, say: Callable[[str], None]) -> Tensor:
     """Converts images of any kind to float32, uint8, or, for other integers, int64."""
+    channels = None if shape is None else shape.channels
     if isinstance(given, Image.Image):
-        given = _from_pil([given], name, say)
+        given = _from_pil([given], channels, name, say)
     elif isinstance(given, list | tuple):
-        given = _from_list(given, name, say)
+        given = _from_list(given, channels, name, say)
     if not isinstance(given, Tensor):
         given = _from_array(np.asarray(given), name)
     given = given.detach()
@@ -157,9 +180,11 @@ def _as_tensor(given: Any, name: str, say: Callable[[str], None]) -> Tensor:
     return given if given.dtype == torch.uint8 else given.long()
 
 
-def _from_list(given: Sequence[Any], name: str, say: Callable[[str], None]) -> Tensor | np.ndarray:
+def _from_list(
+    given: Sequence[Any], channels: int | None, name: str, say: Callable[[str], None]
+) -> Tensor | np.ndarray:
     if given and all(isinstance(image, Image.Image) for image in given):
-        return _from_pil(given, name, say)
+        return _from_pil(given, channels, name, say)
     try:
         if given and all(isinstance(image, Tensor) for image in given):
             return torch.stack(list(given))
@@ -169,23 +194,34 @@ def _from_list(given: Sequence[Any], name: str, say: Callable[[str], None]) -> T
         raise InputError(f"{name} is a list of unlike things: give images of one size") from error
 
 
-def _from_pil(given: Sequence[Image.Image], name: str, say: Callable[[str], None]) -> np.ndarray:
+def _from_pil(
+    given: Sequence[Image.Image], channels: int | None, name: str, say: Callable[[str], None]
+) -> np.ndarray:
+    r"""Converts pictures to an array of shape :math:`(M, C, H, W)`, uint8.
+
+    Colour becomes grey if one channel is required. If none is, there are three channels if any
+    picture has colour.
+    """
     try:
-        pages = [pil.to_grey(image) for image in given]
+        pages = [pil.convert(image, grey=channels == 1) for image in given]
     except pil.Unusable as error:
         raise InputError(f"{name}: a picture {error}") from error
     except pil.UNREADABLE as error:
         raise InputError(f"{name}: a picture cannot be read: open it anew") from error
     require(
-        len({page.grey.shape for page in pages}) == 1,
+        len({page.pixels.shape[1:] for page in pages}) == 1,
         f"{name}: pictures are of several sizes: bring all to one size",
     )
-    grey = np.stack([page.grey for page in pages])
+    coloured = sum(len(page.pixels) == 3 for page in pages)
+    least = 3 if coloured or channels == 3 else 1
+    images = np.stack([np.repeat(page.pixels, least // len(page.pixels), 0) for page in pages])
     alphas = {i: page.alpha for i, page in enumerate(pages) if page.alpha is not None}
     names = [f"{name}: picture {i}" for i in range(len(pages))]
-    background = pil.put_on_background(grey, alphas, names)
-    pil.describe([page.conversions for page in pages], len(alphas), background, say)
-    return grey
+    background = pil.put_on_background(images, alphas, names)
+    pil.describe(
+        [page.conversions for page in pages], len(alphas), background, say, coloured=coloured
+    )
+    return images
 
 
 def _from_array(array: np.ndarray, name: str) -> Tensor:

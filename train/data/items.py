@@ -15,12 +15,9 @@ from torch.utils.data import DataLoader, Dataset
 from pyro_models.shapes import Shape
 from train.data.images import as_bytes, as_images
 from train.data.randomness import RandomNumbers
-from train.data.stored import StoredImages
+from train.data.stored import PROBES, StoredImages, evenly
 from train.errors import InputError, first_line, note, require
 from train.progress import progress
-
-PROBES = 32
-"""Items that are looked at before the others, evenly spaced, to find shape and type of all."""
 
 SAMPLED = 256
 """Items whose contents are in the hash of a data set, evenly spaced."""
@@ -170,7 +167,7 @@ class DatasetImages(StoredImages):
         self.value_names = tuple(probes[0].values)
         super().__init__(number, Shape(1, 1, 1))
         self.conversion = conversion(probes, self.name)
-        self.image_shape = self.conversion.shape
+        self.stored_shape = self.conversion.shape
 
     def items(self, rows: Iterable[int]) -> list[Item]:
         """Reads items of the data set.
@@ -191,12 +188,12 @@ class DatasetImages(StoredImages):
     def read(self, rows: np.ndarray) -> np.ndarray:
         images = [item.image for item in self.items(rows)]
         if not images:
-            return np.empty((0, *self.image_shape), np.uint8)
+            return np.empty((0, *self.stored_shape), np.uint8)
         return self.conversion(images, lambda i: self._name(int(rows[i])))
 
     def digest(self) -> bytes:
         """Returns a hash of the number of items and of the contents of some of them."""
-        digest = hashlib.blake2b(f"{self.number} {self.image_shape}".encode(), digest_size=16)
+        digest = hashlib.blake2b(f"{self.number} {self.stored_shape}".encode(), digest_size=16)
         with RandomNumbers(0):
             digest.update(self.read(np.array(evenly(self.number, SAMPLED))))
         return digest.digest()
@@ -211,11 +208,6 @@ class DatasetImages(StoredImages):
 
     def _name(self, row: int) -> str:
         return f"{self.name}: item {row}"
-
-
-def evenly(number: int, most: int) -> list[int]:
-    """Returns evenly spaced indices below ``number``, ``most`` of them or all."""
-    return np.unique(np.linspace(0, number - 1, min(number, most)).astype(np.int64)).tolist()
 
 
 def conversion(probes: Sequence[Item], name: str) -> Conversion:

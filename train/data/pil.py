@@ -1,11 +1,11 @@
-"""Converts PIL images to grey, including rotated, transparent and 16-bit images."""
+"""Converts PIL images to arrays, including rotated, transparent and 16-bit images."""
 
 from __future__ import annotations
 
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -28,21 +28,24 @@ ORIENTATION = 0x0112
 
 WHITE_OF_16_BITS = 65535
 
+Background = Literal["black", "white"]
+
 LOST = 8
 """An image is lost on a background on which it has less than 1 / :data:`LOST` of the contrast that
 it has on the other background."""
 
 
 class Page(NamedTuple):
-    r"""An image in grey, on black where it is transparent.
+    r"""An image, on black where it is transparent.
 
     Attributes:
-        grey: Grey levels, of shape :math:`(H, W)`, uint8.
-        alpha: Opacity of each pixel, of the same shape, uint8; None if all pixels are opaque.
+        pixels: Grey levels, of shape :math:`(1, H, W)`; or colours, of shape :math:`(3, H, W)`, if
+            a visible pixel is not grey; uint8.
+        alpha: Opacity of each pixel, of shape :math:`(H, W)`, uint8; None if all pixels are opaque.
         conversions: The conversions that were necessary, keys of :data:`CONVERSIONS`.
     """
 
-    grey: np.ndarray
+    pixels: np.ndarray
     alpha: np.ndarray | None
     conversions: frozenset[str]
 
@@ -61,15 +64,37 @@ def count_pages(image: Image.Image) -> int:
     return 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
 
 
-def pages(image: Image.Image) -> Iterator[Page]:
-    """Converts every page of an open file; TIFF and GIF may have several."""
+def pages(image: Image.Image, grey: bool = False) -> Iterator[Page]:
+    """Converts every page of an open file: see :func:`convert`. TIFF and GIF may have several."""
     for number in range(count_pages(image)):
         image.seek(number)
-        yield to_grey(image)
+        yield convert(image, grey)
 
 
-def to_grey(image: Image.Image) -> Page:
-    """Converts an image to grey, by PIL's luma (ITU-R 601); of a file, its current page.
+def may_have_colour(image: Image.Image) -> bool:
+    """Returns whether an open file may have colour, by its header; its pixels may all be grey."""
+    if image.mode == "P" and image.palette is not None:
+        order, levels = image.palette.getdata()
+        if order == "RGB":
+            entries = np.frombuffer(levels, np.uint8)[: len(levels) // 3 * 3].reshape(-1, 3)
+            return bool((entries != entries[:, :1]).any())
+    return image.mode not in ("1", "L", "LA", "La", "I", "F") and not image.mode.startswith("I;")
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """Returns the height and width of an open file once it is turned as its EXIF data say."""
+    # PIL decodes a PNG to look for EXIF data behind the pixels.
+    has_exif = image.format != "PNG" or "exif" in image.info
+    is_on_its_side = has_exif and image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
+    return (image.width, image.height) if is_on_its_side else (image.height, image.width)
+
+
+def convert(image: Image.Image, grey: bool = False) -> Page:
+    """Converts an image to colour, or to grey if it has none; of a file, its current page.
+
+    Args:
+        image: The image.
+        grey: Whether colour is turned to grey, by PIL's luma (ITU-R 601).
 
     Raises:
         Unusable: If it has 32 bits a pixel.
@@ -83,16 +108,34 @@ def to_grey(image: Image.Image) -> Page:
     image = ImageOps.exif_transpose(image)
     if is_16_bits:
         conversions.add("16 bits")
-        return Page(_to_8_bits(image), None, frozenset(conversions))
+        return Page(_to_8_bits(image)[None], None, frozenset(conversions))
     if image.mode in ("I", "F") or image.mode.startswith("I;"):
         raise Unusable("has 32 bits a pixel: save it with 8 or 16")
     image, alpha = _split_alpha(image)
-    if image.mode not in ("1", "L"):
-        image = image.convert("RGB")
-        if _has_colour(np.asarray(image), alpha):
-            conversions.add("colour")
-    grey = np.asarray(image.convert("L"))
-    return Page(_on_black(grey, alpha), alpha, frozenset(conversions))
+    pixels, is_colour = _pixels(image, alpha, grey)
+    if is_colour and grey:
+        conversions.add("colour")
+    return Page(_on_black(pixels, alpha), alpha, frozenset(conversions))
+
+
+def on_background(page: Page, background: Background) -> np.ndarray:
+    r"""Returns the pixels of an image, of shape :math:`(C, H, W)`, on a background."""
+    if page.alpha is None or background == "black":
+        return page.pixels
+    return _on_white(page.pixels, page.alpha)
+
+
+def _pixels(image: Image.Image, alpha: np.ndarray | None, grey: bool) -> tuple[np.ndarray, bool]:
+    """Returns an image's pixels, without a background, and whether a visible one is not grey."""
+    if image.mode in ("1", "L"):
+        return np.asarray(image.convert("L"))[None], False
+    image = image.convert("RGB")
+    colours = np.moveaxis(np.asarray(image), -1, 0)
+    is_colour = _has_colour(colours, alpha)
+    if not is_colour:
+        # The channels of visible pixels are equal.
+        return colours[:1], False
+    return (np.asarray(image.convert("L"))[None] if grey else colours), True
 
 
 def _is_16_bits(image: Image.Image) -> bool:
@@ -115,17 +158,17 @@ def _split_alpha(image: Image.Image) -> tuple[Image.Image, np.ndarray | None]:
     return image, None if alpha.min() == 255 else alpha
 
 
-def _has_colour(rgb: np.ndarray, alpha: np.ndarray | None) -> bool:
-    """Returns whether any visible pixel of :math:`(H, W, 3)` is not grey."""
-    red, green, blue = np.moveaxis(rgb, -1, 0)
+def _has_colour(colours: np.ndarray, alpha: np.ndarray | None) -> bool:
+    """Returns whether any visible pixel of :math:`(3, H, W)` is not grey."""
+    red, green, blue = colours
     visible = True if alpha is None else alpha > 0
     return bool((((red != green) | (green != blue)) & visible).any())
 
 
-def _on_black(grey: np.ndarray, alpha: np.ndarray | None) -> np.ndarray:
+def _on_black(pixels: np.ndarray, alpha: np.ndarray | None) -> np.ndarray:
     if alpha is None:
-        return grey
-    return ((grey.astype(np.uint16) * alpha + 127) // 255).astype(np.uint8)
+        return pixels
+    return ((pixels.astype(np.uint16) * alpha + 127) // 255).astype(np.uint8)
 
 
 def _on_white(on_black: np.ndarray, alpha: np.ndarray) -> np.ndarray:
@@ -134,15 +177,15 @@ def _on_white(on_black: np.ndarray, alpha: np.ndarray) -> np.ndarray:
 
 def put_on_background(
     images: np.ndarray, alphas: dict[int, np.ndarray], names: Sequence[str]
-) -> str | None:
+) -> Background | None:
     r"""Puts transparent images on white, all of them, if one of them is lost on black.
 
     The models treat black as empty, so transparent pixels are black. But black ink on a transparent
     background is visible on white only.
 
     Args:
-        images: Images on black, of shape :math:`(M, H, W)`, uint8; changed in place.
-        alphas: The opacity of the images that are not opaque, by their index.
+        images: Images on black, of shape :math:`(M, C, H, W)`, uint8; changed in place.
+        alphas: The opacity :math:`(H, W)` of the images that are not opaque, by their index.
         names: The images' names in an error message.
 
     Returns:
@@ -170,8 +213,8 @@ def _lost(images: np.ndarray, alphas: dict[int, np.ndarray]) -> dict[str, int]:
     """Returns, for each background on which an image is lost, the index of the first such image."""
     lost: dict[str, int] = {}
     for index, alpha in alphas.items():
-        contrast_on_black = int(np.ptp(images[index]))
-        contrast_on_white = int(np.ptp(_on_white(images[index], alpha)))
+        contrast_on_black = _contrast(images[index])
+        contrast_on_white = _contrast(_on_white(images[index], alpha))
         if LOST * contrast_on_black < contrast_on_white:
             lost.setdefault("black", index)
         if LOST * contrast_on_white < contrast_on_black:
@@ -179,11 +222,17 @@ def _lost(images: np.ndarray, alphas: dict[int, np.ndarray]) -> dict[str, int]:
     return lost
 
 
+def _contrast(image: np.ndarray) -> int:
+    """Returns the range of the levels of the channel of :math:`(C, H, W)` that has most."""
+    return int(np.ptp(image, axis=(1, 2)).max())
+
+
 def describe(
     conversions: Sequence[frozenset[str]],
     transparent: int,
-    background: str | None,
+    background: Background | None,
     say: Callable[[str], None],
+    coloured: int = 0,
 ) -> None:
     """Describes the conversions of images, in a line for each kind.
 
@@ -192,8 +241,14 @@ def describe(
         transparent: The number of transparent images.
         background: The background of the transparent images.
         say: Takes a line.
+        coloured: The number of images of three channels.
     """
     total = len(conversions)
+    if 0 < coloured < total:
+        say(
+            f"{coloured:,} of {total:,} images have colour and the others are grey: all get three "
+            "channels"
+        )
     for conversion, description in CONVERSIONS.items():
         count = sum(conversion in done for done in conversions)
         if count:

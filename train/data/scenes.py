@@ -12,11 +12,13 @@ import torch
 from torch import Tensor
 
 from pyro_models.shapes import Shape
-from train.data import datasets, files
+from train.data import datasets, opening
+from train.data.archives import counts_of
 from train.data.catalogue import CATALOGUE, STORED
 from train.data.composition import Overlap, Rules, draw
 from train.data.labelled import Images
 from train.data.loading import batches_of
+from train.data.options import DataOptions
 from train.data.splits import hold_out
 from train.data.stored import StoredImages
 from train.errors import require
@@ -107,7 +109,17 @@ class ScenesSplit(NamedTuple):
     @classmethod
     def of(cls, train: Images, held_out: Images) -> ScenesSplit:
         """Makes scenes of images, whose column ``counts``, if they have it, has the counts."""
-        return cls(*(Scenes(images.images, _counts(images), None) for images in (train, held_out)))
+        counts = [images.columns.get("counts") for images in (train, held_out)]
+        return cls(
+            *(
+                Scenes(
+                    images.images,
+                    None if of is None else torch.from_numpy(counts_of(of, "the column counts")),
+                    None,
+                )
+                for images, of in zip((train, held_out), counts, strict=True)
+            )
+        )
 
     def require_room(self, max_objects: int) -> None:
         """Raises :class:`InputError` if a scene has more than ``max_objects`` objects."""
@@ -120,20 +132,6 @@ class ScenesSplit(NamedTuple):
         )
 
 
-def _counts(images: Images) -> Tensor | None:
-    """Returns the number of objects in each image, if a column has it."""
-    counts = images.columns.get("counts")
-    if counts is None:
-        return None
-    require(
-        bool((counts == counts.astype(np.int64)).all() and (counts >= 0).all())
-        if counts.dtype.kind in "if"
-        else False,
-        "data: counts must be whole numbers, 0 or more: the objects in each image",
-    )
-    return torch.from_numpy(counts.astype(np.int64))
-
-
 class SceneOptions(Protocol):
     """The settings of :func:`load_scenes`; see :class:`train.settings.SceneSettings`."""
 
@@ -141,6 +139,7 @@ class SceneOptions(Protocol):
     data_dir: Path
     evaluate_on: Literal["test", "validation"]
     seed: int
+    data_options: DataOptions
     train_scenes: int
     held_out_scenes: int
     canvas_size: int
@@ -156,7 +155,8 @@ def load_scenes(settings: SceneOptions) -> ScenesSplit:
     Training scenes have training images only, and held-out scenes held-out ones. Each split has its
     own seed, so that it does not depend on the size of the other. If ``settings.data`` is a
     path (see :func:`train.data.files.read`), its images are the scenes, a fifth of them is the
-    test split, and the settings of canvas and digits have no effect.
+    test split unless a split is given, and the settings of canvas and digits have no effect. A
+    column ``counts`` has the numbers of objects.
 
     Args:
         settings: The data set, and how scenes are made of it.
@@ -165,13 +165,15 @@ def load_scenes(settings: SceneOptions) -> ScenesSplit:
         InputError: If the data or the settings cannot be used.
     """
     if settings.data not in CATALOGUE:
-        return _read_scenes(settings.data, settings.evaluate_on)
+        return _read_scenes(settings.data, settings.evaluate_on, settings.data_options)
     require(
         not CATALOGUE[settings.data].endless,
         f"--data {settings.data}: scenes are made of stored images: give one of {STORED}, or the "
         "path of your own scenes",
     )
-    split = datasets.load(settings.data, settings.data_dir, settings.evaluate_on)
+    split = datasets.load(
+        settings.data, settings.data_dir, settings.evaluate_on, settings.data_options
+    )
     seeds = (2 * settings.seed, 2 * settings.seed + 1)
     return ScenesSplit(
         _scenes_of(split.train, settings.train_scenes, seeds[0], settings),
@@ -179,15 +181,22 @@ def load_scenes(settings: SceneOptions) -> ScenesSplit:
     )
 
 
-def _read_scenes(data: str, evaluate_on: Literal["test", "validation"]) -> ScenesSplit:
-    contents = files.read(data)
+def _read_scenes(
+    data: str, evaluate_on: Literal["test", "validation"], options: DataOptions
+) -> ScenesSplit:
+    contents = opening.read(data, options)
+    counts = contents.counts
+    if counts is None and "counts" in contents.columns:
+        counts = counts_of(contents.columns["counts"], "the column counts")
     scenes = Scenes(
-        torch.from_numpy(contents.images),
-        None if contents.counts is None else torch.from_numpy(contents.counts),
+        contents.images,
+        None if counts is None else torch.from_numpy(counts),
         None if contents.boxes is None else torch.from_numpy(contents.boxes),
     )
-    split = scenes.hold_out()
-    return split.train.hold_out() if evaluate_on == "validation" else split
+    # Stratified by the counts, if they are known.
+    strata = np.zeros(len(scenes), np.int64) if counts is None else counts
+    rows = datasets.rows_of(contents, evaluate_on, strata)
+    return ScenesSplit(*(scenes.select(torch.from_numpy(indices)) for indices in rows))
 
 
 def _scenes_of(images: Images, n: int, seed: int, settings: SceneOptions) -> Scenes:

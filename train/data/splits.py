@@ -1,8 +1,71 @@
-"""Fixed, stratified splits into examples to train on and examples to hold out."""
+"""Splits into examples to train on and to hold out: those that data give, and fixed random ones."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Literal
+
 import numpy as np
+
+from train.errors import brief, require
+
+SplitName = Literal["train", "validation", "test"]
+
+SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
+
+WORDS: dict[str, SplitName] = {
+    **{"train": "train", "training": "train"},
+    **{"validation": "validation", "valid": "validation", "val": "validation"},
+    **{"test": "test", "testing": "test"},
+}
+"""The words, in small or capital letters, for a split in a column or as a folder's name."""
+
+
+def split_of(word: str) -> SplitName | None:
+    """Returns the split that a word of :data:`WORDS` means; None for any other word."""
+    return WORDS.get(word.strip().lower())
+
+
+def splits_of(words: Sequence[str] | np.ndarray, name: str) -> np.ndarray:
+    """Converts a column of words to splits.
+
+    Args:
+        words: A word of :data:`WORDS` for each image.
+        name: What error messages call the column.
+
+    Returns:
+        ``"train"``, ``"validation"`` or ``"test"`` for each image.
+
+    Raises:
+        InputError: If there is another word, or no image to train on.
+    """
+    distinct, inverse = np.unique(np.asarray(words).astype(str), return_inverse=True)
+    splits = [split_of(str(word)) for word in distinct]
+    unknown = [str(word) for word, split in zip(distinct, splits, strict=True) if split is None]
+    require(
+        not unknown,
+        f"{name} has {brief(unknown[0]) if unknown else ''}: give one of {', '.join(WORDS)}",
+    )
+    return np.array(splits, dtype=str)[inverse.reshape(-1)]
+
+
+def given_rows(
+    splits: np.ndarray, validation: bool = False
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Returns the indices of given splits.
+
+    Args:
+        splits: The split of each image: see :func:`splits_of`.
+        validation: Whether the validation images are evaluated on, or else the test images.
+
+    Returns:
+        The indices to train on, and those to evaluate on: the validation images if ``validation``
+            or if there are no test images; None if there are none of them.
+    """
+    train, others, test = (np.flatnonzero(splits == split) for split in SPLITS)
+    if len(others) and (validation or not len(test)):
+        return train, others
+    return train, None if validation else test
 
 
 def hold_out(

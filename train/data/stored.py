@@ -6,7 +6,7 @@ import copy
 import hashlib
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,10 +16,13 @@ from numpy.lib import format as npy
 from torch import Tensor
 
 from pyro_models.shapes import Shape
-from train.data.images import CLIPPED, ROUNDING, as_images
+from train.data.images import CLIPPED, ROUNDING, as_images, to_grey
 from train.data.paths import kind_of
 from train.errors import InputError, first_line, note, require
 from train.progress import progress
+
+PROBES = 32
+"""Images that are looked at before the others, evenly spaced."""
 
 CHUNK = 8 * 2**20
 """Bytes that are read at once where a whole file is read."""
@@ -36,7 +39,8 @@ class StoredImages(ABC):
         shape: Channels, height and width of an image.
 
     Attributes:
-        image_shape: Channels, height and width of an image.
+        stored_shape: Channels, height and width of a stored image.
+        is_grey: Whether the colours of stored images are turned to grey.
         rows: The index of each image of a view among the stored ones; None for all of them.
         workers: Processes that read batches ahead; None for :attr:`DEFAULT_WORKERS`.
     """
@@ -50,7 +54,8 @@ class StoredImages(ABC):
 
     def __init__(self, number: int, shape: Shape) -> None:
         self.number = number
-        self.image_shape = Shape(*shape)
+        self.stored_shape = Shape(*shape)
+        self.is_grey = False
         self.rows: np.ndarray | None = None
         self.workers: int | None = None
 
@@ -62,7 +67,7 @@ class StoredImages(ABC):
             rows: Indices of stored images, of shape :math:`(L)`, int64.
 
         Returns:
-            Of shape :math:`(L, C, H, W)`, uint8.
+            Of shape :math:`(L, C, H, W)`, uint8, with the channels that are stored.
 
         Raises:
             InputError: If an image cannot be read; the message names it.
@@ -79,6 +84,11 @@ class StoredImages(ABC):
     """The number of axes of the tensor that the images are."""
 
     @property
+    def image_shape(self) -> Shape:
+        """Channels, height and width of an image."""
+        return self.stored_shape._replace(channels=1) if self.is_grey else self.stored_shape
+
+    @property
     def shape(self) -> torch.Size:
         r"""The shape of the tensor that the images are, :math:`(M, C, H, W)`."""
         return torch.Size((len(self), *self.image_shape))
@@ -93,12 +103,20 @@ class StoredImages(ABC):
             return self[index : index + 1 or None][0]
         rows = self._rows(index)
         images = torch.from_numpy(self.read(rows.reshape(-1)))
+        if self.is_grey:
+            images = to_grey(images)
         return images.reshape(*rows.shape, *self.image_shape)
 
     def select(self, index: Tensor | np.ndarray | slice) -> StoredImages:
         """Returns the images at an index, as a view."""
         view = copy.copy(self)
         view.rows = self._rows(index)
+        return view
+
+    def grey(self) -> StoredImages:
+        """Returns the images in grey, as a view."""
+        view = copy.copy(self)
+        view.is_grey = True
         return view
 
     def split(self, size: int) -> Iterator[Tensor]:
@@ -185,20 +203,20 @@ class ArrayImages(StoredImages):
         self.path = path
         self.file = _File(path)
         shape, self.dtype, self.offset = self._header()
-        first = self._raw(np.zeros(1, np.int64), shape[1:]) if shape[0] else np.zeros((0, 1, 1))
+        self.row_shape = shape[1:]
+        first = self._raw(np.zeros(1, np.int64)) if shape[0] else np.zeros((0, 1, 1))
         require(shape[0] > 0, f"{path} is empty, its shape is {shape}: give images (N, H, W)")
         # The layout depends on the shape alone, so any contents in [0, 1] show it.
         ramp = np.linspace(0, 1, first.size, dtype=np.float32).reshape(first.shape)
         laid_out = as_images(ramp, name=f"{path}", say=note).numpy()
         self.channels_last = not np.array_equal(ramp.reshape(-1), laid_out.reshape(-1))
-        self.stored_shape = shape[1:]
         super().__init__(shape[0], Shape(*laid_out.shape[1:]))
-        self.row_bytes = self.dtype.itemsize * int(np.prod(self.stored_shape))
+        self.row_bytes = self.dtype.itemsize * int(np.prod(self.row_shape))
         self.scale = 1
         self._digest = self._scan()
 
     def read(self, rows: np.ndarray) -> np.ndarray:
-        images = self._raw(rows, self.stored_shape)
+        images = self._raw(rows)
         if self.dtype.kind == "f":
             # As PyTorch rounds: halves to even.
             scaled = torch.from_numpy(images.astype(np.float32)).clamp_(0, 1).mul_(255).round_()
@@ -207,7 +225,7 @@ class ArrayImages(StoredImages):
             images = images.astype(np.uint8) * np.uint8(self.scale)
         if self.channels_last:
             images = np.ascontiguousarray(np.moveaxis(images, -1, 1))
-        return images.reshape(-1, *self.image_shape)
+        return images.reshape(-1, *self.stored_shape)
 
     def digest(self) -> bytes:
         return self._digest
@@ -242,10 +260,10 @@ class ArrayImages(StoredImages):
         )
         return shape, dtype, offset
 
-    def _raw(self, rows: np.ndarray, stored_shape: tuple[int, ...]) -> np.ndarray:
+    def _raw(self, rows: np.ndarray) -> np.ndarray:
         """Reads rows as they are stored; rows that follow each other are read at once."""
-        size = self.dtype.itemsize * int(np.prod(stored_shape))
-        images = np.empty((len(rows), *stored_shape), self.dtype)
+        size = self.dtype.itemsize * int(np.prod(self.row_shape))
+        images = np.empty((len(rows), *self.row_shape), self.dtype)
         if not images.size:
             return images
         buffer = memoryview(images.reshape(-1).view(np.uint8))
@@ -260,13 +278,13 @@ class ArrayImages(StoredImages):
 
     def _scan(self) -> bytes:
         """Hashes the file, checks its values, and finds how they are converted."""
-        digest = hashlib.blake2b(f"{self.dtype} {self.stored_shape}".encode(), digest_size=16)
+        digest = hashlib.blake2b(f"{self.dtype} {self.row_shape}".encode(), digest_size=16)
         lowest, highest = np.inf, -np.inf
         step = max(1, CHUNK // self.row_bytes)
         starts = range(0, self.number, step)
         for start in progress(starts, f"reading {self.path.name}", len(starts), "part"):
             rows = np.arange(start, min(start + step, self.number))
-            chunk = self._raw(rows, self.stored_shape)
+            chunk = self._raw(rows)
             digest.update(chunk.reshape(-1).view(np.uint8))
             # The maximum of bytes above 1 says nothing more.
             if self.dtype != np.uint8 or highest <= 1:
@@ -312,3 +330,98 @@ class ArrayImages(StoredImages):
                 f"{self.path}: the integers are 0 and 1 only, and are taken for black and white; "
                 "give floats in [0, 1] if that is not what they are"
             )
+
+
+class JoinedImages(StoredImages):
+    """Images of several files, one after the other.
+
+    Args:
+        parts: The images of each, of one shape.
+    """
+
+    def __init__(self, parts: Sequence[StoredImages]) -> None:
+        super().__init__(sum(map(len, parts)), parts[0].stored_shape)
+        self.parts = tuple(parts)
+        self.ends = np.cumsum([len(part) for part in parts])
+
+    @classmethod
+    def of(cls, parts: Sequence[ArrayImages]) -> StoredImages:
+        """Joins the images of files; those of a single file stay as they are.
+
+        Raises:
+            InputError: If the images are of several shapes.
+        """
+        first, *others = parts
+        for other in others:
+            require(
+                other.stored_shape == first.stored_shape,
+                f"{other.path} has images of {other.stored_shape} but {first.path} of "
+                f"{first.stored_shape}: give images of one shape",
+            )
+        return cls(parts) if others else first
+
+    def read(self, rows: np.ndarray) -> np.ndarray:
+        images = np.empty((len(rows), *self.stored_shape), np.uint8)
+        of_row = np.searchsorted(self.ends, rows, side="right")
+        for number, part in enumerate(self.parts):
+            positions = np.flatnonzero(of_row == number)
+            images[positions] = part.read(rows[positions] - (self.ends[number] - len(part)))
+        return images
+
+    def digest(self) -> bytes:
+        return b"".join(part.digest() for part in self.parts)
+
+
+class PictureImages(StoredImages):
+    """The images of the files in a folder, decoded when they are asked for.
+
+    The files are recognised by their names, sizes and times of modification, which copies with
+    ``cp -a`` or ``rsync -a`` keep.
+
+    Args:
+        pictures: The decoded pictures: a sequence of arrays (C, H, W), with the ``files`` and
+            ``pages`` that they are of.
+        root: The folder.
+    """
+
+    DEFAULT_WORKERS: ClassVar[int] = 1
+
+    def __init__(self, pictures: Any, root: Path) -> None:
+        super().__init__(len(pictures), Shape(*pictures.shape))
+        self.pictures = pictures
+        self.root = root
+        self.scale = 1
+        highest = self.read(np.array(evenly(self.number, PROBES))).max()
+        if highest == 1:
+            self.scale = 255
+            note(
+                f"{root}: the pixels are 0 and 1 only, and are taken for black and white: "
+                f"{PROBES} images that were looked at have no others"
+            )
+
+    def read(self, rows: np.ndarray) -> np.ndarray:
+        images = np.empty((len(rows), *self.stored_shape), np.uint8)
+        for image, row in zip(images, rows.tolist(), strict=True):
+            image[:] = self.pictures[row]
+        if self.scale > 1:
+            images *= np.uint8(self.scale)
+        return images
+
+    def digest(self) -> bytes:
+        digest = hashlib.blake2b(
+            f"{self.stored_shape} {self.pictures.background}".encode(), digest_size=16
+        )
+        digest.update(np.ascontiguousarray(self.pictures.pages))
+        for file in self.pictures.files:
+            try:
+                status = file.stat()
+            except OSError as error:
+                raise InputError(f"{file} cannot be read ({first_line(error)})") from error
+            name = file.relative_to(self.root).as_posix()
+            digest.update(f"{name} {status.st_size} {int(status.st_mtime)}\n".encode())
+        return digest.digest()
+
+
+def evenly(number: int, most: int) -> list[int]:
+    """Returns evenly spaced indices below ``number``, ``most`` of them or all."""
+    return np.unique(np.linspace(0, number - 1, min(number, most)).astype(np.int64)).tolist()

@@ -12,6 +12,7 @@ from train.settings.common import (
     flags_to_arguments,
     restore,
 )
+from train.settings.data import DataSettings
 from train.settings.values import (
     LARGEST,
     Count,
@@ -25,6 +26,7 @@ from train.settings.values import (
 __all__ = [
     "LARGEST",
     "Count",
+    "DataSettings",
     "ELBOSettings",
     "EstimatorSettings",
     "NonNegative",

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar, get_type_hints
 
 from train import processes
-from train.data import catalogue
 from train.errors import InputError, brief, require
+from train.settings.data import DataSettings
 from train.settings.values import Count, NonNegative, Positive, Whole, convert, problem
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(DataSettings):
     """The settings that every method has.
 
     Raises:
@@ -28,7 +28,7 @@ class Settings:
     """
 
     GROUPS: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        "data": ("data", "data_dir", "evaluate_on", "in_memory", "workers"),
+        "data": DataSettings.DATA,
         "model": (),
         "loss": (),
         "training": (
@@ -44,30 +44,17 @@ class Settings:
     """Headings of ``--help`` in order, and the fields under each. A subclass may list the fields
     that it adds in a ``GROUPS`` of its own. Fields that no class lists stand under "model"."""
 
-    HELPS: ClassVar[Mapping[str, str]] = {"data": f"Images to train on: {catalogue.HELP}"}
-    """Helps that are not written below a field."""
-
     FREE: ClassVar[frozenset[str]] = frozenset(
         {
             *("checkpoint_every", "compile", "data_dir", "device", "keep_checkpoints"),
             *("log_every", "resume", "run_dir", "steps", "tensorboard", "workers"),
+            # A run knows the content of its data, however it was read.
+            *("labels", "label_column", "split_column", "grey", "skip_bad"),
         }
     )
     """Fields that may differ when a run is resumed: the weights after a given step do not depend on
     them. A method adds ``eval_every``, unless it keeps the weights of its best evaluation."""
 
-    data: str = "mnist5k"
-    data_dir: Path = Path("data")
-    """Folder of downloaded data sets."""
-    evaluate_on: Literal["test", "validation"] = "test"
-    """Held-out images. test: the test split. validation: a fifth of the training split, which is
-    then not trained on; use it to choose settings."""
-    in_memory: Literal["auto", "always", "never"] = "auto"
-    """Whether images are in memory, or stay on disk and are read batch by batch, ahead of the
-    training. auto: those of an .npy file or a folder stay on disk from 256 MiB on."""
-    workers: Whole | None = None
-    """Processes that read images which are not in memory; 0: a thread of the training's process.
-    None: 0 for .npy files, 1 for data sets from Python, and for folders up to 4."""
     run_dir: Path | None = None
     """Folder that this run writes to; None: a new folder runs/METHOD-TIME."""
     resume: bool = False
