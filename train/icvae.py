@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from train.cli import command
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
 
     from train.data.conditions import Condition
     from train.data.labelled import Split
-    from train.engine.callbacks import Callback
     from train.fitting import Misfit
     from train.metrics.coding import ICVAEWatch
     from train.objective import Batch, ELBOObjective
@@ -75,10 +75,10 @@ class ICVAE(SizedELBOMethod):
     def watch(self, settings: ICVAESettings, data: Split, objective: ELBOObjective) -> ICVAEWatch:
         from train.metrics.coding import ICVAEWatch
 
-        condition = self.condition(settings, data)
+        condition, sampled = self.condition(settings, data), self.sampled(settings, data)
         options = {"conditional": settings.condition == "labels", "seed": settings.seed}
         options["invariance"] = settings.invariance != "none"
-        return ICVAEWatch(objective.model, objective.guide, data, condition, **options)
+        return ICVAEWatch(objective.model, objective.guide, sampled, condition, **options)
 
     @property
     def trained(self) -> type[TrainedICVAE]:
@@ -86,11 +86,11 @@ class ICVAE(SizedELBOMethod):
 
         return TrainedICVAE
 
-    def main(self, settings: ICVAESettings, callbacks: Sequence[Callback] = ()) -> dict[str, Any]:
+    def main(self, settings: ICVAESettings, *arguments: Any, **options: Any) -> dict[str, Any]:
         from train.studies import sweeps
 
-        train = super().main
-        return sweeps.tradeoff(settings, train) if settings.sweep else train(settings, callbacks)
+        train = partial(super().main, **options)
+        return sweeps.tradeoff(settings, train) if settings.sweep else train(settings, *arguments)
 
 
 METHOD = ICVAE()

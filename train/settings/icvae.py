@@ -14,7 +14,7 @@ from train.settings.values import Count, NonNegative, Positive, Whole
 class ICVAESettings(ELBOSettings):
     """Train ICVAE: a conditional VAE whose codes z are independent of the condition c."""
 
-    FREE: ClassVar = ELBOSettings.FREE | {"eval_every"}
+    FREE: ClassVar = ELBOSettings.FREE | {"eval_every", "measure_on"}
     GROUPS: ClassVar = {
         "loss": ("estimator", "invariance", "weight", "weight_start", "memory", "echo_terms"),
         "training": ("sweep",),
