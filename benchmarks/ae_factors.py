@@ -3,8 +3,8 @@
     python benchmarks/ae_factors.py
 
 A row for each data set and seed: the squared error a pixel of held-out images beside that of as
-many principal components and of the mean training image. Each run is a ``python -m train.ae``, whose
-folder has a figure of reconstructions. Finished runs are not repeated.
+many principal components and of the mean training image. Each run is a ``python -m train.ae``,
+whose folder has a figure of reconstructions. Finished runs are not repeated.
 """
 
 from __future__ import annotations
