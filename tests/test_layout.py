@@ -13,7 +13,7 @@ FRONT_DOORS = ("air", "icvae", "abc", "acai", "ae")
 ROOMS = (
     ("pyro_models",),
     ("guides",),
-    ("train.errors", "train.processes"),
+    ("train.errors", "train.processes", "train.progress"),
     ("train.data",),
     ("train.settings",),
     ("train.losses", "train.tables", "train.plots", "train.arguments"),

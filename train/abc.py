@@ -57,9 +57,10 @@ class ABC(SizedMethod):
         arguments = (data[index].images, sets.indices[index], settings.sizes)
         return StackPairs(*arguments, curated=settings.curated, **options)
 
-    def batches(self, settings: ABCSettings, data: Split, device: torch.device) -> StackPairs:
-        options = {"pairs": settings.batch_size, "device": device}
-        return self.stacks(settings, data, 0, **options, **settings.select("replacement", "seed"))
+    def batches(self, settings: ABCSettings, data: Split, device: torch.device) -> Any:
+        options = settings.select("replacement", "seed") | {"pairs": settings.batch_size}
+        stacks = self.stacks(settings, data, 0, device=device, **options)
+        return data.train.drawn(stacks, device, settings.seed)
 
     def build(self, settings: ABCSettings, inputs: Mapping[str, Any]) -> CorrespondenceObjective:
         from pyro_models.abc import Embedder, augment
@@ -71,16 +72,16 @@ class ABC(SizedMethod):
         comparing = settings.select("similarity", "temperature")
         return CorrespondenceObjective(embedder, view=view, **comparing)
 
-    def watch(
-        self, settings: ABCSettings, data: Split, objective: CorrespondenceObjective
-    ) -> ABCWatch:
+    def watch(self, settings: ABCSettings, data: Split, objective: Any) -> ABCWatch:
         from train.metrics.embedding import ABCWatch, require_held_out
 
+        data = self.sampled(settings, data)
         sets, device = self.sets(settings, data), next(objective.parameters()).device
         names = {"withheld": sets.find(settings.withheld), "names": sets.classes.values}
         require_held_out(sets.indices[1], **names)
         stacks = self.stacks(settings, data, 1, replacement=True, device=device)
-        return ABCWatch(objective, *data, sets.indices, stacks, **names, seed=settings.seed)
+        options = names | {"set_column": settings.set_column, "seed": settings.seed}
+        return ABCWatch(objective, *data, sets.indices, stacks, **options)
 
     @property
     def trained(self) -> type[TrainedABC]:

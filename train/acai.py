@@ -23,8 +23,8 @@ class ACAI(Method):
     name = "acai"
     settings = ACAISettings
 
-    def load_data(self, settings: ACAISettings) -> Split:
-        data = super().load_data(settings)
+    def load_data(self, settings: ACAISettings, data: Any = None) -> Split:
+        data = super().load_data(settings, data)
         data.train.require_contrast()
         return data
 
@@ -62,6 +62,7 @@ class ACAI(Method):
         from train.metrics.autoencoding import ACAIWatch
 
         options = {"starts": settings.cluster_starts, "seed": settings.seed}
+        data = self.sampled(settings, data)
         return ACAIWatch(objective.autoencoder, *data, lines=settings.data == "lines", **options)
 
     @property

@@ -23,10 +23,10 @@ class AE(SizedMethod):
     name = "ae"
     settings = AESettings
 
-    def load_data(self, settings: AESettings) -> ValidationSplit:
+    def load_data(self, settings: AESettings, data: Any = None) -> ValidationSplit:
         from train.data.labelled import ValidationSplit
 
-        train, held_out = super().load_data(settings)
+        train, held_out = super().load_data(settings, data)
         train.require_contrast()
         # The weights are selected on images that are neither trained on nor reported on.
         train, validation = train.hold_out(12)
@@ -48,7 +48,7 @@ class AE(SizedMethod):
     ) -> AEWatch:
         from train.metrics.autoencoding import AEWatch
 
-        images = {"train": data.train, "validation": data.validation, "held_out": data.held_out}
+        images = self.sampled(settings, data)._asdict()
         options = {"starts": settings.cluster_starts, "seed": settings.seed}
         return AEWatch(objective.autoencoder, **images, **options)
 

@@ -22,10 +22,13 @@ class AIR(ELBOMethod):
     name = "air"
     settings = AIRSettings
 
-    def load_data(self, settings: AIRSettings) -> ScenesSplit:
-        from train.data.scenes import load_scenes
+    def load_data(self, settings: AIRSettings, data: Any = None) -> ScenesSplit:
+        from train.data.scenes import ScenesSplit, load_scenes
 
-        data = load_scenes(settings)
+        if data is None:
+            data = load_scenes(settings)
+        elif not isinstance(data, ScenesSplit):
+            data = ScenesSplit.of(*super().load_data(settings, data))
         data.require_room(settings.max_objects)
         return data
 
@@ -61,6 +64,7 @@ class AIR(ELBOMethod):
         from train.metrics.counting import AIRWatch
 
         options = settings.select("iw_particles", "iw_scenes")
+        data = self.sampled(settings, data)
         return AIRWatch(objective.model, objective.guide, data, **options)
 
     @property

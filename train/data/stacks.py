@@ -12,10 +12,14 @@ from torch import Tensor
 from train.data.batches import as_input
 from train.data.labelled import Images
 from train.data.labels import Classes, are_whole
+from train.data.stored import StoredImages
 from train.errors import require
 
 CHUNK = 64
 """Steps whose indices are drawn, and copied to the device, at once."""
+
+MOST_LEVELS = 100
+"""Most values of a quantity that are sets."""
 
 
 class Sets(NamedTuple):
@@ -30,20 +34,52 @@ class Sets(NamedTuple):
     indices: tuple[Tensor, ...]
 
     @classmethod
-    def of(cls, *splits: Images, column: int = 0) -> Sets:
-        r"""Returns the sets of images: their classes, or the values in a column of the labels.
+    def of(cls, *splits: Images, column: int | str = 0) -> Sets:
+        r"""Returns the sets of images: their classes, or the values in a column.
+
+        Quantities that have few values, such as the levels of a factor, name sets too: each value
+        is written with as few digits as tell the values apart.
 
         Args:
             splits: Labelled images, such as training and held-out ones, with sets in common.
-            column: The column, if the labels have several.
+            column: The name of a column of the data; or the number of a column of the labels,
+                counted from 0.
 
         Raises:
-            InputError: If there are no labels, there is no such column, or its values are not
-                whole.
+            InputError: If there are no labels, there is no such column, or its values are
+                quantities that do not repeat.
         """
         columns = [_column(images, column) for images in splits]
+        values = np.concatenate(columns)
+        if values.dtype.kind == "f" and not are_whole(values):
+            return cls.of_levels(columns, column)
+        if values.dtype.kind == "f":
+            columns = [numbers.astype(np.int64) for numbers in columns]
         classes = Classes.of(np.concatenate(columns))
         return cls(classes, tuple(classes.encode(values) for values in columns))
+
+    @classmethod
+    def of_levels(cls, columns: Sequence[np.ndarray], name: int | str) -> Sets:
+        r"""Returns the sets of quantities of few values, in the order of these.
+
+        Args:
+            columns: For each split quantities, of shape :math:`(M)`.
+            name: The name of the column, or its number.
+
+        Raises:
+            InputError: If there are more than :data:`MOST_LEVELS` values, or fewer than two images
+                of each on average.
+        """
+        values = np.concatenate(columns)
+        levels = np.unique(values)
+        require(
+            len(levels) <= min(MOST_LEVELS, len(values) // 2),
+            f"--set-column {name}: its values are not whole numbers, and {len(levels)} of them "
+            "differ, so they name no sets",
+        )
+        classes = Classes(_written(levels))
+        indices = (np.searchsorted(levels, column) for column in columns)
+        return cls(classes, tuple(torch.from_numpy(index) for index in indices))
 
     def find(self, labels: Iterable[str]) -> tuple[int, ...]:
         """Returns the indices of the sets that are written like ``labels``.
@@ -70,20 +106,31 @@ class Sets(NamedTuple):
         }
 
 
-def _column(images: Images, column: int) -> np.ndarray:
-    """Returns a column of the labels as integers or text."""
+def _column(images: Images, column: int | str) -> np.ndarray:
+    """Returns a column of the data, or one of the labels by its number, of shape (M,)."""
+    if isinstance(column, str):
+        require(
+            column in images.columns,
+            f"--set-column {column}: --data has no such column: its columns are "
+            f"{', '.join(images.columns) or 'none'}",
+        )
+        return images.columns[column]
     images.require_labels()
     columns = images.values.reshape(len(images), -1)
     require(
         column < columns.shape[1],
         f"--set-column {column}: the labels have {columns.shape[1]} columns, counted from 0",
     )
-    values = columns[:, column]
-    require(
-        values.dtype.kind != "f" or are_whole(values),
-        f"--set-column {column}: its values are not whole numbers, so they name no sets",
-    )
-    return values.astype(np.int64) if values.dtype.kind == "f" else values
+    return columns[:, column]
+
+
+def _written(levels: np.ndarray) -> tuple[str, ...]:
+    """Writes distinct numbers with as few digits as tell them apart, at least three."""
+    for digits in range(3, 18):
+        words = tuple(f"{level:.{digits}g}" for level in levels.tolist())
+        if len(set(words)) == len(words):
+            break
+    return words
 
 
 class StackPairs:
@@ -94,7 +141,8 @@ class StackPairs:
     drawn on the CPU, for many steps at once, so that a step copies nothing from the host.
 
     Args:
-        images: Images, of shape :math:`(M, C, H, W)`, uint8.
+        images: Images, of shape :math:`(M, C, H, W)`, uint8. Of stored ones (see
+            :class:`~train.data.stored.StoredImages`) it draws the indices alone, on the CPU.
         sets: The index of each image's set, of shape :math:`(M)`.
         sizes: The sizes :math:`(n, m)` of the two stacks.
         pairs: Pairs in a batch, :math:`P`.
@@ -119,7 +167,7 @@ class StackPairs:
 
     def __init__(
         self,
-        images: Tensor,
+        images: Tensor | StoredImages,
         sets: Tensor,
         sizes: tuple[int, int],
         *,
@@ -143,7 +191,9 @@ class StackPairs:
             }
             _require_large(sizes_by_name, max(sizes))
         self.pool = np.concatenate(self.members)
-        self.images = images.to(device)
+        stored = isinstance(images, StoredImages)
+        self.images = images if stored else images.to(device)
+        self.device = "cpu" if stored else device
         self.sizes = sizes
         self.pairs = pairs
         self.curated = curated
@@ -168,7 +218,7 @@ class StackPairs:
             random = np.random.default_rng([self.seed, chunk])
             pairs = [self._draw_pair(random) for _ in range(CHUNK * self.pairs)]
             indices = torch.from_numpy(np.stack(pairs)).unflatten(0, (CHUNK, self.pairs))
-            self._indices = indices.to(self.images.device)
+            self._indices = indices.to(self.device)
             self._chunk = chunk
         first, second = self._indices[position].split(list(self.sizes), dim=-1)
         return first, second

@@ -17,7 +17,7 @@ class ACAISettings(Settings):
     --data lines is the paper's interpolation benchmark: lines at random angles, new ones at each
     step."""
 
-    FREE: ClassVar = Settings.FREE | {"cluster_starts", "eval_every"}
+    FREE: ClassVar = Settings.FREE | {"cluster_starts", "eval_every", "measure_on"}
     GROUPS: ClassVar = {
         "loss": ("critic", "critic_weight", "critic_blend", "mixing"),
         "evaluation": ("cluster_starts",),
