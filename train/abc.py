@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from train.cli import command
-from train.errors import require
-from train.method import Method
 from train.settings.abc import ABCSettings
+from train.sized import SizedMethod
 
 if TYPE_CHECKING:
     import torch
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     from train.verbs.embedder import TrainedABC
 
 
-class ABC(Method):
+class ABC(SizedMethod):
     """Embeddings of style without class."""
 
     name = "abc"
@@ -67,10 +66,8 @@ class ABC(Method):
         from pyro_models.abc import Embedder, augment
         from train.objective import CorrespondenceObjective
 
-        shape = self.shape(inputs)
-        require(min(shape.sides) >= 15, f"--data: images are {shape}: give 15x15 or more")
-        options = settings.select("embed_dim", "network", "channels", "hidden", "normalise")
-        embedder = Embedder(shape, **options)
+        names = ("embed_dim", "channels", "hidden", "normalise")
+        embedder = Embedder(self.shape(inputs), **self.arguments(settings, inputs, *names))
         view = augment if settings.views == 2 else None
         comparing = settings.select("similarity", "temperature")
         return CorrespondenceObjective(embedder, view=view, **comparing)
@@ -83,7 +80,8 @@ class ABC(Method):
         names = {"withheld": sets.find(settings.withheld), "names": sets.classes.values}
         require_held_out(sets.indices[1], **names)
         stacks = self.stacks(settings, data, 1, replacement=True, device=device)
-        return ABCWatch(objective, *data, sets.indices, stacks, **names, seed=settings.seed)
+        options = names | {"set_column": settings.set_column, "seed": settings.seed}
+        return ABCWatch(objective, *data, sets.indices, stacks, **options)
 
     @property
     def trained(self) -> type[TrainedABC]:

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from train.cli import command
-from train.method import Method
 from train.settings.ae import AESettings
+from train.sized import SizedMethod
 
 if TYPE_CHECKING:
     from train.data.labelled import ValidationSplit
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from train.verbs.autoencoder import TrainedAutoencoder
 
 
-class AE(Method):
+class AE(SizedMethod):
     """The plain autoencoder."""
 
     name = "ae"
@@ -36,9 +36,9 @@ class AE(Method):
         from pyro_models import ae
         from train.objective import ReconstructionObjective
 
-        shape = self.shape(inputs)
-        if settings.network == "conv":
-            autoencoder = ae.convolutional(shape, settings.z_dim)
+        shape, options = self.shape(inputs), self.arguments(settings, inputs)
+        if options["network"] == "conv":
+            autoencoder = ae.convolutional(shape, settings.z_dim, options["further_halvings"])
         else:
             autoencoder = ae.dense(shape, settings.z_dim, settings.hidden)
         return ReconstructionObjective(autoencoder, settings.noise)

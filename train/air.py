@@ -35,7 +35,8 @@ class AIR(ELBOMethod):
     def resolved(self, settings: AIRSettings, data: ScenesSplit) -> AIRSettings:
         from train.windows import with_windows
 
-        return with_windows(settings, data.train.shape, data.train.object_size)
+        # Transformers give images, which do not know the sizes of objects.
+        return with_windows(settings, data.train.shape, getattr(data.train, "object_size", None))
 
     def build(self, settings: AIRSettings, inputs: Mapping[str, Any]) -> ELBOObjective:
         from guides.air import model_and_guide

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from pyro_models.shapes import Shape
 from train import processes
 from train.errors import note, require
 from train.settings import Settings
@@ -131,11 +130,20 @@ def stacks(sizes: Mapping[str, int | None], sets: Mapping[int | str, int]) -> li
     return misfits
 
 
-def require_classes(invariance: str, classes: int) -> None:
-    """Raises :class:`InputError` if a penalty needs classes and the labels are quantities."""
+def require_classes(invariance: str, classes: int | Mapping[str, int]) -> None:
+    """Raises :class:`InputError` if a penalty needs classes and a condition has quantities.
+
+    Args:
+        invariance: The penalty's name.
+        classes: The number of classes of the condition, 0 for quantities; or of several conditions,
+            by name.
+    """
+    by_name = classes if isinstance(classes, Mapping) else {None: classes}
+    quantities = [name for name, count in by_name.items() if not count]
+    values = "the labels" if None in quantities else f"the values of {', '.join(quantities)}"
     require(
-        classes > 0 or invariance != "direct",
-        "--invariance direct needs classes, but the labels are quantities: give another one",
+        not quantities or invariance != "direct",
+        f"--invariance direct needs classes, but {values} are quantities: give another one",
     )
 
 
@@ -159,20 +167,3 @@ def withheld(labels: Sequence[str], sets: Sets, *, least: int) -> Misfit | None:
         return None
     remedy = f"give some of {sets.classes}, or --withheld alone for none"
     return Misfit("withheld", (), problem, remedy, "nothing is withheld")
-
-
-def code(z_dim: int, shape: Shape) -> Misfit | None:
-    """Checks that the size of ACAI's convolutional code is a multiple of its spatial positions.
-
-    Args:
-        z_dim: The size of the code.
-        shape: The images' height and width.
-    """
-    from pyro_models.acai import places
-
-    number = places(shape)
-    if z_dim % number == 0:
-        return None
-    nearest = number * max(1, round(z_dim / number))
-    problem = f"--z-dim {z_dim} is no multiple of the code's {number} places"
-    return Misfit("z_dim", nearest, problem, f"give {nearest}, or --network dense")
