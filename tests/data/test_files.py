@@ -47,6 +47,17 @@ class TestArchives:
         assert read.dtype == np.uint8
         np.testing.assert_array_equal(read, expected[:, None])
 
+    def test_colour_images_of_either_layout(self, tmp_path, capsys):
+        colour = np.random.default_rng(1).integers(0, 256, (M, 3, 6, 5), dtype=np.uint8)
+        for images in (colour, np.moveaxis(colour, 1, -1), colour / 255):
+            read = files.read(write(tmp_path, images=images)).images
+            np.testing.assert_array_equal(read, colour)
+            assert read.dtype == np.uint8
+        assert not capsys.readouterr().err
+        read = files.read(write(tmp_path, images=colour[..., :3])).images
+        np.testing.assert_array_equal(read, colour[..., :3])
+        assert "is taken for (N, C, H, W)" in capsys.readouterr().err
+
     @pytest.mark.parametrize(
         ("labels", "kind"),
         [
@@ -125,7 +136,7 @@ class TestArchives:
             files.read(path)
 
     def test_a_missing_path_is_refused(self, tmp_path):
-        with refused("--data nmist", "mnist5k, ", "mnist, fashion-mnist, kmnist"):
+        with refused("--data nmist", "mnist5k, lines", "fashion-mnist, kmnist"):
             files.read("nmist")
         with refused("gone.npz", "no such file"):
             files.read(str(tmp_path / "gone.npz"))

@@ -67,7 +67,7 @@ def test_relaxed_presence_is_its_formula(small_air, guide_class):
 
 def test_relaxed_presence_becomes_the_elbo_as_it_cools(small_air):
     air = small_air(images=1, max_objects=2)
-    many = air.images.repeat(2_000, 1, 1)
+    many = air.images.repeat(2_000, 1, 1, 1)
 
     def mean(estimator: ELBO) -> tuple[float, float]:
         losses = [estimator.loss(air.model, air.guide, many) / 2_000 for _ in range(20)]
@@ -105,7 +105,7 @@ def test_a_temperature_that_is_annealed_comes_first(small_air):
 @pytest.mark.parametrize("estimator_class", [MarginalELBO, ConcreteELBO])
 def test_draws_side_by_side_have_the_same_mean(small_air, estimator_class):
     air = small_air(images=1)
-    many = air.images.repeat(300, 1, 1)
+    many = air.images.repeat(300, 1, 1, 1)
     actual = []
     for side_by_side in (True, False):
         estimator = estimator_class(4, vectorize_particles=side_by_side)

@@ -88,7 +88,7 @@ def test_adversaries_of_many_classes_and_many_codes(monkeypatch):
 
 def images(labels: torch.Tensor | None) -> Images:
     n = 8 if labels is None else len(labels)
-    return Images(torch.zeros(n, 5, 5, dtype=torch.uint8), labels)
+    return Images(torch.zeros(n, 1, 5, 5, dtype=torch.uint8), labels)
 
 
 def test_classes_are_one_hot():
@@ -130,7 +130,7 @@ def test_labels_that_will_not_do(train, held_out, words):
 
 
 def labelled(n: int) -> Images:
-    return Images(torch.randint(0, 256, (n, 8, 8), dtype=torch.uint8), torch.arange(n) % 3)
+    return Images(torch.randint(0, 256, (n, 1, 8, 8), dtype=torch.uint8), torch.arange(n) % 3)
 
 
 def test_measures_of_codes():
@@ -162,8 +162,8 @@ def test_a_watch_has_figures_and_measures(kind):
     )
     watch = ICVAEWatch(model, guide, Split(data, data), condition)
     assert set(watch.evaluate(1)) == {"held_out_elbo", "held_out_mse"}
-    assert {rows.shape for rows in watch.reconstructions().values()} == {(3, 8, 8)}
-    assert [rows.shape for rows in watch.swaps().values()] == [(4, 8, 8)] * 3
+    assert {rows.shape for rows in watch.reconstructions().values()} == {(3, 1, 8, 8)}
+    assert [rows.shape for rows in watch.swaps().values()] == [(4, 1, 8, 8)] * 3
     found = watch.measure()
     read = ("leakage", "leakage_mean", "leakage_parameters")
     assert all(0 <= found[name] <= 1 for name in read)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from train.data.labelled import Images, Split
 
 INCLUDED = "Nothing to download"
+DRAWN = "Drawn with all factors known"
 GREY = "Downloaded, grey"
 COLOUR = "Downloaded, colour"
 
@@ -106,12 +107,12 @@ def _downloaded(name: str, description: str, group: str, validation: str | None 
 CATALOGUE = {
     "mnist5k": DataSet("5,000 digits", _mnist5k),
     "lines": DataSet("unlabelled lines, new ones at each step", _lines, endless=True),
-    "sprites": DataSet(
-        "12,000 flat shapes with all factors known", partial(_sprites, coloured=False)
+    "sprites": DataSet("flat shapes", partial(_sprites, coloured=False), group=DRAWN),
+    "coloured-sprites": DataSet(
+        "the same in colour", partial(_sprites, coloured=True), group=DRAWN
     ),
-    "coloured-sprites": DataSet("the same in colour", partial(_sprites, coloured=True)),
-    "shapes3d": DataSet("12,000 rooms with an object, all factors known", _shapes3d),
-    "coloured-digits": DataSet("5,000 digits in colours of ink and paper", _coloured_digits),
+    "shapes3d": DataSet("rooms with an object, in colour", _shapes3d, group=DRAWN),
+    "coloured-digits": DataSet("digits in ink on paper", _coloured_digits, group=DRAWN),
     **{
         name: _downloaded(name, description, GREY)
         for name, description in {
