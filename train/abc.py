@@ -80,7 +80,8 @@ class ABC(SizedMethod):
         names = {"withheld": sets.find(settings.withheld), "names": sets.classes.values}
         require_held_out(sets.indices[1], **names)
         stacks = self.stacks(settings, data, 1, replacement=True, device=device)
-        return ABCWatch(objective, *data, sets.indices, stacks, **names, seed=settings.seed)
+        options = names | {"set_column": settings.set_column, "seed": settings.seed}
+        return ABCWatch(objective, *data, sets.indices, stacks, **options)
 
     @property
     def trained(self) -> type[TrainedABC]:

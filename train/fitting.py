@@ -130,11 +130,20 @@ def stacks(sizes: Mapping[str, int | None], sets: Mapping[int | str, int]) -> li
     return misfits
 
 
-def require_classes(invariance: str, classes: int) -> None:
-    """Raises :class:`InputError` if a penalty needs classes and the labels are quantities."""
+def require_classes(invariance: str, classes: int | Mapping[str, int]) -> None:
+    """Raises :class:`InputError` if a penalty needs classes and a condition has quantities.
+
+    Args:
+        invariance: The penalty's name.
+        classes: The number of classes of the condition, 0 for quantities; or of several conditions,
+            by name.
+    """
+    by_name = classes if isinstance(classes, Mapping) else {None: classes}
+    quantities = [name for name, count in by_name.items() if not count]
+    values = "the labels" if None in quantities else f"the values of {', '.join(quantities)}"
     require(
-        classes > 0 or invariance != "direct",
-        "--invariance direct needs classes, but the labels are quantities: give another one",
+        not quantities or invariance != "direct",
+        f"--invariance direct needs classes, but {values} are quantities: give another one",
     )
 
 

@@ -13,7 +13,7 @@ from train.sized import SizedELBOMethod
 if TYPE_CHECKING:
     import torch
 
-    from train.data.conditions import Condition
+    from train.data.conditions import AnyCondition
     from train.data.labelled import Split
     from train.fitting import Misfit
     from train.metrics.coding import ICVAEWatch
@@ -29,11 +29,11 @@ class ICVAE(SizedELBOMethod):
     estimators = ("meanfield", "tracegraph")
     needs_labels = True
 
-    def condition(self, settings: ICVAESettings, data: Split) -> Condition:
-        """Returns what turns labels into the condition."""
-        from train.data.conditions import Condition
+    def condition(self, settings: ICVAESettings, data: Split) -> AnyCondition:
+        """Returns what converts labels, or columns of the data, to the condition."""
+        from train.data import conditions
 
-        return Condition.fit(*data, optional=settings.condition == "none")
+        return conditions.fit(*data, settings.condition)
 
     def misfits(self, settings: ICVAESettings, data: Split) -> list[Misfit | None]:
         from train import fitting
@@ -52,19 +52,19 @@ class ICVAE(SizedELBOMethod):
     def batches(
         self, settings: ICVAESettings, data: Split, device: torch.device
     ) -> Callable[[int], Batch]:
-        c = self.condition(settings, data).of_images(data.train, settings.condition == "labels")
+        c = self.condition(settings, data).of_images(data.train, settings.conditional)
         return data.train.batches(settings.batch_size, settings.seed, device, c)
 
     def build(self, settings: ICVAESettings, inputs: Mapping[str, Any]) -> ELBOObjective:
         from guides.icvae import model_and_guide
         from train import losses
-        from train.data.conditions import Condition
+        from train.data import conditions
         from train.estimators import restored
         from train.objective import ELBOObjective, schedule
 
-        condition = Condition.from_state(inputs["condition"])
-        c_dim = condition.size if settings.condition == "labels" else 0
-        penalty = losses.INVARIANCES.get(settings.invariance)
+        condition = conditions.restored(inputs["condition"])
+        c_dim = condition.size if settings.conditional else 0
+        penalty = losses.invariance(settings.invariance, condition.sizes)
         names = ("z_dim", "invariance", "hidden", "likelihood", "likelihood_scale", "memory")
         options = self.arguments(settings, inputs, *names, "encoder_sees_labels", "echo_terms")
         model, guide = model_and_guide(self.shape(inputs), c_dim, penalty, **options)
@@ -76,7 +76,7 @@ class ICVAE(SizedELBOMethod):
         from train.metrics.coding import ICVAEWatch
 
         condition, sampled = self.condition(settings, data), self.sampled(settings, data)
-        options = {"conditional": settings.condition == "labels", "seed": settings.seed}
+        options = {"conditional": settings.conditional, "seed": settings.seed}
         options["invariance"] = settings.invariance != "none"
         return ICVAEWatch(objective.model, objective.guide, sampled, condition, **options)
 

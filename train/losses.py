@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal
 
 import torch
@@ -166,6 +167,8 @@ def class_information(
     log_variance: Tensor,
     c: Tensor,
     past: tuple[Tensor, Tensor, Tensor] | None = None,
+    *,
+    sizes: Sequence[int] | None = None,
 ) -> Tensor:
     r"""Estimates the information between samples and a class, :math:`I(z; c)`, from given codes.
 
@@ -197,13 +200,22 @@ def class_information(
     unbiased, because :math:`\mathbb{E}_q \, \partial \log q(z) = 0`; for finitely many codes it has
     the estimate's bias.
 
+    Of several conditions :math:`c = (c_1, \dots, c_K)` the estimate is that of
+
+    .. math:: \sum_k I(z; c_k)
+
+    All terms use the same densities, so that further conditions cost next to nothing. The joint
+    information :math:`I(z; c_1, \dots, c_K)` would also see what only a combination of conditions
+    reveals. But its classes are as many as there are combinations, and so the bias above is larger.
+
     Args:
         z: A sample of each :math:`q_i`, of shape :math:`(B, D)`.
         mu: Means, of shape :math:`(B, D)`.
         log_variance: Of shape :math:`(B, D)`.
-        c: Classes, one-hot, of shape :math:`(B, C)`.
+        c: Classes, one-hot, of shape :math:`(B, C)`; of several conditions, concatenated.
         past: Means, log-variances and classes of earlier images, of shapes :math:`(M, *)`, which
             are added to both sums; rows whose class is all zeros are not.
+        sizes: The number of classes of each condition; a single condition if not given.
 
     Returns:
         Nats for each datum, of shape :math:`(B)`.
@@ -213,12 +225,17 @@ def class_information(
         log_variance = torch.cat([log_variance, past[1]]).detach()
     others = c if past is None else torch.cat([c, past[2]])
     counts = others.sum(0)
+    sizes = [c.shape[1]] if sizes is None else list(sizes)
 
     def information(_: int, z: Tensor, c: Tensor) -> Tensor:
         log_q = gaussian_log_prob(z, mu, log_variance)
         # A single exponential of the matrix of pairs: two masked logsumexp take five times as long.
         density = (log_q - log_q.detach().amax(1, keepdim=True)).exp()
-        by_class = density @ others
+        parts = (density @ others, c, counts)
+        terms = [term(*part) for part in zip(*(x.split(sizes, dim=-1) for x in parts), strict=True)]
+        return terms[0] if len(terms) == 1 else torch.stack(terms).sum(0)
+
+    def term(by_class: Tensor, c: Tensor, counts: Tensor) -> Tensor:
         within = ((by_class * c).sum(1) / (c @ counts)).clamp(min=torch.finfo(z.dtype).tiny)
         return within.log() - (by_class.sum(1) / counts.sum()).log()
 
@@ -232,6 +249,17 @@ INVARIANCES = {
     "direct": class_information,
 }
 """Invariance terms by their names on the command line, called with (z, mu, log_variance, c)."""
+
+
+def invariance(name: str, sizes: Sequence[int]) -> Callable[..., Tensor] | None:
+    """Returns an invariance term for several conditions.
+
+    Args:
+        name: Its name; one that is not in :data:`INVARIANCES` has no term.
+        sizes: The size of each condition.
+    """
+    term = INVARIANCES.get(name)
+    return partial(term, sizes=sizes) if name == "direct" and len(sizes) > 1 else term
 
 
 def penalty_weights(

@@ -19,6 +19,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
 from train import fitting
+from train.data.conditions import LABELS, named_columns
 from train.data.images import CHANNELS
 from train.data.labelled import Images, Split
 from train.data.labels import as_labels
@@ -119,7 +120,8 @@ class Transformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         Args:
             X: Images.
             y: A label for each image, if the method needs labels: the labels that ICVAE's codes are
-                invariant to, or the sets of ABC.
+                invariant to, or the sets of ABC. Or columns with names, as a mapping, a data frame
+                or a structured array: ``condition`` and ``set_column`` name some of them.
         """
         images = self._images(X, fitting=True)
         with self._value_errors(), runtime.preserved(), tempfile.TemporaryDirectory() as folder:
@@ -164,8 +166,10 @@ class Transformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         names = [field.name for field in self._fields()]
         values = {name: getattr(self, name) for name in names}
         settings = self.method.settings(**values, run_dir=folder)
-        labels = require_labels(y, images) if self._needs_labels(settings) else None
-        data = Images.labelled(images, labels)
+        data = Images(images, None)
+        if self._needs_labels(settings):
+            data = labelled(images, y)
+            settings = self._with_columns(settings, data)
         split = Split(data, data)
         settings = self.method.resolved(settings, split)
         settings = self._adapted(settings, self.method.misfits(settings, split))
@@ -177,6 +181,10 @@ class Transformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         weights = objective.state_dict()
         saved = SavedRun(self.method.name, asdict(settings), inputs, weights, result.steps)
         self.trained_ = self.method.trained(self.method, saved, device)
+
+    def _with_columns(self, settings: Any, data: Images) -> Any:
+        """Returns the settings with values for those that the names of columns decide."""
+        return settings
 
     def _adapted(self, settings: Any, misfits: Sequence[Misfit | None]) -> Any:
         """Adapts settings to the size of the data.
@@ -294,6 +302,9 @@ class ABCTransformer(Transformer):
 class ICVAETransformer(Transformer):
     """Transforms images by ICVAE, to codes that are invariant to ``y``: classes or quantities.
 
+    If ``y`` has columns with names, these are the conditions, or ``condition`` names some of them.
+    ``trained_`` then takes labels by name.
+
     Args:
         sample: Whether ``transform`` draws codes with ``seed``, or returns posterior means. Means
             may reveal more about labels: see :class:`train.verbs.conditional.TrainedICVAE`.
@@ -310,7 +321,12 @@ class ICVAETransformer(Transformer):
     def _needs_labels(self, settings: Any) -> bool:
         require(not settings.encoder_sees_labels, "encoder_sees_labels: transform has no labels")
         # A VAE has no condition.
-        return settings.condition == "labels"
+        return settings.conditional
+
+    def _with_columns(self, settings: Any, data: Images) -> Any:
+        if settings.condition != LABELS or not data.columns:
+            return settings
+        return replace(settings, condition=tuple(data.columns))
 
 
 class AIRTransformer(Transformer):
@@ -319,13 +335,40 @@ class AIRTransformer(Transformer):
     method = METHODS["air"]
 
 
-def require_labels(y: Any, images: Tensor) -> np.ndarray:
+def labelled(images: Tensor, y: Any) -> Images:
+    """Combines images with ``y``, whose columns may have names.
+
+    Raises:
+        InputError: If labels are missing, not valid, or not as many as images.
+    """
+    columns = named_columns(y)
+    if columns is None:
+        return Images.labelled(images, require_labels(y, images))
+    require(bool(columns), "y has no columns: give one or more, with a value for each image")
+    return Images.of_columns(
+        images,
+        {str(name): require_labels(column, images, name) for name, column in columns.items()},
+    )
+
+
+def require_labels(y: Any, images: Tensor, name: str | None = None) -> np.ndarray:
     """Converts ``y`` to a label for each image: see :func:`train.data.labels.as_labels`.
+
+    Args:
+        y: The labels.
+        images: The images.
+        name: The name of the column that the labels are, if it has one.
 
     Raises:
         InputError: If labels are missing, not valid, or not as many as images.
     """
     require(y is not None, "y is missing: this method needs a label for each image")
-    labels = as_labels(y, "y")
-    require(len(labels) == len(images), f"there are {len(labels)} labels for {len(images)} images")
+    what = "y" if name is None else f"y, column {name},"
+    labels = as_labels(y, what)
+    require(
+        name is None or labels.ndim == 1,
+        f"{what} has shape {labels.shape}: give one value for each image",
+    )
+    count = f"there are {len(labels)} labels for {len(images)} images"
+    require(len(labels) == len(images), count if name is None else f"{what} is wrong: {count}")
     return labels

@@ -36,8 +36,9 @@ def test_enumeration_is_marginal_at_the_draw(small_air, guide_class, beta):
 
 
 @GUIDES
-def test_relaxed_presence_is_its_formula(small_air, guide_class):
-    air = small_air(guide_class)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_relaxed_presence_is_its_formula(small_air, guide_class, channels):
+    air = small_air(guide_class, shape=(channels, 10, 11))
     model, guide, x = air
     pyro.set_rng_seed(1)
     loss = ConcreteELBO(temperature=0.7).differentiable_loss(*air, beta=0.6)
@@ -58,7 +59,8 @@ def test_relaxed_presence_is_its_formula(small_air, guide_class):
             (z_what, torch.distributions.Normal(torch.zeros(3), torch.ones(3))),
         ):
             kl = kl + presence * kl_divergence(site["fn"].base_dist, prior).sum(-1)
-        canvas = canvas + presence[:, None, None] * model.paste(z_what["value"], z_where["value"])
+        pasted = model.paste(z_what["value"], z_where["value"])
+        canvas = canvas + presence[:, None, None, None] * pasted
     likelihood = torch.distributions.Normal(canvas, 0.4).log_prob(x).sum()
     wanted = 0.6 * kl.sum() - likelihood
     torch.testing.assert_close(loss, wanted)

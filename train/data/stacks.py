@@ -18,6 +18,9 @@ from train.errors import require
 CHUNK = 64
 """Steps whose indices are drawn, and copied to the device, at once."""
 
+MOST_LEVELS = 100
+"""Most values of a quantity that are sets."""
+
 
 class Sets(NamedTuple):
     r"""The set that each image belongs to.
@@ -31,20 +34,52 @@ class Sets(NamedTuple):
     indices: tuple[Tensor, ...]
 
     @classmethod
-    def of(cls, *splits: Images, column: int = 0) -> Sets:
-        r"""Returns the sets of images: their classes, or the values in a column of the labels.
+    def of(cls, *splits: Images, column: int | str = 0) -> Sets:
+        r"""Returns the sets of images: their classes, or the values in a column.
+
+        Quantities that have few values, such as the levels of a factor, name sets too: each value
+        is written with as few digits as tell the values apart.
 
         Args:
             splits: Labelled images, such as training and held-out ones, with sets in common.
-            column: The column, if the labels have several.
+            column: The name of a column of the data; or the number of a column of the labels,
+                counted from 0.
 
         Raises:
-            InputError: If there are no labels, there is no such column, or its values are not
-                whole.
+            InputError: If there are no labels, there is no such column, or its values are
+                quantities that do not repeat.
         """
         columns = [_column(images, column) for images in splits]
+        values = np.concatenate(columns)
+        if values.dtype.kind == "f" and not are_whole(values):
+            return cls.of_levels(columns, column)
+        if values.dtype.kind == "f":
+            columns = [numbers.astype(np.int64) for numbers in columns]
         classes = Classes.of(np.concatenate(columns))
         return cls(classes, tuple(classes.encode(values) for values in columns))
+
+    @classmethod
+    def of_levels(cls, columns: Sequence[np.ndarray], name: int | str) -> Sets:
+        r"""Returns the sets of quantities of few values, in the order of these.
+
+        Args:
+            columns: For each split quantities, of shape :math:`(M)`.
+            name: The name of the column, or its number.
+
+        Raises:
+            InputError: If there are more than :data:`MOST_LEVELS` values, or fewer than two images
+                of each on average.
+        """
+        values = np.concatenate(columns)
+        levels = np.unique(values)
+        require(
+            len(levels) <= min(MOST_LEVELS, len(values) // 2),
+            f"--set-column {name}: its values are not whole numbers, and {len(levels)} of them "
+            "differ, so they name no sets",
+        )
+        classes = Classes(_written(levels))
+        indices = (np.searchsorted(levels, column) for column in columns)
+        return cls(classes, tuple(torch.from_numpy(index) for index in indices))
 
     def find(self, labels: Iterable[str]) -> tuple[int, ...]:
         """Returns the indices of the sets that are written like ``labels``.
@@ -71,20 +106,31 @@ class Sets(NamedTuple):
         }
 
 
-def _column(images: Images, column: int) -> np.ndarray:
-    """Returns a column of the labels as integers or text."""
+def _column(images: Images, column: int | str) -> np.ndarray:
+    """Returns a column of the data, or one of the labels by its number, of shape (M,)."""
+    if isinstance(column, str):
+        require(
+            column in images.columns,
+            f"--set-column {column}: --data has no such column: its columns are "
+            f"{', '.join(images.columns) or 'none'}",
+        )
+        return images.columns[column]
     images.require_labels()
     columns = images.values.reshape(len(images), -1)
     require(
         column < columns.shape[1],
         f"--set-column {column}: the labels have {columns.shape[1]} columns, counted from 0",
     )
-    values = columns[:, column]
-    require(
-        values.dtype.kind != "f" or are_whole(values),
-        f"--set-column {column}: its values are not whole numbers, so they name no sets",
-    )
-    return values.astype(np.int64) if values.dtype.kind == "f" else values
+    return columns[:, column]
+
+
+def _written(levels: np.ndarray) -> tuple[str, ...]:
+    """Writes distinct numbers with as few digits as tell them apart, at least three."""
+    for digits in range(3, 18):
+        words = tuple(f"{level:.{digits}g}" for level in levels.tolist())
+        if len(set(words)) == len(words):
+            break
+    return words
 
 
 class StackPairs:

@@ -1,8 +1,8 @@
-"""Evaluates ICVAE: reconstruction error, ELBO, and labels predicted from codes."""
+"""Evaluates ICVAE: reconstruction error, ELBO, and conditions predicted from codes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import ClassVar, NamedTuple
 
@@ -16,12 +16,13 @@ from guides.icvae import EchoGuide, GaussianGuide
 from pyro_models.icvae import ICVAE
 from train import plots
 from train.data.batches import as_input
-from train.data.conditions import Condition
+from train.data.conditions import LABELS, AnyCondition, Condition
 from train.data.labelled import Images, Split
 from train.estimators import MeanFieldELBO
 from train.metrics.goals import Beats, Goal, Stays
 from train.metrics.measuring import Measures
 from train.metrics.probes import Leakage, leakage
+from train.metrics.reading import add_readings, label_names, readable
 from train.metrics.references import majority, mean_image_mse
 from train.metrics.watch import TrainingLog, Watch
 
@@ -81,15 +82,15 @@ def encode(model: ICVAE, guide: Guide, images: Tensor, c: Tensor, batch: int = 1
 
 
 class ICVAEWatch(Watch):
-    r"""Evaluates a model and guide by reconstruction, ELBO, and labels predicted from codes.
+    r"""Evaluates a model and guide by reconstruction, ELBO, and conditions predicted from codes.
 
     Args:
         model: The model.
         guide: Its guide.
         data: Labelled training and held-out images.
-        condition: Converts labels to the condition :math:`c`.
+        condition: Converts labels, or columns, to the condition :math:`c`.
         conditional: Whether model and guide depend on :math:`c`.
-        invariance: Whether training penalises information about labels in codes.
+        invariance: Whether training penalises information about the condition in codes.
         seed: Seed of the adversaries.
     """
 
@@ -100,13 +101,15 @@ class ICVAEWatch(Watch):
     }
     MOST_CLASSES = 12
     """Most classes in the figure ``swaps``."""
+    QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+    """The quantiles of a quantity in the figure ``swaps`` of several conditions."""
 
     def __init__(
         self,
         model: ICVAE,
         guide: Guide,
         data: Split,
-        condition: Condition,
+        condition: AnyCondition,
         *,
         conditional: bool = True,
         invariance: bool = True,
@@ -144,9 +147,14 @@ class ICVAEWatch(Watch):
         - ``leakage_mean`` and ``leakage_parameters`` are the best scores from the posterior means
           and from the encoder's outputs.
         - ``chance`` is the score without codes.
+        - ``read.NAME`` is how well a column that is no condition is read from sampled codes, and
+          ``read_chance.NAME`` the score without codes: see
+          :func:`~train.metrics.reading.add_readings`. The label is the first of them.
+
+        Named conditions have these measures each: ``leakage.NAME``, ``chance.NAME`` and so on.
         """
         measures = Measures()
-        held_out, classes = self.held_out, self.condition.classes > 0
+        held_out = self.held_out
 
         @cache
         def codes() -> Codes:
@@ -157,37 +165,77 @@ class ICVAEWatch(Watch):
         def train_codes() -> Codes:
             return self.encode(self.train)
 
-        def adversaries(kind: str) -> Leakage:
-            sets = ((train_codes(), self.train), (codes(), held_out))
-            pairs = [(getattr(z, kind).numpy(), images.labels.numpy()) for z, images in sets]
-            return leakage(*pairs, seed=self.seed)
-
-        def sampled() -> dict[str, float]:
-            scores = adversaries("sampled")
-            return {
-                "leakage": scores.best,
-                "leakage_linear": scores.linear,
-                "leakage_adversaries": scores.scores,
-            }
-
         measures.add("reconstruction_mse", lambda: codes().reconstruction_mse)
         measures.add(
             "reconstruction_mse_mean_image",
             lambda: mean_image_mse(self.train.images, held_out.images),
         )
         measures.add("elbo", lambda: codes().elbo)
-        measures.add(("leakage", "leakage_linear", "leakage_adversaries"), sampled)
-        measures.add("leakage_mean", lambda: adversaries("mean").best)
-        measures.add("leakage_parameters", lambda: adversaries("parameters").best)
-        measures.add("chance", lambda: majority(held_out.labels.numpy()) if classes else 0.0)
+        for part in self.condition.parts:
+            self.add_leakage(measures, part, train_codes, codes)
+        add_readings(
+            measures,
+            lambda: (train_codes().sampled.numpy(), codes().sampled.numpy()),
+            (self.train, held_out),
+            self.others(),
+            seed=self.seed,
+        )
         return measures
 
+    def add_leakage(
+        self,
+        measures: Measures,
+        part: Condition,
+        train_codes: Callable[[], Codes],
+        codes: Callable[[], Codes],
+    ) -> None:
+        """Measures how well adversaries predict a condition from codes.
+
+        Args:
+            measures: The measures, to which these are added.
+            part: The condition. The names of its measures end in its name, if it has one.
+            train_codes: Returns codes of the training images.
+            codes: Returns codes of the held-out images.
+        """
+        suffix = "" if part.name is None else f".{part.name}"
+
+        def adversaries(kind: str) -> Leakage:
+            sets = ((train_codes(), self.train), (codes(), self.held_out))
+            pairs = [(getattr(z, kind).numpy(), part.targets(images)) for z, images in sets]
+            return leakage(*pairs, seed=self.seed)
+
+        def sampled() -> dict[str, float]:
+            scores = adversaries("sampled")
+            return {
+                f"leakage{suffix}": scores.best,
+                f"leakage_linear{suffix}": scores.linear,
+                f"leakage_adversaries{suffix}": scores.scores,
+            }
+
+        def chance() -> float:
+            return majority(part.targets(self.held_out)) if part.classes else 0.0
+
+        names = ("leakage", "leakage_linear", "leakage_adversaries")
+        measures.add([f"{name}{suffix}" for name in names], sampled)
+        measures.add(f"leakage_mean{suffix}", lambda: adversaries("mean").best)
+        measures.add(f"leakage_parameters{suffix}", lambda: adversaries("parameters").best)
+        measures.add(f"chance{suffix}", chance)
+
+    def others(self) -> list[str]:
+        """Returns the names of the columns that are no condition, the label first."""
+        conditions = {part.name or LABELS for part in self.condition.parts}
+        if LABELS in conditions:
+            conditions |= set(label_names(self.train))
+        return list(readable(self.train, conditions))
+
     def goals(self) -> list[Goal]:
-        return goals(self.invariance)
+        names = [part.name for part in self.condition.parts]
+        return goals(self.invariance, names)
 
     def figures(self, log: TrainingLog) -> dict[str, Callable[[], Figure]]:
         drawn = {"reconstructions": lambda: plots.gallery(self.reconstructions())}
-        if self.condition.classes and self.conditional:
+        # Quantities have no values to list, unless they are a named condition.
+        if self.conditional and self.condition.classes:
             drawn["swaps"] = lambda: plots.gallery(self.swaps())
         drawn["codes"] = lambda: plots.codes(*self.codes())
         return drawn | super().figures(log)
@@ -205,20 +253,43 @@ class ICVAEWatch(Watch):
 
     @torch.no_grad()
     def swaps(self, number: int = 8) -> dict[str, np.ndarray]:
-        """Decodes the code of a held-out image under each class, in a row for each image.
+        """Decodes the code of held-out images under each value of a condition.
+
+        Named conditions have a row each for an image: one of them changes, and the others stay.
+
+        Args:
+            number: The number of rows, if there are not more conditions.
 
         Returns:
-            By label, the image and its decodings under the first :attr:`MOST_CLASSES` classes.
+            By label, the image and its decodings. Of classes these are under the first
+            :attr:`MOST_CLASSES`, and of quantities under :attr:`QUANTILES` of the training split.
+            Rows with fewer values end in white images.
         """
-        images = self.first(number)
+        parts = self.condition.parts
+        images = self.first(max(1, number // len(parts)))
         x, c = self.inputs(images)
         z = self.guide.mean(x, c)[: len(images)]
-        classes = torch.eye(self.condition.classes, device=z.device)[: self.MOST_CLASSES]
+        changes = [self.values(part).to(z.device) for part in parts]
+        longest = max(map(len, changes))
+        starts = np.cumsum([0, *(part.size for part in parts)])
         rows = {}
         for i, label in enumerate(images.values.tolist()):
-            decoded = self.model.decode(z[i].expand(len(classes), -1), classes).clamp(0, 1)
-            rows[f"a {label}" + " " * i] = torch.cat([x[i : i + 1], decoded]).cpu().numpy()
+            for part, change, start in zip(parts, changes, starts, strict=False):
+                conditions = c[i].repeat(len(change), 1)
+                conditions[:, start : start + part.size] = change
+                decoded = self.model.decode(z[i].expand(len(change), -1), conditions).clamp(0, 1)
+                blank = x.new_ones(longest - len(change), *x.shape[1:])
+                title = f"a {label}" if part.name is None else f"a {label}, {part.name}"
+                row = torch.cat([x[i : i + 1], decoded, blank])
+                rows[title + " " * i] = row.cpu().numpy()
         return rows
+
+    def values(self, part: Condition) -> Tensor:
+        r"""Returns the values of a condition in :meth:`swaps`, of shape :math:`(V, C)`."""
+        if part.classes:
+            return torch.eye(part.classes)[: self.MOST_CLASSES]
+        column = np.asarray(part.column(self.train), dtype=np.float64)
+        return part(torch.from_numpy(np.quantile(column, self.QUANTILES, axis=0)))
 
     def codes(self, number: int = 5_000) -> tuple[np.ndarray, np.ndarray]:
         """Returns sampled codes of the first held-out images, and their labels as in the data."""
@@ -228,8 +299,8 @@ class ICVAEWatch(Watch):
     def first(self, number: int) -> Images:
         """Returns the first held-out images; of classes, the first image of each."""
         labels = self.held_out.labels
-        if labels.is_floating_point():
-            return self.held_out.select(torch.arange(min(number, len(labels))))
+        if labels is None or labels.is_floating_point():
+            return self.held_out.select(torch.arange(min(number, len(self.held_out))))
         firsts = [(labels == label).nonzero()[0] for label in labels.unique()[:number]]
         return self.held_out.select(torch.cat(firsts))
 
@@ -245,11 +316,12 @@ class ICVAEWatch(Watch):
         return as_input(x), c
 
 
-def goals(invariance: bool) -> list[Goal]:
+def goals(invariance: bool, names: Sequence[str | None] = (None,)) -> list[Goal]:
     """Returns the goals of a model and guide.
 
     Args:
-        invariance: Whether training penalises information about labels in codes.
+        invariance: Whether training penalises information about the condition in codes.
+        names: The names of the conditions; None for the labels where they are the only one.
     """
     reconstruction = Beats(
         measure="reconstruction_mse",
@@ -258,10 +330,14 @@ def goals(invariance: bool) -> list[Goal]:
         advice="a lower --learning-rate, more --steps, a lower --beta or --weight, or a larger "
         "--z-dim",
     )
-    leakage_goal = Stays(
-        measure="leakage",
-        reference="chance",
-        beside="chance",
-        advice="a larger --weight, --invariance direct, or a smaller --z-dim",
-    )
-    return [reconstruction, leakage_goal] if invariance else [reconstruction]
+    suffixes = ["" if name is None else f".{name}" for name in names]
+    leakages = [
+        Stays(
+            measure=f"leakage{suffix}",
+            reference=f"chance{suffix}",
+            beside="chance",
+            advice="a larger --weight, --invariance direct, or a smaller --z-dim",
+        )
+        for suffix in suffixes
+    ]
+    return [reconstruction, *leakages] if invariance else [reconstruction]

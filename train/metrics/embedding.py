@@ -25,6 +25,7 @@ from train.losses import collapse
 from train.metrics.goals import Beats, Goal, Stays
 from train.metrics.measuring import Measures, Unmeasurable
 from train.metrics.probes import ClassAccuracy, class_accuracy
+from train.metrics.reading import add_readings, label_names, readable
 from train.metrics.references import majority
 from train.metrics.style import morphometrics, style_r2
 from train.metrics.watch import TrainingLog, Watch
@@ -97,6 +98,8 @@ class ABCWatch(Watch):
         stacks: Pairs of stacks of held-out images, on which the loss is evaluated.
         withheld: The numbers of the sets that are not trained on.
         names: The names of the sets in figures, by number; the numbers if not given.
+        set_column: The name of the column that the sets are, or the number of a column of the
+            labels.
         seed: Seed of probes and queries.
     """
 
@@ -117,10 +120,13 @@ class ABCWatch(Watch):
         *,
         withheld: tuple[int, ...] = (),
         names: Sequence[int | str] | None = None,
+        set_column: int | str = 0,
         seed: int = 0,
     ) -> None:
         self.objective = objective
         self.images = (train.images, held_out.images)
+        self.data = (train, held_out)
+        self.set_column = set_column
         self.sets = tuple(numbers.numpy() for numbers in sets)
         self.stacks = stacks
         self.withheld = withheld
@@ -169,6 +175,11 @@ class ABCWatch(Watch):
         - ``style_r2`` is :func:`~train.metrics.style.style_r2`.
         - ``retrieval_error`` is :func:`retrieval`, with references ``_random`` and ``_oracle``.
 
+        - ``read.NAME`` is how well a column of the data is read from embeddings, and
+          ``read_chance.NAME`` the score without embeddings: see
+          :func:`~train.metrics.reading.add_readings`. The column of the sets, which training keeps
+          out of embeddings, is the first of them. There are none if the data say nothing but it.
+
         If there are withheld sets, measures with the suffix ``_withheld`` are of these sets.
         """
         measures = Measures()
@@ -204,7 +215,19 @@ class ABCWatch(Watch):
 
             measures.add(f"style_r2{name}", style)
             measures.add(retrieval_names(name), retrieve)
+        add_readings(
+            measures, lambda: self.embedded, self.data, self.columns_to_read(), seed=self.seed
+        )
         return measures
+
+    def columns_to_read(self) -> list[str]:
+        """Returns the names of the data's columns, that of the sets first; none if it is alone."""
+        names = list(readable(self.data[0]))
+        first = self.set_column
+        if not isinstance(first, str):
+            first = (*label_names(self.data[0]), *names)[first]
+        names.sort(key=lambda name: name != first)
+        return names if len(names) > 1 else []
 
     def goals(self) -> list[Goal]:
         return GOALS

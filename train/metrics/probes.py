@@ -15,6 +15,8 @@ from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from train.data.labels import Classes
+from train.metrics.measuring import Unmeasurable
 from train.metrics.references import majority
 from train.progress import progress
 
@@ -27,6 +29,10 @@ MOST_CODES = 100_000
 """Most codes that nearest neighbours and trees are fitted to."""
 MOST_CLASSES = 50
 """Most classes for which trees are fitted, as each class has trees of its own."""
+MOST_READ = 10_000
+"""Most codes that :func:`read` fits its probes to, and most that it scores them on."""
+MOST_LINEAR = 100
+"""Most classes that :func:`read` fits a logistic regression to."""
 
 
 def network(layers: int, examples: int, seed: int, *, classes: bool = True) -> BaseEstimator:
@@ -170,3 +176,87 @@ def class_accuracy(train: Labelled, held_out: Labelled, seed: int = 0) -> ClassA
     best = correct[max(scores, key=scores.__getitem__)]
     recall = {int(k): float(best[labels == k].mean()) for k in np.unique(labels)}
     return ClassAccuracy(max(scores.values()), scores, recall)
+
+
+class Reading(NamedTuple):
+    """How well a column is read from held-out codes.
+
+    Attributes:
+        score: The accuracy for classes, :math:`R^2` for quantities, of the better probe.
+        chance: The score without codes: the frequency of the majority class, or 0.
+    """
+
+    score: float
+    chance: float
+
+
+def read(
+    train_codes: np.ndarray,
+    train_column: np.ndarray,
+    held_out_codes: np.ndarray,
+    held_out_column: np.ndarray,
+    *,
+    seed: int = 0,
+) -> Reading:
+    r"""Measures how well a column of the data is read from frozen codes.
+
+    The protocol: codes are standardised by the training ones. Two probes are fitted to training
+    codes, and the better of their scores on held-out codes counts. One is linear: a logistic
+    regression for classes, least squares for quantities. The other is the 15 nearest neighbours,
+    which is not. The maximum of two scores is at most half a standard error too high on average.
+
+    Of more than :data:`MOST_READ` codes as many are drawn at random, the same ones for every column
+    and seed alike.
+
+    Args:
+        train_codes: Of shape (M, D).
+        train_column: Classes, integers or text, of shape (M,); or quantities, floats of shape (M,),
+            or (M, K) whose :math:`R^2` are averaged, such as sine and cosine of an angle.
+        held_out_codes: Of shape (L, D), of images that neither the encoder nor the probes were
+            trained on.
+        held_out_column: Like ``train_column``.
+        seed: Seed of the draw.
+
+    Raises:
+        Unmeasurable: If the column is constant, or has hardly two images of a class.
+
+    Example:
+        >>> codes = np.arange(40.0)[:, None]
+        >>> read(codes, codes[:, 0] > 20, codes, codes[:, 0] > 20).score
+        1.0
+    """
+    train = _drawn(train_codes, train_column, seed)
+    held_out = _drawn(held_out_codes, held_out_column, seed)
+    if train[1].dtype.kind == "f":
+        if not train[1].std(0).all() or not held_out[1].std(0).all():
+            raise Unmeasurable("it is the same for every image")
+        probes: dict[str, BaseEstimator] = {"linear": LinearRegression()}
+        probes["nearest"] = KNeighborsRegressor(min(15, len(train[0])))
+        models = fit(probes, train)
+        return Reading(max(float(model.score(*held_out)) for model in models.values()), 0.0)
+    train, held_out, classes = _numbered(train, held_out)
+    if classes < 2:
+        raise Unmeasurable("it is the same for every image")
+    if classes > len(train[0]) / 2:
+        raise Unmeasurable(f"it has {classes} classes for {len(train[0])} images")
+    probes = {"nearest": KNeighborsClassifier(min(15, len(train[0])))}
+    if classes <= MOST_LINEAR:
+        probes["linear"] = LogisticRegression(max_iter=300)
+    models = fit(probes, train)
+    score = max(float(model.score(*held_out)) for model in models.values())
+    return Reading(score, majority(held_out[1]))
+
+
+def _drawn(codes: np.ndarray, column: np.ndarray, seed: int) -> Labelled:
+    """Draws :data:`MOST_READ` codes, or returns all of fewer, with their rows of a column."""
+    if len(codes) <= MOST_READ:
+        return codes, column
+    rows = np.random.default_rng(seed).choice(len(codes), MOST_READ, replace=False)
+    return codes[rows], column[rows]
+
+
+def _numbered(train: Labelled, held_out: Labelled) -> tuple[Labelled, Labelled, int]:
+    """Numbers the classes of two columns; returns the number of those to fit to, too."""
+    classes = Classes.of(np.concatenate([train[1], held_out[1]]))
+    first, second = ((codes, classes.encode(column).numpy()) for codes, column in (train, held_out))
+    return first, second, len(np.unique(first[1]))

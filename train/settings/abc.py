@@ -40,8 +40,9 @@ class ABCSettings(Settings):
     drawn from the images of all sets (ABC-X)."""
     replacement: bool = False
     """Draw a stack with replacement. Sets may then be smaller than a stack."""
-    set_column: Whole = 0
-    """Column of the labels, counted from 0, that holds an image's set."""
+    set_column: Whole | str = 0
+    """Column that holds an image's set: the name of a column of the data, or the number of a column
+    of the labels, counted from 0."""
     similarity: Literal["l2sq", "l2", "l1", "linf", "cosine"] = "l2sq"
     """Similarity of two embeddings. l2sq: minus the squared Euclidean distance. l2, l1, linf: minus
     the Euclidean, Manhattan or maximum distance. cosine: the cosine."""
@@ -66,7 +67,10 @@ class ABCSettings(Settings):
         # A label is compared as it is written, so that 007 is not 7.
         if isinstance(self.withheld, tuple):
             object.__setattr__(self, "withheld", tuple(map(str, self.withheld)))
+        if isinstance(self.set_column, str) and self.set_column.isdecimal():
+            object.__setattr__(self, "set_column", int(self.set_column))
         super().__post_init__()
+        require(self.set_column != "", "--set-column is empty: give the name of a column")
         require(
             min(self.sizes) > 1,
             f"--stack-size {min(self.sizes)}: a stack of 1 leaves no choice: give 2 or more",

@@ -30,14 +30,15 @@ class ICVAESettings(ELBOSettings):
     draw, as Pyro's TraceGraph_ELBO. Or your own, as module:Class."""
     z_dim: Count = 2
     """Size of the code z."""
-    condition: Literal["labels", "none"] = "labels"
+    condition: str | tuple[str, ...] = "labels"
     """Condition c of the decoder. labels: the labels of the data. none: no condition, which makes
-    the model a VAE."""
+    the model a VAE. Or names of columns of the data, of classes or quantities: --condition ink
+    paper."""
     invariance: Literal["none", "pairwise", "kt", "direct", "echo"] = "direct"
     """Penalty on the information I(z; c) between code and condition. none: no penalty (a CVAE).
-    direct: an estimate of I(z; c). The others penalise I(z; x). pairwise: the mean pairwise KL
-    divergence, the paper's bound. kt: Kolchinsky and Tracey's bound. echo: Echo noise, whose
-    information is exact."""
+    direct: an estimate of I(z; c), of classes; of several conditions, the sum. The others penalise
+    I(z; x). pairwise: the mean pairwise KL divergence, the paper's bound. kt: Kolchinsky and
+    Tracey's bound. echo: Echo noise, whose information is exact."""
     weight: NonNegative = 10.0
     """Weight lambda of that penalty. With pairwise, kt and echo the reconstruction has the weight
     1 + lambda."""
@@ -67,6 +68,7 @@ class ICVAESettings(ELBOSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self._check_condition()
         compares = self.invariance in ("pairwise", "kt", "direct")
         require(
             not compares or self.local_batch_size > 1,
@@ -79,8 +81,34 @@ class ICVAESettings(ELBOSettings):
             "Echo's noise is made of that many others",
         )
         require(
-            self.condition == "labels" or self.invariance == "none",
+            self.conditional or self.invariance == "none",
             f"--condition none: there is nothing for --invariance {self.invariance} to keep out",
         )
         require(bool(self.hidden), "--hidden is empty: give at least one width")
         require(not (self.sweep and self.resume), "--sweep goes on by itself: leave --resume out")
+
+    @property
+    def conditional(self) -> bool:
+        """Whether there is a condition."""
+        return self.condition != "none"
+
+    def _check_condition(self) -> None:
+        """Checks the names of conditions; a tuple of one name becomes the name."""
+        names = (self.condition,) if isinstance(self.condition, str) else self.condition
+        require(
+            bool(names) and all(names),
+            "--condition is empty: give labels, none, or names of columns",
+        )
+        require(
+            "none" not in names or len(names) == 1,
+            "--condition none is no condition, so nothing can be beside it: leave none out",
+        )
+        repeated = [name for name in names if names.count(name) > 1]
+        require(not repeated, f"--condition {' '.join(names)}: {' '.join(repeated[:1])} is twice")
+        require(
+            not self.sweep or self.condition == "labels",
+            "--sweep compares what codes reveal of the labels: leave --condition out, or train a "
+            "run for each --weight",
+        )
+        if len(names) == 1:
+            object.__setattr__(self, "condition", names[0])

@@ -48,15 +48,15 @@ class Codec(NamedTuple):
         name: The name in the table.
         command: The command that reproduces it.
         encode: Encodes images, with their labels if the encoder needs them, to codes (M, D).
-        decode: Decodes codes (M, D) under labels as in the data to images (M, C, H, W) in [0, 1];
-            ``None`` if there is no decoder.
+        decode: Decodes codes (M, D), under the labels and columns of as many images, to images
+            (M, C, H, W) in [0, 1]; ``None`` if there is no decoder.
         seconds: Seconds of training; ``None`` without training.
     """
 
     name: str
     command: str
     encode: Callable[[Images], np.ndarray]
-    decode: Callable[[np.ndarray, np.ndarray], Tensor] | None
+    decode: Callable[[np.ndarray, Images], Tensor] | None
     seconds: float | None = None
 
 
@@ -138,7 +138,7 @@ def check(codec: Codec, data: Split) -> None:
         batch = images.select(torch.from_numpy(np.union1d(first, others)))
         codes = codec.encode(batch).astype(np.float32)
         if codec.decode is not None:
-            codec.decode(codes, batch.values)
+            codec.decode(codes, batch)
 
 
 def compare(codecs: Sequence[Codec], data: Split, seed: int = 0) -> list[dict[str, Any]]:
@@ -173,15 +173,14 @@ def _row(codec: Codec, data: Split, styles: Sequence[np.ndarray], seed: int) -> 
         return style_r2(*((z, style, labels) for (z, labels), style in splits))
 
     def error() -> float:
-        decoded = codec.decode(codes[1], held_out.values)
+        decoded = codec.decode(codes[1], held_out)
         return float((decoded - held_out.images / 255).double().square().mean())
 
     def interpolation() -> float:
         one, other = pairs(held_out.labels)
         if not len(one):
             raise Unmeasurable("no two held-out images are of one class")
-        values = held_out.values[one.numpy()]
-        midpoints = codec.decode((codes[1][one] + codes[1][other]) / 2, values)
+        midpoints = codec.decode((codes[1][one] + codes[1][other]) / 2, held_out.select(one))
         return float(nearest(midpoints, train.images).mean())
 
     measures: dict[str, Callable[[], float]] = {

@@ -31,7 +31,8 @@ PIL images or lists of them: see :func:`train.data.images.as_images`."""
 
 Labels = Any
 """Labels as in the data of the run: one for each image, or one for all images. Classes are whole
-numbers or text; quantities are of shape :math:`(M)` or :math:`(M, K)`."""
+numbers or text; quantities are of shape :math:`(M)` or :math:`(M, K)`. Several conditions of ICVAE
+are given by name, as a mapping or a table."""
 
 
 class Record(Protocol):
@@ -64,12 +65,12 @@ class Codec(NamedTuple):
 
     Attributes:
         encode: Encodes images with labels to codes, of shape (M, D).
-        decode: Decodes codes (M, D) under labels as in the data to images (M, C, H, W) in [0, 1];
-            ``None`` if the method has no decoder.
+        decode: Decodes codes (M, D), under the labels and columns of as many images, to images
+            (M, C, H, W) in [0, 1]; ``None`` if the method has no decoder.
     """
 
     encode: Callable[[Images], np.ndarray]
-    decode: Callable[[np.ndarray, np.ndarray], Tensor] | None
+    decode: Callable[[np.ndarray, Images], Tensor] | None
 
 
 def clipped(verb: Callable[..., Tensor]) -> Callable[..., Tensor]:

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from pyro_models.shapes import Shape
 from train.arguments import require_pairs, whole
-from train.data.conditions import Condition
+from train.data.conditions import named_columns, restored
 from train.data.images import without_grey_axis
+from train.data.labelled import Images
 from train.engine import runtime
 from train.errors import brief, require
 from train.metrics.interpolation import mixes
@@ -23,7 +24,10 @@ from train.verbs.base import Array, Codec, Labels, TensorFunction, Trained, clip
 class TrainedICVAE(Trained):
     r"""A trained conditional autoencoder, of ``train.icvae``.
 
-    Labels are as in the data of the run: see :data:`~train.verbs.base.Labels`.
+    Labels are as in the data of the run: see :data:`~train.verbs.base.Labels`. A model that was
+    told several conditions takes them by name, ``{"ink": "red", "paper": ["blue", "green"]}``, or
+    as rows in the order of ``--condition``: see
+    :meth:`train.data.conditions.JointCondition.of_labels`.
 
     Training reduces what *sampled* codes reveal about labels; ``encode(images, sample=True)`` draws
     them. By default, :meth:`encode` returns posterior means, which may reveal more: compare
@@ -37,7 +41,13 @@ class TrainedICVAE(Trained):
     def check(self, inputs: Mapping[str, Any]) -> None:
         if self.echo:
             self.batch = max(self.batch, self.settings.echo_terms + 1)
-        self.condition = Condition.from_state(_checked(inputs["condition"]))
+        self.condition = restored(_checked(inputs["condition"]))
+        names = self.settings.condition
+        named = [part.name for part in self.condition.parts]
+        if names not in ("labels", "none") and named != list(
+            (names,) if isinstance(names, str) else names
+        ):
+            raise ValueError(f"'condition' is of {brief(named)}, and the settings name others")
 
     @property
     def echo(self) -> bool:
@@ -57,11 +67,24 @@ class TrainedICVAE(Trained):
         Raises:
             InputError: If labels are missing, of another number, or of an unknown class.
         """
-        if self.settings.condition == "none":
+        if not self.settings.conditional:
             require(labels is None, "this model has no condition (condition none): give no labels")
             return torch.zeros(n, 0, device=self.device)
         require(labels is not None, "labels are missing: this model's codes need them to decode")
         return self.condition.of_labels(labels, n).to(self.device)
+
+    def labels_of(self, images: Images) -> Labels | None:
+        """Returns the labels of images of the data, as the methods take them.
+
+        Raises:
+            InputError: If the images do not have a column that is a condition.
+        """
+        if not self.settings.conditional:
+            return None
+        parts = self.condition.parts
+        if parts[0].name is None:
+            return images.values
+        return {part.name: part.column(images) for part in parts}
 
     def functions(self) -> dict[str, TensorFunction]:
         model, guide = self.objective.model, self.objective.guide
@@ -132,8 +155,10 @@ class TrainedICVAE(Trained):
 
         Args:
             images: Images.
-            c: The labels to decode under.
-            labels: The labels of the images; needed only with the setting ``encoder_sees_labels``.
+            c: The labels to decode under. If both ``c`` and ``labels`` have names, conditions that
+                ``c`` does not name are those in ``labels``.
+            labels: The labels of the images; needed only with the setting ``encoder_sees_labels``,
+                or if ``c`` names some of the conditions.
 
         Returns:
             Images, in [0, 1].
@@ -142,9 +167,11 @@ class TrainedICVAE(Trained):
             InputError: If the model was trained without a condition.
         """
         require(
-            self.settings.condition == "labels",
+            self.settings.conditional,
             "this model has no condition (condition none): there are no labels to transfer to",
         )
+        if isinstance(c, Mapping) and (others := named_columns(labels)) is not None:
+            c = others | dict(c)
         return self.decode(self.encode(images, labels), c)
 
     @clipped
@@ -197,17 +224,26 @@ class TrainedICVAE(Trained):
 
     def codec(self, shape: Shape) -> Codec:
         return Codec(
-            lambda images: self.encode(images.images, images.values).cpu().numpy(),
-            lambda z, labels: self.with_channels(self.decode(torch.from_numpy(z), labels)).cpu(),
+            lambda images: self.encode(images.images, self.labels_of(images)).cpu().numpy(),
+            lambda z, images: self.with_channels(
+                self.decode(torch.from_numpy(z), self.labels_of(images))
+            ).cpu(),
         )
 
 
-def _checked(condition: Any) -> Mapping[str, Any]:
-    """Returns the state of a :class:`~train.data.conditions.Condition` from a file.
+def _checked(state: Any) -> Any:
+    """Returns the state of a condition from a file: see :func:`train.data.conditions.restored`.
 
     Raises:
         ValueError: If the value is no such state.
     """
+    for part in state if isinstance(state, list) else [state]:
+        _check_part(part)
+    return state
+
+
+def _check_part(condition: Any) -> None:
+    """Raises :class:`ValueError` unless a value is the state of a condition of one column."""
     classes, loc, scale = (condition[name] for name in ("classes", "loc", "scale"))
     if (
         type(classes) is not int
@@ -217,6 +253,6 @@ def _checked(condition: Any) -> Mapping[str, Any]:
         or len(loc) != len(scale)
         or min(scale, default=1) <= 0
         or not (classes or loc)
+        or (condition.get("circular", False) and len(loc) != 2)
     ):
         raise ValueError(f"'condition' is {brief(condition)}, neither classes nor quantities")
-    return condition
