@@ -67,7 +67,7 @@ def test_help_has_every_flag_once_under_a_heading(kind, capsys):
     titles = [title for title in boxes if title in [*COMMON, *RUN]]
     assert titles == [*COMMON, *RUN]
     assert "--config FILE" in boxes.pop("options")
-    helps = field_helps(kind)
+    helps = {name: " ".join(text.split()) for name, text in field_helps(kind).items()}
     for field in fields(kind):
         flag = f"--{field.name.replace('_', '-')}"
         texts = [f" {box}" for box in boxes.values()]

@@ -149,5 +149,5 @@ def _describe() -> str:
     return "\n".join(f"{group}: {', '.join(names)}." for group, names in groups.items())
 
 
-HELP = f"the path of your own .npz file or folder of images, or a name.\n{_describe()}"
+HELP = f"the path of your own .npz or .npy file or folder of images, or a name.\n{_describe()}"
 """The help text of ``--data``."""

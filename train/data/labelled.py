@@ -165,11 +165,13 @@ class Images:
 
     def require_labels(self) -> None:
         """Raises :class:`InputError` if there are no labels."""
-        require(
-            self.values is not None,
-            "--data has no labels: add an array labels to the .npz, or give a labelled data set, "
-            "such as mnist5k",
+        remedy = (
+            f"--label-column chooses one of its columns, {', '.join(self.columns)}"
+            if self.columns
+            else "add --labels FILE.csv, or an array labels to the .npz, give folders of classes, "
+            "or a labelled data set, such as mnist5k"
         )
+        require(self.values is not None, f"--data has no labels: {remedy}")
 
     def require_contrast(self) -> None:
         """Raises :class:`InputError` if all images are identical."""
