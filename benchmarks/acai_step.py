@@ -63,7 +63,7 @@ def plain(images: Tensor, settings: ACAISettings) -> Callable[[int], object]:
 
     def step(i: int) -> float:
         start = i * settings.batch_size % (len(images) - settings.batch_size)
-        x = images[start : start + settings.batch_size].float().unsqueeze(1) / 127.5 - 1
+        x = images[start : start + settings.batch_size].float() / 127.5 - 1
         alpha = 0.5 * torch.rand(len(x), 1, 1, 1)
         z = encode(x)
         loss = F.mse_loss(decode(z), x) + 0.5 * predict_alpha(mix(z, alpha)).square().mean()
@@ -102,7 +102,7 @@ def main() -> None:
     rounds = parser.parse_args().rounds
     torch.manual_seed(0)
     tune_cpu()
-    images = torch.randint(0, 256, (10_000, 32, 32), dtype=torch.uint8)
+    images = torch.randint(0, 256, (10_000, 1, 32, 32), dtype=torch.uint8)
     settings = ACAISettings()
     steps = {
         "plain port, two forward passes (reference)": plain(images, settings),

@@ -50,7 +50,7 @@ class Benchmark:
 def example(batches: Batches, device: torch.device) -> tuple[Callable[[int], object], float]:
     """Returns a function that trains Pyro's example for one step, and its warm-up time (none)."""
     step = reference(device)
-    return lambda i: step(batches(i)[0]), 0.0
+    return lambda i: step(batches(i)[0].squeeze(1)), 0.0
 
 
 def ours(
@@ -67,7 +67,7 @@ def main(benchmark: Benchmark) -> None:
     """Times each variant and prints a Markdown table."""
     tune_cpu()
     device = torch.device(benchmark.device)
-    scenes = torch.randint(0, 256, (benchmark.scenes, SIZE, SIZE), dtype=torch.uint8)
+    scenes = torch.randint(0, 256, (benchmark.scenes, 1, SIZE, SIZE), dtype=torch.uint8)
     batches = Batches((scenes,), 64, 0, device)
     variants = {
         "Pyro's example": lambda: example(batches, device),

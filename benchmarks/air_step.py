@@ -115,10 +115,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=8, help="rounds, of 15 steps of each kind")
     rounds = parser.parse_args().rounds
     torch.manual_seed(0)
-    x = torch.rand(64, SIZE, SIZE)
+    x = torch.rand(64, 1, SIZE, SIZE)
     example = reference()
     steps = {
-        "Pyro's example (reference)": lambda _: example(x),
+        "Pyro's example (reference)": lambda _: example(x.squeeze(1)),
         "marginal": ours(x),
         "marginal, recurrent guide": ours(x, guide="recurrent"),
         "tracegraph": ours(x, estimator="tracegraph"),

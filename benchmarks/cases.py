@@ -38,7 +38,7 @@ def case(settings: Settings, device: torch.device = CPU) -> Case:
     scenes = isinstance(settings, AIRSettings)
     side = settings.canvas_size if scenes else 28
     n = max(12_000, settings.batch_size)
-    images = torch.randint(0, 256, (n, side, side), dtype=torch.uint8)
+    images = torch.randint(0, 256, (n, 1, side, side), dtype=torch.uint8)
     labels = torch.arange(n) % 10
     data = Scenes(images, None, None) if scenes else Images(images, labels)
     objective, batches, _ = method.prepare(settings, Split(data, data), device)

@@ -38,8 +38,8 @@ class Digits(Dataset):
         return len(self.images)
 
     def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
-        image = Image.fromarray(self.images[i].numpy())
-        return self.transform(image).squeeze(0), int(self.labels[i])
+        image = Image.fromarray(self.images[i, 0].numpy())
+        return self.transform(image), int(self.labels[i])
 
 
 def plain(images: Tensor, labels: Tensor, settings: ICVAESettings) -> Callable[[int], object]:
@@ -93,7 +93,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=8, help="rounds, of 30 steps of each kind")
     rounds = parser.parse_args().rounds
     torch.manual_seed(0)
-    images = torch.randint(0, 256, (60_000, 28, 28), dtype=torch.uint8)
+    images = torch.randint(0, 256, (60_000, 1, 28, 28), dtype=torch.uint8)
     labels = torch.randint(0, 10, (60_000,))
     settings = ICVAESettings(invariance="pairwise", weight=1.0)
     steps = {

@@ -60,7 +60,7 @@ def bare_air(objective: Any, annealed: dict[str, Tensor]) -> Callable[[Batch], T
 
     def loss(batch: Batch) -> Tensor:
         (x,) = batch
-        projected = image(x.flatten(-2))
+        projected = image(x.flatten(-3))
         hidden = torch.zeros_like(projected)
         latents = x.new_zeros(len(x), 3 + model.what_dim)
         canvas = torch.zeros_like(x)
@@ -69,7 +69,7 @@ def bare_air(objective: Any, annealed: dict[str, Tensor]) -> Callable[[Batch], T
             residual, features = x, projected
             if i:
                 residual = x - canvas
-                features = projected - F.linear(canvas.flatten(-2), image.weight)
+                features = projected - F.linear(canvas.flatten(-3), image.weight)
             features = features + recurrence(torch.cat([hidden, latents], -1))
             logit, places, spreads, choice, hidden = step(features.relu()).split(sizes, -1)
             hidden = hidden.tanh()
@@ -77,14 +77,14 @@ def bare_air(objective: Any, annealed: dict[str, Tensor]) -> Callable[[Batch], T
             loc, scale = model.where_scale * places + near, spreads.sigmoid()
             kl = _kl(loc / model.where_scale, scale)
             where = model.where_loc + loc + model.where_scale * scale * torch.randn_like(loc)
-            window = crop(residual, where, model.window_size).flatten(-2)
+            window = crop(residual, where, model.window_size).flatten(-3)
             loc, log_scale = encoder(window).chunk(2, -1)
             scale = log_scale.clamp(max=1.0).exp()
             what = loc + scale * torch.randn_like(loc)
             latents = torch.cat([where, what], -1)
             side = model.window_size
-            glimpse = (decoder(what) + model.decoder_bias).sigmoid().unflatten(-1, (side, side))
-            canvas = canvas + paste(glimpse, where, model.shape)
+            glimpse = (decoder(what) + model.decoder_bias).sigmoid().unflatten(-1, (1, side, side))
+            canvas = canvas + paste(glimpse, where, model.shape.sides)
             canvases.append(canvas)
             logits.append(logit.squeeze(-1))
             kls.append(kls[-1] + kl + _kl(loc, scale))
@@ -131,7 +131,7 @@ def _kl(loc: Tensor, scale: Tensor) -> Tensor:
 
 def _log_prob(x: Tensor, loc: Tensor, scale: float) -> Tensor:
     """Returns the log-density of images under independent Normals around ``loc``."""
-    squares = F.mse_loss(loc, x.expand_as(loc), reduction="none").sum((-2, -1))
+    squares = F.mse_loss(loc, x.expand_as(loc), reduction="none").sum((-3, -2, -1))
     constant = 0.5 * x[0].numel() * math.log(2 * math.pi * scale**2)
     return -squares / (2 * scale**2) - constant
 

@@ -22,7 +22,7 @@ from pyro_models.air import AIR
 from pyro_models.networks import MLP, clipped_boxes, crop
 from pyro_models.objective import annealed
 from pyro_models.presence import FixPresence, all_present, presence_logits
-from pyro_models.shapes import Shape, require_shape
+from pyro_models.shapes import Shape, require_batch
 from pyro_models.store import GuardedModule, scoped_store
 
 
@@ -234,7 +234,7 @@ class RecurrentGuide(GuardedModule):
                 arguments.
         """
         model = self.model
-        require_shape(images, model.shape)
+        require_batch(images, model.shape)
         # Read once: each attribute access of a PyroModule registers all weights of a network.
         recurrence, step, encoder = self.recurrence, self.step, self.encoder
         where_loc, where_scale = model.where_loc, model.where_scale

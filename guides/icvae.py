@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from pyro_models.icvae import ICVAE
 from pyro_models.networks import MLP, Convolutions
 from pyro_models.objective import annealed, penalty
-from pyro_models.shapes import Shape, require_shape
+from pyro_models.shapes import Shape, require_batch
 from pyro_models.store import GuardedModule
 
 Invariance = Callable[..., Tensor]
@@ -29,6 +29,8 @@ class Encoder(GuardedModule):
         model: The model whose codes are inferred; the encoder has its sizes.
         hidden: The widths of the dense layers.
         network: ``"dense"``, or ``"conv"`` for convolutions before the dense layers.
+        further_halvings: How many more than two of these there are, for large images: see
+            :func:`pyro_models.networks.further_halvings`.
         sees_c: Whether :math:`c` is an input too.
     """
 
@@ -38,6 +40,7 @@ class Encoder(GuardedModule):
         *,
         hidden: tuple[int, ...] = (512, 512),
         network: Literal["dense", "conv"] = "dense",
+        further_halvings: int = 0,
         sees_c: bool = False,
     ) -> None:
         super().__init__()
@@ -49,12 +52,14 @@ class Encoder(GuardedModule):
                 nn.Flatten(), MLP(model.shape.values, hidden[0]), nn.Tanh()
             )
         else:
-            self.features = nn.Sequential(Convolutions(model.shape, hidden[0]), nn.Tanh())
+            channels = (32, 64, *(64,) * further_halvings)
+            convolutions = Convolutions(model.shape, hidden[0], channels=channels)
+            self.features = nn.Sequential(convolutions, nn.Tanh())
         self.heads = MLP(hidden[0] + extra, 2 * model.z_dim, hidden[1:], nn.Tanh)
 
     def outputs(self, images: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
         r"""Returns the outputs of the two heads, each of shape :math:`(B, D)`."""
-        require_shape(images, self.shape)
+        require_batch(images, self.shape)
         features = self.features(images)
         if self.sees_c:
             features = torch.cat([features, c.to(features.dtype)], dim=-1)
@@ -107,6 +112,7 @@ class GaussianGuide(Encoder):
         memory: The number of codes of earlier batches that the penalty has in training; 0 for none.
         hidden: See :class:`Encoder`.
         network: See :class:`Encoder`.
+        further_halvings: See :class:`Encoder`.
         sees_c: See :class:`Encoder`.
 
     Example:
@@ -129,9 +135,11 @@ class GaussianGuide(Encoder):
         memory: int = 0,
         hidden: tuple[int, ...] = (512, 512),
         network: Literal["dense", "conv"] = "dense",
+        further_halvings: int = 0,
         sees_c: bool = False,
     ) -> None:
-        super().__init__(model, hidden=hidden, network=network, sees_c=sees_c)
+        sizes = {"hidden": hidden, "network": network, "further_halvings": further_halvings}
+        super().__init__(model, **sizes, sees_c=sees_c)
         self.invariance = invariance
         self.memory = Memory(memory, model.z_dim, model.c_dim) if memory else None
 
@@ -255,6 +263,7 @@ class EchoGuide(Encoder):
         limit: :math:`r`, below 1.
         hidden: See :class:`Encoder`.
         network: See :class:`Encoder`.
+        further_halvings: See :class:`Encoder`.
         sees_c: See :class:`Encoder`.
 
     Raises:
@@ -273,9 +282,11 @@ class EchoGuide(Encoder):
         limit: float = 0.8373,
         hidden: tuple[int, ...] = (512, 512),
         network: Literal["dense", "conv"] = "dense",
+        further_halvings: int = 0,
         sees_c: bool = False,
     ) -> None:
-        super().__init__(model, hidden=hidden, network=network, sees_c=sees_c)
+        sizes = {"hidden": hidden, "network": network, "further_halvings": further_halvings}
+        super().__init__(model, **sizes, sees_c=sees_c)
         self.terms = terms
         self.limit = limit
 
@@ -334,6 +345,7 @@ def model_and_guide(
     invariance: Literal["none", "pairwise", "kt", "direct", "echo"] = "none",
     hidden: tuple[int, ...] = (512, 512),
     network: Literal["dense", "conv"] = "dense",
+    further_halvings: int = 0,
     likelihood: Literal["normal", "bernoulli"] = "normal",
     likelihood_scale: float = 0.5**0.5,
     encoder_sees_labels: bool = False,
@@ -351,6 +363,7 @@ def model_and_guide(
             a prior; ``"direct"`` gives the guide a memory.
         hidden: Widths of the dense layers.
         network: See :class:`Encoder`.
+        further_halvings: See :class:`Encoder`.
         likelihood: See :class:`~pyro_models.icvae.ICVAE`.
         likelihood_scale: See :class:`~pyro_models.icvae.ICVAE`.
         encoder_sees_labels: Whether the encoder is given the condition too.
@@ -362,7 +375,7 @@ def model_and_guide(
         >>> guide.draw(torch.rand(8, 1, 28, 28), torch.zeros(8, 10)).shape
         torch.Size([8, 2])
     """
-    sizes = {"hidden": hidden, "network": network}
+    sizes = {"hidden": hidden, "network": network, "further_halvings": further_halvings}
     pixels = {"likelihood": likelihood, "likelihood_scale": likelihood_scale}
     model = ICVAE(shape, c_dim, z_dim, **sizes, **pixels, prior=invariance != "echo")
     sizes["sees_c"] = encoder_sees_labels

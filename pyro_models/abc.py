@@ -10,30 +10,32 @@ from torch import Tensor, nn
 from pyro_models.networks import MLP
 from pyro_models.shapes import Shape, require_shape
 
+HALVED_FROM = 15
+"""The shortest side that convolutions halve. With shorter sides they have stride 1."""
+
 
 class Embedder(nn.Module):
     r"""Convolutions and two dense layers, from images to embeddings.
 
     ``"strided"`` has two 4x4 convolutions of stride 2, and a 3x3 one without padding. ``"deep"``
     has five 3x3 convolutions without padding, the third of stride 2, and eight times the
-    multiplications. Weights are initialised by :func:`~torch.nn.init.xavier_uniform_`, biases are
+    multiplications. A side below :data:`HALVED_FROM` keeps its length, and is padded with zeros.
+    Weights are initialised by :func:`~torch.nn.init.xavier_uniform_`, biases are
     zero. With PyTorch's default initialisation all embeddings are nearly equal at first, and ABC's
     loss has no gradient there.
 
     Args:
-        shape: The images' shape :math:`(C, H, W)`, or :math:`(H, W)` of grey images; sides of 15
-            or more.
+        shape: The images' shape :math:`(C, H, W)`, or :math:`(H, W)` of grey images.
         embed_dim: The size :math:`D` of an embedding.
         channels: The number of channels of each convolution.
         hidden: The width of the dense layer.
         network: ``"strided"`` or ``"deep"``.
         normalise: Whether embeddings are normalised to unit length.
+        further_halvings: The number of further 4x4 convolutions of stride 2 before the others, for
+            large images: see :func:`pyro_models.networks.further_halvings`.
 
     Shape:
         :math:`(*, C, H, W)` to :math:`(*, D)`.
-
-    Raises:
-        ValueError: If images are too small.
 
     Example:
         >>> Embedder(embed_dim=4)(torch.rand(2, 5, 1, 28, 28)).shape
@@ -49,11 +51,10 @@ class Embedder(nn.Module):
         hidden: int = 128,
         network: Literal["strided", "deep"] = "strided",
         normalise: bool = False,
+        further_halvings: int = 0,
     ) -> None:
         super().__init__()
         self.shape = shape = Shape.of(shape)
-        if min(shape.sides) < 15:
-            raise ValueError(f"images are {shape}: the embedder needs 15x15 or more")
         self.normalise = normalise
         # Kernel size, stride and padding of each convolution.
         convolutions = {
@@ -61,10 +62,21 @@ class Embedder(nn.Module):
             "deep": [(3, 1, 0), (3, 1, 0), (3, 2, 0), (3, 1, 0), (3, 1, 0)],
         }
         layers: list[nn.Module] = []
-        before, sides = shape.channels, list(shape.sides)
-        for kernel, stride, padding in convolutions[network]:
-            layers += [nn.Conv2d(before, channels, kernel, stride, padding), nn.ReLU()]
-            sides = [(side + 2 * padding - kernel) // stride + 1 for side in sides]
+        before, sides = shape.channels, shape.sides
+        for index, (kernel, stride, padding) in enumerate(
+            [(4, 2, 1)] * further_halvings + convolutions[network]
+        ):
+            if index <= further_halvings:
+                # Further convolutions leave sides that the others can halve.
+                least = HALVED_FROM * (2 if index < further_halvings else 1)
+                is_long = [side >= least for side in sides]
+            strides = tuple(stride if long else 1 for long in is_long)
+            paddings = tuple(padding if long else kernel // 2 for long in is_long)
+            layers += [nn.Conv2d(before, channels, kernel, strides, paddings), nn.ReLU()]
+            sides = tuple(
+                (side + 2 * padded - kernel) // step + 1
+                for side, step, padded in zip(sides, strides, paddings, strict=True)
+            )
             before = channels
         features = channels * sides[0] * sides[1]
         self.network = nn.Sequential(*layers, nn.Flatten(), MLP(features, embed_dim, (hidden,)))

@@ -151,13 +151,14 @@ def init_weights(network: nn.Sequential) -> nn.Sequential:
     :func:`~torch.nn.init.kaiming_normal_`. Features keep their scale from layer to layer.
 
     Args:
-        network: Its convolutions are initialised in place, and moved to ``channels_last`` memory.
+        network: Its convolutions and dense layers are initialised in place, and it is moved to
+            ``channels_last`` memory.
 
     Returns:
         The network.
     """
     for module in network.modules():
-        if isinstance(module, nn.Conv2d):
+        if isinstance(module, nn.Conv2d | nn.Linear):
             fan_in = module.weight[0].numel()
             nn.init.normal_(module.weight, std=1 / math.sqrt((1 + SLOPE**2) * fan_in))
             nn.init.zeros_(module.bias)
@@ -217,7 +218,7 @@ def padded_shape(shape: Shape) -> Shape:
 
 
 def places(shape: Shape) -> int:
-    """Counts the spatial positions of a convolutional code, of which ``z_dim`` is a multiple.
+    """Counts the spatial positions of the encoder's last feature map.
 
     Args:
         shape: The images' shape; it need not be padded.
@@ -233,15 +234,14 @@ def places(shape: Shape) -> int:
 def convolutional(shape: Shape, z_dim: int, depth: int = 16) -> tuple[Autoencoder, Critic]:
     r"""Makes the paper's autoencoder, and a critic with the encoder's architecture.
 
-    Images of any height and width are padded to :func:`padded_shape` inside of both.
+    Images of any height and width are padded to :func:`padded_shape` inside of both. If ``z_dim``
+    is a multiple of the :func:`places` of the encoder's last feature map, the code is that map, as
+    in the paper. Otherwise a dense layer ends the encoder and the critic, and begins the decoder.
 
     Args:
         shape: The images' shape :math:`(C, H, W)`, or :math:`(H, W)` of grey images.
-        z_dim: The size of a code, a multiple of :func:`places`.
+        z_dim: The size of a code.
         depth: The number of channels at the first scale.
-
-    Raises:
-        ValueError: If ``z_dim`` is no such multiple.
 
     Example:
         >>> import torch
@@ -256,15 +256,20 @@ def convolutional(shape: Shape, z_dim: int, depth: int = 16) -> tuple[Autoencode
         | https://arxiv.org/abs/1807.07543
     """
     shape = Shape.of(shape)
-    if z_dim % places(shape):
-        raise ValueError(
-            f"z_dim is {z_dim}: it must be a multiple of the code's {places(shape)} places"
-        )
-    scales, latent, padded = halvings(shape), z_dim // places(shape), padded_shape(shape)
+    scales, padded = halvings(shape), padded_shape(shape)
+    latent, rest = divmod(z_dim, places(shape))
+    if rest:
+        # The feature map next to a dense layer has no fewer values than the code.
+        latent = max(depth, latent + 1)
     encoder = convolutional_encoder(shape.channels, depth, scales, latent)
     decoder = convolutional_decoder(depth, scales, latent, padded)
-    critic = Critic(convolutional_encoder(shape.channels, depth, scales, latent), padded)
-    return Autoencoder(encoder, decoder, shape, padded), critic
+    critic = convolutional_encoder(shape.channels, depth, scales, latent)
+    if rest:
+        features = latent * places(shape)
+        for network in (encoder, critic):
+            network.extend(init_weights(nn.Sequential(nn.Flatten(), nn.Linear(features, z_dim))))
+        decoder = init_weights(nn.Sequential(nn.Linear(z_dim, features))).extend(decoder)
+    return Autoencoder(encoder, decoder, shape, padded), Critic(critic, padded)
 
 
 def dense(

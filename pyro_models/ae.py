@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from pyro_models.networks import MLP, CropCorner, centre_crop, centre_pad, quarter
+from pyro_models.networks import MLP, CropCorner, centre_crop, centre_pad, halved
 from pyro_models.shapes import Shape, require_shape
 
 LAYERS = (nn.Linear, nn.Conv2d)
@@ -90,30 +90,42 @@ class Autoencoder(nn.Module):
         return self.decode(self.encode(images))
 
 
-def convolutional(shape: Shape, z_dim: int) -> Autoencoder:
+def convolutional(shape: Shape, z_dim: int, further_halvings: int = 0) -> Autoencoder:
     """Makes a small convolutional encoder, and a larger decoder with nearest-neighbour upsampling.
 
     Weights are drawn by :func:`~torch.nn.init.xavier_uniform_`, and biases are zero. The decoder
-    draws sides that are multiples of four, and crops them at the bottom and at the right.
+    draws sides that are multiples of a power of two, and crops them at the bottom and at the right.
 
     Args:
         shape: The images' shape :math:`(C, H, W)`, or :math:`(H, W)` of grey images.
         z_dim: The size of a code.
+        further_halvings: How often the sides are halved beyond twice, for large images: see
+            :func:`pyro_models.networks.further_halvings`.
     """
     shape = Shape.of(shape)
-    _, height, width = quarter(shape)
+    _, height, width = halved(shape, 2 + further_halvings)
+    channels = 8
+    halvings: list[nn.Module] = []
+    doublings: list[nn.Module] = []
+    for _ in range(further_halvings):
+        halvings += [nn.Conv2d(channels, 2 * channels, 3, stride=2, padding=1), nn.ReLU()]
+        channels *= 2
+        halvings += [nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU()]
+        doublings += [nn.Upsample(scale_factor=2), nn.Conv2d(64, 64, 3, padding=1), nn.ReLU()]
     encoder = nn.Sequential(
         *(nn.Conv2d(shape.channels, 8, 3, stride=2, padding=1), nn.ReLU()),
         *(nn.Conv2d(8, 8, 3, padding=1), nn.ReLU()),
         *(nn.Conv2d(8, 8, 3, stride=2, padding=1), nn.ReLU()),
         *(nn.Conv2d(8, 8, 3, padding=1), nn.ReLU()),
+        *halvings,
         nn.Flatten(),
-        nn.Linear(8 * height * width, z_dim),
+        nn.Linear(channels * height * width, z_dim),
     )
     decoder = nn.Sequential(
         *(nn.Linear(z_dim, 64 * height * width), nn.ReLU()),
         nn.Unflatten(1, (64, height, width)),
         *(nn.Conv2d(64, 64, 3, padding=1), nn.ReLU()),
+        *doublings,
         nn.Upsample(scale_factor=2),
         *(nn.Conv2d(64, 32, 3, padding=1), nn.ReLU()),
         nn.Upsample(scale_factor=2),

@@ -16,7 +16,7 @@ from pyro_models.likelihoods import NormalImage
 from pyro_models.networks import MLP, clipped_boxes, paste
 from pyro_models.objective import annealed
 from pyro_models.presence import FixPresence, presence_logits
-from pyro_models.shapes import Shape, require_shape
+from pyro_models.shapes import Shape, require_batch
 from pyro_models.sharing import cached
 from pyro_models.store import GuardedModule, scoped_store
 
@@ -216,7 +216,7 @@ class AIR(GuardedModule):
             The images, of shape :math:`(B, C, H, W)`.
         """
         if images is not None:
-            require_shape(images, self.shape)
+            require_batch(images, self.shape)
         logits = self.step_logits(presence_prior)
         # Read once: attribute access of a PyroModule is slow.
         zero, where_loc, where_scale = self.zero, self.where_loc, self.where_scale

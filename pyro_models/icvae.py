@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from pyro_models.likelihoods import NormalImage
 from pyro_models.networks import MLP, Deconvolutions
 from pyro_models.objective import annealed
-from pyro_models.shapes import Shape, require_shape
+from pyro_models.shapes import Shape, require_batch
 from pyro_models.store import GuardedModule
 
 
@@ -32,6 +32,8 @@ class ICVAE(GuardedModule):
         z_dim: The size :math:`D` of the code.
         hidden: The widths of the dense layers.
         network: ``"dense"``, or ``"conv"`` for transposed convolutions after the dense layers.
+        further_halvings: How many more than two of these there are, for large images: see
+            :func:`pyro_models.networks.further_halvings`.
         likelihood: ``"normal"`` or ``"bernoulli"``, of pixels in [0, 1].
         likelihood_scale: The Normal's standard deviation. With :math:`\sqrt{1/2}` the negative
             log-likelihood is the squared error summed over pixels, plus a constant.
@@ -56,6 +58,7 @@ class ICVAE(GuardedModule):
         *,
         hidden: tuple[int, ...] = (512, 512),
         network: Literal["dense", "conv"] = "dense",
+        further_halvings: int = 0,
         likelihood: Literal["normal", "bernoulli"] = "normal",
         likelihood_scale: float = math.sqrt(0.5),
         prior: bool = True,
@@ -70,7 +73,8 @@ class ICVAE(GuardedModule):
         if network == "dense":
             self.decoder: nn.Module = MLP(z_dim + c_dim, shape.values, hidden, nn.Tanh)
         else:
-            self.decoder = Deconvolutions(z_dim + c_dim, shape, hidden)
+            channels = (*(64,) * further_halvings, 64, 32)
+            self.decoder = Deconvolutions(z_dim + c_dim, shape, hidden, channels)
         self.register_buffer("zero", torch.zeros(()), persistent=False)
 
     def forward(
@@ -96,7 +100,7 @@ class ICVAE(GuardedModule):
             The images, of shape :math:`(B, C, H, W)`.
         """
         if images is not None:
-            require_shape(images, self.shape)
+            require_batch(images, self.shape)
         plate = pyro.plate("images", len(c), device=c.device)
         with annealed(beta), plate, poutine.mask(mask=self.prior):
             prior = dist.Normal(self.zero, 1.0).expand([self.z_dim]).to_event(1)

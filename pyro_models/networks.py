@@ -166,13 +166,13 @@ def clipped_boxes(z_where: Tensor, sides: tuple[int, int], counts: Tensor) -> Te
 
 
 class Convolutions(nn.Sequential):
-    r"""Two strided convolutions and dense layers, from images to features.
+    r"""Strided convolutions and dense layers, from images to features.
 
     Args:
         shape: The images' channels, height and width :math:`(C, H, W)`.
         outputs: The number of output features.
         hidden: The widths of the dense layers after the convolutions.
-        channels: The numbers of channels of the two convolutions.
+        channels: The number of channels of each convolution, two or more. Each halves both sides.
 
     Shape:
         :math:`(*, C, H, W)` to :math:`(*, \text{outputs})`.
@@ -183,17 +183,21 @@ class Convolutions(nn.Sequential):
         shape: Shape,
         outputs: int,
         hidden: Sequence[int] = (),
-        channels: tuple[int, int] = (32, 64),
+        channels: Sequence[int] = (32, 64),
     ) -> None:
-        _, height, width = quarter(shape)
+        _, height, width = halved(shape, len(channels))
+        further: list[nn.Module] = []
+        for before, after in itertools.pairwise(channels[1:]):
+            further += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.ReLU()]
         super().__init__(
             nn.Conv2d(shape.channels, channels[0], 4, stride=2, padding=2),
             nn.ReLU(),
             nn.Conv2d(channels[0], channels[1], 4, stride=2, padding=1),
             nn.ReLU(),
+            *further,
             nn.AdaptiveAvgPool2d((height, width)),
             nn.Flatten(),
-            MLP(channels[1] * height * width, outputs, hidden),
+            MLP(channels[-1] * height * width, outputs, hidden),
         )
 
     def forward(self, images: Tensor) -> Tensor:
@@ -202,13 +206,14 @@ class Convolutions(nn.Sequential):
 
 
 class Deconvolutions(nn.Sequential):
-    r"""Dense layers and two transposed convolutions, from features to images.
+    r"""Dense layers and transposed convolutions, from features to images.
 
     Args:
         inputs: The number of input features.
         shape: The images' channels, height and width :math:`(C, H, W)`.
         hidden: The widths of the dense layers before the convolutions.
-        channels: The numbers of input channels of the two.
+        channels: The number of input channels of each transposed convolution, which doubles both
+            sides.
 
     Shape:
         :math:`(*, \text{inputs})` to :math:`(*, C H W)`.
@@ -219,17 +224,21 @@ class Deconvolutions(nn.Sequential):
         inputs: int,
         shape: Shape,
         hidden: Sequence[int] = (),
-        channels: tuple[int, int] = (64, 32),
+        channels: Sequence[int] = (64, 32),
     ) -> None:
-        _, height, width = quarter(shape)
+        _, height, width = halved(shape, len(channels))
+        # Weights are drawn in the order of the layers.
+        dense = MLP(inputs, channels[0] * height * width, hidden)
+        doublings: list[nn.Module] = []
+        for before, after in itertools.pairwise(channels):
+            doublings += [nn.ConvTranspose2d(before, after, 4, stride=2, padding=1), nn.ReLU()]
         super().__init__(
-            MLP(inputs, channels[0] * height * width, hidden),
+            dense,
             nn.ReLU(),
             nn.Unflatten(-1, (channels[0], height, width)),
-            nn.ConvTranspose2d(channels[0], channels[1], 4, stride=2, padding=1),
-            nn.ReLU(),
-            nn.ConvTranspose2d(channels[1], shape.channels, 4, stride=2, padding=1),
-            # The transposed convolutions draw sides that are multiples of four.
+            *doublings,
+            nn.ConvTranspose2d(channels[-1], shape.channels, 4, stride=2, padding=1),
+            # The transposed convolutions draw sides that are multiples of a power of two.
             CropCorner(shape),
         )
 
@@ -238,9 +247,27 @@ class Deconvolutions(nn.Sequential):
         return images.flatten(1).unflatten(0, features.shape[:-1])
 
 
-def quarter(shape: Shape) -> Shape:
-    """Divides both sides by four, rounded up."""
-    return shape.with_sides(*(-(-side // 4) for side in shape.sides))
+def halved(shape: Shape, times: int) -> Shape:
+    """Halves both sides a number of times, rounded up.
+
+    Example:
+        >>> halved(Shape(1, 28, 30), 2)
+        Shape(channels=1, height=7, width=8)
+    """
+    return shape.with_sides(*(-(-side >> times) for side in shape.sides))
+
+
+def further_halvings(shape: Shape) -> int:
+    """Counts how often the longer side is halved until it is at most 64.
+
+    Convolutional networks of large images have as many more strided convolutions, so that their
+    feature maps, and the dense layers next to these, are no larger than with images of 64x64.
+
+    Example:
+        >>> [further_halvings(Shape(3, 28, width)) for width in (64, 65, 256)]
+        [0, 1, 2]
+    """
+    return ((max(shape.sides) - 1) // 64).bit_length()
 
 
 class CropCorner(nn.Module):

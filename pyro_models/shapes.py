@@ -76,3 +76,16 @@ def require_shape(images: Tensor, shape: Shape) -> None:
             f"images have shape {tuple(images.shape)}, whose last three axes are not the channels, "
             f"height and width {tuple(shape)} of the model: give (*, C, H, W), with C = 1 for grey"
         )
+
+
+def require_batch(images: Tensor, shape: Shape) -> None:
+    """Checks that images are a batch: a single colour image would be taken for a batch of three.
+
+    Raises:
+        ValueError: If there is no batch axis, or the last three axes are not those of ``shape``.
+    """
+    require_shape(images, shape)
+    if images.ndim < 4:
+        raise ValueError(
+            f"images have shape {tuple(images.shape)}, that of a single image: give (B, C, H, W)"
+        )

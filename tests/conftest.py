@@ -96,7 +96,7 @@ def small_air(double: None) -> Callable[..., SmallAIR]:
                 weight.data.normal_(0, scale, generator=generator)
         guide.step[-1].weight.data[0] *= 3  # presences that differ from image to image
         brightness, pixels = (
-            torch.rand(images, *shape, generator=generator) for shape in ((1, 1), model.shape)
+            torch.rand(images, *shape, generator=generator) for shape in ((1, 1, 1), model.shape)
         )
         return SmallAIR(model, guide, (0.2 + 0.6 * brightness) * pixels)
 

@@ -50,7 +50,7 @@ CASES = {
 TIMES = {"warm_up_seconds", "train_seconds", "examples_per_second"}
 PLAIN = {
     *("method", "steps", *TIMES, "device"),
-    *("figures", "reasons", "worked", "verdict", "advice"),
+    *("measured_on", "figures", "reasons", "worked", "verdict", "advice"),
 }
 """The keys that the results of every run have."""
 

@@ -15,27 +15,29 @@ from train.objective import CorrespondenceObjective
 
 def stacks(pairs: int = 2, n: int = 8, m: int = 8) -> tuple[torch.Tensor, torch.Tensor]:
     """Bars at different heights: thick ones in one stack, thin ones in the other."""
-    images = torch.zeros(pairs, n + m, 28, 28)
+    images = torch.zeros(pairs, n + m, 1, 28, 28)
     for i in range(n + m):
-        images[:, i, 3 + 2 * (i % n) : 4 + 2 * (i % n) + (i < n)] = 1
+        images[:, i, :, 3 + 2 * (i % n) : 4 + 2 * (i % n) + (i < n)] = 1
     return images[:, :n], images[:, n:]
 
 
 @pytest.mark.parametrize("network", ["strided", "deep"])
-@pytest.mark.parametrize("shape", [(28, 28), (15, 20), (33, 16)])
+@pytest.mark.parametrize("shape", [(1, 28, 28), (1, 15, 20), (1, 33, 16), (3, 15, 20)])
 def test_shapes(shape, network):
     embedder = Embedder(shape, 5, channels=4, hidden=6, network=network)
     assert embedder(torch.rand(2, 3, *shape)).shape == (2, 3, 5)
     assert embedder(torch.rand(*shape)).shape == (5,)
 
 
-def test_an_image_that_is_too_small():
-    with pytest.raises(ValueError, match="14x28"):
-        Embedder((14, 28))
+@pytest.mark.parametrize(("side", "features"), [(8, 10), (14, 16), (15, 1), (28, 5)])
+def test_short_sides_keep_their_length(side, features):
+    """Halved twice, eight pixels would be a single position."""
+    embedder = Embedder((side, 64), channels=2)
+    assert embedder.network[-1][0].in_features == 2 * features * 14
 
 
 def test_normalised_embeddings_are_on_the_sphere():
-    norms = Embedder(normalise=True)(torch.rand(4, 28, 28)).norm(dim=-1)
+    norms = Embedder(normalise=True)(torch.rand(4, 1, 28, 28)).norm(dim=-1)
     torch.testing.assert_close(norms, torch.ones(4))
 
 
@@ -54,18 +56,21 @@ def test_initial_weights_do_not_begin_collapsed():
     assert gap["glorot"] > 20 * gap["pytorch"]
 
 
-def test_shifted_moves_whole_pixels_and_dims():
+@pytest.mark.parametrize("channels", [1, 3])
+def test_shifted_moves_whole_pixels_and_dims(channels):
+    """All channels of an image alike: the mutation is a shift for each."""
     torch.manual_seed(0)
-    images = torch.zeros(2, 500, 9, 7)
+    images = torch.zeros(2, 500, channels, 9, 7)
     images[..., 4, 3] = 0.5
     seen = augment(images)
     assert seen.shape == images.shape
-    bright = seen.flatten(-2)
+    assert torch.equal(seen, seen[:, :, :1].expand_as(seen))
+    bright = seen[:, :, 0].flatten(-2)
     assert (bright > 0).sum(-1).eq(1).all()
     peak = bright.amax(-1)
     assert peak.min() >= 0.4
     assert peak.max() <= 0.6
-    rows, columns = torch.nonzero(seen.flatten(0, 1))[:, 1:].T
+    rows, columns = torch.nonzero(seen[:, :, 0].flatten(0, 1))[:, 1:].T
     assert rows.unique().tolist() == [2, 3, 4, 5, 6]
     assert columns.unique().tolist() == [1, 2, 3, 4, 5]
 

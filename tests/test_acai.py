@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from pyro_models import acai
 from pyro_models.ae import Autoencoder
+from pyro_models.shapes import Shape
 from train.engine.steps import Stepper
 from train.objective import InterpolationObjective
 from train.settings import Settings
@@ -28,11 +29,12 @@ def assert_equal_with_gradients(actual, expected, weights):
 
 
 @pytest.mark.usefixtures("double")
-def test_a_pointwise_and_a_3x3_convolution_are_fused():
+@pytest.mark.parametrize("inputs", [1, 3])
+def test_a_pointwise_and_a_3x3_convolution_are_fused(inputs):
     """Biases too: beyond the edge the 3x3 convolution reads zeros, not the pointwise bias."""
-    fused = acai.PointwiseConv2d(5)
+    fused = acai.PointwiseConv2d(inputs, 5)
     nn.init.normal_(fused.lift.bias)
-    images = torch.randn(2, 1, 6, 9, requires_grad=True)
+    images = torch.randn(2, inputs, 6, 9, requires_grad=True)
     expected = fused.convolution(fused.lift(images))
     assert_equal_with_gradients(fused(images), expected, [images, *fused.parameters()])
 
@@ -48,12 +50,14 @@ def test_upsampling_and_a_convolution_are_fused(shape):
 
 
 SHAPES = [
-    ((32, 32), 32),
-    ((32, 32), 256),
-    ((16, 24), 48),
-    ((28, 28), 32),
-    ((5, 4), 18),
-    ((3, 9), 10),
+    ((1, 32, 32), 32),
+    ((1, 32, 32), 256),
+    ((1, 16, 24), 48),
+    ((1, 28, 28), 32),
+    ((1, 5, 4), 18),
+    ((1, 3, 9), 10),
+    ((3, 28, 28), 32),
+    ((3, 5, 4), 18),
 ]
 
 
@@ -73,43 +77,56 @@ def test_shapes(shape, z_dim):
 @pytest.mark.parametrize(
     ("shape", "padded", "halvings", "places"),
     [
-        ((28, 28), (32, 32), 3, 16),
-        ((32, 32), (32, 32), 3, 16),
-        ((28, 33), (32, 40), 3, 20),
-        ((33, 64), (48, 64), 4, 12),
-        ((5, 4), (6, 4), 1, 6),
-        ((1, 3), (2, 4), 1, 2),
+        (Shape(1, 28, 28), (1, 32, 32), 3, 16),
+        (Shape(1, 32, 32), (1, 32, 32), 3, 16),
+        (Shape(1, 28, 33), (1, 32, 40), 3, 20),
+        (Shape(1, 33, 64), (1, 48, 64), 4, 12),
+        (Shape(1, 5, 4), (1, 6, 4), 1, 6),
+        (Shape(1, 1, 3), (1, 2, 4), 1, 2),
+        (Shape(3, 28, 33), (3, 32, 40), 3, 20),
     ],
 )
 def test_places_of_a_code(shape, padded, halvings, places):
     """They are those of the padded shape: a run's config.json may have either."""
     assert acai.padded_shape(shape) == padded
-    assert acai.halvings(shape) == acai.halvings(padded) == halvings
-    assert acai.places(shape) == acai.places(padded) == places
+    assert acai.halvings(shape) == acai.halvings(Shape(*padded)) == halvings
+    assert acai.places(shape) == acai.places(Shape(*padded)) == places
     autoencoder, _ = acai.convolutional(shape, places, depth=2)
     assert autoencoder.encode(torch.rand(1, *shape)).shape == (1, places)
 
 
-@pytest.mark.parametrize("shape", [(32, 32), (28, 28)])
-def test_a_code_that_is_no_multiple_of_its_places_is_refused(shape):
-    with pytest.raises(ValueError, match=r"z_dim is 30: .* 16 places"):
-        acai.convolutional(shape, 30)
+@pytest.mark.parametrize(("z_dim", "channels"), [(1, 2), (30, 2), (100, 7)])
+def test_a_code_that_is_no_multiple_of_its_places_is_made_by_a_dense_layer(z_dim, channels):
+    autoencoder, critic = acai.convolutional((28, 28), z_dim, depth=2)
+    for network in (autoencoder.encoder, critic.features):
+        assert (network[-1].in_features, network[-1].out_features) == (16 * channels, z_dim)
+    first = autoencoder.decoder[0]
+    assert (first.in_features, first.out_features) == (z_dim, 16 * channels)
+    assert first.weight.std().item() == pytest.approx((1.04 * z_dim) ** -0.5, rel=0.3)
+    images = torch.rand(3, 1, 28, 28)
+    z = autoencoder.encode(images)
+    assert z.shape == (3, z_dim)
+    assert autoencoder.decode(z).shape == images.shape
+    assert critic(images).shape == (3,)
+    z.sum().backward()
+    assert all((weight.grad != 0).any() for weight in autoencoder.encoder.parameters())
 
 
-@pytest.mark.parametrize("shape", [(13, 16), (14, 15)])
+@pytest.mark.parametrize("shape", [(1, 13, 16), (1, 14, 15), (3, 14, 15)])
 def test_padded_networks_are_those_of_the_padded_images(shape):
     """One set of weights, on images that are padded inside or outside: the weights of saved runs.
 
     The mutation: a margin that is not centred, or another padded shape.
     """
     inside = acai.convolutional(shape, 16, depth=3)
-    outside = acai.convolutional((16, 16), 16, depth=3)
+    outside = acai.convolutional((shape[0], 16, 16), 16, depth=3)
     for network, other in zip(inside, outside, strict=True):
         other.load_state_dict(network.state_dict())
     images = torch.rand(4, *shape)
-    padded = torch.zeros(4, 16, 16)
-    top, left = (16 - shape[0]) // 2, (16 - shape[1]) // 2
-    region = (..., slice(top, top + shape[0]), slice(left, left + shape[1]))
+    channels, height, width = shape
+    padded = torch.zeros(4, channels, 16, 16)
+    top, left = (16 - height) // 2, (16 - width) // 2
+    region = (..., slice(top, top + height), slice(left, left + width))
     padded[region] = images
     z = inside[0].encode(images)
     assert torch.equal(z, outside[0].encode(padded))
@@ -121,17 +138,17 @@ def test_padded_networks_are_those_of_the_padded_images(shape):
 def test_padded_networks_are_exported_for_any_batch(make):
     autoencoder, _ = make((13, 14), 16)
     autoencoder.eval()
-    images = torch.rand(2, 13, 14)
+    images = torch.rand(2, 1, 13, 14)
     batch = {0: torch.export.Dim("batch")}
     exported = torch.export.export(autoencoder, (images,), dynamic_shapes=(batch,)).module()
     for size in (1, 2, 5):
-        images = torch.rand(size, 13, 14)
+        images = torch.rand(size, 1, 13, 14)
         torch.testing.assert_close(exported(images), autoencoder(images))
 
 
 def test_features_keep_their_scale():
     torch.manual_seed(0)
-    encoder = acai.convolutional_encoder(32, 3, 16)
+    encoder = acai.convolutional_encoder(1, 32, 3, 16)
     size = encoder(torch.randn(64, 1, 32, 32)).std().item()
     # PyTorch's own weights lose a third of it at each layer, nearly all after eight.
     assert 0.1 < size < 10
@@ -150,7 +167,7 @@ def test_each_loss_moves_its_own_weights():
     The mutation: the critic's loss reaching the autoencoder, or the autoencoder's the critic.
     """
     both = objective()
-    images = torch.rand(8, 16, 16)
+    images = torch.rand(8, 1, 16, 16)
     settings = Settings(learning_rate=1e-3, device="cpu")
     stepper = Stepper(both, settings, CPU)
     before = {name: weight.clone() for name, weight in both.named_parameters()}
@@ -173,7 +190,7 @@ def test_each_loss_moves_its_own_weights():
 
 def test_a_loss_that_is_zero_moves_nothing():
     both = objective(weight=0.0)
-    images = torch.rand(4, 16, 16)
+    images = torch.rand(4, 1, 16, 16)
     losses, _ = both((images,), torch.zeros(()))
     actual = torch.autograd.grad(losses["autoencoder"], list(both.autoencoder.parameters()))
     error = (both.autoencoder(images) - images).square().mean()
@@ -185,7 +202,7 @@ def test_a_critic_learns_the_mixing_coefficient():
     """On a fixed autoencoder that decodes to blends, better than the best constant estimate."""
     torch.manual_seed(0)
     flat = nn.Sequential(nn.Flatten(), nn.Identity())
-    fixed = Autoencoder(flat, nn.Unflatten(1, (8, 8)), (8, 8))
+    fixed = Autoencoder(flat, nn.Unflatten(1, (1, 8, 8)), (8, 8))
     critic = acai.Critic(
         nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 1))
     )
@@ -194,7 +211,7 @@ def test_a_critic_learns_the_mixing_coefficient():
     history = []
     for _ in range(400):
         # One white pixel in eight: mixes are grey.
-        images = (torch.rand(64, 8, 8) < 0.125).float()
+        images = (torch.rand(64, 1, 8, 8) < 0.125).float()
         losses, _ = both((images,), torch.zeros(()))
         optimiser.zero_grad()
         losses["critic"].backward(inputs=list(critic.parameters()))
@@ -207,15 +224,15 @@ def test_a_critic_learns_the_mixing_coefficient():
 def test_every_image_has_a_partner():
     """In a batch of odd size too. The mutation: a reversed batch mixes its middle with itself."""
     flat = nn.Sequential(nn.Flatten(), nn.Identity())
-    identity = Autoencoder(flat, nn.Unflatten(1, (2, 2)), (2, 2))
+    identity = Autoencoder(flat, nn.Unflatten(1, (1, 2, 2)), (2, 2))
     inputs = []
 
     class Recorder(nn.Module):
         def forward(self, images):
             inputs.append(images)
-            return images.mean((1, 2))
+            return images.mean((1, 2, 3))
 
-    images = torch.rand(3, 2, 2)
+    images = torch.rand(3, 1, 2, 2)
     InterpolationObjective(identity, Recorder(), reach=0.0)((images,), torch.zeros(()))
     mixes, unmixed = inputs
     torch.testing.assert_close(mixes, images[[2, 0, 1]])

@@ -19,12 +19,14 @@ from guides.air import (
     model_and_guide,
 )
 from pyro_models.air import AIR
-from pyro_models.networks import boxes
+from pyro_models.likelihoods import NormalImage
+from pyro_models.networks import boxes, crop, paste
 from pyro_models.presence import FixPresence, all_present, presence_logits
 from train.estimators import MarginalELBO, TraceGraphELBO
 
 GUIDES = pytest.mark.parametrize("guide_class", [ResidualGuide, RecurrentGuide])
 PRIORS = pytest.mark.parametrize("count_prior", ["steps", "geometric"])
+CHANNELS = pytest.mark.parametrize("channels", [1, 3])
 SITES = ("z_pres", "z_where", "z_what")
 
 
@@ -101,11 +103,12 @@ def assert_in_the_convention_of_the_data(boxes: Tensor, counts: Tensor) -> None:
     assert (boxes[..., 2:] >= boxes[..., :2]).all()
 
 
-def test_shapes_of_a_scene(small_air):
-    model = small_air(presence_prior=0.6).model
+@CHANNELS
+def test_shapes_of_a_scene(small_air, channels):
+    model = small_air(presence_prior=0.6, shape=(channels, 10, 11)).model
     for n in (1, 50):
         scene = model.sample(n)
-        assert scene.images.shape == scene.canvas.shape == (n, 10, 11)
+        assert scene.images.shape == scene.canvas.shape == (n, channels, 10, 11)
         assert scene.counts.shape == (n,)
         assert scene.counts.dtype == torch.int64
         assert scene.boxes.shape == (n, 3, 4)
@@ -116,7 +119,7 @@ def test_shapes_of_a_scene(small_air):
 @pytest.mark.parametrize("who", ["model", "guide"])
 def test_after_an_absence_there_is_nothing(small_air, who):
     model, guide, images = small_air(presence_prior=0.5)
-    images = images.repeat(100, 1, 1)
+    images = images.repeat(100, 1, 1, 1)
     trace = poutine.trace(model if who == "model" else guide).get_trace(images)
     z_pres = torch.stack([trace.nodes[f"z_pres_{i}"]["value"] for i in range(3)])
     assert (z_pres.diff(dim=0) <= 0).all()
@@ -137,12 +140,14 @@ def test_sites(small_air):
         assert all(nodes[name]["fn"].batch_shape == (6,) for name in wanted)
 
 
-def test_likelihood_has_its_constant(small_air):
-    model, _, images = small_air()
+@CHANNELS
+def test_likelihood_has_its_constant(small_air, channels):
+    model, _, images = small_air(shape=(channels, 10, 11))
     trace = poutine.trace(model).get_trace(images)
     trace.compute_log_prob()
-    squares = ((images - trace.nodes["x"]["fn"].mean) ** 2).sum((1, 2))
-    wanted = -squares / (2 * 0.4**2) - 110 * (math.log(0.4) + 0.5 * math.log(2 * math.pi))
+    squares = ((images - trace.nodes["x"]["fn"].mean) ** 2).sum((1, 2, 3))
+    constant = 110 * channels * (math.log(0.4) + 0.5 * math.log(2 * math.pi))
+    wanted = -squares / (2 * 0.4**2) - constant
     torch.testing.assert_close(trace.nodes["x"]["log_prob"], wanted)
 
 
@@ -156,8 +161,9 @@ def test_beta_scales_latents_only(small_air):
     assert poutine.trace(model).get_trace(images, beta=0.25).nodes["x"]["scale"] == 1
 
 
-def test_the_canvas_is_the_sum_of_the_objects_there(small_air):
-    model, _, images = small_air(presence_prior=0.6)
+@CHANNELS
+def test_the_canvas_is_the_sum_of_the_objects_there(small_air, channels):
+    model, _, images = small_air(presence_prior=0.6, shape=(channels, 10, 11))
     nodes = poutine.trace(model).get_trace(images).nodes
     wanted = torch.zeros_like(images)
     for i in range(3):
@@ -168,18 +174,74 @@ def test_the_canvas_is_the_sum_of_the_objects_there(small_air):
     torch.testing.assert_close(nodes["x"]["fn"].mean, wanted)
 
 
-def test_decoded_windows_are_bounded_and_begin_mostly_empty(double):
-    model = AIR(window_size=6, what_dim=3, hidden=8)
+@CHANNELS
+def test_decoded_windows_are_bounded_and_begin_mostly_empty(double, channels):
+    model = AIR((channels, 50, 50), window_size=6, what_dim=3, hidden=8)
     windows = model.decode(torch.randn(4, 5, 3))
-    assert windows.shape == (4, 5, 6, 6)
+    assert windows.shape == (4, 5, channels, 6, 6)
     assert windows.min() > 0
     assert windows.max() < 0.3
+
+
+def test_an_object_in_colour_has_a_mask_and_a_colour(small_air):
+    """The mutations: the bias is added to colours too, or a colour is taken for the mask."""
+    model = small_air(shape=(3, 10, 11)).model
+    z_what = torch.randn(4, 6, 3)
+    logits = model.decoder(z_what).unflatten(-1, (4, 5, 5))
+    mask, colour = model.appearance(z_what)
+    torch.testing.assert_close(mask, (logits[..., :1, :, :] - 1).sigmoid())
+    torch.testing.assert_close(colour, logits[..., 1:, :, :].sigmoid())
+    torch.testing.assert_close(model.decode(z_what), mask * colour)
+
+
+def test_the_mask_of_a_grey_object_is_its_grey_level(small_air):
+    model = small_air().model
+    z_what = torch.randn(4, 6, 3)
+    mask, colour = model.appearance(z_what)
+    assert torch.equal(mask, (model.decoder(z_what) - 1).sigmoid().unflatten(-1, (1, 5, 5)))
+    assert torch.equal(model.decode(z_what), mask)
+    assert torch.equal(colour, torch.ones_like(mask))
+
+
+@pytest.mark.parametrize("channels", [2, 3])
+def test_channels_are_pasted_and_cropped_apart(double, channels):
+    """The mutation: channels are mixed, or the places of objects taken for those of channels."""
+    windows, images = torch.rand(2, 4, channels, 5, 5), torch.rand(4, channels, 10, 11)
+    z_where = torch.randn(2, 4, 3)
+    pasted, cropped = paste(windows, z_where, (10, 11)), crop(images, z_where, 5)
+    assert pasted.shape == (2, 4, channels, 10, 11)
+    assert cropped.shape == (2, 4, channels, 5, 5)
+    for i in range(channels):
+        one = slice(i, i + 1)
+        torch.testing.assert_close(pasted[:, :, one], paste(windows[:, :, one], z_where, (10, 11)))
+        torch.testing.assert_close(cropped[:, :, one], crop(images[:, one], z_where, 5))
+
+
+@CHANNELS
+@pytest.mark.parametrize("batch", [1, 3, 6])
+@pytest.mark.parametrize("who", ["model", "guide", "detect", "likelihood"])
+def test_images_of_other_axes_are_refused(small_air, channels, batch, who):
+    """The mutation: without channels, or as a single image, they are broadcast."""
+    model, guide, images = small_air(shape=(channels, 10, 11), images=batch)
+    likelihood = NormalImage(dist.Normal(torch.zeros_like(images), 0.4), 3)
+    callers = {"model": model, "guide": guide, "detect": guide.detect}
+    take = callers.get(who, likelihood.log_prob)
+    take(images)
+    wrong = [images[:, 0], images.repeat(1, 2, 1, 1), images[..., 1:], images.mT]
+    if who != "likelihood":
+        wrong.append(images[0])
+    elif batch == channels:
+        # These are the axes of a single image, whose likelihood under each canvas is defined.
+        del wrong[0]
+    for other in wrong:
+        with pytest.raises(ValueError, match=r"images have shape .*: give \((\*|B), C, H, W\)"):
+            take(other)
 
 
 def test_another_likelihood(small_air):
     class Photons(AIR):
         def observe(self, canvas: Tensor, images: Tensor | None) -> Tensor:
-            return pyro.sample("x", dist.Poisson(canvas + 0.1).to_event(2), obs=images)
+            return pyro.sample("x", dist.Poisson(canvas + 0.1).to_event(3), obs=images)
 
     model = Photons((10, 11), window_size=5, what_dim=3, hidden=8, presence_prior=0.5)
     images = model.sample(3).images
@@ -268,7 +330,7 @@ def test_states_hold_weights_once_and_no_settings(small_air, guide_class, baseli
 def test_a_new_guide_starts_at_the_priors_size(double, guide_class, anchors):
     model = AIR((10, 11), window_size=5, what_dim=3, hidden=8, where_loc=(2.0, 0.3, -0.2))
     guide = guide_class(model, hidden=8, encoder_hidden=8, anchors=anchors)
-    nodes = poutine.trace(guide).get_trace(torch.rand(4, 10, 11)).nodes
+    nodes = poutine.trace(guide).get_trace(torch.rand(4, 1, 10, 11)).nodes
     torch.testing.assert_close(nodes["z_pres_0"]["fn"].probs, torch.tensor(2.0).sigmoid().expand(4))
     for i in range(3):
         places = nodes[f"z_where_{i}"]["fn"].base_dist
@@ -359,9 +421,10 @@ def test_a_guide_never_looks_at_a_presence(small_air):
     assert torch.equal(every["z_pres_1"]["fn"].logits, one["z_pres_1"]["fn"].logits)
 
 
-def test_a_residual_step_sees_what_is_left(small_air):
+@CHANNELS
+def test_a_residual_step_sees_what_is_left(small_air, channels):
     """Taken from the image by hand, what the first object explains gives the next step's view."""
-    model, guide, images = small_air()
+    model, guide, images = small_air(shape=(channels, 10, 11))
     seen = []
     look = guide.look
     guide.__dict__["look"] = lambda *args: seen.append(look(*args)) or look(*args)
@@ -376,7 +439,7 @@ def test_a_residual_step_sees_what_is_left(small_air):
 
 def spread_counts(guide: RecurrentGuide) -> Tensor:
     """Makes images, and presences so unlike and so near one half that every count is found."""
-    images = torch.randn(100, 10, 11)
+    images = torch.randn(100, *guide.model.shape)
     guide.step[-1].weight.data[0] *= 4
     with FixPresence(all_present):
         nodes = poutine.trace(guide).get_trace(images).nodes
@@ -386,8 +449,11 @@ def spread_counts(guide: RecurrentGuide) -> Tensor:
 
 
 @GUIDES
-def test_detect(small_air, guide_class):
-    model, guide, _ = small_air(guide_class)
+@CHANNELS
+def test_detect(small_air, guide_class, channels):
+    model, guide, _ = small_air(guide_class, shape=(channels, 10, 11))
+    # Places beyond the edge, too.
+    guide.step[-1].weight.data[2:4] *= 3
     images = spread_counts(guide)
     found = guide.detect(images)
     assert found.counts.shape == (100,)
@@ -481,7 +547,7 @@ class BrightnessBaseline(nn.Module):
         self.costs: list[tuple[int, Tensor, Tensor]] = []
 
     def forward(self, step: int, images: Tensor, hidden: Tensor) -> Tensor:
-        return images.mean((-2, -1))
+        return images.mean((-3, -2, -1))
 
     def update(self, step: int, costs: Tensor, weights: Tensor) -> None:
         self.costs.append((step, costs, weights))
@@ -515,7 +581,7 @@ def test_a_baseline_has_the_shape_of_its_presence(small_air, make, images, parti
 
 @pytest.mark.parametrize("make", [DecayingAverage, lambda n: BaselineNetwork(110, 8, hidden=n)])
 def test_baselines_take_states_of_draws_side_by_side(double, make):
-    baseline, images, hidden = make(3), torch.rand(6, 10, 11), torch.rand(4, 6, 8)
+    baseline, images, hidden = make(3), torch.rand(6, 1, 10, 11), torch.rand(4, 6, 8)
     values = baseline(1, images, hidden)
     assert values.shape == (4, 6)
     torch.testing.assert_close(values, torch.stack([baseline(1, images, h) for h in hidden]))

@@ -86,7 +86,7 @@ def batches(settings: Settings) -> Callable[[int], Batch]:
     def batch(step: int) -> Batch:
         generator = torch.Generator().manual_seed(step)
         stack = (settings.stack_size,) if isinstance(settings, ABCSettings) else ()
-        images = torch.rand(settings.batch_size, *stack, 16, 16, generator=generator)
+        images = torch.rand(settings.batch_size, *stack, 1, 16, 16, generator=generator)
         if isinstance(settings, ABCSettings):
             return images, images.flip(1)
         if isinstance(settings, ICVAESettings):

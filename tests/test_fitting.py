@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import pytest
 import torch
 
 from tests.data.refusals import refused
@@ -46,26 +45,13 @@ def test_chosen_values_are_refused_in_one_message(capsys):
 
 def test_possible_settings_do_not_change():
     settings = Small(batch_size=50)
-    assert fitting.fitted(settings, fitting.batch(50, 50), fitting.code(32, (32, 32))) == settings
+    assert fitting.fitted(settings, fitting.batch(50, 50)) == settings
     assert fitting.echo_terms(9, 10, 10) is None
     assert fitting.stacks({"stack_size": 5, "other_stack_size": None}, {"a": 5}) == []
 
 
 def test_a_lowered_batch_is_a_multiple_of_the_processes():
     assert fitting.batch(64, 50, processes=4).fits == 48
-
-
-@pytest.mark.parametrize(
-    ("z_dim", "shape", "nearest"), [(32, (24, 24), 36), (32, (16, 48), 48), (12, (20, 12), 15)]
-)
-def test_the_code_is_a_multiple_of_its_positions(z_dim, shape, nearest):
-    from pyro_models.acai import convolutional
-
-    misfit = fitting.code(z_dim, shape)
-    assert misfit.fits == nearest
-    convolutional(shape, misfit.fits, depth=1)
-    with pytest.raises(ValueError, match="multiple"):
-        convolutional(shape, z_dim, depth=1)
 
 
 def sets(*counts: int, names: str = "abcdef") -> Split:

@@ -175,7 +175,9 @@ HOSTILE: list[tuple[str, Callable[[Path], Any], str]] = [
     ("ae", inputs(shape=[2**15, 2**15]), "is of shape"),
     ("ae", inputs(shape=[16.0, 16.0]), "'shape' is [16.0, 16.0]"),
     ("ae", inputs(shape=[True, True]), "'shape' is"),
-    ("ae", inputs(shape=[16, 16, 16]), "'shape' is"),
+    ("ae", inputs(shape=[16, 16, 16, 16]), "'shape' is"),
+    ("ae", inputs(shape=[0, 16, 16]), "'shape' is [0, 16, 16]"),
+    ("ae", inputs(shape=[3, 16, 16]), "is of shape"),
     ("ae", inputs(shape="16"), "'shape' is '16'"),
     ("ae", inputs(shape={"0": 16}), "'shape' is"),
     ("ae", inputs(shape=None), "'shape' is None"),
@@ -302,7 +304,7 @@ def test_nothing_that_a_file_names_is_imported(trapped, tmp_path):
 
 def test_a_loss_needs_an_estimator_that_a_person_gives(trapped):
     trained = load(trapped)
-    batch, step = (torch.rand(5, 16, 16),), torch.zeros(())
+    batch, step = (torch.rand(5, 1, 16, 16),), torch.zeros(())
     with refused("a_trap:TrapELBO", "a file names it", "objective.estimator"):
         trained.objective(batch, step)
     trained.objective.estimator = MarginalELBO()

@@ -24,11 +24,11 @@ SMALL: dict[str, Any] = {"hidden": (12, 10)}
 
 @pytest.fixture
 def data(double: None) -> tuple[Tensor, Tensor]:
-    return torch.rand(9, 7, 6), torch.eye(3)[torch.arange(9) % 3]
+    return torch.rand(9, 1, 7, 6), torch.eye(3)[torch.arange(9) % 3]
 
 
 def pair(invariance: str = "none", **model: Any) -> tuple[ICVAE, GaussianGuide]:
-    net = ICVAE((7, 6), 3, 2, **(SMALL | model))
+    net = ICVAE(model.pop("shape", (7, 6)), 3, 2, **(SMALL | model))
     return net, GaussianGuide(net, INVARIANCES[invariance], **SMALL)
 
 
@@ -37,11 +37,12 @@ def echo(terms: int = 5) -> tuple[ICVAE, EchoGuide]:
     return net, EchoGuide(net, terms=terms, **SMALL)
 
 
+@pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("likelihood", ["normal", "bernoulli"])
 @pytest.mark.parametrize("invariance", list(INVARIANCES))
-def test_the_loss_is_its_formula(data, invariance, likelihood):
-    model, guide = pair(invariance, likelihood=likelihood)
-    x, c = data
+def test_the_loss_is_its_formula(data, invariance, likelihood, channels):
+    model, guide = pair(invariance, likelihood=likelihood, shape=(channels, 7, 6))
+    x, c = torch.rand(9, channels, 7, 6), data[1]
     weights = {"beta": 0.3, "reconstruction": 2.5, "invariance": torch.tensor(1.7)}
     pyro.set_rng_seed(1)
     elbo = MeanFieldELBO()
@@ -51,7 +52,7 @@ def test_the_loss_is_its_formula(data, invariance, likelihood):
     mu, log_variance = guide.encode(x, c)
     q = Normal(mu, (0.5 * log_variance).exp())
     z = q.rsample()
-    out = model.decoder(torch.cat([z, c], dim=1)).reshape(9, 7, 6)
+    out = model.decoder(torch.cat([z, c], dim=1)).reshape(x.shape)
     # With their constants, so that numbers of nats compare.
     p = Normal(out, math.sqrt(0.5)) if likelihood == "normal" else None
     bernoulli = Bernoulli(logits=out, validate_args=False)
@@ -89,7 +90,7 @@ def test_it_is_pyros_mean_field_elbo(data):
 def test_the_term_stays_with_another_estimator(data):
     """A sampled KL in place of the analytic one: the mean loss is the same."""
     model, guide = pair("kt")
-    many = [part.repeat(20, 1, 1) if part.ndim == 3 else part.repeat(20, 1) for part in data]
+    many = [part.repeat(20, *(part.ndim - 1) * [1]) for part in data]
     found = []
     for elbo in (Trace_ELBO(), MeanFieldELBO()):
         losses = [elbo.loss(model, guide, *many, invariance=200.0) / 180 for _ in range(20)]
@@ -219,7 +220,7 @@ def test_a_batch_too_small_for_echo(data):
 
 
 @NETWORKS
-@pytest.mark.parametrize("shape", [(7, 6), (28, 28), (13, 30)])
+@pytest.mark.parametrize("shape", [(1, 7, 6), (1, 28, 28), (1, 13, 30), (3, 13, 30)])
 def test_shapes(network, shape):
     model = ICVAE(shape, 3, 4, network=network, **SMALL)
     x, c = torch.rand(5, *shape), torch.eye(3)[torch.tensor([0, 1, 2, 0, 1])]
@@ -235,7 +236,7 @@ def test_shapes(network, shape):
 def test_a_vae_needs_no_condition():
     model = ICVAE((7, 6), 0, 2, **SMALL)
     loss = MeanFieldELBO().differentiable_loss(
-        model, GaussianGuide(model, **SMALL), torch.rand(4, 7, 6), torch.zeros(4, 0)
+        model, GaussianGuide(model, **SMALL), torch.rand(4, 1, 7, 6), torch.zeros(4, 0)
     )
     assert loss.isfinite()
 

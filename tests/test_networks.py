@@ -11,7 +11,8 @@ from torch.nn import functional as F
 from pyro_models.networks import MLP, boxes, clipped_boxes, crop, interpolation, paste
 
 pytestmark = pytest.mark.usefixtures("double")
-CANVASES = pytest.mark.parametrize("shape", [(10, 10), (7, 12), (13, 6)])
+CANVASES = pytest.mark.parametrize("sides", [(10, 10), (7, 12), (13, 6)])
+CHANNELS = pytest.mark.parametrize("channels", [1, 3])
 
 
 def places(*shape: int) -> Tensor:
@@ -25,8 +26,8 @@ def sampled(source: Tensor, scale: Tensor, shift: Tensor, size: tuple[int, int])
     zero = torch.zeros_like(scale)
     rows = [[scale, zero, shift[:, 0]], [zero, scale, shift[:, 1]]]
     theta = torch.stack([torch.stack(row, dim=-1) for row in rows], dim=1)
-    grid = F.affine_grid(theta, [len(source), 1, *size], align_corners=False)
-    return F.grid_sample(source[:, None], grid, padding_mode="zeros", align_corners=False)[:, 0]
+    grid = F.affine_grid(theta, [*source.shape[:2], *size], align_corners=False)
+    return F.grid_sample(source, grid, padding_mode="zeros", align_corners=False)
 
 
 def compare(found: Tensor, wanted: Tensor, inputs: list[Tensor]) -> None:
@@ -45,8 +46,9 @@ def aligned(left: int, top: int, side: int, canvas: int) -> Tensor:
 
 
 @CANVASES
-def test_crop_is_grid_sample(shape):
-    images = torch.randn(40, *shape, requires_grad=True)
+@CHANNELS
+def test_crop_is_grid_sample(channels, sides):
+    images = torch.randn(40, channels, *sides, requires_grad=True)
     z_where = places(40).requires_grad_()
     scale = torch.exp(-z_where[:, 0])
     wanted = sampled(images, scale, -z_where[:, 1:] * scale[:, None], (5, 5))
@@ -54,19 +56,20 @@ def test_crop_is_grid_sample(shape):
 
 
 @CANVASES
-def test_paste_is_grid_sample(shape):
-    windows = torch.randn(40, 5, 5, requires_grad=True)
+@CHANNELS
+def test_paste_is_grid_sample(channels, sides):
+    windows = torch.randn(40, channels, 5, 5, requires_grad=True)
     z_where = places(40).requires_grad_()
-    wanted = sampled(windows, torch.exp(z_where[:, 0]), z_where[:, 1:], shape)
-    compare(paste(windows, z_where, shape), wanted, [windows, z_where])
+    wanted = sampled(windows, torch.exp(z_where[:, 0]), z_where[:, 1:], sides)
+    compare(paste(windows, z_where, sides), wanted, [windows, z_where])
 
 
 @pytest.mark.parametrize(("left", "top"), [(0, 0), (1, 3), (4, 2)])
 def test_crop_undoes_paste_on_whole_pixels(left, top):
-    window, z_where = torch.randn(4, 4), aligned(left, top, 4, 8)
+    window, z_where = torch.randn(3, 4, 4), aligned(left, top, 4, 8)
     canvas = paste(window, z_where, (8, 8))
-    wanted = torch.zeros(8, 8)
-    wanted[top : top + 4, left : left + 4] = window
+    wanted = torch.zeros(3, 8, 8)
+    wanted[:, top : top + 4, left : left + 4] = window
     assert torch.equal(canvas, wanted)
     assert torch.equal(crop(canvas, z_where, 4), window)
 
@@ -74,7 +77,7 @@ def test_crop_undoes_paste_on_whole_pixels(left, top):
 def test_crop_undoes_paste_of_a_smooth_window():
     u = torch.linspace(-1, 1, 16)
     bump = torch.exp(-4 * u**2)
-    window = bump[:, None] * bump * (1 + 0.3 * u)
+    window = (bump[:, None] * bump * (1 + 0.3 * u)).unsqueeze(0)
     z_where = torch.stack([torch.full((50,), math.log(2.3)), *torch.empty(2, 50).uniform_(-1, 1)])
     again = crop(paste(window, z_where.T, (64, 64)), z_where.T, 16)
     # Two bilinear interpolations smooth a peak of 1 by h^2 f'' / 4 with h = 2 / 16, f'' = 8 in
@@ -87,7 +90,7 @@ def test_crop_undoes_paste_of_a_smooth_window():
 def test_boxes_are_where_whole_pixels_land(left, top):
     z_where = aligned(left, top, 4, 8)
     assert boxes(z_where, (8, 8)).tolist() == [left, top, left + 4, top + 4]
-    canvas = paste(torch.ones(4, 4), z_where, (8, 8))
+    canvas = paste(torch.ones(1, 4, 4), z_where, (8, 8))[0]
     rows, columns = canvas.nonzero().T
     assert (columns.min(), rows.min()) == (left, top)
     assert (columns.max() + 1, rows.max() + 1) == (left + 4, top + 4)
@@ -104,16 +107,16 @@ def test_boxes_found_are_cut_off_at_the_edge_and_zero_where_nothing_is():
 
 
 @CANVASES
-def test_boxes_are_where_pixels_land(shape):
-    shape = tuple(3 * side for side in shape)
+def test_boxes_are_where_pixels_land(sides):
+    sides = tuple(3 * side for side in sides)
     z_where = places(200) * torch.tensor([1.0, 0.5, 0.5])
-    found = boxes(z_where, shape)
-    inside = (found[:, :2] > 0).all(1) & (found[:, 2:] < torch.tensor(shape).flip(0)).all(1)
+    found = boxes(z_where, sides)
+    inside = (found[:, :2] > 0).all(1) & (found[:, 2:] < torch.tensor(sides).flip(0)).all(1)
     inside &= (found[:, 2:] - found[:, :2] > 3).all(1)
     assert inside.sum() > 20
     for z, box in zip(z_where[inside], found[inside], strict=True):
         # A pixel's middle is in the box where both its row and its column have half of a one.
-        canvas = paste(torch.ones(9, 9), z, shape)
+        canvas = paste(torch.ones(1, 9, 9), z, sides)[0]
         columns, rows = (canvas.amax(dim).ge(0.5).nonzero() for dim in (0, 1))
         landed = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
         assert (torch.stack(landed) - box).abs().max() <= 0.5 + 1e-9
@@ -133,17 +136,17 @@ def test_gradients_are_right():
     inputs = (scale.requires_grad_(), shift.requires_grad_())
     assert gradcheck(lambda *args: interpolation(*args, 5, 8), inputs)
     z_where = places(2).requires_grad_()
-    images = torch.randn(2, 6, 7, requires_grad=True)
+    images = torch.randn(2, 2, 6, 7, requires_grad=True)
     assert gradcheck(lambda *args: crop(*args, 4), (images, z_where))
     assert gradcheck(lambda *args: paste(*args, (5, 8)), (images[..., :6], z_where))
 
 
 def test_leading_dimensions_broadcast():
-    windows, z_where = torch.randn(4, 1, 5, 5), places(2, 1, 3)
+    windows, z_where = torch.randn(4, 1, 3, 5, 5), places(2, 1, 3)
     canvases = paste(windows, z_where, (8, 9))
     crops = crop(canvases[0], z_where, 5)
-    assert canvases.shape == (2, 4, 3, 8, 9)
-    assert crops.shape == (2, 4, 3, 5, 5)
+    assert canvases.shape == (2, 4, 3, 3, 8, 9)
+    assert crops.shape == (2, 4, 3, 3, 5, 5)
     assert boxes(z_where, (8, 9)).shape == (2, 1, 3, 4)
     for i in range(2):
         for j in range(4):
@@ -156,7 +159,7 @@ def test_leading_dimensions_broadcast():
 
 def test_single_precision_stays_single():
     z_where = places(3).float()
-    canvases = paste(torch.rand(3, 5, 5).float(), z_where, (8, 9))
+    canvases = paste(torch.rand(3, 1, 5, 5).float(), z_where, (8, 9))
     assert canvases.dtype == crop(canvases, z_where, 5).dtype == torch.float32
     assert boxes(z_where, (8, 9)).dtype == torch.float32
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from tests.data.refusals import refused
 from train import plots
 
 
-def stage(boxes: int = 3) -> dict[str, np.ndarray]:
+def stage(boxes: int = 3, shape: tuple[int, ...] = (1, 20, 20)) -> dict[str, np.ndarray]:
     return {
-        "reconstruction": np.random.default_rng(0).random((4, 20, 20)),
+        "reconstruction": np.random.default_rng(0).random((4, *shape)),
         "boxes": np.tile([2.0, 3, 10, 12], (4, boxes, 1)),
         "counts": np.array([0, 1, 2, 3]),
     }
@@ -18,7 +19,7 @@ def stage(boxes: int = 3) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize(("stages", "rows"), [(0, 1), (1, 2), (2, 3), (7, 4)])
 def test_scenes_show_the_first_the_middle_and_the_last_stage(stages, rows):
-    figure = plots.scenes(np.zeros((4, 20, 20)), [(100 * i, stage()) for i in range(stages)])
+    figure = plots.scenes(np.zeros((4, 1, 20, 20)), [(100 * i, stage()) for i in range(stages)])
     titles = [axis.get_ylabel() for axis in figure.axes if axis.get_ylabel()]
     assert titles[0] == "data"
     assert len(titles) == rows
@@ -26,13 +27,44 @@ def test_scenes_show_the_first_the_middle_and_the_last_stage(stages, rows):
         assert titles[1:] == ["step 0", "step 300", "step 600"]
 
 
-def test_a_scene_has_as_many_boxes_as_were_found():
-    figure = plots.scenes(np.zeros((4, 20, 20)), [(0, stage())])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_scene_has_as_many_boxes_as_were_found(channels):
+    shape = (channels, 20, 30)
+    figure = plots.scenes(np.zeros((4, *shape)), [(0, stage(shape=shape))])
+    assert figure.axes[5].get_xlim() == (-0.5, 29.5)
+    assert figure.axes[5].get_ylim() == (19.5, -0.5)
     assert [len(axis.patches) for axis in figure.axes[4:]] == [0, 1, 2, 3]
     box = figure.axes[5].patches[0]
     # Pixel edges, where matplotlib's whole numbers are pixel centres.
     assert box.get_xy() == (1.5, 2.5)
     assert (box.get_width(), box.get_height()) == (8, 9)
+
+
+def test_reconstructions_of_earlier_versions_have_no_channels():
+    drawn = stage(shape=(20, 20))
+    figure = plots.scenes(np.zeros((4, 1, 20, 20)), [(0, drawn)])
+    np.testing.assert_array_equal(figure.axes[5].images[0].get_array(), drawn["reconstruction"][1])
+
+
+def test_colours_are_drawn_as_they_are():
+    image = np.random.default_rng(0).random((3, 5, 6))
+    figure = plots.gallery({"one": image[None]})
+    np.testing.assert_array_equal(figure.axes[0].images[0].get_array(), image.transpose(1, 2, 0))
+    figure = plots.maps([("one", np.zeros((1, 2)), image[None])])
+    np.testing.assert_array_equal(figure.axes[0].images[0].get_array(), image.transpose(1, 2, 0))
+    # The mutation: two channels drawn as one of them.
+    with refused("images have 2 channels: figures show 1 or 3"):
+        plots.gallery({"one": image[None, :2]})
+
+
+def test_grey_is_drawn_as_it_is():
+    image = np.random.default_rng(0).random((1, 5, 6))
+    figure = plots.gallery({"one": image[None]})
+    np.testing.assert_array_equal(figure.axes[0].images[0].get_array(), image[0])
+    figure = plots.maps([("one", np.zeros((1, 2)), image[None])])
+    ink = figure.axes[0].images[0].get_array()
+    np.testing.assert_array_equal(ink[..., 3], image[0])
+    assert not ink[..., :3].any()
 
 
 def test_curves_leave_out_what_was_not_logged():
@@ -48,9 +80,9 @@ def test_a_confusion_matrix_has_its_numbers():
     assert [text.get_text() for text in figure.axes[0].texts] == ["5", "0", "1", "1,234"]
 
 
-@pytest.mark.parametrize(("rows", "columns"), [(1, 1), (3, 8)])
-def test_a_gallery_has_every_image(rows, columns):
-    figure = plots.gallery({f"n = {i}": np.zeros((columns, 5, 5)) for i in range(rows)})
+@pytest.mark.parametrize(("rows", "columns", "channels"), [(1, 1, 1), (3, 8, 1), (3, 8, 3)])
+def test_a_gallery_has_every_image(rows, columns, channels):
+    figure = plots.gallery({f"n = {i}": np.zeros((columns, channels, 5, 5)) for i in range(rows)})
     assert sum(len(axis.images) for axis in figure.axes) == rows * columns
     assert [axis.get_ylabel() for axis in figure.axes[::columns]] == [
         f"n = {i}" for i in range(rows)
@@ -88,7 +120,7 @@ def test_codes_have_classes_by_their_names(labels, names):
 @pytest.mark.parametrize("value", [0.0, 1.0, -1e6])
 def test_embeddings_that_have_collapsed_are_drawn(value):
     """All in one place, far from zero: a picture there has a size that numbers can tell."""
-    figure = plots.maps([("one", np.full((5, 2), value, np.float32), np.ones((5, 4, 4)))])
+    figure = plots.maps([("one", np.full((5, 2), value, np.float32), np.ones((5, 1, 4, 4)))])
     left, right, bottom, top = figure.axes[0].images[0].get_extent()
     assert left < value < right
     assert bottom < value < top

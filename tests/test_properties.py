@@ -34,6 +34,7 @@ from tests.inputs import JSON, command_lines, damaged
 from train.air import AIRSettings
 from train.cli import command
 from train.data import datasets, files, torchvision_sets
+from train.data.options import DataOptions
 from train.engine import runs, saved
 from train.engine.checkpoints import Checkpoints
 from train.engine.loop import Best, TrainState
@@ -191,7 +192,7 @@ ARRAYS = st.one_of(
 @examples(60)
 @given(
     st.dictionaries(
-        st.sampled_from(["images", "labels", "counts", "boxes", "../images", ""]), ARRAYS
+        st.sampled_from(["images", "labels", "counts", "boxes", "../images", "", "0"]), ARRAYS
     )
 )
 def test_archives_of_any_arrays(tmp_path_factory, arrays):
@@ -214,6 +215,28 @@ def test_damaged_archives(tmp_path_factory, content):
     folder = tmp_path_factory.mktemp("npz", numbered=True)
     (folder / "data.npz").write_bytes(content)
     used_or_refused(lambda: files.read(str(folder / "data.npz")), folder)
+    shutil.rmtree(folder)
+
+
+TABLE = b'file,digit,"slant, of 3"\r\n' + b"".join(
+    b"%d.png,%d,0.%d\r\n" % (row, row % 3, row) for row in range(10)
+)
+
+
+@examples(60)
+@given(damaged(TABLE), st.sampled_from(["csv", "tsv"]), st.booleans())
+def test_damaged_tables(tmp_path_factory, content, kind, is_folder):
+    folder = tmp_path_factory.mktemp("labels", numbered=True)
+    if is_folder:
+        for row in range(10):
+            (folder / f"{row}.png").write_bytes(valid_image("png"))
+    else:
+        np.save(folder / "data.npy", np.eye(10, dtype=np.uint8)[:, :, None] * 255)
+    table = folder / f"labels.{kind}"
+    table.write_bytes(content)
+    options = DataOptions(labels=table)
+    data = folder if is_folder else folder / "data.npy"
+    used_or_refused(lambda: files.read(str(data), options), folder)
     shutil.rmtree(folder)
 
 

@@ -150,7 +150,6 @@ def test_acai_learns(tmp_path):
         (ae, ["--z-dim", "0"], "--z-dim is 0"),
         (ae, ["--noise", "-0.1"], "--noise is -0.1"),
         (ae, ["--patience", "-1"], "--patience is -1"),
-        (acai, ["--z-dim", "30"], "multiple of the code's 16 places"),
         (acai, ["--mixing", "0.6"], "--mixing is 0.6"),
         (acai, ["--batch-size", "1"], "--batch-size 1: mixing needs a partner"),
         (acai, ["--cluster-starts", "0"], "--cluster-starts is 0"),
@@ -167,19 +166,14 @@ def test_bad_flags(tmp_path, method, flags, words, capsys):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(
-    ("shape", "words"), [((16, 16), "every image is the same"), ((72, 72), "code's 9 places")]
-)
-def test_bad_images(tmp_path, shape, words, capsys):
+def test_bad_images(tmp_path, capsys):
     data = tmp_path / "own.npz"
-    images = np.zeros((60, *shape), dtype=np.uint8)
-    images[0, 0, 0] = len(images[0]) > 16
-    np.savez(data, images=images)
+    np.savez(data, images=np.zeros((60, 16, 16), dtype=np.uint8))
     flags = ["--data", str(data), "--batch-size", "4", "--run-dir", str(tmp_path / "run")]
     with pytest.raises(SystemExit) as stop:
-        command(ACAISettings, acai.main, [*flags, "--z-dim", "31"])
+        command(ACAISettings, acai.main, flags)
     assert stop.value.code == 2
-    assert words in capsys.readouterr().err
+    assert "every image is the same" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 

@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from train.cli import command
-from train.errors import require
-from train.method import Method
 from train.settings.abc import ABCSettings
+from train.sized import SizedMethod
 
 if TYPE_CHECKING:
     import torch
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     from train.verbs.embedder import TrainedABC
 
 
-class ABC(Method):
+class ABC(SizedMethod):
     """Embeddings of style without class."""
 
     name = "abc"
@@ -58,27 +57,25 @@ class ABC(Method):
         arguments = (data[index].images, sets.indices[index], settings.sizes)
         return StackPairs(*arguments, curated=settings.curated, **options)
 
-    def batches(self, settings: ABCSettings, data: Split, device: torch.device) -> StackPairs:
-        options = {"pairs": settings.batch_size, "device": device}
-        return self.stacks(settings, data, 0, **options, **settings.select("replacement", "seed"))
+    def batches(self, settings: ABCSettings, data: Split, device: torch.device) -> Any:
+        options = settings.select("replacement", "seed") | {"pairs": settings.batch_size}
+        stacks = self.stacks(settings, data, 0, device=device, **options)
+        return data.train.drawn(stacks, device, settings.seed)
 
     def build(self, settings: ABCSettings, inputs: Mapping[str, Any]) -> CorrespondenceObjective:
         from pyro_models.abc import Embedder, augment
         from train.objective import CorrespondenceObjective
 
-        shape = self.shape(inputs)
-        require(min(shape.sides) >= 15, f"--data: images are {shape}: give 15x15 or more")
-        options = settings.select("embed_dim", "network", "channels", "hidden", "normalise")
-        embedder = Embedder(shape, **options)
+        names = ("embed_dim", "channels", "hidden", "normalise")
+        embedder = Embedder(self.shape(inputs), **self.arguments(settings, inputs, *names))
         view = augment if settings.views == 2 else None
         comparing = settings.select("similarity", "temperature")
         return CorrespondenceObjective(embedder, view=view, **comparing)
 
-    def watch(
-        self, settings: ABCSettings, data: Split, objective: CorrespondenceObjective
-    ) -> ABCWatch:
+    def watch(self, settings: ABCSettings, data: Split, objective: Any) -> ABCWatch:
         from train.metrics.embedding import ABCWatch, require_held_out
 
+        data = self.sampled(settings, data)
         sets, device = self.sets(settings, data), next(objective.parameters()).device
         names = {"withheld": sets.find(settings.withheld), "names": sets.classes.values}
         require_held_out(sets.indices[1], **names)

@@ -7,13 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from pyro_models.shapes import Shape
 from train.cli import command
-from train.errors import InputError
 from train.method import Method, sides
 from train.settings.acai import ACAISettings
 
 if TYPE_CHECKING:
     from train.data.labelled import Split
-    from train.fitting import Misfit
     from train.metrics.autoencoding import ACAIWatch
     from train.objective import InterpolationObjective, ReconstructionObjective
     from train.verbs.autoencoder import TrainedAutoencoder
@@ -25,16 +23,10 @@ class ACAI(Method):
     name = "acai"
     settings = ACAISettings
 
-    def load_data(self, settings: ACAISettings) -> Split:
-        data = super().load_data(settings)
+    def load_data(self, settings: ACAISettings, data: Any = None) -> Split:
+        data = super().load_data(settings, data)
         data.train.require_contrast()
         return data
-
-    def misfits(self, settings: ACAISettings, data: Split) -> list[Misfit | None]:
-        from train import fitting
-
-        code = fitting.code(settings.z_dim, data.train.shape)
-        return [*super().misfits(settings, data), code if settings.network == "conv" else None]
 
     def shape(self, inputs: Mapping[str, Any]) -> Shape:
         # Earlier versions kept the shape of padded images, and the padding as frame.
@@ -55,10 +47,7 @@ class ACAI(Method):
         if settings.network == "dense":
             autoencoder, critic = acai.dense(shape, z_dim, settings.hidden, settings.dropout)
         else:
-            try:
-                autoencoder, critic = acai.convolutional(shape, z_dim, settings.depth)
-            except ValueError as error:
-                raise InputError(f"--network conv: {error}; or give --network dense") from None
+            autoencoder, critic = acai.convolutional(shape, z_dim, settings.depth)
         if not settings.critic:
             return ReconstructionObjective(autoencoder)
         return InterpolationObjective(
@@ -73,6 +62,7 @@ class ACAI(Method):
         from train.metrics.autoencoding import ACAIWatch
 
         options = {"starts": settings.cluster_starts, "seed": settings.seed}
+        data = self.sampled(settings, data, stored=True)
         return ACAIWatch(objective.autoencoder, *data, lines=settings.data == "lines", **options)
 
     @property

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from train.cli import command
-from train.method import Method
 from train.settings.ae import AESettings
+from train.sized import SizedMethod
 
 if TYPE_CHECKING:
     from train.data.labelled import ValidationSplit
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
     from train.verbs.autoencoder import TrainedAutoencoder
 
 
-class AE(Method):
+class AE(SizedMethod):
     """The plain autoencoder."""
 
     name = "ae"
     settings = AESettings
 
-    def load_data(self, settings: AESettings) -> ValidationSplit:
+    def load_data(self, settings: AESettings, data: Any = None) -> ValidationSplit:
         from train.data.labelled import ValidationSplit
 
-        train, held_out = super().load_data(settings)
+        train, held_out = super().load_data(settings, data)
         train.require_contrast()
         # The weights are selected on images that are neither trained on nor reported on.
         train, validation = train.hold_out(12)
@@ -36,9 +36,9 @@ class AE(Method):
         from pyro_models import ae
         from train.objective import ReconstructionObjective
 
-        shape = self.shape(inputs)
-        if settings.network == "conv":
-            autoencoder = ae.convolutional(shape, settings.z_dim)
+        shape, options = self.shape(inputs), self.arguments(settings, inputs)
+        if options["network"] == "conv":
+            autoencoder = ae.convolutional(shape, settings.z_dim, options["further_halvings"])
         else:
             autoencoder = ae.dense(shape, settings.z_dim, settings.hidden)
         return ReconstructionObjective(autoencoder, settings.noise)
@@ -48,7 +48,7 @@ class AE(Method):
     ) -> AEWatch:
         from train.metrics.autoencoding import AEWatch
 
-        images = {"train": data.train, "validation": data.validation, "held_out": data.held_out}
+        images = self.sampled(settings, data, stored=True)._asdict()
         options = {"starts": settings.cluster_starts, "seed": settings.seed}
         return AEWatch(objective.autoencoder, **images, **options)
 

@@ -22,17 +22,21 @@ class AIR(ELBOMethod):
     name = "air"
     settings = AIRSettings
 
-    def load_data(self, settings: AIRSettings) -> ScenesSplit:
-        from train.data.scenes import load_scenes
+    def load_data(self, settings: AIRSettings, data: Any = None) -> ScenesSplit:
+        from train.data.scenes import ScenesSplit, load_scenes
 
-        data = load_scenes(settings)
+        if data is None:
+            data = load_scenes(settings)
+        elif not isinstance(data, ScenesSplit):
+            data = ScenesSplit.of(*super().load_data(settings, data))
         data.require_room(settings.max_objects)
         return data
 
     def resolved(self, settings: AIRSettings, data: ScenesSplit) -> AIRSettings:
         from train.windows import with_windows
 
-        return with_windows(settings, data.train.shape, data.train.object_size)
+        # Transformers give images, which do not know the sizes of objects.
+        return with_windows(settings, data.train.shape, getattr(data.train, "object_size", None))
 
     def build(self, settings: AIRSettings, inputs: Mapping[str, Any]) -> ELBOObjective:
         from guides.air import model_and_guide
@@ -60,6 +64,7 @@ class AIR(ELBOMethod):
         from train.metrics.counting import AIRWatch
 
         options = settings.select("iw_particles", "iw_scenes")
+        data = self.sampled(settings, data)
         return AIRWatch(objective.model, objective.guide, data, **options)
 
     @property

@@ -128,7 +128,7 @@ def main(settings: CompareSettings, methods: Sequence[Method] = ()) -> dict[str,
         InputError: If data or runs cannot be used.
     """
     from train import tables, verdict
-    from train.data import datasets
+    from train.data import datasets, samples
     from train.engine import parallel, runtime
     from train.engine.runs import Run
     from train.methods import METHODS
@@ -140,6 +140,8 @@ def main(settings: CompareSettings, methods: Sequence[Method] = ()) -> dict[str,
     data = datasets.load(
         settings.data, settings.data_dir, settings.evaluate_on, settings.data_options
     )
+    most = zip(data, shared.measure_on, strict=True)
+    data = data._make(samples.sample(part, number) for part, number in most)
     comparison.require_classes(data)
     codecs = codecs_of(settings.runs, data, device, methods)
     run = Run.create(shared, "compare", runs=settings.runs)

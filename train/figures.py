@@ -27,6 +27,8 @@ class FiguresSettings:
     """Path of the run's data; None: as in the run."""
     data_dir: Path | None = None
     """Folder of downloaded data sets; None: as in the run."""
+    labels: Path | None = None
+    """Path of the run's table of labels; None: as in the run."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Device to compute on. auto: a GPU if there is one."""
 
@@ -55,7 +57,7 @@ def main(settings: FiguresSettings, method: Method | None = None) -> dict[str, A
     from train.trained import load
 
     trained = load(settings.run, method)
-    given = {name: getattr(settings, name) for name in ("data", "data_dir", "device")}
+    given = {name: getattr(settings, name) for name in ("data", "data_dir", "labels", "device")}
     changes = {name: value for name, value in given.items() if value is not None}
     session = trained.method.begin(replace(trained.settings, **changes))
     expected = trained.saved.inputs.get("data_hash")

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from pyro_models.shapes import Shape
 from train import processes
 from train.errors import note, require
 from train.settings import Settings
@@ -168,20 +167,3 @@ def withheld(labels: Sequence[str], sets: Sets, *, least: int) -> Misfit | None:
         return None
     remedy = f"give some of {sets.classes}, or --withheld alone for none"
     return Misfit("withheld", (), problem, remedy, "nothing is withheld")
-
-
-def code(z_dim: int, shape: Shape) -> Misfit | None:
-    """Checks that the size of ACAI's convolutional code is a multiple of its spatial positions.
-
-    Args:
-        z_dim: The size of the code.
-        shape: The images' height and width.
-    """
-    from pyro_models.acai import places
-
-    number = places(shape)
-    if z_dim % number == 0:
-        return None
-    nearest = number * max(1, round(z_dim / number))
-    problem = f"--z-dim {z_dim} is no multiple of the code's {number} places"
-    return Misfit("z_dim", nearest, problem, f"give {nearest}, or --network dense")

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from train.cli import command
-from train.method import ELBOMethod
 from train.settings.icvae import ICVAESettings
+from train.sized import SizedELBOMethod
 
 if TYPE_CHECKING:
     import torch
 
     from train.data.conditions import AnyCondition
     from train.data.labelled import Split
-    from train.engine.callbacks import Callback
     from train.fitting import Misfit
     from train.metrics.coding import ICVAEWatch
     from train.objective import Batch, ELBOObjective
     from train.verbs.conditional import TrainedICVAE
 
 
-class ICVAE(ELBOMethod):
+class ICVAE(SizedELBOMethod):
     """Codes that say nothing about a known factor; also a CVAE and a VAE."""
 
     name = "icvae"
@@ -65,8 +65,8 @@ class ICVAE(ELBOMethod):
         condition = conditions.restored(inputs["condition"])
         c_dim = condition.size if settings.conditional else 0
         penalty = losses.invariance(settings.invariance, condition.sizes)
-        names = ("z_dim", "invariance", "hidden", "network", "likelihood", "likelihood_scale")
-        options = settings.select(*names, "encoder_sees_labels", "memory", "echo_terms")
+        names = ("z_dim", "invariance", "hidden", "likelihood", "likelihood_scale", "memory")
+        options = self.arguments(settings, inputs, *names, "encoder_sees_labels", "echo_terms")
         model, guide = model_and_guide(self.shape(inputs), c_dim, penalty, **options)
         annealed = schedule(settings, "beta", "weight")
         annealed |= losses.penalty_weights(settings.invariance, annealed.pop("weight"))
@@ -75,10 +75,10 @@ class ICVAE(ELBOMethod):
     def watch(self, settings: ICVAESettings, data: Split, objective: ELBOObjective) -> ICVAEWatch:
         from train.metrics.coding import ICVAEWatch
 
-        condition = self.condition(settings, data)
+        condition, sampled = self.condition(settings, data), self.sampled(settings, data)
         options = {"conditional": settings.conditional, "seed": settings.seed}
         options["invariance"] = settings.invariance != "none"
-        return ICVAEWatch(objective.model, objective.guide, data, condition, **options)
+        return ICVAEWatch(objective.model, objective.guide, sampled, condition, **options)
 
     @property
     def trained(self) -> type[TrainedICVAE]:
@@ -86,11 +86,11 @@ class ICVAE(ELBOMethod):
 
         return TrainedICVAE
 
-    def main(self, settings: ICVAESettings, callbacks: Sequence[Callback] = ()) -> dict[str, Any]:
+    def main(self, settings: ICVAESettings, *arguments: Any, **options: Any) -> dict[str, Any]:
         from train.studies import sweeps
 
-        train = super().main
-        return sweeps.tradeoff(settings, train) if settings.sweep else train(settings, callbacks)
+        train = partial(super().main, **options)
+        return sweeps.tradeoff(settings, train) if settings.sweep else train(settings, *arguments)
 
 
 METHOD = ICVAE()

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 from pyro_models.shapes import Shape
 from train.errors import brief
@@ -25,6 +27,11 @@ if TYPE_CHECKING:
     from train.metrics.watch import Watch
     from train.objective import Batch, ELBOObjective, Objective
     from train.verbs.base import Trained
+
+D = TypeVar("D", bound=tuple)
+
+GIVEN = "given from Python"
+"""The ``data`` of a run whose data were no setting: there is no such file."""
 
 LARGEST_SIDE = 2**16
 """Images have fewer pixels on each side."""
@@ -55,6 +62,7 @@ class Session(NamedTuple):
         prepared: Objective, batches and inputs.
         watch: What evaluates, measures and draws it.
         data_hash: The :func:`~train.data.fingerprint.fingerprint` of its data.
+        measured_on: The number of images of each split on which it is measured, by the split.
     """
 
     settings: Any
@@ -62,6 +70,7 @@ class Session(NamedTuple):
     prepared: Prepared
     watch: Watch
     data_hash: str
+    measured_on: dict[str, int]
 
 
 class Method(ABC):
@@ -90,13 +99,21 @@ class Method(ABC):
             ValueError: If the inputs are not those of a run.
         """
 
-    def load_data(self, settings: Any) -> Any:
-        """Loads the data, a named tuple with fields ``train`` and ``held_out`` at least."""
-        from train.data import datasets
+    def load_data(self, settings: Any, data: Any = None) -> Any:
+        """Loads the data, a named tuple with fields ``train`` and ``held_out`` at least.
 
-        data = datasets.load(
-            settings.data, settings.data_dir, settings.evaluate_on, settings.data_options
-        )
+        Args:
+            settings: The method's settings.
+            data: Data to use in place of those that the settings name: see
+                :func:`train.data.adapters.as_split`.
+        """
+        from train.data import adapters, datasets
+
+        if data is None:
+            source = settings.select("data", "data_dir", "evaluate_on").values()
+            data = datasets.load(*source, settings.data_options)
+        else:
+            data = adapters.as_split(data, settings.evaluate_on, settings.data_options)
         if self.needs_labels:
             data.train.require_labels()
         return data
@@ -149,6 +166,23 @@ class Method(ABC):
 
         return Watch()
 
+    def sampled(self, settings: Any, data: D, *, stored: bool = False) -> D:
+        """Returns the images that a model is measured on: a sample of each split.
+
+        Args:
+            settings: ``measure_on``.
+            data: What :meth:`load_data` returns.
+            stored: See :func:`train.data.samples.sample`.
+        """
+        from train.data.samples import sample
+
+        return data._make(map(partial(sample, stored=stored), data, self.most(settings, data)))
+
+    def most(self, settings: Any, data: Any) -> list[int]:
+        """Returns the most images of each split that a model is measured on."""
+        train, others = settings.measure_on
+        return [train if split == "train" else others for split in data._fields]
+
     def best(self, settings: Any) -> Best | None:
         """Returns what selects the best weights by evaluation; by default the last ones stay."""
         return None
@@ -168,25 +202,40 @@ class Method(ABC):
         """
         return Shape.of(sides("shape", inputs["shape"], least=1, channels=True))
 
-    def begin(self, settings: Any) -> Session:
+    def begin(self, settings: Any, data: Any = None) -> Session:
         """Seeds, loads the data and builds everything that training needs; writes nothing.
+
+        Args:
+            settings: The method's settings.
+            data: See :meth:`load_data`.
 
         Raises:
             InputError: If data or settings cannot be used.
         """
         from train import fitting
+        from train.data import samples
         from train.data.fingerprint import fingerprint
         from train.engine import runtime
 
         device = runtime.setup(settings)
-        data = self.load_data(settings)
+        if data is None:
+            data = self.load_data(settings)
+        else:
+            data = self.load_data(settings, data)
+            settings = replace(settings, data=GIVEN)
         settings = self.resolved(settings, data)
         settings = fitting.fitted(settings, *self.misfits(settings, data))
         prepared = self.prepare(settings, data, device)
         watch = self.watch(settings, data, prepared.objective)
-        return Session(settings, device, prepared, watch, fingerprint(*data))
+        measured_on = {
+            split: samples.size(part, most)
+            for split, part, most in zip(data._fields, data, self.most(settings, data), strict=True)
+        }
+        return Session(settings, device, prepared, watch, fingerprint(*data), measured_on)
 
-    def main(self, settings: Any, callbacks: Sequence[Callback] = ()) -> dict[str, Any]:
+    def main(
+        self, settings: Any, callbacks: Sequence[Callback] = (), *, data: Any = None
+    ) -> dict[str, Any]:
         """Trains, measures and draws a run, and leaves the process as it was.
 
         See :func:`train.engine.runtime.preserved`.
@@ -195,6 +244,8 @@ class Method(ABC):
             settings: The method's settings.
             callbacks: What follows the training beside the log, the progress bar and TensorBoard:
                 see :class:`train.engine.callbacks.Callback`.
+            data: Data to use in place of ``settings.data``: a data set of PyTorch's, images, or a
+                split of them. See :func:`train.data.adapters.as_split`.
 
         Returns:
             The results, which ``results.json`` holds too. Of several processes that train together
@@ -211,7 +262,8 @@ class Method(ABC):
         from train.engine.runs import Run
 
         with runtime.preserved():
-            settings, device, prepared, watch, data_hash = self.begin(settings)
+            session = self.begin(settings, data)
+            settings, device, prepared, watch, data_hash, measured_on = session
             run = Run.create(settings, self.name, **prepared.inputs, data_hash=data_hash)
 
             def evaluate(step: int) -> Mapping[str, float]:
@@ -229,8 +281,9 @@ class Method(ABC):
             )
             if not run.writes:
                 return {}
+            values = result._asdict() | {"measured_on": measured_on}
             selected = {} if best is None else {"best_step": best.step}
-            return verdict.finish(run, result._asdict() | selected, watch)
+            return verdict.finish(run, values | selected, watch)
 
 
 class ELBOMethod(Method):

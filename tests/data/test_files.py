@@ -11,6 +11,7 @@ from train.data import files, memory
 from train.data.options import DataOptions
 
 M = 12
+COLOUR = np.random.default_rng(1).integers(0, 256, (M, 6, 5, 3), dtype=np.uint8)
 GREY = np.random.default_rng(0).integers(0, 256, (M, 6, 5), dtype=np.uint8)
 
 
@@ -46,6 +47,49 @@ class TestArchives:
         read = files.read(write(tmp_path, images=images)).images
         assert read.dtype == np.uint8
         np.testing.assert_array_equal(read, expected[:, None])
+
+    def test_colour_images_of_either_layout(self, tmp_path, capsys):
+        colour = np.random.default_rng(1).integers(0, 256, (M, 3, 6, 5), dtype=np.uint8)
+        for images in (colour, np.moveaxis(colour, 1, -1), colour / 255):
+            read = files.read(write(tmp_path, images=images)).images
+            np.testing.assert_array_equal(read, colour)
+            assert read.dtype == np.uint8
+        assert not capsys.readouterr().err
+        read = files.read(write(tmp_path, images=colour[..., :3])).images
+        np.testing.assert_array_equal(read, colour[..., :3])
+        assert "is taken for (N, C, H, W)" in capsys.readouterr().err
+
+    @pytest.mark.parametrize(
+        ("images", "expected"),
+        [
+            (COLOUR, np.moveaxis(COLOUR, -1, 1)),
+            (np.moveaxis(COLOUR, -1, 1), np.moveaxis(COLOUR, -1, 1)),
+            (COLOUR / 255, np.moveaxis(COLOUR, -1, 1)),
+            (COLOUR > 127, np.moveaxis(np.where(COLOUR > 127, 255, 0), -1, 1)),
+            (COLOUR.astype(">u2"), np.moveaxis(COLOUR, -1, 1)),
+        ],
+        ids=["channels last", "channels first", "float64", "bool", "big-endian"],
+    )
+    @pytest.mark.parametrize("suffix", [".npz", ".npy"])
+    def test_colour(self, tmp_path, capsys, images, expected, suffix):
+        path = write(tmp_path, images=images)
+        if suffix == ".npy":
+            path = str(tmp_path / "data.npy")
+            np.save(path, images)
+        read = files.read(path).images
+        assert read.dtype == np.uint8
+        np.testing.assert_array_equal(read, expected)
+        assert not capsys.readouterr().err
+        grey = files.read(path, DataOptions(grey=True)).images
+        pictures = np.moveaxis(expected, 1, -1).astype(np.uint8)
+        luma = [np.asarray(Image.fromarray(picture).convert("L")) for picture in pictures]
+        np.testing.assert_array_equal(grey[:, 0], luma)
+
+    def test_either_axis_may_be_that_of_channels(self, tmp_path, capsys):
+        images = np.random.default_rng(1).integers(0, 256, (M, 3, 8, 3), dtype=np.uint8)
+        path = write(tmp_path, images=images)
+        np.testing.assert_array_equal(files.read(path).images, images)
+        assert "(12, 3, 8, 3), and is taken for (N, C, H, W)" in capsys.readouterr().err
 
     @pytest.mark.parametrize(
         ("labels", "kind"),
@@ -125,7 +169,7 @@ class TestArchives:
             files.read(path)
 
     def test_a_missing_path_is_refused(self, tmp_path):
-        with refused("--data nmist", "mnist5k, mnist, fashion-mnist, kmnist"):
+        with refused("--data nmist", "mnist5k, lines", "fashion-mnist, kmnist"):
             files.read("nmist")
         with refused("gone.npz", "no such file"):
             files.read(str(tmp_path / "gone.npz"))

@@ -360,6 +360,23 @@ class TestOpened:
         np.testing.assert_array_equal(np.stack([pictures[i] for i in range(15)]), read.images)
         assert opened.labels.tolist() == read.labels.tolist()
 
+    def test_they_are_turned_upright(self, tmp_path):
+        """The header says so, and the sizes are those of upright images."""
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        for number, array in enumerate(COLOUR):
+            lying = Image.fromarray(np.ascontiguousarray(np.rot90(array)))
+            lying.save(tmp_path / f"{number:02d}.{('png', 'tif')[number % 2]}", exif=exif)
+        pictures = files.open_images(str(tmp_path)).images
+        assert pictures.shape == (3, 6, 5)
+        np.testing.assert_array_equal(pictures[3], channels_first(COLOUR)[3])
+        np.testing.assert_array_equal(pictures[4], channels_first(COLOUR)[4])
+
+    def test_a_palette_of_grey_has_no_colour(self, tmp_path):
+        for number, array in enumerate(GREY):
+            Image.fromarray(array).convert("P").save(tmp_path / f"{number:02d}.gif")
+        assert files.open_images(str(tmp_path)).images.shape == (1, 6, 5)
+
     def test_damage_is_refused_where_it_is_met(self, tmp_path):
         save(tmp_path, COLOUR)
         content = (tmp_path / "07.png").read_bytes()

@@ -8,7 +8,7 @@ from tests.data.refusals import refused
 from train.data import datasets
 from train.data.composition import INK
 from train.data.labelled import Images, Split
-from train.data.scenes import load_scenes, make_scenes
+from train.data.scenes import Scenes, load_scenes, make_scenes
 from train.settings import SceneSettings
 
 
@@ -20,7 +20,7 @@ def digits():
 @pytest.fixture
 def blocks():
     """A digit that fills its image; the sum of two is below 255, of three above."""
-    return torch.full((1, 28, 28), 100, dtype=torch.uint8)
+    return torch.full((1, 1, 28, 28), 100, dtype=torch.uint8)
 
 
 @pytest.fixture(scope="module")
@@ -37,9 +37,10 @@ def identical(first, second):
 
 
 def covered(scenes):
-    """The number of boxes that each pixel is in, (M, H, W)."""
-    cover = np.zeros(scenes.images.shape, dtype=np.int64)
-    for scene, count, boxes in zip(cover, scenes.counts, scenes.boxes.int(), strict=True):
+    """The number of boxes that each pixel is in, (M, 1, H, W)."""
+    images = scenes.images[:, :1]
+    cover = np.zeros(images.shape, dtype=np.int64)
+    for (scene,), count, boxes in zip(cover, scenes.counts, scenes.boxes.int(), strict=True):
         for x0, y0, x1, y1 in boxes[:count].tolist():
             scene[y0:y1, x0:x1] += 1
     return torch.from_numpy(cover)
@@ -84,7 +85,7 @@ class TestShapes:
     @pytest.mark.parametrize(("canvas_size", "max_digits"), [(50, 2), (40, 1), (100, 5)])
     def test_shapes_and_types(self, digits, canvas_size, max_digits):
         scenes = make_scenes(digits, 60, canvas_size=canvas_size, max_digits=max_digits, seed=0)
-        assert scenes.images.shape == (60, canvas_size, canvas_size)
+        assert scenes.images.shape == (60, 1, canvas_size, canvas_size)
         assert scenes.images.dtype == torch.uint8
         assert scenes.counts.shape == (60,)
         assert scenes.counts.dtype == torch.int64
@@ -96,7 +97,7 @@ class TestShapes:
         monkeypatch.setattr("train.data.scenes.PIXELS_AT_ONCE", 50 * 50 * 3 * 7)
         scenes = make_scenes(digits, 100, seed=0)
         assert ((scenes.images >= INK).flatten(1).any(1) == (scenes.counts > 0)).all()
-        assert (covered(scenes).amax((1, 2)) == scenes.counts.clamp(max=1)).all()
+        assert (covered(scenes).amax((1, 2, 3)) == scenes.counts.clamp(max=1)).all()
 
     def test_select(self, digits):
         scenes = make_scenes(digits, 20, seed=0)
@@ -104,6 +105,32 @@ class TestShapes:
         assert len(chosen) == 2
         assert torch.equal(chosen.boxes[1], scenes.boxes[3])
         assert torch.equal(chosen.images[0], scenes.images[7])
+
+
+class TestColour:
+    def test_grey_digits_without_channels_are_taken(self, digits):
+        first, second = (make_scenes(each, 60, seed=3) for each in (digits, digits[:, 0]))
+        assert identical(first, second)
+
+    @pytest.mark.parametrize("overlap", ["apart", "any"])
+    def test_a_grey_digit_in_three_colours_has_the_scenes_of_the_grey_one(self, digits, overlap):
+        """The same places, sizes and boxes, and each channel at its own brightness."""
+        grey = make_scenes(digits, 100, overlap=overlap, seed=3)
+        alike = make_scenes(digits.expand(-1, 3, -1, -1), 100, overlap=overlap, seed=3)
+        assert identical(grey, Scenes(alike.images[:, :1], alike.counts, alike.boxes))
+        assert torch.equal(alike.images, grey.images.expand_as(alike.images))
+        red = digits * torch.tensor([1, 0, 0], dtype=torch.uint8).view(3, 1, 1)
+        scenes = make_scenes(red, 100, overlap=overlap, seed=3)
+        assert torch.equal(scenes.boxes, grey.boxes)
+        assert torch.equal(scenes.images[:, 0], grey.images[:, 0])
+        assert not scenes.images[:, 1:].any()
+
+    def test_more_coloured_scenes_than_are_drawn_at_once(self, blocks, monkeypatch):
+        colours = blocks * torch.tensor([1, 0, 2], dtype=torch.uint8).view(3, 1, 1)
+        monkeypatch.setattr("train.data.scenes.PIXELS_AT_ONCE", 3 * 50 * 50 * 3 * 7)
+        scenes = make_scenes(colours, 60, digit_size=(16, 16), seed=0)
+        expected = covered(scenes) * torch.tensor([100, 0, 200]).view(3, 1, 1)
+        assert torch.equal(scenes.images.long(), expected)
 
 
 class TestDistribution:
@@ -155,7 +182,7 @@ class TestDistribution:
 
     def test_every_digit_is_drawn(self):
         # Brightness tells the digits apart; a constant stays constant when resized.
-        digits = torch.arange(1, 11, dtype=torch.uint8).view(-1, 1, 1).expand(-1, 28, 28) * 20
+        digits = torch.arange(1, 11, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 28, 28) * 20
         scenes = make_scenes(digits, 500, max_digits=1, seed=0)
         frequencies = scenes.images.flatten(1).amax(1).unique(return_counts=True)
         assert frequencies[0].tolist() == [20 * level for level in range(11)]
@@ -168,7 +195,7 @@ class TestBoxes:
 
     def test_boxes_are_tight(self, scenes):
         checked = 0
-        for image, count, boxes in zip(
+        for (image,), count, boxes in zip(
             scenes.images, scenes.counts, scenes.boxes.int(), strict=True
         ):
             for x0, y0, x1, y1 in boxes[:count].tolist():
@@ -211,7 +238,7 @@ class TestLoad:
     def split(self, monkeypatch):
         """Training digits at a brightness of 128, held-out ones at 255."""
 
-        def load(data, data_dir, evaluate_on):
+        def load(data, data_dir, evaluate_on, options):
             images = torch.ones(10, 28, 28, dtype=torch.uint8)
             return Split(Images(images * 128, None), Images(images * 255, None))
 
@@ -243,7 +270,7 @@ class TestLoad:
         scenes = self.load(
             canvas_size=60, max_digits=3, digit_size=(9, 9), digit_shrink=None, overlap="any"
         ).held_out
-        assert scenes.images.shape == (100, 60, 60)
+        assert scenes.images.shape == (100, 1, 60, 60)
         assert scenes.counts.max() == 3
         assert (widths(scenes) == 9).all()
         assert (widths(self.load(digit_shrink=(2.0, 0.0)).train) == 14).all()
@@ -274,7 +301,7 @@ class TestLoad:
         )
         split = load_scenes(SceneSettings(data=str(tmp_path / "data.npz")))
         assert (len(split.train), len(split.held_out)) == (40, 10)
-        numbers = [scenes.images[:, 0, 0].tolist() for scenes in split]
+        numbers = [scenes.images[:, 0, 0, 0].tolist() for scenes in split]
         assert sorted(numbers[0] + numbers[1]) == list(range(n))
         for scenes, number in zip(split, numbers, strict=True):
             if known:
@@ -295,7 +322,8 @@ class TestLoad:
         )
         assert (len(validation.train), len(validation.held_out)) == (32, 8)
         remaining = (
-            validation.train.images[:, 0, 0].tolist() + validation.held_out.images[:, 0, 0].tolist()
+            validation.train.images[:, 0, 0, 0].tolist()
+            + validation.held_out.images[:, 0, 0, 0].tolist()
         )
         assert sorted(remaining) == sorted(numbers[0])
 
@@ -338,7 +366,7 @@ class TestLoad:
     ],
 )
 def test_unusable_settings_are_refused(settings, words):
-    digits = torch.full((1, 28, 28), 255, dtype=torch.uint8)
+    digits = torch.full((1, 1, 28, 28), 255, dtype=torch.uint8)
     given = {"n": 100, "seed": 0} | settings
     with refused(*words):
         make_scenes(digits, **given)

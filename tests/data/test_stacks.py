@@ -14,8 +14,8 @@ from train.data.stacks import CHUNK, Sets, StackPairs
 def data(*counts: int) -> tuple[Tensor, Tensor]:
     """Images whose first pixel is their number, and their sets."""
     sets = torch.cat([torch.full((count,), i) for i, count in enumerate(counts)])
-    images = torch.zeros(len(sets), 4, 4, dtype=torch.uint8)
-    images[:, 0, 0] = torch.arange(len(sets))
+    images = torch.zeros(len(sets), 3, 4, 4, dtype=torch.uint8)
+    images[:, 0, 0, 0] = torch.arange(len(sets))
     return images, sets
 
 
@@ -41,7 +41,8 @@ def test_stacks_are_the_images_in_the_unit_interval():
     images, sets = data(100, 120)
     stacks = StackPairs(images, sets, (5, 7), pairs=3, seed=4)
     for stack, rows in zip(stacks(9), stacks.indices(9), strict=True):
-        torch.testing.assert_close(stack[..., 0, 0], rows / 255)
+        assert stack.shape == (*rows.shape, 3, 4, 4)
+        torch.testing.assert_close(stack[..., 0, 0, 0], rows / 255)
 
 
 def test_a_batch_depends_on_its_step_alone():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,14 @@ import pytest
 from PIL import Image
 
 from tests.data.refusals import refused
+from train.compare import CompareSettings, reproduced
 from train.data import datasets, files, tables
 from train.data.fingerprint import fingerprint
 from train.data.labelled import Images
 from train.data.options import DataOptions
+from train.data.scenes import load_scenes
+from train.settings import DataSettings, SceneSettings, Settings
+from train.settings.flags import parse
 
 M = 12
 GREY = np.random.default_rng(0).integers(0, 256, (M, 6, 5), dtype=np.uint8)
@@ -172,6 +177,8 @@ class TestArrays:
         assert contents.columns["digit"].tolist() == DIGITS
         split = datasets.load(str(tmp_path / "data.npz"), tmp_path, "test")
         assert split.train.labels is None
+        with refused("--data has no labels", "--label-column", "digit"):
+            split.train.require_labels()
         assert len(split.held_out.column("digit")) == 2
 
     def test_labels_of_several_columns_are_numbered(self, tmp_path):
@@ -448,6 +455,48 @@ class TestChoices:
         first, second = (datasets.load(str(archive), archive, "test", options) for _ in range(2))
         assert fingerprint(*first) == fingerprint(*second)
         assert first.held_out.labels.bincount().tolist() == [2]
+
+
+class TestScenes:
+    def test_counts_and_splits_of_a_table(self, folder):
+        path = table(folder, names(), ["counts", *DIGITS], ["part", *PARTS])
+        settings = SceneSettings(data=str(folder), labels=path, split_column="part")
+        split = load_scenes(settings)
+        np.testing.assert_array_equal(split.held_out.images[:, 0], GREY[9:])
+        assert split.train.counts.tolist() == DIGITS[:9]
+        # A random split has the same share of each count.
+        held_out = load_scenes(replace(settings, split_column=None)).held_out
+        assert len(held_out.counts.unique()) == len(held_out) == 2
+
+    def test_colour_and_grey(self, tmp_path):
+        images = np.stack([GREY, GREY // 2, GREY // 3], axis=-1)
+        np.savez(tmp_path / "data.npz", images=images)
+        settings = SceneSettings(data=str(tmp_path / "data.npz"))
+        assert load_scenes(settings).train.shape == (3, 6, 5)
+        assert load_scenes(replace(settings, grey=True)).train.shape == (1, 6, 5)
+
+    def test_other_counts_are_refused(self, folder):
+        path = table(folder, names(), ["counts", *SLANTS])
+        with refused("column counts must be", "whole numbers"):
+            load_scenes(SceneSettings(data=str(folder), labels=path))
+
+
+class TestSettings:
+    @pytest.mark.parametrize("kind", [Settings, CompareSettings])
+    def test_flags(self, kind):
+        words = "--labels x.csv --label-column a b --split-column part --grey --skip-bad"
+        expected = DataOptions(Path("x.csv"), ("a", "b"), "part", True, True)
+        assert parse(kind, words.split()).data_options == expected
+        assert parse(kind, []).data_options == DataOptions()
+
+    def test_the_command_that_reproduces_a_comparison(self):
+        settings = CompareSettings(labels=Path("x.csv"), label_column=("a", "b"), grey=True)
+        words = reproduced("compare", settings)
+        assert words == "python -m train.compare --labels x.csv --label-column a b --grey"
+
+    def test_a_run_of_earlier_versions_is_resumed(self):
+        """Its settings lack these, and its data are recognised by their content."""
+        assert set(DataSettings.DATA) - {"data", "evaluate_on"} <= Settings.FREE
 
 
 class TestNamed:

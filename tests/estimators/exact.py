@@ -42,16 +42,18 @@ def picture(model: AIR, z_what: Tensor, z_where: Tensor) -> Tensor:
     """One object's canvas, pixel by pixel from the definition of its place."""
     first, last = model.decoder[0], model.decoder[2]
     hidden = (z_what @ first.weight.T + first.bias).clamp(min=0)
-    logits = hidden @ last.weight.T + last.bias + model.decoder_bias
     size = model.window_size
-    window = (1 / (1 + (-logits).exp())).reshape(-1, size, size)
+    logits = (hidden @ last.weight.T + last.bias).reshape(len(z_what), -1, size, size)
+    window = 1 / (1 + (-logits[:, :1] - model.decoder_bias).exp())
+    if model.shape.channels > 1:
+        window = window / (1 + (-logits[:, 1:]).exp())
     weights = []
-    for pixels, shift in zip(model.shape, (z_where[:, 2], z_where[:, 1]), strict=True):
+    for pixels, shift in zip(model.shape.sides, (z_where[:, 2], z_where[:, 1]), strict=True):
         u = torch.linspace(-1 + 1 / pixels, 1 - 1 / pixels, pixels)
         point = z_where[:, :1].exp() * u + shift[:, None]
         index = ((point + 1) * size - 1) / 2
         weights.append((1 - (index[..., None] - torch.arange(size)).abs()).clamp(min=0))
-    return torch.einsum("byi,bij,bxj->byx", weights[0], window, weights[1])
+    return torch.einsum("byi,bcij,bxj->bcyx", weights[0], window, weights[1])
 
 
 def prior_presences(model: AIR, pi: float) -> list[float]:
@@ -88,7 +90,7 @@ def brute_force(air: SmallAIR, *, beta: float, pi: float) -> Tensor:
         weight = math.prod(p[:n], start=torch.ones(batch))
         if n < n_max:
             weight = weight * (1 - p[n])
-        likelihood = log_normal(x, canvas, torch.tensor(model.likelihood_scale)).sum((-2, -1))
+        likelihood = log_normal(x, canvas, torch.tensor(model.likelihood_scale)).sum((-3, -2, -1))
         expected = expected + weight * likelihood
     return (beta * kl - expected).sum()
 
@@ -125,7 +127,7 @@ class Projections:
     def draw(self, estimator: Any, batches: int = 20, copies: int = 150) -> Tensor:
         """A row for each batch, which has the images many times over."""
         model, guide, images = self.air
-        many = images.repeat(copies, 1, 1)
+        many = images.repeat(copies, 1, 1, 1)
         rows = []
         for _ in range(batches):
             loss = estimator.differentiable_loss(model, guide, many) / len(many)

@@ -74,9 +74,13 @@ class Stop(poutine.messenger.Messenger):
 
 @GUIDES
 @PRIORS
-@pytest.mark.parametrize(("beta", "pi"), [(1.0, None), (0.7, None), (1.3, 0.6)])
-def test_marginal_is_brute_force_over_all_counts(small_air, guide_class, count_prior, beta, pi):
-    air = small_air(guide_class, count_prior=count_prior)
+@pytest.mark.parametrize(
+    ("channels", "beta", "pi"), [(1, 1.0, None), (1, 0.7, None), (1, 1.3, 0.6), (3, 1.3, 0.6)]
+)
+def test_marginal_is_brute_force_over_all_counts(
+    small_air, guide_class, count_prior, channels, beta, pi
+):
+    air = small_air(guide_class, count_prior=count_prior, shape=(channels, 10, 11))
     pyro.set_rng_seed(1)
     expected = brute_force(air, beta=beta, pi=0.3 if pi is None else pi)
     pyro.set_rng_seed(1)
@@ -90,9 +94,9 @@ def test_marginal_is_brute_force_over_all_counts(small_air, guide_class, count_p
 
 @GUIDES
 @PRIORS
-@pytest.mark.parametrize("beta", [1.0, 0.7])
-def test_marginal_is_pyros_enumeration(small_air, guide_class, count_prior, beta):
-    air = small_air(guide_class, count_prior=count_prior)
+@pytest.mark.parametrize(("channels", "beta"), [(1, 1.0), (1, 0.7), (3, 0.7)])
+def test_marginal_is_pyros_enumeration(small_air, guide_class, count_prior, channels, beta):
+    air = small_air(guide_class, count_prior=count_prior, shape=(channels, 10, 11))
     pyro.set_rng_seed(1)
     enumerated = config_enumerate(air.guide, "parallel")
     pyros = TraceEnum_ELBO(max_plate_nesting=1)
@@ -228,7 +232,7 @@ class AttachedNetwork(BaselineNetwork):
     """A mutant whose squared error moves the guide's state too."""
 
     def forward(self, step: int, images: Tensor, hidden: Tensor) -> Tensor:
-        features = self.image(images.flatten(-2)) + self.state(hidden)
+        features = self.image(images.flatten(-3)) + self.state(hidden)
         return self.unit * self.head(features.relu()).squeeze(-1)
 
 
@@ -274,7 +278,7 @@ def warm_average(air: SmallAIR) -> None:
 
 def train_network(air: SmallAIR) -> None:
     optimiser = torch.optim.Adam(air.guide.baseline.parameters(), lr=0.02)
-    images = air.images.repeat(20, 1, 1)
+    images = air.images.repeat(20, 1, 1, 1)
     for _ in range(50):
         optimiser.zero_grad()
         loss = TraceGraphELBO().differentiable_loss(air.model, air.guide, images)
@@ -302,7 +306,7 @@ def test_a_baseline_changes_the_variance_and_not_the_mean(against):
 
 def test_decaying_average_is_a_weighted_mean(double):
     average = DecayingAverage(2, decay=0.9)
-    images, hidden = torch.zeros(3, 10, 11), torch.zeros(3, 8)
+    images, hidden = torch.zeros(3, 1, 10, 11), torch.zeros(3, 8)
     assert average(0, images, hidden).tolist() == [0.0, 0.0, 0.0]
     average.update(0, torch.tensor([1.0, 3.0]), torch.ones(2))
     assert average(0, images, hidden).tolist() == [2.0, 2.0, 2.0]
@@ -341,7 +345,7 @@ def test_decaying_average_learns_what_a_step_can_change(small_air):
 def test_decaying_average_lives_in_the_state_dict(small_air):
     air = small_air(baseline=DecayingAverage(3))
     elbo = TraceGraphELBO()
-    for images in (air.images, air.images[:4], air.images.repeat(2, 1, 1)):
+    for images in (air.images, air.images[:4], air.images.repeat(2, 1, 1, 1)):
         assert elbo.differentiable_loss(air.model, air.guide, images).isfinite()
     state = air.guide.state_dict()
     assert state["baseline.weight"][0] > 0
@@ -473,7 +477,7 @@ def test_svi_learns(small_air, estimator_class, guide_class, baseline):
     before = {name: weight.detach().clone() for name, weight in parameters(air).items()}
     optimiser = pyro.optim.Adam({"lr": 0.01})
     svi = SVI(air.model, air.guide, optimiser, loss=estimator_class())
-    images = air.images.repeat(8, 1, 1)
+    images = air.images.repeat(8, 1, 1, 1)
     losses = torch.tensor([svi.step(images) for _ in range(100)])
     spread = losses[-10:].std()
     assert losses[-10:].mean() < losses[:10].mean() - 5 * spread / 10**0.5

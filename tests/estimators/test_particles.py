@@ -80,7 +80,7 @@ def log_joints(air: SmallAIR, sites: dict[str, Any], pi: float) -> tuple[Tensor,
         last = n == model.max_objects
         p = 0.0 if last else sites[f"z_pres_{n}"]["fn"].logits.sigmoid()
         log_q.append((survival * (1 - p)).log())
-        likelihood = log_normal(x, canvas, torch.tensor(model.likelihood_scale)).sum((-2, -1))
+        likelihood = log_normal(x, canvas, torch.tensor(model.likelihood_scale)).sum((-3, -2, -1))
         prior = prior_survival * (1 if last else 1 - priors[n])
         joints.append(likelihood + ratio + math.log(prior))
         if last:
@@ -101,11 +101,14 @@ def log_joints(air: SmallAIR, sites: dict[str, Any], pi: float) -> tuple[Tensor,
 
 @GUIDES
 @SIDE_BY_SIDE
-@pytest.mark.parametrize(("count_prior", "tight"), [("steps", 1.0), ("geometric", 0.3)])
+@pytest.mark.parametrize(
+    ("channels", "count_prior", "tight"),
+    [(1, "steps", 1.0), (1, "geometric", 0.3), (3, "geometric", 0.3)],
+)
 def test_the_bound_is_brute_force_over_counts_and_draws(
-    small_air, guide_class, side_by_side, count_prior, tight
+    small_air, guide_class, side_by_side, channels, count_prior, tight
 ):
-    air = small_air(guide_class, count_prior=count_prior)
+    air = small_air(guide_class, count_prior=count_prior, shape=(channels, 10, 11))
     k = 4
     pyro.set_rng_seed(1)
     actual = [log_joints(air, sites, 0.3) for sites in draws(air, k, side_by_side, detached=False)]
@@ -164,7 +167,7 @@ def test_one_draw_is_marginal(small_air, guide_class, beta):
 
 def test_more_draws_make_a_higher_bound(small_air):
     air = small_air(images=1)
-    many = air.images.repeat(4_000, 1, 1)
+    many = air.images.repeat(4_000, 1, 1, 1)
     actual = []
     for k in (1, 3, 20):
         bound = ImportanceWeightedELBO(k).bound(air.model, air.guide, many)
@@ -268,7 +271,7 @@ def test_a_batch_of_one(small_air, guide_class, estimator_class, side_by_side):
 @ESTIMATORS
 def test_draws_side_by_side_are_draws_one_after_another(small_air, estimator_class):
     air = small_air(images=1)
-    many = air.images.repeat(500, 1, 1)
+    many = air.images.repeat(500, 1, 1, 1)
     means, errors = [], []
     for side_by_side in (True, False):
         estimator = estimator_class(3, vectorize_particles=side_by_side)
@@ -304,7 +307,7 @@ def test_as_a_module_and_in_svi(small_air, estimator_class):
 
     before = {name: weight.detach().clone() for name, weight in parameters(air).items()}
     svi = SVI(air.model, air.guide, pyro.optim.Adam({"lr": 0.02}), loss=estimator_class(4))
-    images = air.images.repeat(8, 1, 1)
+    images = air.images.repeat(8, 1, 1, 1)
     losses = torch.tensor([svi.step(images) for _ in range(50)])
     spread = losses[-10:].std()
     assert losses[-10:].mean() < losses[:10].mean() - 5 * spread / 10**0.5

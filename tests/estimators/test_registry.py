@@ -125,7 +125,7 @@ def test_an_estimator_says_what_is_annealed():
 
 # ICVAE: no presences, and a guide with a penalty
 
-IMAGES, C = (6, 10, 12), 3
+IMAGES, C = (6, 1, 10, 12), 3
 GUIDES = ("none", "pairwise", "kt", "direct", "echo")
 
 
@@ -169,6 +169,25 @@ def test_icvae_with_each_estimator_that_it_may_have(name, kind):
     wanted = weight * metrics["kl_z"] - metrics["log_likelihood"] + penalty
     torch.testing.assert_close(loss, wanted)
     torch.testing.assert_close(metrics["elbo"], metrics["log_likelihood"] - metrics["kl_z"])
+
+
+@pytest.mark.parametrize("kind", ["none", "echo"])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("network", ["dense", "conv"])
+def test_icvae_refuses_images_of_other_axes(kind, channels, network):
+    """The mutation: without channels, or as a single image, they are broadcast."""
+    options = {"hidden": (8, 8), "network": network}
+    model = ICVAE((channels, 10, 12), C, 2, prior=kind != "echo", **options)
+    guide = (
+        EchoGuide(model, terms=2, **options) if kind == "echo" else GaussianGuide(model, **options)
+    )
+    images, c = torch.rand(3, channels, 10, 12), torch.eye(C)
+    model(images, c)
+    guide(images, c)
+    for other in (images[:, 0], images.repeat(1, 2, 1, 1), images[0]):
+        for take in (model, guide, guide.encode):
+            with pytest.raises(ValueError, match=r"images have shape .*: give \((\*|B), C, H, W\)"):
+                take(other, c)
 
 
 @pytest.mark.parametrize("name", WITHOUT_PRESENCE)

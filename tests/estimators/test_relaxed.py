@@ -36,8 +36,9 @@ def test_enumeration_is_marginal_at_the_draw(small_air, guide_class, beta):
 
 
 @GUIDES
-def test_relaxed_presence_is_its_formula(small_air, guide_class):
-    air = small_air(guide_class)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_relaxed_presence_is_its_formula(small_air, guide_class, channels):
+    air = small_air(guide_class, shape=(channels, 10, 11))
     model, guide, x = air
     pyro.set_rng_seed(1)
     loss = ConcreteELBO(temperature=0.7).differentiable_loss(*air, beta=0.6)
@@ -58,7 +59,8 @@ def test_relaxed_presence_is_its_formula(small_air, guide_class):
             (z_what, torch.distributions.Normal(torch.zeros(3), torch.ones(3))),
         ):
             kl = kl + presence * kl_divergence(site["fn"].base_dist, prior).sum(-1)
-        canvas = canvas + presence[:, None, None] * model.paste(z_what["value"], z_where["value"])
+        pasted = model.paste(z_what["value"], z_where["value"])
+        canvas = canvas + presence[:, None, None, None] * pasted
     likelihood = torch.distributions.Normal(canvas, 0.4).log_prob(x).sum()
     wanted = 0.6 * kl.sum() - likelihood
     torch.testing.assert_close(loss, wanted)
@@ -67,7 +69,7 @@ def test_relaxed_presence_is_its_formula(small_air, guide_class):
 
 def test_relaxed_presence_becomes_the_elbo_as_it_cools(small_air):
     air = small_air(images=1, max_objects=2)
-    many = air.images.repeat(2_000, 1, 1)
+    many = air.images.repeat(2_000, 1, 1, 1)
 
     def mean(estimator: ELBO) -> tuple[float, float]:
         losses = [estimator.loss(air.model, air.guide, many) / 2_000 for _ in range(20)]
@@ -105,7 +107,7 @@ def test_a_temperature_that_is_annealed_comes_first(small_air):
 @pytest.mark.parametrize("estimator_class", [MarginalELBO, ConcreteELBO])
 def test_draws_side_by_side_have_the_same_mean(small_air, estimator_class):
     air = small_air(images=1)
-    many = air.images.repeat(300, 1, 1)
+    many = air.images.repeat(300, 1, 1, 1)
     actual = []
     for side_by_side in (True, False):
         estimator = estimator_class(4, vectorize_particles=side_by_side)

@@ -60,7 +60,7 @@ def test_a_certain_guide_is_right_where_the_count_is_its_own(pair, present, coun
     model, guide = pair
     certain(guide, present)
     counts = torch.tensor([0, 1, 2, 3])
-    images = torch.rand(4, 12, 12)
+    images = torch.rand(4, 1, 12, 12)
     assert draw_counts(guide, images).tolist() == [count] * 4
     scenes = Scenes((images * 255).byte(), counts, torch.zeros(4, 3, 4))
     watch = watched(model, guide, scenes)
@@ -79,17 +79,17 @@ def watched(model: AIR, guide: ResidualGuide, scenes: Scenes) -> AIRWatch:
 def test_scenes_are_looked_at_some_at_a_time(pair):
     model, guide = pair
     certain(guide, True)
-    scenes = (torch.rand(4, 12, 12) * 255).byte()
+    scenes = (torch.rand(4, 1, 12, 12) * 255).byte()
     parts, whole = explain(model, guide, scenes, batch=3), explain(model, guide, scenes)
     torch.testing.assert_close(parts.boxes, whole.boxes)
     torch.testing.assert_close(parts.mse, whole.mse)
     drawn = guide.detect(scenes / 255).reconstruction
-    torch.testing.assert_close(whole.mse, (drawn - scenes / 255).square().mean((1, 2)))
+    torch.testing.assert_close(whole.mse, (drawn - scenes / 255).square().mean((1, 2, 3)))
 
 
 def test_scenes_without_truth_have_an_elbo_and_no_accuracy(pair):
     model, guide = pair
-    scenes = Scenes((torch.rand(5, 12, 12) * 255).byte(), None, None)
+    scenes = Scenes((torch.rand(5, 1, 12, 12) * 255).byte(), None, None)
     watch = watched(model, guide, scenes)
     measured = watch.measure()
     assert math.isfinite(measured["elbo"])
@@ -103,7 +103,7 @@ def test_scenes_without_truth_have_an_elbo_and_no_accuracy(pair):
 def test_boxes_count_only_in_scenes_whose_count_is_right(pair):
     _, guide = pair
     certain(guide, True)
-    images = (torch.rand(2, 12, 12) * 255).byte()
+    images = (torch.rand(2, 1, 12, 12) * 255).byte()
     found = guide.detect(images.float() / 255).boxes
     far = found + 100
     right = Scenes(images, torch.tensor([3, 2]), torch.stack([found[0].flip(0), far[1]]))
@@ -116,7 +116,7 @@ def test_boxes_count_only_in_scenes_whose_count_is_right(pair):
 
 def test_the_bound_rises_with_particles_and_starts_at_the_elbo(pair):
     model, guide = pair
-    images = torch.rand(64, 12, 12)
+    images = torch.rand(64, 1, 12, 12)
     one = torch.stack([iw_bound(model, guide, images, 1).mean() for _ in range(40)])
     elbos = torch.stack([elbo(model, guide, images).mean() for _ in range(40)])
     many = iw_bound(model, guide, images, 50).mean()
@@ -128,7 +128,7 @@ def test_the_bound_rises_with_particles_and_starts_at_the_elbo(pair):
 
 def test_a_batch_too_large_for_memory_is_split(pair):
     model, guide = pair
-    images = torch.rand(7, 12, 12)
+    images = torch.rand(7, 1, 12, 12)
     bounds = iw_bound(model, guide, images, particles=5, rows=12)
     assert bounds.shape == (7,)
     assert bounds.isfinite().all()
@@ -139,7 +139,7 @@ def test_a_batch_too_large_for_memory_is_split(pair):
     [(0, "--window-size"), (60, "background subtracted"), (255, "inverted"), (None, "same image")],
 )
 def test_advice_depends_on_the_background(background, words):
-    scenes = torch.full((4, 12, 12), background or 0, dtype=torch.uint8)
+    scenes = torch.full((4, 1, 12, 12), background or 0, dtype=torch.uint8)
     if background is not None:
-        scenes[:, 3:5, 3:6] = 120 + torch.arange(4)[:, None, None].byte()
+        scenes[..., 3:5, 3:6] = 120 + torch.arange(4)[:, None, None, None].byte()
     assert words in advise(scenes)

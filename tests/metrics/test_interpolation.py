@@ -10,10 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from pyro_models.ae import Autoencoder
-from train.data.lines import draw
+from train.data import lines
 from train.metrics.interpolation import interpolate, judge, measure, nearest_lines, smoothness
 
 STEPS = 16
+
+
+def draw(angles: Tensor) -> Tensor:
+    """Lines with a channel axis."""
+    return lines.draw(angles).unsqueeze(-3)
 
 
 def pairs(n: int = 20) -> tuple[Tensor, Tensor]:
@@ -33,7 +38,7 @@ def test_perfect_interpolations():
 
 def test_blends_are_not_lines_and_jump():
     start, end = pairs()
-    share = torch.linspace(0, 1, STEPS)[:, None, None]
+    share = torch.linspace(0, 1, STEPS)[:, None, None, None]
     found = judge(torch.lerp(draw(start)[:, None], draw(end)[:, None], share))
     assert found.mean_distance > 0.005
     # Nearest is first the one line and then the other.
@@ -62,16 +67,22 @@ def test_the_nearest_line_is_itself():
     np.testing.assert_allclose(nearest, angles, atol=2 * math.pi / 10_000)
 
 
-def test_interpolating_is_straight_in_the_code():
+@pytest.mark.parametrize("channels", [1, 3])
+def test_interpolating_is_straight_in_the_code(channels):
     torch.manual_seed(0)
     flat = nn.Sequential(nn.Flatten(), nn.Identity())
-    same = Autoencoder(flat, nn.Unflatten(1, (4, 4)), (4, 4))
-    one, other = torch.rand(2, 3, 4, 4)
+    same = Autoencoder(flat, nn.Unflatten(1, (channels, 4, 4)), (channels, 4, 4))
+    one, other = torch.rand(2, 6, channels, 4, 4)
     found = interpolate(same, one, other, 5)
-    assert found.shape == (3, 5, 4, 4)
+    assert found.shape == (6, 5, channels, 4, 4)
     torch.testing.assert_close(found[:, 0], one)
     torch.testing.assert_close(found[:, 4], other)
     torch.testing.assert_close(found[:, 1], 0.75 * one + 0.25 * other)
-    lines = draw(2 * math.pi * torch.rand(40))
-    same = Autoencoder(flat, nn.Unflatten(1, (32, 32)), (32, 32))
-    assert measure(same, lines, pairs=20).mean_distance > 0.005
+
+
+def test_blended_lines_are_measured():
+    torch.manual_seed(0)
+    flat = nn.Sequential(nn.Flatten(), nn.Identity())
+    drawn = draw(2 * math.pi * torch.rand(40))
+    same = Autoencoder(flat, nn.Unflatten(1, (1, 32, 32)), (32, 32))
+    assert measure(same, drawn, pairs=20).mean_distance > 0.005

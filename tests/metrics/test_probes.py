@@ -88,7 +88,7 @@ def test_adversaries_of_many_classes_and_many_codes(monkeypatch):
 
 def images(labels: torch.Tensor | None) -> Images:
     n = 8 if labels is None else len(labels)
-    return Images(torch.zeros(n, 5, 5, dtype=torch.uint8), labels)
+    return Images(torch.zeros(n, 1, 5, 5, dtype=torch.uint8), labels)
 
 
 def test_classes_are_one_hot():
@@ -130,7 +130,7 @@ def test_labels_that_will_not_do(train, held_out, words):
 
 
 def labelled(n: int) -> Images:
-    return Images(torch.randint(0, 256, (n, 8, 8), dtype=torch.uint8), torch.arange(n) % 3)
+    return Images(torch.randint(0, 256, (n, 1, 8, 8), dtype=torch.uint8), torch.arange(n) % 3)
 
 
 def test_measures_of_codes():

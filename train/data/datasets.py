@@ -9,9 +9,8 @@ from typing import Literal
 import numpy as np
 import torch
 
-from train.data import files
+from train.data import adapters, huggingface, opening
 from train.data.catalogue import CATALOGUE
-from train.data.columns import Columns
 from train.data.files import Contents
 from train.data.images import to_grey
 from train.data.labelled import Images, Split
@@ -56,7 +55,9 @@ def load(
     )
     if data in CATALOGUE:
         return _load_named(data, data_dir, evaluate_on, options)
-    contents = files.read(data, options)
+    if huggingface.is_saved(data):
+        return adapters.as_split(huggingface.load(data), evaluate_on, options)
+    contents = opening.read(data, options)
     images = images_of(contents)
     rows = rows_of(contents, evaluate_on)
     return Split(*(images.select(torch.from_numpy(indices)) for indices in rows))
@@ -64,7 +65,7 @@ def load(
 
 def images_of(contents: Contents) -> Images:
     """Returns the images of a file or folder with their labels and columns."""
-    images = Images(torch.from_numpy(contents.images), None, columns=contents.columns)
+    images = Images(contents.images, None, columns=contents.columns)
     return images.with_labels(*contents.label) if contents.label else images
 
 
@@ -124,7 +125,7 @@ def _load_named(data: str, data_dir: Path, evaluate_on: EvaluateOn, options: Dat
     is_given = validation and entry.load_validation is not None
     split = entry.load_validation(data_dir) if is_given else entry.load(data_dir)
     if options.label_column:
-        split = _with_labels(split, options.label_column)
+        split = adapters.with_labels(split, options.label_column)
     if options.grey and split.train.shape.channels > 1:
         require(
             not entry.endless,
@@ -132,13 +133,3 @@ def _load_named(data: str, data_dir: Path, evaluate_on: EvaluateOn, options: Dat
         )
         split = Split(*(replace(part, images=to_grey(part.images)) for part in split))
     return split.train.hold_out() if validation and not is_given else split
-
-
-def _with_labels(split: Split, names: tuple[str, ...]) -> Split:
-    """Returns a split with the named columns as labels, encoded alike in both parts."""
-    Columns(split.train.columns).labelled(names)
-    train, held_out = (part.with_labels(*names) for part in split)
-    if not are_classes(train.values):
-        return Split(train, held_out)
-    classes = Classes.of(np.concatenate([train.values, held_out.values]))
-    return Split(*(replace(part, labels=classes.encode(part.values)) for part in (train, held_out)))

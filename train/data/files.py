@@ -113,7 +113,7 @@ def _contents(data: str, options: DataOptions, in_memory: bool) -> Contents:
         f"--data {data} is {kind}: give an .npz or .npy file or a folder of images",
     )
     table = None if options.labels is None else tables.read(options.labels.expanduser())
-    parts = _array_files(path) if kind == "folder" else {}
+    parts = array_files(path) if kind == "folder" else {}
     if kind == "folder" and not parts:
         contents = _of_folder(path, table, options, in_memory)
     else:
@@ -126,7 +126,7 @@ def _contents(data: str, options: DataOptions, in_memory: bool) -> Contents:
     return contents
 
 
-def _array_files(path: Path) -> dict[str, Path]:
+def array_files(path: Path) -> dict[str, Path]:
     """Returns the files of arrays in a folder that are called by splits, by the split."""
     files: dict[str, Path] = {}
     for suffix in ARRAYS:

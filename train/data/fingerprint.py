@@ -11,10 +11,14 @@ from torch import Tensor
 
 from train.data.labelled import Images
 from train.data.scenes import Scenes
+from train.data.stored import StoredImages
 
 
 def fingerprint(*splits: Images | Scenes) -> str:
     """Hashes the contents of data, independently of the file or folder that they were read from.
+
+    Of stored images it hashes what they say of themselves (see
+    :meth:`train.data.stored.StoredImages.digest`) and which of them are there, in their order.
 
     Args:
         splits: Training and held-out data.
@@ -41,8 +45,13 @@ def fingerprint(*splits: Images | Scenes) -> str:
     return digest.hexdigest()
 
 
-def _update(digest: hashlib.blake2b, name: str, content: Tensor | np.ndarray | None) -> None:
+def _update(
+    digest: hashlib.blake2b, name: str, content: Tensor | StoredImages | np.ndarray | None
+) -> None:
     """Adds an array and its name to a hash."""
+    if isinstance(content, StoredImages):
+        digest.update(f"{content.image_shape}".encode() + content.digest())
+        content = np.arange(len(content)) if content.rows is None else content.rows
     if content is None:
         digest.update(f"{name} {content!r}".encode())
         return

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from pyro_models.shapes import Shape
-from train.data.batches import Batches
 from train.data.labels import Classes, are_classes
+from train.data.loading import Drawing, LoadedBatches, Plan, batches_of
 from train.data.splits import hold_out
+from train.data.stored import StoredImages
 from train.errors import require
 
 
@@ -22,7 +23,8 @@ class Images:
     r"""Images and their labels.
 
     Attributes:
-        images: Pixels, of shape :math:`(M, C, H, W)`, uint8; grey ones may be given as
+        images: Pixels, of shape :math:`(M, C, H, W)`, uint8, in memory or stored (see
+            :class:`~train.data.stored.StoredImages`); grey ones in memory may be given as
             :math:`(M, H, W)`.
         labels: What networks take: class indices, of shape :math:`(M)`, int64; or quantities, of
             shape :math:`(M)` or :math:`(M, K)`, float32; None if there are none, or if they are
@@ -34,7 +36,7 @@ class Images:
             if the data set has names for them.
     """
 
-    images: Tensor
+    images: Tensor | StoredImages
     labels: Tensor | None
     given: np.ndarray | None = None
     columns: Mapping[str, np.ndarray] = field(default_factory=dict)
@@ -111,8 +113,9 @@ class Images:
 
     def select(self, index: Tensor) -> Images:
         r"""Returns the images, and their labels, at ``index`` of shape :math:`(L)`."""
+        stored = isinstance(self.images, StoredImages)
         return Images(
-            self.images[index],
+            self.images.select(index) if stored else self.images[index],
             None if self.labels is None else self.labels[index],
             None if self.given is None else self.given[index.numpy()],
             {name: column[index.numpy()] for name, column in self.columns.items()},
@@ -146,20 +149,35 @@ class Images:
         Raises:
             InputError: If a batch is larger than :attr:`max_batch_size`.
         """
-        return Batches((self.images, *others), batch_size, seed, device)
+        return batches_of((self.images, *others), batch_size, seed, device)
+
+    def drawn(self, batches: Drawing, device: torch.device | str, seed: int) -> Any:
+        """Returns batches as they are if the images are in memory, and else what reads them.
+
+        Args:
+            batches: Batches that draw among these images.
+            device: Device of the batches.
+            seed: Seed of the random numbers that a data set draws.
+        """
+        if isinstance(self.images, Tensor):
+            return batches
+        return LoadedBatches(self.images, Plan(batches.indices), device, seed=seed)
 
     def require_labels(self) -> None:
         """Raises :class:`InputError` if there are no labels."""
-        require(
-            self.values is not None,
-            "--data has no labels: add an array labels to the .npz, or give a labelled data set, "
-            "such as mnist5k",
+        remedy = (
+            f"--label-column chooses one of its columns, {', '.join(self.columns)}"
+            if self.columns
+            else "add --labels FILE.csv, or an array labels to the .npz, give folders of classes, "
+            "or a labelled data set, such as mnist5k"
         )
+        require(self.values is not None, f"--data has no labels: {remedy}")
 
     def require_contrast(self) -> None:
         """Raises :class:`InputError` if all images are identical."""
+        first = self.images[:1]
         require(
-            bool((self.images != self.images[:1]).any()),
+            any(bool((chunk != first).any()) for chunk in self.images.split(10_000)),
             "--data: every image is the same one: there is nothing to encode",
         )
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,8 @@ class DataOptions:
         split_column: The name of the column that holds each image's split.
         grey: Whether colour is turned to grey.
         skip_bad: Whether unreadable files of a folder are left out.
+        in_memory: Whether images are read into memory: see :func:`train.data.opening.read`.
+        workers: Processes that read images that are not; None for the default of their kind.
     """
 
     labels: Path | None = None
@@ -26,3 +29,5 @@ class DataOptions:
     split_column: str | None = None
     grey: bool = False
     skip_bad: bool = False
+    in_memory: Literal["auto", "always", "never"] = "auto"
+    workers: int | None = None

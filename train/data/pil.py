@@ -86,6 +86,10 @@ def upright_size(image: Image.Image) -> tuple[int, int]:
     # PIL decodes a PNG to look for EXIF data behind the pixels.
     has_exif = image.format != "PNG" or "exif" in image.info
     is_on_its_side = has_exif and image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
+    if is_on_its_side and image.format == "TIFF":
+        # PIL turns these itself when it decodes them, and some versions give their size before.
+        image.load()
+        is_on_its_side = False
     return (image.width, image.height) if is_on_its_side else (image.height, image.width)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
@@ -11,14 +12,15 @@ import torch
 from torch import Tensor
 
 from pyro_models.shapes import Shape
-from train.data import datasets, files
+from train.data import datasets, opening
 from train.data.archives import counts_of
-from train.data.batches import Batches
 from train.data.catalogue import CATALOGUE, STORED
 from train.data.composition import Overlap, Rules, draw
 from train.data.labelled import Images
+from train.data.loading import batches_of
 from train.data.options import DataOptions
 from train.data.splits import hold_out
+from train.data.stored import StoredImages
 from train.errors import require
 
 PIXELS_AT_ONCE = 2**23
@@ -30,7 +32,8 @@ class Scenes:
     r"""Images of 0 to :math:`K` objects.
 
     Attributes:
-        images: Pixels, of shape :math:`(M, C, H, W)`, uint8; grey ones may be given as
+        images: Pixels, of shape :math:`(M, C, H, W)`, uint8, in memory or stored (see
+            :class:`~train.data.stored.StoredImages`); grey ones in memory may be given as
             :math:`(M, H, W)`.
         counts: The number of objects in each image, of shape :math:`(M)`, int64; None if unknown.
         boxes: The tightest boxes :math:`(x_0, y_0, x_1, y_1)` around the ink of each object, of
@@ -41,7 +44,7 @@ class Scenes:
             pixels; None if scenes were not made of images.
     """
 
-    images: Tensor
+    images: Tensor | StoredImages
     counts: Tensor | None
     boxes: Tensor | None
     object_size: tuple[float, float] | None = field(default=None, compare=False)
@@ -60,8 +63,9 @@ class Scenes:
 
     def select(self, index: Tensor | slice) -> Scenes:
         r"""Returns the scenes at ``index``, of shape :math:`(L)`, or in a slice."""
+        stored = isinstance(self.images, StoredImages)
         return Scenes(
-            self.images[index],
+            self.images.select(index) if stored else self.images[index],
             None if self.counts is None else self.counts[index],
             None if self.boxes is None else self.boxes[index],
             self.object_size,
@@ -72,7 +76,9 @@ class Scenes:
         """The largest batch that :meth:`batches` can draw."""
         return len(self)
 
-    def batches(self, batch_size: int, seed: int, device: torch.device | str) -> Batches:
+    def batches(
+        self, batch_size: int, seed: int, device: torch.device | str
+    ) -> Callable[[int], tuple[Tensor, ...]]:
         r"""Returns a function from a step to its batch: a tuple of scenes.
 
         The scenes are of shape :math:`(B, C, H, W)`, float32, in [0, 1].
@@ -85,7 +91,7 @@ class Scenes:
         Raises:
             InputError: If there are fewer scenes than that.
         """
-        return Batches((self.images,), batch_size, seed, device)
+        return batches_of((self.images,), batch_size, seed, device)
 
     def hold_out(self) -> ScenesSplit:
         """Holds out a fixed random fifth, stratified by the counts if they are known."""
@@ -99,6 +105,21 @@ class ScenesSplit(NamedTuple):
 
     train: Scenes
     held_out: Scenes
+
+    @classmethod
+    def of(cls, train: Images, held_out: Images) -> ScenesSplit:
+        """Makes scenes of images, whose column ``counts``, if they have it, has the counts."""
+        counts = [images.columns.get("counts") for images in (train, held_out)]
+        return cls(
+            *(
+                Scenes(
+                    images.images,
+                    None if of is None else torch.from_numpy(counts_of(of, "the column counts")),
+                    None,
+                )
+                for images, of in zip((train, held_out), counts, strict=True)
+            )
+        )
 
     def require_room(self, max_objects: int) -> None:
         """Raises :class:`InputError` if a scene has more than ``max_objects`` objects."""
@@ -163,12 +184,12 @@ def load_scenes(settings: SceneOptions) -> ScenesSplit:
 def _read_scenes(
     data: str, evaluate_on: Literal["test", "validation"], options: DataOptions
 ) -> ScenesSplit:
-    contents = files.read(data, options)
+    contents = opening.read(data, options)
     counts = contents.counts
     if counts is None and "counts" in contents.columns:
         counts = counts_of(contents.columns["counts"], "the column counts")
     scenes = Scenes(
-        torch.from_numpy(contents.images),
+        contents.images,
         None if counts is None else torch.from_numpy(counts),
         None if contents.boxes is None else torch.from_numpy(contents.boxes),
     )

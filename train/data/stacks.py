@@ -12,6 +12,7 @@ from torch import Tensor
 from train.data.batches import as_input
 from train.data.labelled import Images
 from train.data.labels import Classes, are_whole
+from train.data.stored import StoredImages
 from train.errors import require
 
 CHUNK = 64
@@ -140,7 +141,8 @@ class StackPairs:
     drawn on the CPU, for many steps at once, so that a step copies nothing from the host.
 
     Args:
-        images: Images, of shape :math:`(M, C, H, W)`, uint8.
+        images: Images, of shape :math:`(M, C, H, W)`, uint8. Of stored ones (see
+            :class:`~train.data.stored.StoredImages`) it draws the indices alone, on the CPU.
         sets: The index of each image's set, of shape :math:`(M)`.
         sizes: The sizes :math:`(n, m)` of the two stacks.
         pairs: Pairs in a batch, :math:`P`.
@@ -165,7 +167,7 @@ class StackPairs:
 
     def __init__(
         self,
-        images: Tensor,
+        images: Tensor | StoredImages,
         sets: Tensor,
         sizes: tuple[int, int],
         *,
@@ -189,7 +191,9 @@ class StackPairs:
             }
             _require_large(sizes_by_name, max(sizes))
         self.pool = np.concatenate(self.members)
-        self.images = images.to(device)
+        stored = isinstance(images, StoredImages)
+        self.images = images if stored else images.to(device)
+        self.device = "cpu" if stored else device
         self.sizes = sizes
         self.pairs = pairs
         self.curated = curated
@@ -214,7 +218,7 @@ class StackPairs:
             random = np.random.default_rng([self.seed, chunk])
             pairs = [self._draw_pair(random) for _ in range(CHUNK * self.pairs)]
             indices = torch.from_numpy(np.stack(pairs)).unflatten(0, (CHUNK, self.pairs))
-            self._indices = indices.to(self.images.device)
+            self._indices = indices.to(self.device)
             self._chunk = chunk
         first, second = self._indices[position].split(list(self.sizes), dim=-1)
         return first, second

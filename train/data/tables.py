@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import os
+import posixpath
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -257,11 +259,10 @@ class _Names:
     def __init__(self, names: Sequence[str], root: Path, base: Path) -> None:
         self.exact = {name: index for index, name in enumerate(names)}
         stems = [name.rpartition(".")[0] for name in names]
-        self.others = [
-            _unique(stems),
-            _unique([PurePosixPath(name).name for name in names]),
-            _unique([PurePosixPath(stem).name for stem in stems]),
-        ]
+        self.others = [_unique(stems)]
+        if any("/" in name for name in names):
+            self.others.append(_unique([posixpath.basename(name) for name in names]))
+            self.others.append(_unique([posixpath.basename(stem) for stem in stems]))
         self.root = os.path.abspath(root)
         self.base = os.path.abspath(base)
 
@@ -302,9 +303,10 @@ def _file_column(
         )
     matches, scores = {}, {}
     for name, cells in table.columns.items():
-        indices = [find(cell) for cell in cells]
+        index_of = {cell: find(cell) for cell in set(cells)}
+        indices = (index_of[cell] for cell in cells)
         matches[name] = np.array([-1 if index is None else index for index in indices])
-        scores[name] = len(set(indices) - {None})
+        scores[name] = len(set(index_of.values()) - {None})
     best = max(scores.values())
     row = ", ".join(cells[0] for cells in table.columns.values())
     require(
@@ -381,68 +383,74 @@ def _typed(table: Table, name: str, cells: Sequence[str]) -> np.ndarray:
     Raises:
         _Unusable: If a value is missing, or some are fractions and others no numbers.
     """
-    if all(INTEGER.fullmatch(cell) for cell in cells):
-        return np.array([int(cell) for cell in cells], dtype=np.int64)
-    given = [cell for cell in cells if cell.lower() not in MISSING]
-    numbers = [bool(NUMBER.fullmatch(cell) or INFINITE.fullmatch(cell)) for cell in given]
-    if given and all(numbers):
-        _require_values(table, cells, MISSING)
-        return _quantities(table, name, cells)
-    _require_values(table, cells, MISSING[:1])
-    _require_text(table, cells)
-    longest = max(range(len(cells)), key=lambda row: len(cells[row]))
-    if len(cells[longest]) > LONGEST:
-        raise _Unusable(
-            f"has a text of {len(cells[longest]):,} characters in line {table.lines[longest]}: "
-            f"name classes with {LONGEST} or fewer"
-        )
+    distinct = set(cells)
+    if all(INTEGER.fullmatch(cell) for cell in distinct):
+        return np.fromiter(map(int, cells), np.int64, len(cells))
+    given = [cell for cell in distinct if cell.lower() not in MISSING]
+    if given and all(NUMBER.fullmatch(cell) or INFINITE.fullmatch(cell) for cell in given):
+        _require_values(table, cells, distinct, MISSING)
+        return _quantities(table, name, cells, distinct)
+    _require_values(table, cells, distinct, MISSING[:1])
+    _require_text(table, cells, distinct)
     return np.array(cells, dtype=str)
 
 
-def _require_values(table: Table, cells: Sequence[str], missing: Sequence[str]) -> None:
-    for line, cell in zip(table.lines, cells, strict=True):
-        if cell.lower() in missing:
-            written = f" ({cell})" if cell else ""
-            raise _Unusable(
-                f"has no value in line {line}{written}: fill it in, or leave the image out"
-            )
+def _require_values(
+    table: Table, cells: Sequence[str], distinct: set[str], missing: Sequence[str]
+) -> None:
+    absent = {cell for cell in distinct if cell.lower() in missing}
+    if absent:
+        cell, line = _first(table, cells, absent)
+        written = f" ({cell})" if cell else ""
+        raise _Unusable(f"has no value in line {line}{written}: fill it in, or leave the image out")
 
 
-def _quantities(table: Table, name: str, cells: Sequence[str]) -> np.ndarray:
-    array = np.array([float(cell) for cell in cells])
-    infinite = np.flatnonzero(~np.isfinite(array))
-    if len(infinite):
-        line = table.lines[infinite[0]]
-        raise _Unusable(f"is not finite in line {line} ({cells[infinite[0]]}): replace it")
+def _first(table: Table, cells: Sequence[str], values: set[str]) -> tuple[str, int]:
+    """Returns the first cell with one of some values, and its line."""
+    row = next(row for row, cell in enumerate(cells) if cell in values)
+    return cells[row], table.lines[row]
+
+
+def _quantities(table: Table, name: str, cells: Sequence[str], distinct: set[str]) -> np.ndarray:
+    number_of = {cell: float(cell) for cell in distinct}
+    infinite = {cell for cell, number in number_of.items() if not math.isfinite(number)}
+    if infinite:
+        cell, line = _first(table, cells, infinite)
+        raise _Unusable(f"is not finite in line {line} ({cell}): replace it")
     # A whole number with leading zeros is the name of a class, if all of them are whole.
-    if all(cell.isdigit() for cell in cells):
+    if all(cell.isdigit() for cell in distinct):
         return np.array(cells, dtype=str)
+    array = np.fromiter((number_of[cell] for cell in cells), np.float64, len(cells))
     labels = as_labels(array, f"{table.path}: column {name}")
     if (line := interpretation(array, labels)) is not None:
         note(f"{table.path}: column {name}: {line.removeprefix('the labels ')}")
     return labels
 
 
-def _require_text(table: Table, cells: Sequence[str]) -> None:
-    """Refuses fractions among words: a column of quantities with a slip in it, most likely."""
-    comma = next((i for i, cell in enumerate(cells) if DECIMAL_COMMA.fullmatch(cell)), None)
-    if comma is not None and all(
-        DECIMAL_COMMA.fullmatch(cell) or NUMBER.fullmatch(cell) for cell in cells
-    ):
-        raise _Unusable(
-            f"has decimal commas (line {table.lines[comma]}: {cells[comma]}): write decimal points"
+def _require_text(table: Table, cells: Sequence[str], distinct: set[str]) -> None:
+    """Refuses texts that are no names of classes.
+
+    Fractions among words are a column of quantities with a slip in it, most likely.
+    """
+    numbers = {cell for cell in distinct if NUMBER.fullmatch(cell)}
+    words = distinct - numbers
+    commas = {cell for cell in words if DECIMAL_COMMA.fullmatch(cell)}
+    if commas == words:
+        cell, line = _first(table, cells, commas)
+        raise _Unusable(f"has decimal commas (line {line}: {cell}): write decimal points")
+    fractions = {cell for cell in numbers if not INTEGER.fullmatch(cell) and not cell.isdigit()}
+    if fractions:
+        (fraction, _), (cell, line) = (
+            _first(table, cells, values) for values in (fractions, words)
         )
-    fraction = next(
-        (
-            cell
-            for cell in cells
-            if NUMBER.fullmatch(cell) and not INTEGER.fullmatch(cell) and not cell.isdigit()
-        ),
-        None,
-    )
-    if fraction is not None:
-        word = next(i for i, cell in enumerate(cells) if not NUMBER.fullmatch(cell))
         raise _Unusable(
-            f"has numbers such as {fraction}, but {brief(cells[word])} in line "
-            f"{table.lines[word]}: make all numbers, or all words"
+            f"has numbers such as {fraction}, but {brief(cell)} in line {line}: make all numbers, "
+            "or all words"
+        )
+    long = {cell for cell in words if len(cell) > LONGEST}
+    if long:
+        cell, line = _first(table, cells, long)
+        raise _Unusable(
+            f"has a text of {len(cell):,} characters in line {line}: name classes with {LONGEST} "
+            "or fewer"
         )

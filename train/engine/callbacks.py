@@ -26,13 +26,12 @@ from tqdm import tqdm
 from train.engine import disk
 from train.engine.tensorboard import tensorboard_writer
 from train.errors import first_line, note
+from train.progress import SECONDS
 
 if TYPE_CHECKING:
     from train.engine.runs import Run
     from train.settings import Settings
 
-SECONDS = 10.0
-"""The shortest time between two lines of progress, in seconds."""
 LINES = 20
 """The largest number of lines of progress in a run, approximately."""
 

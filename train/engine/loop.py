@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, nullcontext
 
 import torch
 
@@ -43,7 +43,9 @@ def fit(
 
     Args:
         objective: The networks and their losses, on ``device``.
-        batch: Returns the training batch of a step, counted from 0; a pure function of the step.
+        batch: Returns the training batch of a step, counted from 0; a pure function of the step. If
+            it has a function ``local``, that one is used to return this rank's rows alone, and if
+            it has a function ``close``, it is called at the end.
         run: The run folder. With ``settings.resume`` training resumes from its last checkpoint.
         settings: Numbers of steps, learning rates and intervals.
         device: The device to train on.
@@ -67,7 +69,8 @@ def fit(
         run.load_checkpoint(state.load_state_dict, device)
     state.synchronise()
     callbacks = () if processes.rank() else callbacks
-    with running(callbacks, settings, state.step) as callback:
+    reading = closing(batch) if hasattr(batch, "close") else nullcontext()
+    with reading, running(callbacks, settings, state.step) as callback:
         _train(state, batch, run, evaluate, callback)
         if joined:
             parallel.stop()

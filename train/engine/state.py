@@ -151,7 +151,16 @@ class TrainState:
 
 
 def local_batch(batch: Callable[[int], Batch], step: int) -> Batch:
-    """Returns this rank's rows of the batch of a step."""
+    """Returns this rank's rows of the batch of a step.
+
+    Args:
+        batch: Returns the whole batch; or it has a function ``local`` of its own, which reads the
+            rows of this rank alone.
+        step: The step, counted from 0.
+    """
+    local = getattr(batch, "local", None)
+    if local is not None:
+        return local(step)
     return tuple(parallel.shard(tensor) for tensor in batch(step))
 
 

@@ -18,6 +18,7 @@ from sklearn.preprocessing import StandardScaler
 from train.data.labels import Classes
 from train.metrics.measuring import Unmeasurable
 from train.metrics.references import majority
+from train.progress import progress
 
 Labelled = tuple[np.ndarray, np.ndarray]
 """Codes, of shape (M, D), and labels: integers for classes, of shape (M,), else quantities of shape
@@ -53,7 +54,8 @@ def fit(models: Mapping[str, BaseEstimator], train: Labelled) -> dict[str, BaseE
     with warnings.catch_warnings():
         # The number of epochs is limited on purpose.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        return {name: model.fit(*train) for name, model in pipelines.items()}
+        models = progress(pipelines.items(), "fitting probes", len(pipelines), "probe")
+        return {name: model.fit(*train) for name, model in models}
 
 
 def local_adversaries(labels: np.ndarray, seed: int, *, classes: bool) -> dict[str, BaseEstimator]:

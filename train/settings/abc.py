@@ -15,7 +15,7 @@ class ABCSettings(Settings):
     """Train ABC: embeddings of what varies within sets of images, by matching images across
     sets."""
 
-    FREE: ClassVar = Settings.FREE | {"eval_every"}
+    FREE: ClassVar = Settings.FREE | {"eval_every", "measure_on"}
     GROUPS: ClassVar = {
         "data": (
             *("stack_size", "other_stack_size", "withheld", "curated", "replacement"),

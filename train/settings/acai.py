@@ -17,7 +17,7 @@ class ACAISettings(Settings):
     --data lines is the paper's interpolation benchmark: lines at random angles, new ones at each
     step."""
 
-    FREE: ClassVar = Settings.FREE | {"cluster_starts", "eval_every"}
+    FREE: ClassVar = Settings.FREE | {"cluster_starts", "eval_every", "measure_on"}
     GROUPS: ClassVar = {
         "loss": ("critic", "critic_weight", "critic_blend", "mixing"),
         "evaluation": ("cluster_starts",),
@@ -27,8 +27,9 @@ class ACAISettings(Settings):
     learning_rate: Positive = 5e-4
     decay: Literal["none", "cosine"] = "cosine"
     z_dim: Count = 32
-    """Size of the code. With --network conv it is a multiple of the number of positions of its
-    feature map, which is 16 for images of 28x28 pixels."""
+    """Size of the code. With --network conv, a multiple of the number of positions of the last
+    feature map (16 for images of 28x28) makes the code that map, as in the paper; of other sizes a
+    dense layer makes the code."""
     network: Literal["conv", "dense"] = "conv"
     """Networks. conv: the paper's convolutions. dense: dense layers."""
     depth: Count = 16

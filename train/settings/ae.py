@@ -24,8 +24,10 @@ class AESettings(Settings):
     eval_every: Count = 250
     z_dim: Count = 10
     """Size of the code."""
-    network: Literal["conv", "dense"] = "dense"
-    """Networks. conv: a small convolutional encoder and a larger decoder. dense: dense layers."""
+    network: Literal["auto", "conv", "dense"] = "auto"
+    """Networks. conv: a small convolutional encoder and a larger decoder. dense: dense layers.
+    auto: dense for images of at most 3,072 values, such as 28x28 or 3x32x32, conv for larger
+    ones."""
     hidden: tuple[Count, ...] = (1000, 500)
     """Widths of the encoder's hidden dense layers; the decoder has them reversed."""
     noise: NonNegative = 0.0

@@ -13,7 +13,12 @@ from train.settings.values import Count, Positive, Probability, Whole
 class AIRSettings(EstimatorSettings, SceneSettings):
     """Train Attend, Infer, Repeat (AIR): count and locate objects in scenes, without labels."""
 
-    FREE: ClassVar = EstimatorSettings.FREE | {"eval_every", "iw_particles", "iw_scenes"}
+    FREE: ClassVar = EstimatorSettings.FREE | {
+        "eval_every",
+        "measure_on",
+        "iw_particles",
+        "iw_scenes",
+    }
     GROUPS: ClassVar = {"evaluation": ("iw_particles", "iw_scenes")}
 
     learning_rate: Positive = 1e-3

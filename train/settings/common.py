@@ -34,7 +34,7 @@ class Settings(DataSettings):
         "training": (
             *("steps", "batch_size", "learning_rate", "optimiser", "decay", "clip_norm", "seed"),
         ),
-        "evaluation": ("eval_every",),
+        "evaluation": ("eval_every", "measure_on"),
         "run folder": (
             *("run_dir", "resume", "log_every", "checkpoint_every", "keep_checkpoints"),
             "tensorboard",
@@ -47,7 +47,7 @@ class Settings(DataSettings):
     FREE: ClassVar[frozenset[str]] = frozenset(
         {
             *("checkpoint_every", "compile", "data_dir", "device", "keep_checkpoints"),
-            *("log_every", "resume", "run_dir", "steps", "tensorboard"),
+            *("log_every", "resume", "run_dir", "steps", "tensorboard", "workers"),
             # A run knows the content of its data, however it was read.
             *("labels", "label_column", "split_column", "grey", "skip_bad"),
         }
@@ -89,6 +89,9 @@ class Settings(DataSettings):
     """Steps between lines of metrics.jsonl."""
     eval_every: Count = 500
     """Steps between evaluations on held-out data."""
+    measure_on: tuple[Count, Count] = (60_000, 10_000)
+    """Most training images, and most held-out or validation images, that a model is evaluated and
+    measured on: random ones, the same each time. Of images on disk at most 256 MiB are used."""
     checkpoint_every: Count = 500
     """Steps between checkpoints."""
     keep_checkpoints: Count = 2

@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 
 from train.data import catalogue
 from train.data.options import DataOptions
+from train.settings.values import Whole
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,7 @@ class DataSettings:
 
     DATA: ClassVar[tuple[str, ...]] = (
         *("data", "data_dir", "evaluate_on"),
-        *("labels", "label_column", "split_column", "grey", "skip_bad"),
+        *("labels", "label_column", "split_column", "grey", "skip_bad", "in_memory", "workers"),
     )
     """The names of these settings."""
 
@@ -44,9 +45,17 @@ class DataSettings:
     skip_bad: bool = False
     """Leave out files of a folder that are not readable images."""
 
+    in_memory: Literal["auto", "always", "never"] = "auto"
+    """Whether your own images are in memory, or stay on disk and are read batch by batch, ahead of
+    the training. auto: those of .npy files and folders stay on disk from 256 MiB on."""
+    workers: Whole | None = None
+    """Processes that read images which are not in memory; 0: a thread of the training's process.
+    None: 0 for .npy files, else 1 or more."""
+
     @property
     def data_options(self) -> DataOptions:
         """How data are read."""
         return DataOptions(
-            self.labels, self.label_column, self.split_column, self.grey, self.skip_bad
+            *(self.labels, self.label_column, self.split_column, self.grey, self.skip_bad),
+            *(self.in_memory, self.workers),
         )

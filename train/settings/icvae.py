@@ -14,7 +14,7 @@ from train.settings.values import Count, NonNegative, Positive, Whole
 class ICVAESettings(ELBOSettings):
     """Train ICVAE: a conditional VAE whose codes z are independent of the condition c."""
 
-    FREE: ClassVar = ELBOSettings.FREE | {"eval_every"}
+    FREE: ClassVar = ELBOSettings.FREE | {"eval_every", "measure_on"}
     GROUPS: ClassVar = {
         "loss": ("estimator", "invariance", "weight", "weight_start", "memory", "echo_terms"),
         "training": ("sweep",),
@@ -46,9 +46,10 @@ class ICVAESettings(ELBOSettings):
     """Value of --weight at step 0, annealed over --anneal-steps; None: constant."""
     memory: Whole = 2048
     """Number of codes of earlier batches with which --invariance direct compares a batch."""
-    network: Literal["dense", "conv"] = "dense"
+    network: Literal["auto", "dense", "conv"] = "auto"
     """Networks. dense: dense layers. conv: convolutions before them, and after them in the
-    decoder."""
+    decoder. auto: dense for images of at most 3,072 values, such as 28x28 or 3x32x32, conv for
+    larger ones."""
     hidden: tuple[Count, ...] = (512, 512)
     """Widths of the hidden dense layers."""
     encoder_sees_labels: bool = False
