@@ -17,7 +17,7 @@ from train.data.fingerprint import fingerprint
 from train.data.labelled import Images
 from train.data.options import DataOptions
 from train.data.scenes import load_scenes
-from train.settings import DataSettings, SceneSettings, Settings
+from train.settings import SceneSettings, Settings
 from train.settings.flags import parse
 
 M = 12
@@ -493,10 +493,6 @@ class TestSettings:
         settings = CompareSettings(labels=Path("x.csv"), label_column=("a", "b"), grey=True)
         words = reproduced("compare", settings)
         assert words == "python -m train.compare --labels x.csv --label-column a b --grey"
-
-    def test_a_run_of_earlier_versions_is_resumed(self):
-        """Its settings lack these, and its data are recognised by their content."""
-        assert set(DataSettings.DATA) - {"data", "evaluate_on"} <= Settings.FREE
 
 
 class TestNamed:
