@@ -29,9 +29,11 @@ def test_shapes(shape, network):
     assert embedder(torch.rand(*shape)).shape == (5,)
 
 
-def test_an_image_that_is_too_small():
-    with pytest.raises(ValueError, match="14x28"):
-        Embedder((14, 28))
+@pytest.mark.parametrize(("side", "features"), [(8, 10), (14, 16), (15, 1), (28, 5)])
+def test_short_sides_keep_their_length(side, features):
+    """Halved twice, eight pixels would be a single position."""
+    embedder = Embedder((side, 64), channels=2)
+    assert embedder.network[-1][0].in_features == 2 * features * 14
 
 
 def test_normalised_embeddings_are_on_the_sphere():

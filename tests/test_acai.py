@@ -102,7 +102,7 @@ def test_a_code_that_is_no_multiple_of_its_places_is_made_by_a_dense_layer(z_dim
         assert (network[-1].in_features, network[-1].out_features) == (16 * channels, z_dim)
     first = autoencoder.decoder[0]
     assert (first.in_features, first.out_features) == (z_dim, 16 * channels)
-    assert float(first.weight.std()) == pytest.approx((1.04 * z_dim) ** -0.5, rel=0.3)
+    assert first.weight.std().item() == pytest.approx((1.04 * z_dim) ** -0.5, rel=0.3)
     images = torch.rand(3, 1, 28, 28)
     z = autoencoder.encode(images)
     assert z.shape == (3, z_dim)

@@ -44,7 +44,7 @@ def test_what_air_finds_in_images():
     names: dict = {}
     exec(BLOCKS["air"], names)
     assert names["detection"].boxes.shape == (64, 3, 4)
-    assert names["scenes"].canvas.shape == (16, 50, 50)
+    assert names["scenes"].canvas.shape == (16, 1, 50, 50)
     assert names["loss"] > 0
 
 
@@ -115,12 +115,13 @@ def test_trained_models_put_to_use(tmp_path, monkeypatch):
     assert names["scores"].mean() > 0.6
 
 
-def test_another_guide():
+@pytest.mark.parametrize("channels", [1, 3])
+def test_another_guide(channels):
     names = {"ResidualGuide": ResidualGuide, "Convolutions": Convolutions, "nn": nn}
     exec(BLOCKS["guide"], names)
-    model = AIR((20, 20), window_size=8)
+    model = AIR((channels, 20, 20), window_size=8)
     guide = names["ConvolutionalGuide"](model, hidden=16)
-    images = torch.rand(5, 20, 20)
+    images = torch.rand(5, channels, 20, 20)
     MarginalELBO().differentiable_loss(model, guide, images).backward()
     assert all(weight.grad.isfinite().all() for weight in guide.encoder.parameters())
     assert guide.detect(images).z_what.shape == (5, 3, 20)
@@ -169,7 +170,7 @@ def test_another_method_is_taken_by_whatever_takes_a_method(sparse, monkeypatch)
     assert codes.shape == (5, 64)
     assert codes.min() == 0
     program = torch.export.load("exported/encoder.pt2").module()
-    torch.testing.assert_close(program(images / 255), codes)
+    torch.testing.assert_close(program(images[:, 0] / 255), codes)
     (table,) = Path("runs").glob("compare-*/comparison.csv")
     with table.open(newline="") as file:
         assert "my-sparse" in {row["method"] for row in csv.DictReader(file)}
@@ -215,7 +216,7 @@ def test_another_likelihood():
     exec(BLOCKS["likelihood"], names)
     model = names["BernoulliAIR"]((20, 20), window_size=8, presence_prior=0.5)
     guide = ResidualGuide(model, hidden=16)
-    images = torch.rand(5, 20, 20).round()
+    images = torch.rand(5, 1, 20, 20).round()
     for estimator in (MarginalELBO(), TraceGraphELBO()):
         loss = estimator.differentiable_loss(model, guide, images)
         loss.backward()

@@ -19,8 +19,8 @@ from train.settings import flags_to_arguments
 
 
 def test_convertible_types_are_converted():
-    plain = {"z_dim": 3, "hidden": (64, 32), "learning_rate": 0.5, "deterministic": True}
-    paths = {"data": "a.npz", "run_dir": Path("there")}
+    plain = {"z_dim": 3, "hidden": (64, 32), "learning_rate": 0.5, "network": "dense"}
+    others = {"data": "a.npz", "run_dir": Path("there"), "deterministic": True}
     given = AESettings(
         z_dim=np.int64(3),
         hidden=[np.int32(64), 32],
@@ -30,7 +30,7 @@ def test_convertible_types_are_converted():
         run_dir="there",
         network=np.str_("dense"),
     )
-    assert given == AESettings(**plain, **paths)
+    assert given == AESettings(**plain, **others)
     json.dumps(asdict(given), default=str)
     for hidden in (np.array([64, 32]), torch.tensor([64, 32])):
         assert AESettings(hidden=hidden).hidden == (64, 32)
@@ -44,7 +44,7 @@ def test_convertible_types_are_converted():
         ({"z_dim": [3]}, "--z-dim is [3]: give a whole number"),
         ({"hidden": 64}, "--hidden is 64: give a tuple, each a whole number"),
         ({"hidden": np.ones((2, 2), int)}, "give a tuple, each a whole number"),
-        ({"network": "cnn"}, "--network is 'cnn': give 'conv' or 'dense'"),
+        ({"network": "cnn"}, "--network is 'cnn': give 'auto' or 'conv' or 'dense'"),
         ({"deterministic": 1}, "--deterministic is 1: give True or False"),
         ({"clip_norm": "1"}, "--clip-norm is '1': give a number or None"),
     ],

@@ -157,11 +157,3 @@ def test_an_unknown_similarity(capsys):
         command(ABCSettings, main, ["--similarity", "dot"])
     assert stop.value.code == 2
     assert "dot" in capsys.readouterr().err
-
-
-def test_images_that_are_too_small(tmp_path, capsys):
-    data = saved(tmp_path / "own.npz", images=np.zeros((200, 14, 28), dtype=np.uint8))
-    with pytest.raises(SystemExit) as stop:
-        command(ABCSettings, main, ["--data", str(data), "--stack-size", "9", "--withheld", "3"])
-    assert stop.value.code == 2
-    assert "14x28" in capsys.readouterr().err

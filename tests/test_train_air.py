@@ -214,5 +214,5 @@ def test_build_takes_every_setting():
     settings = AIRSettings(max_objects=2, what_dim=7, anchors=0, guide="recurrent")
     objective = METHOD.build(settings, {"shape": (30, 40)})
     model = objective.model
-    assert (model.max_objects, model.what_dim, model.shape) == (2, 7, (30, 40))
+    assert (model.max_objects, model.what_dim, model.shape) == (2, 7, (1, 30, 40))
     assert len(objective.guide.anchors) == 0

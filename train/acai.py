@@ -62,7 +62,7 @@ class ACAI(Method):
         from train.metrics.autoencoding import ACAIWatch
 
         options = {"starts": settings.cluster_starts, "seed": settings.seed}
-        data = self.sampled(settings, data)
+        data = self.sampled(settings, data, stored=True)
         return ACAIWatch(objective.autoencoder, *data, lines=settings.data == "lines", **options)
 
     @property

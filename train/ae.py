@@ -48,7 +48,7 @@ class AE(SizedMethod):
     ) -> AEWatch:
         from train.metrics.autoencoding import AEWatch
 
-        images = self.sampled(settings, data)._asdict()
+        images = self.sampled(settings, data, stored=True)._asdict()
         options = {"starts": settings.cluster_starts, "seed": settings.seed}
         return AEWatch(objective.autoencoder, **images, **options)
 

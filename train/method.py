@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 from pyro_models.shapes import Shape
@@ -165,16 +166,17 @@ class Method(ABC):
 
         return Watch()
 
-    def sampled(self, settings: Any, data: D) -> D:
-        """Returns the images that a model is measured on: a sample of each split, in memory.
+    def sampled(self, settings: Any, data: D, *, stored: bool = False) -> D:
+        """Returns the images that a model is measured on: a sample of each split.
 
         Args:
             settings: ``measure_on``.
             data: What :meth:`load_data` returns.
+            stored: See :func:`train.data.samples.sample`.
         """
         from train.data.samples import sample
 
-        return data._make(map(sample, data, self.most(settings, data)))
+        return data._make(map(partial(sample, stored=stored), data, self.most(settings, data)))
 
     def most(self, settings: Any, data: Any) -> list[int]:
         """Returns the most images of each split that a model is measured on."""

@@ -105,7 +105,7 @@ def _downloaded(name: str, description: str, group: str, validation: str | None 
 
 
 CATALOGUE = {
-    "mnist5k": DataSet("5,000 digits", _mnist5k),
+    "mnist5k": DataSet("5000 digits", _mnist5k),
     "lines": DataSet("unlabelled lines, new ones at each step", _lines, endless=True),
     "sprites": DataSet("flat shapes", partial(_sprites, coloured=False), group=DRAWN),
     "coloured-sprites": DataSet(
@@ -116,21 +116,21 @@ CATALOGUE = {
     **{
         name: _downloaded(name, description, GREY)
         for name, description in {
-            "mnist": "70,000 digits",
-            "fashion-mnist": "70,000 garments",
-            "kmnist": "70,000 cursive hiragana",
-            "emnist": "131,600 digits and letters of 47 classes",
-            "emnist-letters": "145,600 letters, A to Z",
-            "qmnist": "120,000 digits and their writers",
-            "usps": "9,298 digits, 16x16",
-            "omniglot": "32,460 characters of 50 alphabets, 105x105",
+            "mnist": "digits",
+            "fashion-mnist": "garments",
+            "kmnist": "cursive hiragana",
+            "emnist": "digits and letters",
+            "emnist-letters": "letters",
+            "qmnist": "digits and their writers",
+            "usps": "digits, 16x16",
+            "omniglot": "characters of 50 alphabets, 105x105",
         }.items()
     },
-    "svhn": _downloaded("svhn", "99,289 digits of house numbers, 32x32", COLOUR),
-    "cifar10": _downloaded("cifar10", "60,000 photographs of 10 classes, 32x32", COLOUR),
-    "cifar100": _downloaded("cifar100", "60,000 photographs of 100 classes, 32x32", COLOUR),
-    "stl10": _downloaded("stl10", "13,000 photographs of 10 classes, 96x96", COLOUR),
-    "celeba": _downloaded("celeba", "202,599 faces with 40 attributes, 64x64", COLOUR, "valid"),
+    "svhn": _downloaded("svhn", "digits of house numbers, 32x32", COLOUR),
+    "cifar10": _downloaded("cifar10", "photographs of 10 classes, 32x32", COLOUR),
+    "cifar100": _downloaded("cifar100", "photographs of 100 classes, 32x32", COLOUR),
+    "stl10": _downloaded("stl10", "photographs of 10 classes, 96x96", COLOUR),
+    "celeba": _downloaded("celeba", "faces with 40 attributes, 64x64", COLOUR, "valid"),
 }
 """The data sets by name."""
 

@@ -49,15 +49,19 @@ def rows(data: Sampled, most: int) -> Tensor:
     return torch.from_numpy(np.sort(chosen))
 
 
-def sample(data: S, most: int) -> S:
-    """Returns a random sample of images or scenes, in memory; all of them if they are few.
+def sample(data: S, most: int, *, stored: bool = False) -> S:
+    """Returns a random sample of images or scenes; all of them if they are few.
 
     Args:
         data: Images or scenes.
         most: The most images: see :func:`size`.
+        stored: Whether the sample may stay on disk, if it is read fast from there. Otherwise it is
+            in memory.
     """
-    stored = isinstance(data.images, StoredImages)
-    if size(data, most) == len(data.images) and not stored:
+    on_disk = isinstance(data.images, StoredImages)
+    if size(data, most) == len(data.images) and not on_disk:
         return data
     chosen = data.select(rows(data, most))
-    return replace(chosen, images=chosen.images.load()) if stored else chosen
+    if not on_disk or (stored and chosen.images.READS_FAST):
+        return chosen
+    return replace(chosen, images=chosen.images.load())

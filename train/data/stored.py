@@ -52,6 +52,9 @@ class StoredImages(ABC):
     DEFAULT_WORKERS: ClassVar[int] = 0
     """Processes that read batches ahead, where the user gives no number."""
 
+    READS_FAST: ClassVar[bool] = False
+    """Whether images are read as fast as a copy of them is made in memory."""
+
     def __init__(self, number: int, shape: Shape) -> None:
         self.number = number
         self.stored_shape = Shape(*shape)
@@ -197,6 +200,8 @@ class ArrayImages(StoredImages):
     Raises:
         InputError: If the file is damaged, or its images cannot be used.
     """
+
+    READS_FAST: ClassVar[bool] = True
 
     def __init__(self, path: Path) -> None:
         require(kind_of(path) == "file", f"{path} is no file that can be read")
