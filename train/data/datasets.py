@@ -131,5 +131,5 @@ def _load_named(data: str, data_dir: Path, evaluate_on: EvaluateOn, options: Dat
             not entry.endless,
             f"--grey: the images of --data {data} are drawn in colour at each step: leave it out",
         )
-        split = Split(*(replace(part, images=to_grey(part.images)) for part in split))
+        split = Split(*(replace(images, images=to_grey(images.images)) for images in split))
     return split.train.hold_out() if validation and not is_given else split
