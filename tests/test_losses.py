@@ -16,6 +16,7 @@ from train.losses import (
     collapse,
     cycle,
     gaussian_log_prob,
+    invariance,
     kolchinsky_tracey,
     mean_pairwise,
     pairwise_kl,
@@ -145,6 +146,29 @@ def test_class_information_is_its_formula():
     apart = torch.tensor([[0.0], [50.0]], **DOUBLE)
     c = torch.eye(2, **DOUBLE)
     assert class_information(apart, apart, 0 * apart, c).min() > -math.log(2) - 1e-9
+
+
+def test_the_information_of_several_conditions_is_a_sum():
+    """Also with the codes of earlier batches, of which a row may have no class yet."""
+    z, mu, log_variance = torch.randn(3, 9, 2)
+    first, second = torch.eye(3)[torch.arange(9) % 3], torch.eye(2)[torch.randperm(9) % 2]
+    c = torch.cat([first, second], dim=1)
+    past = (torch.randn(5, 2), torch.randn(5, 2), torch.cat([c[:4], torch.zeros(1, 5)]))
+    for earlier in (None, past):
+        parts = [(first, slice(0, 3)), (second, slice(3, 5))]
+        wanted = sum(
+            class_information(
+                *(z, mu, log_variance, part),
+                None if earlier is None else (*earlier[:2], earlier[2][:, columns]),
+            )
+            for part, columns in parts
+        )
+        actual = invariance("direct", (3, 2))(z, mu, log_variance, c, earlier)
+        torch.testing.assert_close(actual, wanted)
+    assert invariance("direct", (5,)) is class_information
+    assert invariance("echo", (3, 2)) is invariance("none", (3, 2)) is None
+    pairwise = invariance("pairwise", (3, 2))(z, mu, log_variance, c)
+    torch.testing.assert_close(pairwise, mean_pairwise(mu, log_variance))
 
 
 @pytest.mark.parametrize(("distance", "wanted"), [(0.0, 0.0), (60.0, math.log(2))])

@@ -8,11 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from tests.kills import PLAIN
 from train import plots
 from train.abc import ABCSettings, main
 from train.cli import command
+from train.data import datasets
+from train.data.labelled import Images
 
 SMALL = {
     "steps": 6,
@@ -105,6 +108,39 @@ def test_sets_of_a_column(tmp_path, monkeypatch):
     assert config["settings"]["withheld"] == ["007"]
 
 
+def test_sets_by_name(tmp_path, monkeypatch):
+    """What embeddings reveal of every column, that of the sets first."""
+    data = saved(tmp_path / "own.npz")
+    contents = dict(np.load(data))
+    rows = np.arange(200)
+    columns = {
+        "shape": rows % 3,
+        "scale": np.linspace(0.5, 1, 7)[rows % 7],
+        "wall_hue": np.linspace(0, 0.9, 10)[rows % 10],
+    }
+    images = torch.from_numpy(contents["images"])
+    split = Images.of_columns(images, columns).hold_out()
+    monkeypatch.setattr(datasets, "load", lambda *_, **__: split)
+    results = main(small(tmp_path, data, set_column="scale", withheld=("0.583",), stack_size=5))
+    names = [name for name in results if name.startswith("read")]
+    assert names == [
+        f"{kind}.{name}"
+        for name in ("scale", "shape", "wall_hue")
+        for kind in ("read", "read_chance")
+    ]
+    assert results["read_chance.scale"] == results["read_chance.wall_hue"] == 0
+    assert results["read_chance.shape"] == pytest.approx(1 / 3, abs=0.1)
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["settings"]["set_column"] == "scale"
+    assert config["inputs"]["sets"] == ["0.5", "0.583", "0.667", "0.75", "0.833", "0.917", "1"]
+
+
+def test_a_number_is_a_column_of_the_labels():
+    """As it was in earlier versions, also where the command line has it as text."""
+    assert ABCSettings(set_column="1") == ABCSettings(set_column=1)
+    assert ABCSettings().set_column == 0
+
+
 def test_a_collapse_is_told(tmp_path, own, capsys):
     main(small(tmp_path, own, learning_rate=1e-9, temperature=1e9))
     assert "they have collapsed" in capsys.readouterr().err
@@ -140,6 +176,9 @@ def test_style_is_found(tmp_path):
         (["--temperature", "0"], "--temperature is 0"),
         (["--normalise", "--embed-dim", "1"], "--normalise leaves --embed-dim 1"),
         (["--set-column", "1"], "--set-column 1"),
+        (["--set-column", "ink"], "--set-column ink: --data has no such column"),
+        (["--set-column", ""], "--set-column is empty"),
+        (["--set-column", "-1"], "--set-column is -1"),
     ],
 )
 def test_bad_flags(tmp_path, flags, words, capsys):

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from tests.data.refusals import refused as inputs_refused
 from tests.kills import PLAIN
+from train import plots
 from train.cli import command
+from train.data import datasets
+from train.data.labelled import Images, Split
 from train.icvae import ICVAESettings, main
+from train.trained import load
 
 SMALL = {
     "steps": 6,
@@ -84,6 +91,102 @@ def test_quantities_as_condition(tmp_path, shape):
     assert results["leakage"] <= 1
 
 
+def of_columns(monkeypatch: pytest.MonkeyPatch) -> Split:
+    """Makes ``--data`` images with columns: two of classes and two of quantities."""
+    random, rows = np.random.default_rng(0), np.arange(200)
+    columns = {
+        "class": rows % 4,
+        "ink": np.array(["red", "blue", "green"])[random.integers(0, 3, 200)],
+        "size": random.normal(size=200),
+        "wall_hue": random.random(200),
+    }
+    images = torch.from_numpy(random.integers(0, 256, (200, 3, 9, 8), dtype=np.uint8))
+    split = Images.of_columns(images, columns).hold_out()
+    monkeypatch.setattr(datasets, "load", lambda *_, **__: split)
+    return split
+
+
+@pytest.mark.parametrize(
+    ("condition", "changes"),
+    [
+        (("ink", "class"), {}),
+        (("wall_hue", "ink", "size"), {"invariance": "kt", "encoder_sees_labels": True}),
+        ("size", {"invariance": "echo"}),
+    ],
+)
+def test_named_conditions(tmp_path, own, monkeypatch, condition, changes):
+    """Each has its measures by name, and the other columns are read; then it is loaded."""
+    split = of_columns(monkeypatch)
+    rows: list[str] = []
+    gallery = plots.gallery
+    monkeypatch.setattr(plots, "gallery", lambda given: rows.extend(given) or gallery(given))
+    results = main(small(tmp_path, own, condition=condition, **changes))
+    names = (condition,) if isinstance(condition, str) else condition
+    others = [name for name in ("class", "ink", "size", "wall_hue") if name not in names]
+    each = {f"{key}.{name}" for key in KEYS if key[:4] in ("leak", "chan") for name in names}
+    read = {f"{key}.{name}" for key in ("read", "read_chance") for name in others}
+    assert set(results) == {key for key in KEYS if key[:4] not in ("leak", "chan")} | each | read
+    assert [name for name in results if name.startswith("read.")] == [f"read.{x}" for x in others]
+    assert len(results["verdict"]) == 1 + len(names)
+    swaps = [row.strip() for row in rows if row.startswith("a ")]
+    images = min(4, 8 // len(names))
+    assert swaps == [f"a {label}, {name}" for label in range(images) for name in names]
+
+    trained = load(tmp_path / "run")
+    labels = trained.labels_of(split.held_out)
+    assert set(labels) == set(names)
+    images = split.held_out.images
+    z = trained.encode(images, labels)
+    torch.testing.assert_close(
+        trained.condition.of_labels(labels, len(images)),
+        trained.condition.of_images(split.held_out),
+    )
+    assert trained.decode(z, labels).shape == images.shape
+    if condition == ("ink", "class"):
+        swapped = trained.transfer(images, {"ink": "red"}, labels)
+        expected = trained.decode(z, {"ink": "red", "class": labels["class"]})
+        torch.testing.assert_close(swapped, expected)
+        torch.testing.assert_close(
+            trained.interpolate(images[:2], images[2:4], 3, labels=["red", 1])[:, 0],
+            trained.decode(z[:2], {"ink": "red", "class": 1}),
+        )
+        assert trained.sample(3, {"ink": "blue", "class": [0, 1, 2]}).shape == (3, 3, 9, 8)
+        with inputs_refused("the labels have no class: give ink, class"):
+            trained.transfer(images, {"ink": "red"})
+
+
+def test_the_label_may_be_something_else_than_the_condition(tmp_path, own, monkeypatch):
+    """A label without a name is read as ``labels``; a VAE's results are of the label."""
+    split = of_columns(monkeypatch)
+    unnamed = Split(
+        *(replace(x, columns={"ink": x.columns["ink"]}) for x in (split.train, split.held_out))
+    )
+    monkeypatch.setattr(datasets, "load", lambda *_, **__: unnamed)
+    results = main(small(tmp_path, own, condition=("ink",)))
+    assert results["read_chance.labels"] == pytest.approx(0.25, abs=0.05)
+    options = {"condition": "none", "invariance": "none", "run_dir": tmp_path / "vae"}
+    results = main(small(tmp_path, own, **options))
+    assert results["chance"] == pytest.approx(0.25, abs=0.05)
+    assert {name for name in results if name.startswith("read.")} == {"read.ink"}
+
+
+@pytest.mark.parametrize(
+    ("condition", "invariance", "words"),
+    [
+        (("ink", "size", "wall_hue"), "direct", "but the values of size, wall_hue are quantities"),
+        (("ink", "paper"), "direct", "--condition paper: --data has no such column: its columns"),
+        (("ink", "ink"), "direct", "--condition ink ink: ink is twice"),
+        (("ink", "none"), "direct", "--condition none is no condition"),
+        ((), "direct", "--condition is empty"),
+    ],
+)
+def test_bad_conditions(monkeypatch, capsys, tmp_path, condition, invariance, words):
+    of_columns(monkeypatch)
+    flags = ["--condition", *condition, "--invariance", invariance]
+    refused([*flags, "--run-dir", str(tmp_path / "run")], words, capsys)
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.figures
 def test_a_sweep_has_a_table_and_a_figure(tmp_path, own):
     main(small(tmp_path, own, sweep=(0.0, 2.0)))
@@ -125,6 +228,7 @@ def test_classes_are_kept_out_of_codes(tmp_path):
         (["--z-dim", "0"], "--z-dim is 0"),
         (["--hidden"], "--hidden is empty"),
         (["--sweep", "1", "--resume", "--run-dir", "x"], "leave --resume out"),
+        (["--sweep", "1", "--condition", "digit"], "--sweep compares what codes reveal of the"),
     ],
 )
 def test_bad_flags(flags, words, capsys):

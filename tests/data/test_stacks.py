@@ -118,6 +118,35 @@ def test_any_column_may_name_the_sets():
         Sets.of(Images(torch.zeros(3, 4, 4, dtype=torch.uint8), None))
 
 
+def test_a_named_column_is_the_sets():
+    """Beside the labels; quantities of few levels too, which are written in few digits."""
+    scale = np.linspace(0.75, 1.25, 8)[np.arange(32) % 8]
+    columns = {"shape": np.arange(32) % 3, "scale": scale, "ink": np.array(["red", "blue"] * 16)}
+    columns["turn"] = np.array([30.0, -7.5] * 16)
+    data = Images.of_columns(torch.zeros(32, 4, 4, dtype=torch.uint8), columns)
+    assert Sets.of(data).classes.values == (0, 1, 2)
+    assert Sets.of(data, column="ink").classes.values == ("blue", "red")
+    sets = Sets.of(data, data.select(torch.arange(5, 8)), column="scale")
+    words = ("0.75", "0.821", "0.893", "0.964", "1.04", "1.11", "1.18", "1.25")
+    assert sets.classes.values == words
+    assert [indices.tolist() for indices in sets.indices] == [list(range(8)) * 4, [5, 6, 7]]
+    assert sets.find(("0.821",)) == (1,)
+    # In the order of numbers, not of text.
+    assert Sets.of(data, column="turn").classes.values == ("-7.5", "30")
+    with refused("--set-column colour: --data has no such column", "shape, scale, ink, turn"):
+        Sets.of(data, column="colour")
+    close = Images.of_columns(data.images, {"a": np.array([0.10001, 0.10002] * 16)})
+    assert Sets.of(close, column="a").classes.values == ("0.10001", "0.10002")
+
+
+@pytest.mark.parametrize("levels", [17, 32])
+def test_quantities_that_do_not_repeat_name_no_sets(levels):
+    values = np.linspace(0, 1, levels)[np.arange(32) % levels]
+    data = Images.of_columns(torch.zeros(32, 4, 4, dtype=torch.uint8), {"age": values})
+    with refused("--set-column age: its values are not whole numbers", f"{levels} of them differ"):
+        Sets.of(data, column="age")
+
+
 def test_error_messages_have_the_names_of_sets():
     with refused("--stack-size 6 is larger than set dog (5 images)"):
         StackPairs(*data(9, 5), (6, 6), names=("cat", "dog"))

@@ -108,13 +108,13 @@ class Condition:
 
     @classmethod
     def _of_quantities(cls, columns: Tensor, where: str | None = None) -> Condition:
-        scale = columns.std(0)
+        # Not a scale above 0, which rounding gives equal fractions.
         require(
-            bool((scale > 0).all()),
+            bool((columns.amax(0) > columns.amin(0)).all()),
             f"{where or '--data: a column of the labels'} is the same for every image: leave it "
             "out",
         )
-        return cls(0, columns.mean(0).float(), scale.float())
+        return cls(0, columns.mean(0).float(), columns.std(0).float())
 
     @classmethod
     def _of_classes(
@@ -402,7 +402,9 @@ class JointCondition:
             rows = np.empty(0, dtype=object)
         rows = rows[None] if rows.ndim == 1 else rows
         require(
-            rows.ndim == 2 and rows.shape[1] == len(self.parts),
+            rows.ndim == 2
+            and rows.shape[1] == len(self.parts)
+            and not any(isinstance(value, list | tuple) for value in rows.flat),
             f"this model was told {', '.join(self.names)}: give labels by name, such as "
             f'{{"{self.names[0]}": ...}}, or rows of {len(self.parts)} values in this order',
         )
