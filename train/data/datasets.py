@@ -59,7 +59,11 @@ def load(
     if data in CATALOGUE:
         return _load_named(data, data_dir, evaluate_on, options)
     if huggingface.is_saved(data):
-        return adapters.as_split(huggingface.load(data), evaluate_on, options)
+        saved = huggingface.load(data)
+        if options.in_memory == "auto" and huggingface.size_of(saved) < opening.LARGE:
+            # Nothing in a saved data set is random, so that its items need not be read again.
+            options = replace(options, in_memory="always")
+        return adapters.as_split(saved, evaluate_on, options)
     contents = opening.read(data, options)
     images = images_of(contents)
     rows = rows_of(contents, evaluate_on)
