@@ -105,6 +105,8 @@ def run_command(
         trains_only: Exit after training, before anything is measured.
     """
     os.environ.update(env or {})
+    # As in a command of its own: a child of the server would start a server for its children.
+    multiprocessing.set_start_method("fork", force=True)
     torch.set_num_threads(1)
     with said.open("wb") as file:
         os.dup2(file.fileno(), 1)

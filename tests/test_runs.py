@@ -155,6 +155,15 @@ class TestResume:
         others = {"steps": 50_000, "log_every": 7, "checkpoint_every": 9, "tensorboard": True}
         Run.create(replace(settings, resume=True, **others), "air")
 
+    def test_a_setting_that_an_earlier_version_lacks_has_its_default(self, run, settings):
+        path = settings.run_dir / "config.json"
+        config = json.loads(path.read_text())
+        del config["settings"]["in_memory"]
+        path.write_text(json.dumps(config))
+        with refused("--in-memory is 'never', but", "has 'auto'"):
+            Run.create(replace(settings, resume=True, in_memory="never"), "air")
+        Run.create(replace(settings, resume=True), "air")
+
     def test_another_method_is_refused(self, run, settings):
         with refused("of air", "icvae"):
             Run.create(replace(settings, resume=True), "icvae")

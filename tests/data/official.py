@@ -245,8 +245,8 @@ def table(names: list[str], values: np.ndarray, header: str | None = None) -> by
 
 OFFICIAL: Mapping[str, Official] = {
     "mnist": mnist("MNIST", ("digit",)),
-    "fashion-mnist": mnist("FashionMNIST", ("class", "name")),
-    "kmnist": mnist("KMNIST", ("class", "name")),
+    "fashion-mnist": mnist("FashionMNIST", ("garment",)),
+    "kmnist": mnist("KMNIST", ("character",)),
     "emnist": emnist("balanced", 0, 47),
     "emnist-letters": emnist("letters", 1, 26),
     "qmnist": qmnist(),

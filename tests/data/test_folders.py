@@ -239,8 +239,8 @@ class TestLayout:
         ("tree", "words"),
         [
             ({"": 3, "cat": 9}, ("00.png and cat/00.png", "folder of its class")),
-            ({"train": 12}, ("train alone", "train and test")),
-            ({"test": 6, "val": 6}, ("test alone", "train and test")),
+            ({"train": 12}, ("the folders train alone", "train and test")),
+            ({"test": 6, "val": 6}, ("the folders test, val alone", "train and test")),
             ({"train": 6, "test": 5, "cat": 3}, ("test, train, which are a split", "cat")),
             ({"train": 6, "test": 5, "": 3}, ("test, train, which are a split", "00.png")),
             ({"train": 6, "training": 5, "test": 3}, ("two of them are one split",)),

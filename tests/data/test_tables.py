@@ -17,7 +17,7 @@ from train.data.fingerprint import fingerprint
 from train.data.labelled import Images
 from train.data.options import DataOptions
 from train.data.scenes import load_scenes
-from train.settings import DataSettings, SceneSettings, Settings
+from train.settings import SceneSettings, Settings
 from train.settings.flags import parse
 
 M = 12
@@ -225,8 +225,15 @@ class TestArrays:
         assert split.held_out.labels.tolist() == DIGITS[9:]
         assert len(files.open_images(str(tmp_path)).images) == M
 
+    def test_arrays_beside_images(self, folder):
+        np.savez(folder / "test.npz", images=GREY)
+        assert len(files.read(str(folder)).images) == M
+        np.savez(folder / "train.npz", images=GREY)
+        with refused("images beside test.npz, train.npz"):
+            files.read(str(folder))
+
     @pytest.mark.parametrize(
-        ("parts", "words"),
+        ("columns", "words"),
         [
             ({"train": {}}, ("train.npz alone", "train and test")),
             ({"train": {}, "test": {"labels": 0}}, ("labels and columns", "train.npz")),
@@ -234,8 +241,8 @@ class TestArrays:
             ({"train": {"x": 0.5}, "test": {"x": "a"}}, ("x is fractions in", "but text in")),
         ],
     )
-    def test_files_of_a_split_that_do_not_go_together(self, tmp_path, parts, words):
-        for name, values in parts.items():
+    def test_files_of_a_split_that_do_not_go_together(self, tmp_path, columns, words):
+        for name, values in columns.items():
             images = GREY.transpose(0, 2, 1) if "images" in values else GREY
             others = {key: [value] * M for key, value in values.items() if key != "images"}
             np.savez(tmp_path / f"{name}.npz", images=images, **others)
@@ -446,7 +453,7 @@ class TestChoices:
         path = table(tmp_path / "data.npz", ["labels", *DIGITS], ["word", *WORDS])
         assert read(tmp_path / "data.npz", path, "word").columns["labels"].tolist() == DIGITS
         path = table(tmp_path / "data.npz", ["labels", *reversed(DIGITS)], ["word", *WORDS])
-        with refused("labels.csv", "its column labels", "rename it"):
+        with refused("labels.csv", "a column labels with other values", "rename one"):
             read(tmp_path / "data.npz", path)
 
     def test_the_split_is_stratified_and_the_same_each_time(self, archive):
@@ -493,10 +500,6 @@ class TestSettings:
         settings = CompareSettings(labels=Path("x.csv"), label_column=("a", "b"), grey=True)
         words = reproduced("compare", settings)
         assert words == "python -m train.compare --labels x.csv --label-column a b --grey"
-
-    def test_a_run_of_earlier_versions_is_resumed(self):
-        """Its settings lack these, and its data are recognised by their content."""
-        assert set(DataSettings.DATA) - {"data", "evaluate_on"} <= Settings.FREE
 
 
 class TestNamed:

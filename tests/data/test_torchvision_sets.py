@@ -28,8 +28,11 @@ from tests.data.official import (
 from tests.data.refusals import refused
 from train import ae
 from train.cli import command
-from train.data import catalogue, datasets, memory, torchvision_sets
+from train.data import catalogue, datasets, memory, opening, torchvision_sets
+from train.data.fingerprint import fingerprint
+from train.data.images import to_grey
 from train.data.labelled import Images, Split
+from train.data.options import DataOptions
 
 NAMES = sorted(OFFICIAL)
 
@@ -202,11 +205,12 @@ class TestImages:
             assert images.images.numpy().tobytes() == expected.tobytes()
             assert images.labels.tolist() == [i % 10 for i in range(len(images))]
 
-    def test_names_of_garments_and_hiragana(self, tmp_path):
-        names = self.load("fashion-mnist", tmp_path).held_out.columns["name"]
-        assert names[:3].tolist() == ["T-shirt/top", "Trouser", "Pullover"]
-        names = self.load("kmnist", tmp_path).held_out.columns["name"]
-        assert names[:3].tolist() == ["o", "ki", "su"]
+    @pytest.mark.parametrize("name", ["mnist", "fashion-mnist", "kmnist"])
+    def test_of_mnist_and_its_kind_have_the_hash_of_earlier_versions(self, tmp_path, name):
+        """Their runs are resumed with the same data only."""
+        for images in self.load(name, tmp_path):
+            plain = Images(images.images[:, 0], images.labels)
+            assert fingerprint(images) == fingerprint(plain)
 
     def test_of_emnist_are_upright_and_its_classes_are_characters(self, tmp_path):
         split = self.load("emnist", tmp_path)
@@ -278,9 +282,11 @@ class TestImages:
         assert split.held_out.images[5, 2, 60, 9] == stored[5, 2, 9, 60]
         assert split.held_out.values[5] == "dog"
 
-    def test_of_celeba_are_their_centres(self, tmp_path, capsys):
-        split = self.load("celeba", tmp_path)
-        assert "15 images of 64x64 are decoded into memory" in capsys.readouterr().err
+    @pytest.mark.parametrize("in_memory", ["always", "never"])
+    def test_of_celeba_are_their_centres(self, tmp_path, in_memory):
+        put_archives("celeba", tmp_path)
+        split = datasets.load("celeba", tmp_path, "test", DataOptions(in_memory=in_memory))
+        assert isinstance(split.train.images, torch.Tensor) == (in_memory == "always")
         for first, images in zip((0, 20), split, strict=True):
             for index in range(len(images)):
                 colour = torch.from_numpy(celebrity(first + index)[100, 100])
@@ -330,12 +336,46 @@ class TestFilesByHand:
         (folder / "t10k-labels-idx1-ubyte").write_bytes(idx(labels))
         assert datasets.load("mnist", tmp_path, "test").held_out.labels.tolist() == labels.tolist()
 
+    def test_faces_stay_on_disk_if_they_are_many(self, tmp_path, monkeypatch, capsys):
+        put_archives("celeba", tmp_path)
+        small = datasets.load("celeba", tmp_path, "test")
+        monkeypatch.setattr(opening, "LARGE", 1)
+        split = datasets.load("celeba", tmp_path, "test")
+        assert "15 images stay on disk" in capsys.readouterr().err
+        for images, others in zip(split, small, strict=True):
+            assert torch.equal(images.images[:], others.images)
+            assert fingerprint(images) == fingerprint(images.select(torch.arange(len(images))))
+        (batch,) = split.train.batches(4, 1, "cpu")(3)
+        (expected,) = small.train.batches(4, 1, "cpu")(3)
+        assert torch.equal(batch, expected)
+        file = tmp_path / "celeba" / "img_align_celeba" / split.train.images.data.filename[0]
+        before = fingerprint(split.train)
+        file.write_bytes(file.read_bytes()[:100])
+        assert fingerprint(split.train) != before
+        with refused("--data celeba", file.name, "cannot be read", "delete"):
+            split.train.images[:]
+        file.unlink()
+        with refused("--data celeba", file.name, "cannot be read"):
+            fingerprint(split.train)
+
+    def test_faces_in_grey_are_those_in_colour_turned_grey(self, tmp_path):
+        put_archives("celeba", tmp_path)
+        colour = datasets.load("celeba", tmp_path, "test").train.images
+        for in_memory in ("always", "never"):
+            options = DataOptions(in_memory=in_memory, grey=True)
+            grey = datasets.load("celeba", tmp_path, "test", options).train.images
+            assert torch.equal(grey[:], to_grey(colour))
+
+    def test_other_images_cannot_stay_on_disk(self, tmp_path):
+        with refused("--in-memory never", "--data mnist5k", "leave it out"):
+            datasets.load("mnist5k", tmp_path, "test", DataOptions(in_memory="never"))
+
     @pytest.mark.parametrize("name", ["omniglot", "celeba"])
     def test_images_that_memory_has_no_room_for_are_refused(self, tmp_path, monkeypatch, name):
         put_archives(name, tmp_path)
         monkeypatch.setattr(memory, "available", lambda: 1_000)
         with refused(f"--data {name}", "images", "of memory"):
-            datasets.load(name, tmp_path, "test")
+            datasets.load(name, tmp_path, "test", DataOptions(in_memory="always"))
 
 
 class TestDebian:

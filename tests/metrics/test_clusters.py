@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from sklearn.cluster import KMeans
 
-from train.metrics.clusters import agreement, cluster_accuracy
+from train.metrics import clusters
+from train.metrics.clusters import agreement, best_means, cluster_accuracy
 from train.metrics.probes import probe_accuracy
 
 
@@ -53,3 +55,29 @@ def test_agreement_is_of_the_best_names():
     clusters = np.array([2, 2, 2, 0, 0, 1])
     classes = np.array([0, 0, 1, 1, 1, 2])
     assert agreement(clusters, classes) == pytest.approx(5 / 6)
+
+
+def test_starts_are_those_of_scikit_learn():
+    """One after the other, to show progress, they draw what ``n_init`` of them draw."""
+    codes = np.random.default_rng(0).normal(size=(400, 5)).astype(np.float32)
+    options = {"init": "random", "max_iter": 1_000, "random_state": 3}
+    expected = KMeans(6, n_init=8, **options).fit(codes)
+    found = best_means(codes, 6, 8, 3)
+    assert found.inertia_ == expected.inertia_
+    np.testing.assert_array_equal(found.cluster_centers_, expected.cluster_centers_)
+
+
+def test_clusters_are_fitted_to_some_of_many_codes(monkeypatch):
+    sizes = []
+
+    def fit(codes: np.ndarray, *arguments: int) -> KMeans:
+        sizes.append(len(codes))
+        return best_means(codes, *arguments)
+
+    monkeypatch.setattr(clusters, "MOST_CODES", 500)
+    monkeypatch.setattr(clusters, "best_means", fit)
+    accuracies = {
+        cluster_accuracy(blobs(n, 0, 0.2), blobs(300, 1, 0.2), starts=5) for n in (500, 700)
+    }
+    assert sizes == [500, 500]
+    assert accuracies == {1.0}

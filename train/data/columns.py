@@ -61,14 +61,12 @@ class Columns:
         Raises:
             InputError: If two columns of one name differ.
         """
-        for column in set(self.names) & set(others.names):
-            mine, other = self.values.get(column), others.values.get(column)
+        for column in sorted(set(self.names) & set(others.names)):
+            values = self.values.get(column), others.values.get(column)
+            is_usable = values[0] is not None and values[1] is not None
             require(
-                mine is not None
-                and other is not None
-                and np.array_equal(mine.astype(str), other.astype(str)),
-                f"{name}: its column {column} is not the {column} that the data have already: "
-                "rename it",
+                is_usable and np.array_equal(*(value.astype(str) for value in values)),
+                f"{name}: the data already have a column {column} with other values: rename one",
             )
         return Columns(
             {**self.values, **others.values},
@@ -77,28 +75,28 @@ class Columns:
         )
 
     @classmethod
-    def concatenated(cls, parts: Sequence[Columns], names: Sequence[str]) -> Columns:
-        """Joins the rows of columns, one part after the other.
+    def concatenated(cls, tables: Sequence[Columns], names: Sequence[str]) -> Columns:
+        """Joins the rows of columns, one table after the other.
 
         Args:
-            parts: Columns of the same names.
-            names: What error messages call the parts.
+            tables: Columns of the same names.
+            names: What error messages call the tables.
 
         Raises:
             InputError: If a column is of different types.
         """
-        first, *others = parts
-        unusable = {name: line for part in parts for name, line in part.unusable.items()}
+        first, *others = tables
+        unusable = {name: line for table in tables for name, line in table.unusable.items()}
         usable = [name for name in first.values if name not in unusable]
         for other, other_name in zip(others, names[1:], strict=True):
             for name in usable:
-                types = [part.values[name].dtype.kind for part in (first, other)]
+                types = [table.values[name].dtype.kind for table in (first, other)]
                 require(
                     types[0] == types[1],
                     f"{name} is {TYPES[types[0]]} in {names[0]} but {TYPES[types[1]]} in "
                     f"{other_name}: give both one type",
                 )
-        values = {name: np.concatenate([part.values[name] for part in parts]) for name in usable}
+        values = {name: np.concatenate([table.values[name] for table in tables]) for name in usable}
         return cls(values, unusable, first.label)
 
     def labelled(self, names: tuple[str, ...]) -> Columns:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from train.data import adapters, huggingface, opening
+from train.data import adapters, huggingface, memory, opening
 from train.data.catalogue import CATALOGUE
 from train.data.files import Contents
 from train.data.images import to_grey
@@ -17,6 +19,7 @@ from train.data.labelled import Images, Split
 from train.data.labels import Classes, are_classes
 from train.data.options import DataOptions
 from train.data.splits import given_rows, hold_out
+from train.data.stored import StoredImages
 from train.errors import note, require
 
 EvaluateOn = Literal["test", "validation"]
@@ -56,7 +59,11 @@ def load(
     if data in CATALOGUE:
         return _load_named(data, data_dir, evaluate_on, options)
     if huggingface.is_saved(data):
-        return adapters.as_split(huggingface.load(data), evaluate_on, options)
+        saved = huggingface.load(data)
+        if options.in_memory == "auto" and huggingface.size_of(saved) < opening.LARGE:
+            # Nothing in a saved data set is random, so that its items need not be read again.
+            options = replace(options, in_memory="always")
+        return adapters.as_split(saved, evaluate_on, options)
     contents = opening.read(data, options)
     images = images_of(contents)
     rows = rows_of(contents, evaluate_on)
@@ -124,6 +131,7 @@ def _load_named(data: str, data_dir: Path, evaluate_on: EvaluateOn, options: Dat
     validation = evaluate_on == "validation"
     is_given = validation and entry.load_validation is not None
     split = entry.load_validation(data_dir) if is_given else entry.load(data_dir)
+    split = Split(*(_placed(images, data, options) for images in split))
     if options.label_column:
         split = adapters.with_labels(split, options.label_column)
     if options.grey and split.train.shape.channels > 1:
@@ -131,5 +139,30 @@ def _load_named(data: str, data_dir: Path, evaluate_on: EvaluateOn, options: Dat
             not entry.endless,
             f"--grey: the images of --data {data} are drawn in colour at each step: leave it out",
         )
-        split = Split(*(replace(part, images=to_grey(part.images)) for part in split))
+        split = Split(*(replace(part, images=_grey(part.images)) for part in split))
     return split.train.hold_out() if validation and not is_given else split
+
+
+def _placed(images: Images, data: str, options: DataOptions) -> Images:
+    """Reads the images of a named data set into memory, or leaves them on disk.
+
+    See :func:`train.data.opening.read`. Only those of files of pictures can stay on disk.
+    """
+    stored = images.images
+    if not isinstance(stored, StoredImages):
+        require(
+            options.in_memory != "never",
+            f"--in-memory never: the images of --data {data} cannot stay on disk: leave it out",
+        )
+        return images
+    size, subject = math.prod(stored.shape), f"--data {data}: {len(stored):,} images"
+    if options.in_memory == "always" or (options.in_memory == "auto" and size < opening.LARGE):
+        memory.require_available(size, f"{subject} need", "leave --in-memory out")
+        return replace(images, images=stored.load())
+    stored.workers = options.workers
+    note(f"{subject} stay on disk, and are read batch by batch")
+    return images
+
+
+def _grey(images: Tensor | StoredImages) -> Tensor | StoredImages:
+    return images.grey() if isinstance(images, StoredImages) else to_grey(images)

@@ -113,38 +113,50 @@ def _contents(data: str, options: DataOptions, in_memory: bool) -> Contents:
         f"--data {data} is {kind}: give an .npz or .npy file or a folder of images",
     )
     table = None if options.labels is None else tables.read(options.labels.expanduser())
-    parts = array_files(path) if kind == "folder" else {}
-    if kind == "folder" and not parts:
+    split_files = array_files(path) if kind == "folder" else {}
+    if kind == "folder" and not split_files:
         contents = _of_folder(path, table, options, in_memory)
     else:
         require(
             not options.skip_bad,
             f"--skip-bad: {path} is no folder of images: leave it out",
         )
-        contents = _of_arrays(path, parts, table, options, in_memory)
+        contents = _of_arrays(path, split_files, table, options, in_memory)
     _require_enough(path, contents)
     return contents
 
 
 def array_files(path: Path) -> dict[str, Path]:
-    """Returns the files of arrays in a folder that are called by splits, by the split."""
+    """Returns the files of arrays in a folder that are named after splits, by the split.
+
+    Raises:
+        InputError: If two are of one split, there are none to train or to evaluate on, or there are
+            images too.
+    """
     files: dict[str, Path] = {}
-    for suffix in ARRAYS:
-        for file in sorted(path.glob(f"*{suffix}")):
-            split = split_of(file.stem)
-            if split is not None:
-                require(
-                    split not in files,
-                    f"{path} has {files.get(split, file).name} and {file.name}, which are one "
-                    "split: leave one of them",
-                )
-                files[split] = file
+    for file in sorted(file for suffix in ARRAYS for file in path.glob(f"*{suffix}")):
+        split = split_of(file.stem)
+        if split is not None and kind_of(file) == "file":
+            require(
+                split not in files,
+                f"{path} has {files.get(split, file).name} and {file.name}, which are one split: "
+                "leave one of them",
+            )
+            files[split] = file
+    has_images = bool(files) and folders.has_images(path)
+    names = ", ".join(file.name for file in files.values())
+    if "train" in files and len(files) > 1:
+        require(
+            not has_images,
+            f"{path} has images beside {names}: give a folder of images or one of arrays",
+        )
+        return {split: files[split] for split in SPLITS if split in files}
     require(
-        not files or ("train" in files and len(files) > 1),
-        f"{path} has {', '.join(file.name for file in files.values())} alone: a given split needs "
-        "files train and test, or train and validation; or give that file itself",
+        not files or has_images,
+        f"{path} has {names} alone: a given split needs files train and test, or train and "
+        "validation; or give that file itself",
     )
-    return {split: files[split] for split in SPLITS if split in files}
+    return {}
 
 
 def _of_folder(
@@ -164,25 +176,28 @@ def _of_folder(
 
 def _of_arrays(
     path: Path,
-    parts: Mapping[str, Path],
+    split_files: Mapping[str, Path],
     table: tables.Table | None,
     options: DataOptions,
     in_memory: bool,
 ) -> Contents:
-    contents = [_array(file, in_memory) for file in parts.values() or [path]]
+    files = list(split_files.values()) or [path]
+    contents = [_array(file, in_memory) for file in files]
     splits = None
-    if parts:
-        splits = np.repeat(np.array(list(parts)), [len(part.images) for part in contents])
-    whole = contents[0] if len(contents) == 1 else _concatenated(contents, list(parts.values()))
-    columns = whole.columns
+    if split_files:
+        splits = np.repeat(
+            np.array(list(split_files)), [len(content.images) for content in contents]
+        )
+    joined = contents[0] if len(contents) == 1 else _concatenated(contents, files)
+    columns = joined.columns
     if table is not None:
-        others = tables.columns_of_rows(table, len(whole.images), str(path))
+        others = tables.columns_of_rows(table, len(joined.images), str(path))
         columns = _joined(columns, others, table, options)
     columns, splits = _chosen(columns, splits, path, options)
-    images = whole.images
+    images = joined.images
     if options.grey and isinstance(images, np.ndarray):
         images = to_grey(torch.from_numpy(images)).numpy()
-    return Contents(images, columns.values, columns.label, splits, whole.counts, whole.boxes)
+    return Contents(images, columns.values, columns.label, splits, joined.counts, joined.boxes)
 
 
 def _array(path: Path, in_memory: bool) -> Arrays:
@@ -195,31 +210,31 @@ def _concatenated(contents: Sequence[Arrays], files: Sequence[Path]) -> Arrays:
     """Joins the arrays of several files, one after the other."""
     first, *others = contents
     for other, file in zip(others, files[1:], strict=True):
-        for name, mine, its in (
+        for name, *given in (
             ("labels and columns", set(first.columns.names), set(other.columns.names)),
             ("counts", first.counts is None, other.counts is None),
             ("boxes", first.boxes is None, other.boxes is None),
         ):
             require(
-                mine == its,
-                f"{file} has not the {name} that {files[0]} has: give both the same ones",
+                given[0] == given[1],
+                f"{file} and {files[0]} have different {name}: give both the same ones",
             )
     return Arrays(
-        _joined_images([part.images for part in contents], files),
-        Columns.concatenated([part.columns for part in contents], list(map(str, files))),
-        _joined_arrays([part.counts for part in contents]),
-        _joined_arrays([_padded(part.boxes, contents) for part in contents]),
+        _joined_images([content.images for content in contents], files),
+        Columns.concatenated([content.columns for content in contents], list(map(str, files))),
+        _joined_arrays([content.counts for content in contents]),
+        _joined_arrays([_padded(content.boxes, contents) for content in contents]),
     )
 
 
 def _joined_images(
-    parts: Sequence[np.ndarray | ArrayFiles], files: Sequence[Path]
+    images: Sequence[np.ndarray | ArrayFiles], files: Sequence[Path]
 ) -> np.ndarray | ArrayFiles:
-    first, *others = parts
+    first, *others = images
     if isinstance(first, ArrayFiles):
         return ArrayFiles(
-            tuple(path for part in parts for path in part.paths),
-            tuple(size for part in parts for size in part.sizes),
+            tuple(path for content in images for path in content.paths),
+            tuple(size for content in images for size in content.sizes),
         )
     for other, file in zip(others, files[1:], strict=True):
         require(
@@ -227,18 +242,18 @@ def _joined_images(
             f"{file} has images of shape {other.shape[1:]} but {files[0]} of {first.shape[1:]}: "
             "give images of one shape",
         )
-    return np.concatenate(parts)
+    return np.concatenate(images)
 
 
-def _joined_arrays(parts: Sequence[np.ndarray | None]) -> np.ndarray | None:
-    return None if parts[0] is None else np.concatenate(parts)
+def _joined_arrays(arrays: Sequence[np.ndarray | None]) -> np.ndarray | None:
+    return None if arrays[0] is None else np.concatenate(arrays)
 
 
 def _padded(boxes: np.ndarray | None, contents: Sequence[Arrays]) -> np.ndarray | None:
     """Adds rows of zeros, so that all have as many rows an image."""
     if boxes is None:
         return None
-    rows = max(part.boxes.shape[1] for part in contents)
+    rows = max(content.boxes.shape[1] for content in contents)
     return np.pad(boxes, ((0, 0), (0, rows - boxes.shape[1]), (0, 0)))
 
 

@@ -72,10 +72,15 @@ def listing(path: Path) -> Listing:
         len(files) > 0,
         f"{path} holds no images: put files of one of these kinds into it, {', '.join(SUFFIXES)}",
     )
-    parts = [file.relative_to(path).parts for file in files]
-    splits = _splits(path, parts)
-    classes = _classes(path, parts, depth=0 if splits is None else 1)
+    names = [file.relative_to(path).parts for file in files]
+    splits = _splits(path, names)
+    classes = _classes(path, names, depth=0 if splits is None else 1)
     return Listing(path, tuple(files), {} if classes is None else {CLASS: classes}, splits)
+
+
+def has_images(path: Path) -> bool:
+    """Returns whether there is an image file in a folder or below it."""
+    return next(_walk(path, ()), None) is not None
 
 
 def _walk(path: Path, ancestors: tuple[str, ...]) -> Iterator[Path]:
@@ -96,47 +101,52 @@ def _walk(path: Path, ancestors: tuple[str, ...]) -> Iterator[Path]:
         raise InputError(f"{path} may not be read: change its permissions") from error
 
 
-def _splits(path: Path, parts: Sequence[tuple[str, ...]]) -> np.ndarray | None:
-    """Returns each file's split, if the folders in ``path`` are called by splits."""
-    tops = sorted({part[0] for part in parts if len(part) > 1})
+def _splits(path: Path, names: Sequence[tuple[str, ...]]) -> np.ndarray | None:
+    """Returns each file's split, if the folders in ``path`` are named after splits.
+
+    Args:
+        path: The folder.
+        names: The names of the folders that each file is in, and its own.
+    """
+    tops = sorted({name[0] for name in names if len(name) > 1})
     splits = {top: split_of(top) for top in tops}
     given = set(splits.values()) - {None}
     is_pair = "train" in given and len(given) > 1
     others = [top for top, split in splits.items() if split is None]
-    flat = [part[0] for part in parts if len(part) == 1]
+    flat = [name[0] for name in names if len(name) == 1]
     if not is_pair:
         require(
-            not tops or bool(others) or bool(flat) or not given,
-            f"{path} has the folder {tops[0] if tops else ''} alone: a given split needs folders "
-            f"train and test, or train and validation; or give {path / (tops or [''])[0]} itself",
+            bool(others or flat) or not given,
+            f"{path} has the folders {', '.join(tops)} alone: a given split needs folders train "
+            "and test, or train and validation; or give one of these folders itself",
         )
         return None
-    names = [top for top in tops if splits[top] is not None]
+    words = [top for top in tops if splits[top] is not None]
     beside = [*others, *flat]
     require(
         not beside,
-        f"{path} has the folders {', '.join(names)}, which are a split, and beside them "
+        f"{path} has the folders {', '.join(words)}, which are a split, and beside them "
         f"{beside[0] if beside else ''}: take that out, or rename the folders if they are classes",
     )
     require(
-        len(given) == len(names),
-        f"{path} has the folders {', '.join(names)}, and two of them are one split: join these",
+        len(given) == len(words),
+        f"{path} has the folders {', '.join(words)}, and two of them are one split: join these",
     )
-    return np.array([splits[part[0]] for part in parts])
+    return np.array([splits[name[0]] for name in names])
 
 
-def _classes(path: Path, parts: Sequence[tuple[str, ...]], depth: int) -> np.ndarray | None:
+def _classes(path: Path, names: Sequence[tuple[str, ...]], depth: int) -> np.ndarray | None:
     """Returns the folder at a depth that each file is in; None if there are no such folders."""
-    flat = [part for part in parts if len(part) == depth + 1]
-    if len(flat) == len(parts):
+    flat = [name for name in names if len(name) == depth + 1]
+    if len(flat) == len(names):
         return None
-    inside = next(part for part in parts if len(part) > depth + 1)
+    inside = next(name for name in names if len(name) > depth + 1)
     require(
         not flat,
         f"{path} has images beside folders of images, such as {'/'.join(flat[0]) if flat else ''} "
         f"and {'/'.join(inside)}: put each image into the folder of its class, or give one folder",
     )
-    return np.array([part[depth] for part in parts])
+    return np.array([name[depth] for name in names])
 
 
 class _BadFile(Exception):

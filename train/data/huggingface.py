@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from train.data.items import DatasetImages
 from train.errors import InputError, first_line
 
 SPLITS = "dataset_dict.json"
@@ -44,3 +46,17 @@ def load(data: str) -> Any:
             f"--data {data} cannot be read by Hugging Face's datasets ({first_line(error)}): save "
             "it again with save_to_disk"
         ) from error
+
+
+def size_of(saved: Any) -> int:
+    """Returns the bytes of the images of all splits, by the first ones.
+
+    Args:
+        saved: What :func:`load` returns.
+
+    Raises:
+        InputError: If it has no images.
+    """
+    splits = list(saved.values()) if isinstance(saved, Mapping) else [saved]
+    images = [DatasetImages(split) for split in splits]
+    return sum(len(part) * part.image_shape.values for part in images)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -321,6 +322,19 @@ class StreamReader(IterableDataset):
         return hashlib.blake2b(images.reshape(-1), digest_size=16).digest()
 
 
+def is_plain(state: Any) -> bool:
+    """Whether a checkpoint can save a state: it may have tensors and plain values alone."""
+    file = io.BytesIO()
+    try:
+        torch.save(state, file)
+        file.seek(0)
+        torch.load(file, weights_only=True)
+    # Objects of the user's may raise anything.
+    except Exception:
+        return False
+    return True
+
+
 class StreamBatches:
     r"""Mini-batches of a stream: batch by batch in its order, and again from the beginning.
 
@@ -391,8 +405,12 @@ class StreamBatches:
         self._step = -1
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns where the stream is after the last batch, if it has a state of its own."""
-        if self._read.state is None:
+        """Returns where the stream is after the last batch, if it has a state of its own.
+
+        A state of other things than tensors and plain values is not saved. A resumed run then reads
+        the stream anew.
+        """
+        if self._read.state is None or not is_plain(self._read.state):
             return {}
         return {"step": self._step + 1, "epoch": self._read.epoch, "stream": self._read.state}
 

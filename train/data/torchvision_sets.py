@@ -6,6 +6,7 @@ used as they are. Images are uint8; ink is white on black, and upright.
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -22,13 +23,13 @@ from torch import Tensor
 from torchvision import datasets, transforms
 from torchvision.datasets.mnist import read_image_file, read_label_file
 from torchvision.datasets.utils import extract_archive
-from tqdm import tqdm
 
-from train import processes
+from pyro_models.shapes import Shape
 from train.data import memory, pil
 from train.data.labelled import Images, Split
 from train.data.labels import Classes
-from train.errors import InputError, first_line, note, require
+from train.data.stored import StoredImages
+from train.errors import InputError, first_line, require
 
 IDX_FILES = (
     "train-images-idx3-ubyte",
@@ -56,7 +57,7 @@ class Pictures(NamedTuple):
             text.
     """
 
-    images: Tensor
+    images: Tensor | StoredImages
     columns: Mapping[str, np.ndarray]
 
 
@@ -130,7 +131,7 @@ def _read(name: str, root: Path, split: str) -> Pictures:
     try:
         pictures = source.read(root, split, is_missing)
         images, columns = pictures
-        sound = images.ndim == 4 and images.numel() > 0
+        sound = images.ndim == 4 and len(images) > 0 and min(images.shape) > 0
         sound &= all(len(column) == len(images) for column in columns.values())
         reason = "" if sound else "there is not one label an image"
     except (InputError, MemoryError):
@@ -166,7 +167,7 @@ def _concatenate(first: Images, second: Images) -> Images:
     return Images(
         torch.cat([first.images, second.images]),
         torch.cat([first.labels, second.labels]),
-        np.concatenate([first.given, second.given]),
+        None if first.given is None else np.concatenate([first.given, second.given]),
         columns,
     )
 
@@ -199,8 +200,7 @@ def _mnist(root: Path, split: str, download: bool) -> Pictures:
 
 def _kmnist(root: Path, split: str, download: bool) -> Pictures:
     data = datasets.KMNIST(root, train=split == "train", download=download)
-    columns = {"class": data.targets.numpy(), "name": _names(data, data.targets)}
-    return Pictures(data.data.unsqueeze(1), columns)
+    return Pictures(data.data.unsqueeze(1), {"character": data.targets.numpy()})
 
 
 def _fashion_mnist(root: Path, split: str, download: bool) -> Pictures:
@@ -209,8 +209,7 @@ def _fashion_mnist(root: Path, split: str, download: bool) -> Pictures:
     else:
         data = datasets.FashionMNIST(root, train=split == "train", download=download)
         images, targets = data.data, data.targets
-    columns = {"class": targets.numpy(), "name": _names(datasets.FashionMNIST, targets)}
-    return Pictures(images.unsqueeze(1), columns)
+    return Pictures(images.unsqueeze(1), {"garment": targets.numpy()})
 
 
 def _of_debian(split: str) -> tuple[Tensor, Tensor]:
@@ -318,36 +317,56 @@ def _celeba(root: Path, split: str, download: bool) -> Pictures:
     # The header of the file ends in a space.
     attributes = dict(zip(filter(None, data.attr_names), data.attr.numpy().T, strict=True))
     columns = {name: np.ascontiguousarray(column) for name, column in attributes.items()}
-    return Pictures(_decoded(data), columns | {"identity": data.identity.flatten().numpy()})
+    return Pictures(Faces(data), columns | {"identity": data.identity.flatten().numpy()})
 
 
-def _decoded(data: datasets.CelebA) -> Tensor:
-    """Decodes all images of a split, of shape (M, 3, 64, 64)."""
-    shape = (len(data), 3, CELEBA_SIZE, CELEBA_SIZE)
-    subject = f"--data celeba: {len(data):,} images of {CELEBA_SIZE}x{CELEBA_SIZE}"
-    memory.require_available(
-        int(np.prod(shape)),
-        f"{subject} need",
-        "free some, or give a folder with some of the images",
-    )
-    note(f"{subject} are decoded into memory, which takes a minute or more")
-    images = torch.empty(shape, dtype=torch.uint8)
+class Faces(StoredImages):
+    """The images of CelebA, decoded when they are asked for.
 
-    def decode(index: int) -> None:
+    Args:
+        data: A split, whose transform returns tensors of :data:`CELEBA_SIZE`.
+    """
+
+    DEFAULT_WORKERS: ClassVar[int] = 1
+
+    def __init__(self, data: datasets.CelebA) -> None:
+        super().__init__(len(data), Shape(3, CELEBA_SIZE, CELEBA_SIZE))
+        self.data = data
+
+    def read(self, rows: np.ndarray) -> np.ndarray:
+        images = np.empty((len(rows), *self.stored_shape), np.uint8)
+        # PIL decodes without Python's lock, so that threads decode side by side.
+        with ThreadPoolExecutor() as pool:
+            for image, pixels in zip(images, pool.map(self._decode, rows.tolist()), strict=True):
+                image[:] = pixels
+        return images
+
+    def digest(self) -> bytes:
+        digest = hashlib.blake2b(str(self.stored_shape).encode(), digest_size=16)
+        for row in range(self.number):
+            try:
+                size = self._file(row).stat().st_size
+            except OSError as error:
+                raise self._refusal(row) from error
+            digest.update(f"{self.data.filename[row]} {size}\n".encode())
+        return digest.digest()
+
+    def _decode(self, row: int) -> np.ndarray:
         try:
-            images[index] = data[index][0]
+            return self.data[row][0].numpy()
         except pil.UNREADABLE as error:
-            folder = Path(data.root, data.base_folder)
-            raise InputError(
-                f"--data celeba: img_align_celeba/{data.filename[index]} in {folder} cannot be "
-                "read: delete the folder img_align_celeba to extract or download it again"
-            ) from error
+            raise self._refusal(row) from error
 
-    # PIL decodes without Python's lock, so that threads decode side by side.
-    with ThreadPoolExecutor() as pool:
-        is_silent = None if processes.rank() == 0 else True
-        list(tqdm(pool.map(decode, range(len(data))), total=len(data), disable=is_silent))
-    return images
+    def _file(self, row: int) -> Path:
+        folder = Path(self.data.root, self.data.base_folder, "img_align_celeba")
+        return folder / self.data.filename[row]
+
+    def _refusal(self, row: int) -> InputError:
+        file = self._file(row)
+        return InputError(
+            f"--data celeba: {file.name} in {file.parent} cannot be read: delete that folder to "
+            "extract or download it again"
+        )
 
 
 def _opened(file: Path) -> Image.Image:
@@ -413,8 +432,8 @@ _CELEBA = [
 
 SOURCES = {
     "mnist": _mnist_format("MNIST", _mnist, "digit"),
-    "fashion-mnist": _mnist_format("FashionMNIST", _fashion_mnist, "class"),
-    "kmnist": _mnist_format("KMNIST", _kmnist, "class"),
+    "fashion-mnist": _mnist_format("FashionMNIST", _fashion_mnist, "garment"),
+    "kmnist": _mnist_format("KMNIST", _kmnist, "character"),
     "emnist": _emnist_variant("balanced"),
     "emnist-letters": _emnist_variant("letters"),
     "qmnist": Source(

@@ -45,7 +45,8 @@ def fit(
         objective: The networks and their losses, on ``device``.
         batch: Returns the training batch of a step, counted from 0; a pure function of the step. If
             it has a function ``local``, that one is used to return this rank's rows alone, and if
-            it has a function ``close``, it is called at the end.
+            it has a function ``close``, it is called at the end. If it has ``state_dict`` and
+            ``load_state_dict``, checkpoints save its state.
         run: The run folder. With ``settings.resume`` training resumes from its last checkpoint.
         settings: Numbers of steps, learning rates and intervals.
         device: The device to train on.
@@ -65,6 +66,7 @@ def fit(
     joined = parallel.start(device)
     objective.start(map(batch, range(STARTING)))
     state = TrainState(objective, settings, device, best)
+    state.stream = batch if hasattr(batch, "state_dict") else None
     if settings.resume:
         run.load_checkpoint(state.load_state_dict, device)
     state.synchronise()

@@ -13,7 +13,11 @@ from train.settings import flag
 
 
 def require_resumable(
-    directory: Path, config: Mapping[str, Any], free: frozenset[str], checkpoints: Checkpoints
+    directory: Path,
+    config: Mapping[str, Any],
+    free: frozenset[str],
+    checkpoints: Checkpoints,
+    defaults: Mapping[str, Any] | None = None,
 ) -> None:
     """Checks that a folder holds a run of the same method, settings and data.
 
@@ -22,6 +26,8 @@ def require_resumable(
         config: ``method``, ``settings`` and ``inputs``, as ``config.json`` would hold them now.
         free: Names of the settings that may differ.
         checkpoints: The checkpoints of the run.
+        defaults: The settings' defaults, as ``config.json`` would hold them. A run of an earlier
+            version has these for the settings that it lacks.
 
     Raises:
         InputError: If the folder holds no run, another one, or one that is finished but has no
@@ -30,6 +36,7 @@ def require_resumable(
     path = directory / "config.json"
     require(path.exists(), f"--resume: there is no run in {directory}; leave --resume out")
     saved, current = read_config(directory), Config(**config)
+    saved = saved._replace(settings={**(defaults or {}), **saved.settings})
     require(
         saved.method == current.method,
         f"--run-dir {directory} holds a run of {saved.method}, not of {current.method}: "

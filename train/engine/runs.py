@@ -7,7 +7,7 @@ import io
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -95,7 +95,10 @@ class Run:
         config = disk.to_json(config)
         run.config = config | {"versions": library_versions(), "git_commit": git_commit()}
         if settings.resume:
-            require_resumable(directory, config, settings.FREE, run.checkpoints)
+            defaults = {field.name: field.default for field in fields(settings)}
+            require_resumable(
+                *(directory, config, settings.FREE, run.checkpoints), disk.to_json(defaults)
+            )
             # load_checkpoint writes the config, once it knows that the checkpoint is sound.
         else:
             run._make_directory()

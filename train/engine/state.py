@@ -56,6 +56,8 @@ class TrainState:
         self.step = 0
         # What a checkpoint holds for this rank alone; None if it was saved by fewer ranks.
         self.rank_state: dict[str, Any] | None = None
+        # Batches that know where they are in a stream; None if they depend on the step alone.
+        self.stream: Any = None
 
     @property
     def finished(self) -> bool:
@@ -119,6 +121,7 @@ class TrainState:
             "module": self.objective.state_dict(),
             "optimisers": self.stepper.state_dict(),
             "best": self.best.state_dict() if self.best is not None else {},
+            "stream": self.stream.state_dict() if self.stream is not None else {},
             RANK_STATES: parallel.all_gather(rank_state),
         }
 
@@ -128,6 +131,9 @@ class TrainState:
         self.stepper.load_state_dict(state["optimisers"])
         if self.best is not None:
             self.best.load_state_dict(state["best"])
+        if self.stream is not None:
+            # Checkpoints of earlier versions have none.
+            self.stream.load_state_dict(state.get("stream", {}))
         self.step = int(state["step"])
         self.warm_up.seconds = float(state["warm_up_seconds"])
         self.clock.seconds = float(state["train_seconds"])
