@@ -117,7 +117,7 @@ class LoadedBatches:
         self.plan = plan
         self.device = torch.device(device)
         self.reader = Reader(images, tuple(others), seed)
-        self.workers = images.DEFAULT_WORKERS if images.workers is None else images.workers
+        self.workers = images.default_workers if images.workers is None else images.workers
         self._running: _Running | None = None
         self._last: tuple[int, tuple[Tensor, ...]] | None = None
 
