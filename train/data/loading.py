@@ -9,7 +9,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -20,6 +20,8 @@ from train.data.batches import Batches, as_input
 from train.data.randomness import RandomNumbers
 from train.data.stored import StoredImages
 from train.errors import InputError, first_line
+
+T = TypeVar("T")
 
 AHEAD = 4
 """Batches that a thread reads ahead."""
@@ -233,16 +235,7 @@ class _Running:
 
     def next(self) -> Any:
         """Returns the next batch; waits for it."""
-        try:
-            batch = next(self.batches)
-        # PyTorch's exception for a worker that was killed, for example for want of memory.
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
-                raise
-            raise InputError(
-                f"a process that reads images has ended ({first_line(error)}): give fewer "
-                "--workers, or 0"
-            ) from error
+        batch = next_of(self.batches)
         self.step += 1
         return batch
 
@@ -307,6 +300,24 @@ class _Ahead(Iterator[Any]):
             except queue.Full:
                 continue
         return False
+
+
+def next_of(batches: Iterator[T]) -> T:
+    """Returns the next batch of a loader; waits for it.
+
+    Raises:
+        InputError: If a worker was killed, for example for want of memory.
+    """
+    try:
+        return next(batches)
+    # PyTorch's exception, and those of a connection that ends with the worker.
+    except (RuntimeError, ConnectionError, EOFError) as error:
+        if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
+            raise
+        raise InputError(
+            f"a process that reads images has ended ({first_line(error)}): give fewer --workers, "
+            "or 0"
+        ) from error
 
 
 def unchanged(batch: Any) -> Any:
