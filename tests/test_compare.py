@@ -31,6 +31,7 @@ from train.method import Method
 from train.methods import METHODS
 from train.studies import comparison
 from train.studies.comparison import MEASURES, Codec, compare, nearest, pairs, references
+from train.trained import load as load_run
 
 
 @pytest.mark.parametrize(
@@ -39,6 +40,8 @@ from train.studies.comparison import MEASURES, Codec, compare, nearest, pairs, r
         AIRSettings(),
         AIRSettings(steps=7, window_scale=(2.0, 0.5), presence_prior_start=None),
         ABCSettings(withheld=(), replacement=True, data="own images.npz"),
+        ABCSettings(set_column="floor_hue"),
+        ICVAESettings(condition=("ink", "paper")),
         ACAISettings(critic=False, run_dir=Path("x"), hidden=(3, 4)),
     ],
 )
@@ -195,3 +198,27 @@ def test_an_encoder_that_sees_labels_is_given_them(tmp_path):
     others = codec.encode(Images(data.held_out.images, (data.held_out.labels + 1) % 4))
     assert codes.shape == (len(data.held_out), 2)
     assert not np.allclose(codes, others)
+
+
+def test_a_run_with_named_conditions(tmp_path):
+    """Its codes are decoded under the columns of the images, and a VAE's under nothing."""
+    rows = np.arange(60)
+    columns = {"class": rows % 3, "ink": np.array(["red", "blue"] * 30), "size": rows / 60}
+    images = np.random.default_rng(0).integers(0, 256, (60, 16, 16), dtype=np.uint8)
+    data = Images.of_columns(torch.from_numpy(images), columns).hold_out()
+    own = {"steps": 1, "batch_size": 8, "device": "cpu", "hidden": (4,), "invariance": "none"}
+    named, vae = tmp_path / "named", tmp_path / "vae"
+    train_icvae(ICVAESettings(**own, condition=("size", "ink"), run_dir=named), data=data)
+    train_icvae(ICVAESettings(**own, condition="none", run_dir=vae), data=data)
+    codecs = codecs_of([named, vae], data, torch.device("cpu"))
+    (row, _) = compare(codecs, data)
+    held_out, images = data.held_out, data.held_out.images
+    trained = load_run(named)
+    decoded = trained.decode(trained.encode(images), trained.labels_of(held_out))
+    wanted = (decoded - images[:, 0] / 255).square().mean().item()
+    assert row["reconstruction_mse"] == pytest.approx(wanted, rel=1e-4)
+    assert row["interpolation"] is not None
+    without = Split(*(replace(x, columns={}) for x in data))
+    with refused(f"{named}: --data has no column size: its columns are none") as refusal:
+        codecs_of([named, vae], without, torch.device("cpu"))
+    assert str(vae) not in str(refusal.value)

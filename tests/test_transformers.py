@@ -194,6 +194,38 @@ def test_frames_of_pandas(kind):
     assert codes.shape == (60, transformer.trained_.code_size)
 
 
+def test_columns_with_names():
+    """They are the conditions of ICVAE, or ``condition`` names some; and the sets of ABC."""
+    x, y = small_digits()
+    columns = {"digit": y, "ink": np.array(["red", "blue"] * 30), "size": np.linspace(0, 1, 60)}
+    frame = pd.DataFrame(columns)
+    small = SMALL[ICVAETransformer]
+    told = ICVAETransformer(**small, invariance="kt").fit(x, frame)
+    assert told.trained_.condition.names == ("digit", "ink", "size")
+    again = ICVAETransformer(**small, invariance="kt").fit(x, columns)
+    np.testing.assert_array_equal(told.transform(x), again.transform(x))
+    z = told.transform(x)[:2]
+    drawn = told.trained_.decode(z, {"digit": 3, "ink": ["red", "blue"], "size": 0.5})
+    assert drawn.shape == (2, 28, 28)
+    few = ICVAETransformer(**small, condition=("ink", "digit")).fit(x, frame)
+    assert few.trained_.condition.names == ("ink", "digit")
+    assert few.condition == ("ink", "digit")
+    # Without names, as ever.
+    plain = ICVAETransformer(**small, invariance="kt").fit(x, np.stack([y, y**2], 1) / 3)
+    assert plain.trained_.settings.condition == "labels"
+    sets = ABCTransformer(**SMALL[ABCTransformer], set_column="ink").fit(x, frame)
+    assert sets.transform(x).shape == (60, 4)
+    for kind, options, labels, words in (
+        (ICVAETransformer, {"condition": "paper"}, frame, "condition paper: the data has no such"),
+        (ICVAETransformer, {"condition": "ink"}, y, "its columns are none"),
+        (ICVAETransformer, {}, {"ink": ["red"] * 3}, "y, column ink, is wrong: there are 3 labels"),
+        (ICVAETransformer, {}, {}, "y has no columns"),
+        (ABCTransformer, {"set_column": "paper"}, frame, "set_column paper: the data has no such"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            kind(**SMALL[kind] | options).fit(x, labels)
+
+
 def test_settings_of_any_type():
     """As searches over NumPy's ranges give them; what was given is what is got."""
     x, y = small_digits()

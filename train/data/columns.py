@@ -61,7 +61,7 @@ class Columns:
         Raises:
             InputError: If two columns of one name differ.
         """
-        for column in set(self.names) & set(others.names):
+        for column in sorted(set(self.names) & set(others.names)):
             values = self.values.get(column), others.values.get(column)
             is_usable = values[0] is not None and values[1] is not None
             require(
