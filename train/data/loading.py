@@ -8,8 +8,9 @@ import signal
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -20,8 +21,6 @@ from train.data.batches import Batches, as_input
 from train.data.randomness import RandomNumbers
 from train.data.stored import StoredImages
 from train.errors import InputError, first_line
-
-T = TypeVar("T")
 
 AHEAD = 4
 """Batches that a thread reads ahead."""
@@ -235,7 +234,7 @@ class _Running:
 
     def next(self) -> Any:
         """Returns the next batch; waits for it."""
-        batch = next_of(self.batches)
+        batch = next(self.batches)
         self.step += 1
         return batch
 
@@ -302,14 +301,21 @@ class _Ahead(Iterator[Any]):
         return False
 
 
-def next_of(batches: Iterator[T]) -> T:
-    """Returns the next batch of a loader; waits for it.
+@contextmanager
+def reading(batches: Any) -> Iterator[None]:
+    """Ends what reads batches ahead at the end of the block, and names a worker that was killed.
+
+    PyTorch raises an exception wherever the training is when a worker is killed, for example for
+    want of memory.
+
+    Args:
+        batches: Batches; those in memory have nothing to end.
 
     Raises:
-        InputError: If a worker was killed, for example for want of memory.
+        InputError: If a worker was killed.
     """
     try:
-        return next(batches)
+        yield
     # PyTorch's exception, and those of a connection that ends with the worker.
     except (RuntimeError, ConnectionError, EOFError) as error:
         if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
@@ -318,6 +324,9 @@ def next_of(batches: Iterator[T]) -> T:
             f"a process that reads images has ended ({first_line(error)}): give fewer --workers, "
             "or 0"
         ) from error
+    finally:
+        if hasattr(batches, "close"):
+            batches.close()
 
 
 def unchanged(batch: Any) -> Any:

@@ -19,7 +19,7 @@ from train.data.batches import as_input
 from train.data.items import Conversion, Item, conversion
 from train.data.labelled import Images, Split
 from train.data.labels import as_labels
-from train.data.loading import Drawing, ignore_interrupts, next_of, unchanged
+from train.data.loading import Drawing, ignore_interrupts, unchanged
 from train.data.randomness import RandomNumbers
 from train.errors import InputError, first_line, note, require
 
@@ -394,7 +394,7 @@ class StreamBatches:
             self.close()
             self._whole = None
             self._batches = self._begin(step)
-        self._read = next_of(self._batches)
+        self._read = next(self._batches)
         self._last = self._on_device(self._read)
         self._step = step
         return self._last
