@@ -94,6 +94,20 @@ def test_ctrl_c_saves_a_run_that_reads_from_disk(tmp_path, own, workers):
     assert not any(Path(f"/proc/{pid}").exists() for pid in children)
 
 
+def test_a_worker_that_is_killed_is_named(tmp_path, own):
+    """In one line, wherever the training is."""
+    run, said = tmp_path / "run", tmp_path / "said"
+    others = ("--in-memory", "never", "--workers", "1", "--checkpoint-every", "50")
+    process = doors.start("ae", *flags_of("ae", own, run, 10**7, *others), said=said)
+    wait_for(run / "checkpoints" / "00000050.pt", process)
+    (worker,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(int(worker), signal.SIGKILL)
+    assert doors.finish(process, 20) == 2, words(said)
+    (line,) = [line for line in said.read_text().splitlines() if line.startswith("error")]
+    assert "a process that reads images has ended" in line
+    assert "--workers" in line
+
+
 def test_a_file_that_is_damaged_is_named_at_its_step(tmp_path):
     """In one line; the header alone is read before."""
     folder, said = tmp_path / "images", tmp_path / "said"

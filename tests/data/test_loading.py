@@ -1,8 +1,6 @@
 """Batches of stored images are those of images in memory, whoever reads them, and wherever from."""
 
-import os
 import random
-import signal
 import threading
 import time
 
@@ -153,18 +151,6 @@ def test_an_image_that_cannot_be_read_is_refused_at_its_step(workers):
         batches.local(step)
     with refused("folder/7.png is not a readable image"):
         batches.local(bad)
-    batches.close()
-
-
-def test_a_worker_that_is_killed_is_named(stored):
-    stored.images.workers = 1
-    batches = stored.batches(4, 3, "cpu")
-    batches.local(0)
-    (worker,) = batches._running.batches._workers
-    os.kill(worker.pid, signal.SIGKILL)
-    with refused("a process that reads images has ended", "--workers"):
-        for step in range(1, 20):
-            batches.local(step)
     batches.close()
 
 

@@ -155,7 +155,6 @@ class DatasetImages(StoredImages):
     """
 
     RUNS_CODE: ClassVar[bool] = True
-    DEFAULT_WORKERS: ClassVar[int] = 1
 
     def __init__(self, source: Any) -> None:
         self.source = source
@@ -262,7 +261,7 @@ def columns(images: DatasetImages) -> dict[str, np.ndarray]:
     loader = DataLoader(
         _Values(images),
         batch_size=256,
-        num_workers=images.DEFAULT_WORKERS if images.workers is None else images.workers,
+        num_workers=images.default_workers if images.workers is None else images.workers,
         collate_fn=list,
         generator=torch.Generator(),
     )

@@ -8,6 +8,7 @@ import signal
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
@@ -117,7 +118,7 @@ class LoadedBatches:
         self.plan = plan
         self.device = torch.device(device)
         self.reader = Reader(images, tuple(others), seed)
-        self.workers = images.DEFAULT_WORKERS if images.workers is None else images.workers
+        self.workers = images.default_workers if images.workers is None else images.workers
         self._running: _Running | None = None
         self._last: tuple[int, tuple[Tensor, ...]] | None = None
 
@@ -233,16 +234,7 @@ class _Running:
 
     def next(self) -> Any:
         """Returns the next batch; waits for it."""
-        try:
-            batch = next(self.batches)
-        # PyTorch's exception for a worker that was killed, for example for want of memory.
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
-                raise
-            raise InputError(
-                f"a process that reads images has ended ({first_line(error)}): give fewer "
-                "--workers, or 0"
-            ) from error
+        batch = next(self.batches)
         self.step += 1
         return batch
 
@@ -307,6 +299,34 @@ class _Ahead(Iterator[Any]):
             except queue.Full:
                 continue
         return False
+
+
+@contextmanager
+def reading(batches: Any) -> Iterator[None]:
+    """Ends what reads batches ahead at the end of the block, and names a worker that was killed.
+
+    PyTorch raises an exception wherever the training is when a worker is killed, for example for
+    want of memory.
+
+    Args:
+        batches: Batches; those in memory have nothing to end.
+
+    Raises:
+        InputError: If a worker was killed.
+    """
+    try:
+        yield
+    # PyTorch's exception, and those of a connection that ends with the worker.
+    except (RuntimeError, ConnectionError, EOFError) as error:
+        if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
+            raise
+        raise InputError(
+            f"a process that reads images has ended ({first_line(error)}): give fewer --workers, "
+            "or 0"
+        ) from error
+    finally:
+        if hasattr(batches, "close"):
+            batches.close()
 
 
 def unchanged(batch: Any) -> Any:

@@ -16,6 +16,7 @@ from numpy.lib import format as npy
 from torch import Tensor
 
 from pyro_models.shapes import Shape
+from train import processes
 from train.data.images import CLIPPED, ROUNDING, as_images, to_grey
 from train.data.paths import kind_of
 from train.errors import InputError, first_line, note, require
@@ -23,6 +24,9 @@ from train.progress import progress
 
 PROBES = 32
 """Images that are looked at before the others, evenly spaced."""
+
+MOST_WORKERS = 4
+"""Most processes that read images of one training process, unless the user gives a number."""
 
 CHUNK = 8 * 2**20
 """Bytes that are read at once where a whole file is read."""
@@ -42,15 +46,12 @@ class StoredImages(ABC):
         stored_shape: Channels, height and width of a stored image.
         is_grey: Whether the colours of stored images are turned to grey.
         rows: The index of each image of a view among the stored ones; None for all of them.
-        workers: Processes that read batches ahead; None for :attr:`DEFAULT_WORKERS`.
+        workers: Processes that read batches ahead; None for :attr:`default_workers`.
     """
 
     RUNS_CODE: ClassVar[bool] = False
     """Whether reading runs code of the user's, which may draw random numbers. Each batch then has
     a seed of its own, and no thread reads it while the training draws its random numbers."""
-
-    DEFAULT_WORKERS: ClassVar[int] = 0
-    """Processes that read batches ahead, where the user gives no number."""
 
     READS_FAST: ClassVar[bool] = False
     """Whether images are read as fast as a copy of them is made in memory."""
@@ -79,6 +80,11 @@ class StoredImages(ABC):
     @abstractmethod
     def digest(self) -> bytes:
         """Returns a hash by which a resumed run recognises the stored images."""
+
+    @property
+    def default_workers(self) -> int:
+        """The number of processes that read batches ahead, where the user gives none."""
+        return 0 if self.READS_FAST else spare_processors()
 
     def __len__(self) -> int:
         return self.number if self.rows is None else len(self.rows)
@@ -389,8 +395,6 @@ class PictureImages(StoredImages):
         root: The folder.
     """
 
-    DEFAULT_WORKERS: ClassVar[int] = 1
-
     def __init__(self, pictures: Any, root: Path) -> None:
         super().__init__(len(pictures), Shape(*pictures.shape))
         self.pictures = pictures
@@ -425,6 +429,15 @@ class PictureImages(StoredImages):
             name = file.relative_to(self.root).as_posix()
             digest.update(f"{name} {status.st_size} {int(status.st_mtime)}\n".encode())
         return digest.digest()
+
+
+def spare_processors() -> int:
+    """Returns the number of processors beside the training's, from 1 to :data:`MOST_WORKERS`.
+
+    Of several processes that train together each has as many.
+    """
+    own = (os.cpu_count() or 1) // processes.size()
+    return min(max(own - 1, 1), MOST_WORKERS)
 
 
 def evenly(number: int, most: int) -> list[int]:

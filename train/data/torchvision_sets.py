@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -326,8 +326,6 @@ class Faces(StoredImages):
     Args:
         data: A split, whose transform returns tensors of :data:`CELEBA_SIZE`.
     """
-
-    DEFAULT_WORKERS: ClassVar[int] = 1
 
     def __init__(self, data: datasets.CelebA) -> None:
         super().__init__(len(data), Shape(3, CELEBA_SIZE, CELEBA_SIZE))

@@ -5,11 +5,12 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import contextmanager
 
 import torch
 
 from train import processes
+from train.data.loading import reading
 from train.engine import parallel
 from train.engine.best import Best
 from train.engine.callbacks import Callback, FitResult, Running, running
@@ -71,8 +72,7 @@ def fit(
         run.load_checkpoint(state.load_state_dict, device)
     state.synchronise()
     callbacks = () if processes.rank() else callbacks
-    reading = closing(batch) if hasattr(batch, "close") else nullcontext()
-    with reading, running(callbacks, settings, state.step) as callback:
+    with reading(batch), running(callbacks, settings, state.step) as callback:
         _train(state, batch, run, evaluate, callback)
         if joined:
             parallel.stop()

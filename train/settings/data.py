@@ -50,7 +50,7 @@ class DataSettings:
     the training. auto: those of .npy files and folders stay on disk from 256 MiB on."""
     workers: Whole | None = None
     """Processes that read images which are not in memory; 0: a thread of the training's process.
-    None: 0 for .npy files, else 1 or more."""
+    None: 0 for .npy files; else one for each spare processor, from 1 to 4."""
 
     @property
     def data_options(self) -> DataOptions:
