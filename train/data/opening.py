@@ -96,5 +96,8 @@ def stored(path: Path, images: Any, options: DataOptions) -> StoredImages | Tens
         raise TypeError(type(images))
     kept = kept.grey() if options.grey else kept
     kept.workers = options.workers
-    note(f"{path}: the {len(kept):,} images stay on disk, and are read batch by batch")
+    line = f"{path}: the {len(kept):,} images stay on disk, and are read batch by batch"
+    if isinstance(images, Pictures) and kept.shape[1] > 1:
+        line += "; they are in colour by their headers, and --grey turns it off"
+    note(line)
     return kept
