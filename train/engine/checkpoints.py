@@ -2,16 +2,53 @@
 
 from __future__ import annotations
 
-import io
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
 from train.engine.disk import require_regular, write_inside
 from train.errors import InputError, first_line, require
+
+
+class _Writer:
+    """Writes a checkpoint to a file as it is made, so that memory never holds it as a whole.
+
+    PyTorch turns an :class:`OSError` of the file into another exception; this one is kept.
+
+    Args:
+        file: The open file.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.error: OSError | None = None
+
+    def save(self, state: Mapping[str, Any]) -> None:
+        """Writes a state.
+
+        Raises:
+            OSError: If the file cannot be written.
+        """
+        try:
+            torch.save(dict(state), self)
+        except RuntimeError as error:
+            raise (self.error or error) from None
+        if self.error is not None:
+            raise self.error
+
+    def write(self, data: Any) -> int:
+        """Writes bytes, as :func:`torch.save` asks for it."""
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        """Does nothing: the file is flushed when all is written."""
 
 
 class Checkpoints:
@@ -44,10 +81,8 @@ class Checkpoints:
         Raises:
             InputError: If it cannot be written; no earlier checkpoint is removed then.
         """
-        buffer = io.BytesIO()
-        torch.save(dict(state), buffer)
         name = f"{self.folder.name}/{step:08d}.pt"
-        write_inside(self.folder.parent, name, lambda file: file.write(buffer.getbuffer()))
+        write_inside(self.folder.parent, name, lambda file: _Writer(file).save(state))
         for old in self.paths()[: -self.keep]:
             old.unlink(missing_ok=True)
 
