@@ -26,10 +26,10 @@ from torch.utils.data import Dataset
 from pyro_models.shapes import Shape
 from train.ae import METHOD
 from train.data import opening
-from train.data.adapters import as_split
 from train.data.labelled import Images
 from train.data.options import DataOptions
-from train.data.stored import StoredImages
+from train.data.streaming.adapters import as_split
+from train.data.streaming.stored import StoredImages
 from train.engine.state import local_batch
 from train.engine.steps import Stepper
 from train.settings.ae import AESettings

@@ -187,7 +187,7 @@ class Stream(IterableDataset):
 @pytest.mark.usefixtures("undrawn")
 def test_a_stream_is_resumed_where_it_was(tmp_path, monkeypatch):
     """From its state in the checkpoint. The mutation: the state is not saved."""
-    monkeypatch.setattr("train.data.streams.HELD_OUT", 10)
+    monkeypatch.setattr("train.data.streaming.streams.HELD_OUT", 10)
     AE.main(settings(tmp_path / "whole", workers=0), data=Stream())
     AE.main(settings(tmp_path / "run", workers=0, steps=5), data=Stream())
     state = torch.load(tmp_path / "run" / "checkpoints" / "00000005.pt", weights_only=True)
@@ -202,7 +202,7 @@ def test_a_stream_is_resumed_where_it_was(tmp_path, monkeypatch):
 
 def test_a_sample_is_random_and_the_same_each_time(tmp_path, own, monkeypatch):
     from train.data.labelled import Images
-    from train.data.stored import ArrayImages
+    from train.data.streaming.stored import ArrayImages
 
     images = Images.of_columns(torch.from_numpy(ARRAY), {"label": LABELS})
     assert samples.sample(images, 100) is images

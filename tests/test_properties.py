@@ -33,8 +33,9 @@ from tests.doors import SETTINGS
 from tests.inputs import JSON, command_lines, damaged
 from train.air import AIRSettings
 from train.cli import command
-from train.data import datasets, files, torchvision_sets
+from train.data import datasets
 from train.data.options import DataOptions
+from train.data.reading import files, torchvision_sets
 from train.engine import runs, saved
 from train.engine.checkpoints import Checkpoints
 from train.engine.loop import Best, TrainState

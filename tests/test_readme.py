@@ -66,6 +66,14 @@ def test_what_air_finds_twice_in_a_process():
         exec(careless, {})
 
 
+def test_factors_of_your_own_are_drawn():
+    names: dict = {}
+    exec(BLOCKS["drawn"], names)
+    shapes = [(name, tuple(names[name].shape)) for name in ("turn", "hearts")]
+    assert shapes == [("turn", (13, 3, 64, 64)), ("hearts", (2, 3, 64, 64))]
+    assert len(names["rooms"]) == len(names["rooms"].column("wall_hue")) == 500
+
+
 def test_an_own_estimator_has_no_bias(small_air):
     """And joins the bench: by name, as a module's class."""
     names: dict = {}

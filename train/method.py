@@ -105,9 +105,10 @@ class Method(ABC):
         Args:
             settings: The method's settings.
             data: Data to use in place of those that the settings name: see
-                :func:`train.data.adapters.as_split`.
+                :func:`train.data.streaming.adapters.as_split`.
         """
-        from train.data import adapters, datasets
+        from train.data import datasets
+        from train.data.streaming import adapters
 
         if data is None:
             source = settings.select("data", "data_dir", "evaluate_on").values()
@@ -245,7 +246,7 @@ class Method(ABC):
             callbacks: What follows the training beside the log, the progress bar and TensorBoard:
                 see :class:`train.engine.callbacks.Callback`.
             data: Data to use in place of ``settings.data``: a data set of PyTorch's, images, or a
-                split of them. See :func:`train.data.adapters.as_split`.
+                split of them. See :func:`train.data.streaming.adapters.as_split`.
 
         Returns:
             The results, which ``results.json`` holds too. Of several processes that train together

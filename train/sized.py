@@ -10,8 +10,8 @@ from pyro_models.shapes import Shape
 from train.errors import brief
 from train.method import ELBOMethod, Method
 
-MOST_DENSE_VALUES = 3 * 32 * 32
-"""Images of more values than a colour image of 32x32 are too large for dense layers."""
+MOST_DENSE_VALUES = 3 * 64 * 64
+"""Images of more values than a colour image of 64x64 are too large for dense layers."""
 
 MOST_HALVINGS = 16
 """Images have fewer than two to this power of pixels on each side."""

@@ -7,13 +7,13 @@ from PIL import Image
 from torch.utils.data import Dataset, IterableDataset, StackDataset, Subset, TensorDataset
 
 from tests.data.refusals import refused
-from train.data.adapters import as_split
 from train.data.fingerprint import fingerprint
 from train.data.images import as_images
-from train.data.items import DatasetImages
 from train.data.labelled import Images, Split
 from train.data.options import DataOptions
-from train.data.stored import StoredImages
+from train.data.streaming.adapters import as_split
+from train.data.streaming.items import DatasetImages
+from train.data.streaming.stored import StoredImages
 
 GREY = np.random.default_rng(0).integers(0, 256, (60, 9, 8), dtype=np.uint8)
 LABELS = np.arange(60) % 3
@@ -237,7 +237,7 @@ def test_data_that_cannot_be_used_are_refused(data, words):
 )
 def test_an_item_that_cannot_be_used_is_named(monkeypatch, data, words):
     # The first and the last item show shape and type.
-    monkeypatch.setattr("train.data.items.PROBES", 2)
+    monkeypatch.setattr("train.data.streaming.items.PROBES", 2)
     images = DatasetImages(data)
     images.read(np.array([0, 1, 59, 3]))
     with refused(words):
@@ -260,7 +260,7 @@ class Stream(IterableDataset):
 
 
 def test_the_first_items_of_a_stream_are_held_out(monkeypatch):
-    monkeypatch.setattr("train.data.streams.HELD_OUT", 10)
+    monkeypatch.setattr("train.data.streaming.streams.HELD_OUT", 10)
     split = as_split(Stream(), options=HERE)
     assert torch.equal(split.held_out.images, as_images(GREY[:10]))
     assert split.held_out.labels.tolist() == LABELS[:10].tolist()
@@ -373,7 +373,7 @@ def test_a_stream_with_a_state_need_not_be_read_anew(workers):
 
 
 def test_streams_that_cannot_be_used_are_refused(monkeypatch):
-    monkeypatch.setattr("train.data.streams.HELD_OUT", 10)
+    monkeypatch.setattr("train.data.streaming.streams.HELD_OUT", 10)
     with refused("is empty"):
         as_split(Stream(0), options=HERE)
     with refused("has no more than 9 items, which are held out: give held-out data"):

@@ -11,9 +11,9 @@ from matplotlib.colors import rgb_to_hsv
 from sklearn.metrics import mutual_info_score
 
 from tests.data.refusals import refused
-from train.data import coloured_digits, hues
 from train.data.catalogue import mnist5k
-from train.data.coloured_digits import COLOURS, INK, PAPER
+from train.data.drawn import coloured_digits, hues
+from train.data.drawn.coloured_digits import COLOURS, INK, PAPER
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,11 @@ import torchvision.datasets
 
 from tests.data.refusals import refused
 from train import abc, ae, air, icvae
-from train.data import catalogue, datasets, lines, torchvision_sets
+from train.data import catalogue, datasets
 from train.data.batches import Batches
+from train.data.drawn import lines
 from train.data.labelled import Images, Split
+from train.data.reading import torchvision_sets
 
 
 def contents(images):
@@ -265,7 +267,7 @@ class TestDrawn:
         ],
     )
     def test_factors_are_columns_by_name(self, tmp_path, monkeypatch, name, shape, columns):
-        from train.data import shapes3d, sprites
+        from train.data.drawn import shapes3d, sprites
 
         for module in (shapes3d, sprites):
             monkeypatch.setattr(module, "TRAIN", 12)

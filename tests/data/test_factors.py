@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.data.refusals import refused
-from train.data import factors, hues
+from train.data.drawn import factors, hues
 
 LEVELS = {"side": np.array(["left", "right"]), "size": np.arange(1, 6), "x": np.arange(20) / 20}
 

@@ -7,8 +7,9 @@ import pytest
 from PIL import Image
 
 from tests.data.refusals import refused
-from train.data import files, memory
+from train.data import memory
 from train.data.options import DataOptions
+from train.data.reading import files
 
 M = 12
 COLOUR = np.random.default_rng(1).integers(0, 256, (M, 6, 5, 3), dtype=np.uint8)

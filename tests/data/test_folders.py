@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 
 from tests.data.refusals import refused
-from train.data import datasets, files, folders, images
+from train.data import datasets, images
 from train.data.options import DataOptions
+from train.data.reading import files, folders
 
 M = 12
 RANDOM = np.random.default_rng(0)

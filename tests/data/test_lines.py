@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from train.data.lines import SIZE, LineBatches, circle, draw, sample
+from train.data.drawn.lines import SIZE, LineBatches, circle, draw, sample
 
 
 @pytest.mark.parametrize(

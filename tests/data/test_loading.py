@@ -12,8 +12,8 @@ from pyro_models.shapes import Shape
 from tests.data.refusals import refused
 from train.data.images import as_images
 from train.data.labelled import Images
-from train.data.loading import LoadedBatches
-from train.data.stored import ArrayImages, StoredImages
+from train.data.streaming.loading import LoadedBatches
+from train.data.streaming.stored import ArrayImages, StoredImages
 from train.engine.state import local_batch
 from train.errors import InputError
 

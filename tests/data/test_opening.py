@@ -17,7 +17,7 @@ from train.data.fingerprint import fingerprint
 from train.data.images import as_images, to_grey
 from train.data.labelled import Split
 from train.data.options import DataOptions
-from train.data.stored import ArrayImages, JoinedImages, PictureImages
+from train.data.streaming.stored import ArrayImages, JoinedImages, PictureImages
 
 COLOURS = np.random.default_rng(3).integers(0, 256, (30, 9, 8, 3), dtype=np.uint8)
 NEVER = DataOptions(in_memory="never")

@@ -10,7 +10,7 @@ import torch
 from matplotlib.colors import rgb_to_hsv
 
 from tests.data.refusals import refused
-from train.data import shapes3d
+from train.data.drawn import shapes3d
 
 USUAL = {
     **{"floor_hue": 0.6, "wall_hue": 0.1, "object_hue": 0.35},

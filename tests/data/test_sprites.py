@@ -8,7 +8,7 @@ import torch
 from matplotlib.colors import rgb_to_hsv
 
 from tests.data.refusals import refused
-from train.data import hues, sprites
+from train.data.drawn import hues, sprites
 
 CENTRE = {"scale": 1.0, "orientation": 0.0, "x": 0.5, "y": 0.5}
 

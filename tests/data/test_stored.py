@@ -8,7 +8,7 @@ from tests.data.refusals import refused
 from train.data.fingerprint import fingerprint
 from train.data.images import as_bytes, as_images
 from train.data.labelled import Images
-from train.data.stored import ArrayImages
+from train.data.streaming.stored import ArrayImages
 
 BYTES = np.random.default_rng(0).integers(0, 256, (30, 9, 8), dtype=np.uint8)
 COLOURS = np.random.default_rng(2).integers(0, 256, (30, 3, 9, 8), dtype=np.uint8)

@@ -12,10 +12,11 @@ from PIL import Image
 
 from tests.data.refusals import refused
 from train.compare import CompareSettings, reproduced
-from train.data import datasets, files, tables
+from train.data import datasets
 from train.data.fingerprint import fingerprint
 from train.data.labelled import Images
 from train.data.options import DataOptions
+from train.data.reading import files, tables
 from train.data.scenes import load_scenes
 from train.settings import SceneSettings, Settings
 from train.settings.flags import parse

@@ -28,11 +28,12 @@ from tests.data.official import (
 from tests.data.refusals import refused
 from train import ae
 from train.cli import command
-from train.data import catalogue, datasets, memory, opening, torchvision_sets
+from train.data import catalogue, datasets, memory, opening
 from train.data.fingerprint import fingerprint
 from train.data.images import to_grey
 from train.data.labelled import Images, Split
 from train.data.options import DataOptions
+from train.data.reading import torchvision_sets
 
 NAMES = sorted(OFFICIAL)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_models.ae import Autoencoder
-from train.data import lines
+from train.data.drawn import lines
 from train.metrics.interpolation import interpolate, judge, measure, nearest_lines, smoothness
 
 STEPS = 16

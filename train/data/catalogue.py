@@ -60,32 +60,32 @@ def _mnist5k(data_dir: Path) -> Split:
 
 
 def _lines(data_dir: Path) -> Split:
-    from train.data import lines
+    from train.data.drawn import lines
 
     return lines.split()
 
 
 def _sprites(data_dir: Path, coloured: bool) -> Split:
-    from train.data import sprites
+    from train.data.drawn import sprites
 
     return sprites.split(coloured)
 
 
 def _shapes3d(data_dir: Path) -> Split:
-    from train.data import shapes3d
+    from train.data.drawn import shapes3d
 
     return shapes3d.split()
 
 
 def _coloured_digits(data_dir: Path) -> Split:
-    from train.data import coloured_digits
+    from train.data.drawn import coloured_digits
 
     return coloured_digits.split(mnist5k())
 
 
 def _torchvision(name: str, data_dir: Path, splits: tuple[str, str] = ("train", "test")) -> Split:
     # Takes longer to import than torch, and the default data set does not need it.
-    from train.data import torchvision_sets
+    from train.data.reading import torchvision_sets
 
     return torchvision_sets.load(name, data_dir, splits)
 
@@ -94,7 +94,7 @@ def _downloaded(name: str, description: str, group: str, validation: str | None 
     """Returns the entry of one of torchvision's data sets.
 
     Args:
-        name: Its name, a key of :data:`train.data.torchvision_sets.SOURCES`.
+        name: Its name, a key of :data:`train.data.reading.torchvision_sets.SOURCES`.
         description: A few words for ``--help``.
         group: The heading in ``--help``.
         validation: The name that torchvision has for its validation split, if there is one.

@@ -11,15 +11,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from train.data import adapters, huggingface, memory, opening
+from train.data import memory, opening
 from train.data.catalogue import CATALOGUE
-from train.data.files import Contents
 from train.data.images import to_grey
 from train.data.labelled import Images, Split
 from train.data.labels import Classes, are_classes
 from train.data.options import DataOptions
+from train.data.reading import huggingface
+from train.data.reading.files import Contents
 from train.data.splits import given_rows, hold_out
-from train.data.stored import StoredImages
+from train.data.streaming import adapters
+from train.data.streaming.stored import StoredImages
 from train.errors import note, require
 
 EvaluateOn = Literal["test", "validation"]
@@ -34,8 +36,8 @@ def load(
         data: A name in :data:`~train.data.catalogue.CATALOGUE`: ``mnist5k`` has 4,000 training and
             1,000 test images; the training images of ``lines`` are endless; most others are
             downloaded unless ``data_dir`` has their files, and have the test split that they come
-            with. Or the path of a file or folder (see :func:`train.data.files.read`), a fifth of
-            which is the test split unless a split is given.
+            with. Or the path of a file or folder (see :func:`train.data.reading.files.read`), a
+            fifth of which is the test split unless a split is given.
         data_dir: The folder of downloads.
         evaluate_on: The held-out images. ``"test"``: the test split; of a file or folder with a
             validation split alone, that one. ``"validation"``: the validation split that the data

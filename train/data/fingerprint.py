@@ -11,14 +11,15 @@ from torch import Tensor
 
 from train.data.labelled import Images
 from train.data.scenes import Scenes
-from train.data.stored import StoredImages
+from train.data.streaming.stored import StoredImages
 
 
 def fingerprint(*splits: Images | Scenes) -> str:
     """Hashes the contents of data, independently of the file or folder that they were read from.
 
     Of stored images it hashes what they say of themselves (see
-    :meth:`train.data.stored.StoredImages.digest`) and which of them are there, in their order.
+    :meth:`train.data.streaming.stored.StoredImages.digest`) and which of them are there, in their
+    order.
 
     Args:
         splits: Training and held-out data.

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from pyro_models.shapes import Shape
-from train.data import pil
+from train.data.reading import pil
 from train.errors import InputError, require, warn
 
 ROUNDING = 1e-3
@@ -42,8 +42,8 @@ def as_images(
     - Floats are in [0, 1]. Up to :data:`ROUNDING` outside they are clipped silently, up to
       :data:`CLIPPED` outside with a message, and refused beyond.
     - PIL images are rotated as their EXIF data say, put on a background where they are transparent
-      (see :func:`train.data.pil.put_on_background`), and converted to grey if ``shape`` has one
-      channel, with a message.
+      (see :func:`train.data.reading.pil.put_on_background`), and converted to grey if ``shape`` has
+      one channel, with a message.
 
     Args:
         given: An array, a tensor, a PIL image, or a list of these, of shape :math:`(M, H, W)`,

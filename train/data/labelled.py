@@ -12,9 +12,9 @@ from torch import Tensor
 
 from pyro_models.shapes import Shape
 from train.data.labels import Classes, are_classes
-from train.data.loading import Drawing, LoadedBatches, Plan, batches_of
 from train.data.splits import hold_out
-from train.data.stored import StoredImages
+from train.data.streaming.loading import Drawing, LoadedBatches, Plan, batches_of
+from train.data.streaming.stored import StoredImages
 from train.errors import require
 
 
@@ -24,7 +24,7 @@ class Images:
 
     Attributes:
         images: Pixels, of shape :math:`(M, C, H, W)`, uint8, in memory or stored (see
-            :class:`~train.data.stored.StoredImages`); grey ones in memory may be given as
+            :class:`~train.data.streaming.stored.StoredImages`); grey ones in memory may be given as
             :math:`(M, H, W)`.
         labels: What networks take: class indices, of shape :math:`(M)`, int64; or quantities, of
             shape :math:`(M)` or :math:`(M, K)`, float32; None if there are none, or if they are

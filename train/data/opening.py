@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from train.data import arrays, files, folders
-from train.data.arrays import ArrayFiles
-from train.data.files import Contents
-from train.data.folders import Pictures
 from train.data.options import DataOptions
-from train.data.paths import kind_of
-from train.data.stored import ArrayImages, JoinedImages, PictureImages, StoredImages
+from train.data.reading import arrays, files, folders
+from train.data.reading.arrays import ArrayFiles
+from train.data.reading.files import Contents
+from train.data.reading.folders import Pictures
+from train.data.reading.paths import kind_of
+from train.data.streaming.stored import ArrayImages, JoinedImages, PictureImages, StoredImages
 from train.errors import InputError, note, require
 
 LARGE = 256 * 2**20
@@ -28,16 +28,16 @@ def read(data: str, options: DataOptions = DataOptions()) -> Contents:
     """Reads the path given as ``--data``; large images stay on disk.
 
     Args:
-        data: See :func:`train.data.files.read`.
+        data: See :func:`train.data.reading.files.read`.
         options: Labels, splits, colour and damaged files; and ``in_memory``. ``"always"``: images
             are read into memory. ``"never"``: they stay on disk. ``"auto"``: they stay on disk from
             :data:`LARGE` on. Those of an ``.npz`` archive cannot stay there.
 
     Returns:
-        Contents whose images are a tensor or :class:`~train.data.stored.StoredImages`.
+        Contents whose images are a tensor or :class:`~train.data.streaming.stored.StoredImages`.
 
     Raises:
-        InputError: See :func:`train.data.files.read`; or if an archive is to stay on disk.
+        InputError: See :func:`train.data.reading.files.read`; or if an archive is to stay on disk.
     """
     path = Path(data).expanduser()
     large = options.in_memory != "always" and size_of(path) >= LARGE
@@ -72,7 +72,7 @@ def size_of(path: Path) -> int:
 
 
 def stored(path: Path, images: Any, options: DataOptions) -> StoredImages | Tensor:
-    """Makes stored images of what :func:`train.data.files.open_images` opened.
+    """Makes stored images of what :func:`train.data.reading.files.open_images` opened.
 
     Args:
         path: The file or folder, for messages.

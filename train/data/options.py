@@ -15,7 +15,7 @@ class DataOptions:
     """Options of :func:`train.data.datasets.load`; see :class:`train.settings.DataSettings`.
 
     Attributes:
-        labels: A table of labels, ``.csv`` or ``.tsv``: see :mod:`train.data.tables`.
+        labels: A table of labels, ``.csv`` or ``.tsv``: see :mod:`train.data.reading.tables`.
         label_column: The names of the columns that are the label; the data set's choice if empty.
         split_column: The name of the column that holds each image's split.
         grey: Whether colour is turned to grey.

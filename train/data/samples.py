@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from train.data.stored import StoredImages
+from train.data.streaming.stored import StoredImages
 
 MOST_BYTES = 256 * 2**20
 """Bytes of stored images that are read into memory at most."""

@@ -13,14 +13,14 @@ from torch import Tensor
 
 from pyro_models.shapes import Shape
 from train.data import datasets, opening
-from train.data.archives import counts_of
 from train.data.catalogue import CATALOGUE, STORED
 from train.data.composition import Overlap, Rules, draw
 from train.data.labelled import Images
-from train.data.loading import batches_of
 from train.data.options import DataOptions
+from train.data.reading.archives import counts_of
 from train.data.splits import hold_out
-from train.data.stored import StoredImages
+from train.data.streaming.loading import batches_of
+from train.data.streaming.stored import StoredImages
 from train.errors import require
 
 PIXELS_AT_ONCE = 2**23
@@ -33,7 +33,7 @@ class Scenes:
 
     Attributes:
         images: Pixels, of shape :math:`(M, C, H, W)`, uint8, in memory or stored (see
-            :class:`~train.data.stored.StoredImages`); grey ones in memory may be given as
+            :class:`~train.data.streaming.stored.StoredImages`); grey ones in memory may be given as
             :math:`(M, H, W)`.
         counts: The number of objects in each image, of shape :math:`(M)`, int64; None if unknown.
         boxes: The tightest boxes :math:`(x_0, y_0, x_1, y_1)` around the ink of each object, of
@@ -154,8 +154,8 @@ def load_scenes(settings: SceneOptions) -> ScenesSplit:
 
     Training scenes have training images only, and held-out scenes held-out ones. Each split has its
     own seed, so that it does not depend on the size of the other. If ``settings.data`` is a
-    path (see :func:`train.data.files.read`), its images are the scenes, a fifth of them is the
-    test split unless a split is given, and the settings of canvas and digits have no effect. A
+    path (see :func:`train.data.reading.files.read`), its images are the scenes, a fifth of them is
+    the test split unless a split is given, and the settings of canvas and digits have no effect. A
     column ``counts`` has the numbers of objects.
 
     Args:

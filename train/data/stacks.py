@@ -12,7 +12,7 @@ from torch import Tensor
 from train.data.batches import as_input
 from train.data.labelled import Images
 from train.data.labels import Classes, are_whole
-from train.data.stored import StoredImages
+from train.data.streaming.stored import StoredImages
 from train.errors import require
 
 CHUNK = 64
@@ -142,7 +142,8 @@ class StackPairs:
 
     Args:
         images: Images, of shape :math:`(M, C, H, W)`, uint8. Of stored ones (see
-            :class:`~train.data.stored.StoredImages`) it draws the indices alone, on the CPU.
+            :class:`~train.data.streaming.stored.StoredImages`) it draws the indices alone, on the
+            CPU.
         sets: The index of each image's set, of shape :math:`(M)`.
         sizes: The sizes :math:`(n, m)` of the two stacks.
         pairs: Pairs in a batch, :math:`P`.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pyro_models.ae import Autoencoder
-from train.data import lines
+from train.data.drawn import lines
 
 
 @torch.no_grad()

@@ -26,7 +26,7 @@ class AESettings(Settings):
     """Size of the code."""
     network: Literal["auto", "conv", "dense"] = "auto"
     """Networks. conv: a small convolutional encoder and a larger decoder. dense: dense layers.
-    auto: dense for images of at most 3,072 values, such as 28x28 or 3x32x32, conv for larger
+    auto: dense for images of at most 12288 values, such as 28x28 or 3x64x64, conv for larger
     ones."""
     hidden: tuple[Count, ...] = (1000, 500)
     """Widths of the encoder's hidden dense layers; the decoder has them reversed."""

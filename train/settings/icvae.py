@@ -48,7 +48,7 @@ class ICVAESettings(ELBOSettings):
     """Number of codes of earlier batches with which --invariance direct compares a batch."""
     network: Literal["auto", "dense", "conv"] = "auto"
     """Networks. dense: dense layers. conv: convolutions before them, and after them in the
-    decoder. auto: dense for images of at most 3,072 values, such as 28x28 or 3x32x32, conv for
+    decoder. auto: dense for images of at most 12288 values, such as 28x28 or 3x64x64, conv for
     larger ones."""
     hidden: tuple[Count, ...] = (512, 512)
     """Widths of the hidden dense layers."""

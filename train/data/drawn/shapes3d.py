@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from train.data import factors, hues
+from train.data.drawn import factors, hues
 from train.data.labelled import Images, Split
 
 SIZE = 64

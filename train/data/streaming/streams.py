@@ -16,11 +16,11 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from train import processes
 from train.data.batches import as_input
-from train.data.items import Conversion, Item, conversion
 from train.data.labelled import Images, Split
 from train.data.labels import as_labels
-from train.data.loading import Drawing, ignore_interrupts, unchanged
-from train.data.randomness import RandomNumbers
+from train.data.streaming.items import Conversion, Item, conversion
+from train.data.streaming.loading import Drawing, ignore_interrupts, unchanged
+from train.data.streaming.randomness import RandomNumbers
 from train.errors import InputError, first_line, note, require
 
 HELD_OUT = 1_000

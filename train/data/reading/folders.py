@@ -12,9 +12,10 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from train.data import memory, pil
+from train.data import memory
 from train.data.images import as_bytes, as_images
-from train.data.paths import kind_of
+from train.data.reading import pil
+from train.data.reading.paths import kind_of
 from train.data.splits import split_of
 from train.errors import InputError, note, require
 

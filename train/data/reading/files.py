@@ -9,15 +9,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from train.data import archives, arrays, folders, tables
-from train.data.archives import Arrays
-from train.data.arrays import ArrayFiles
 from train.data.catalogue import NAMES
-from train.data.columns import Columns, default_label
-from train.data.folders import Pictures
 from train.data.images import to_grey
 from train.data.options import DataOptions
-from train.data.paths import kind_of
+from train.data.reading import archives, arrays, folders, tables
+from train.data.reading.archives import Arrays
+from train.data.reading.arrays import ArrayFiles
+from train.data.reading.columns import Columns, default_label
+from train.data.reading.folders import Pictures
+from train.data.reading.paths import kind_of
 from train.data.splits import SPLITS, split_of
 from train.errors import note, require
 
@@ -47,7 +47,7 @@ class Contents:
         splits: ``"train"``, ``"validation"`` or ``"test"`` for each image, of shape :math:`(M)`;
             None if no split is given.
         counts: The number of objects in each image, of shape :math:`(M)`, int64.
-        boxes: Their boxes: see :class:`train.data.archives.Arrays`.
+        boxes: Their boxes: see :class:`train.data.reading.archives.Arrays`.
     """
 
     images: np.ndarray | Pictures | ArrayFiles
@@ -68,9 +68,9 @@ def read(data: str, options: DataOptions = DataOptions()) -> Contents:
     """Reads the path given as ``--data``; prints a line for each conversion.
 
     Args:
-        data: An ``.npz`` archive (see :func:`train.data.archives.read`), an ``.npy`` array (see
-            :func:`train.data.arrays.read`), a folder of image files (see
-            :func:`train.data.folders.listing`), or a folder of arrays: ``train.npz`` and
+        data: An ``.npz`` archive (see :func:`train.data.reading.archives.read`), an ``.npy`` array
+            (see :func:`train.data.reading.arrays.read`), a folder of image files (see
+            :func:`train.data.reading.folders.listing`), or a folder of arrays: ``train.npz`` and
             ``test.npz``, ``validation.npz``, or both; or the same of ``.npy``.
         options: Labels, splits, colour and damaged files.
 
@@ -92,8 +92,8 @@ def open_images(data: str, options: DataOptions = DataOptions()) -> Contents:
             to grey.
 
     Returns:
-        Contents whose images are :class:`~train.data.folders.Pictures` of a folder, or
-        :class:`~train.data.arrays.ArrayFiles`; those of an ``.npz`` archive are read.
+        Contents whose images are :class:`~train.data.reading.folders.Pictures` of a folder, or
+        :class:`~train.data.reading.arrays.ArrayFiles`; those of an ``.npz`` archive are read.
 
     Raises:
         InputError: See :func:`read`.

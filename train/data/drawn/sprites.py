@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from train.data import factors, hues
+from train.data.drawn import factors, hues
 from train.data.labelled import Images, Split
 
 SIZE = 64
@@ -26,7 +26,7 @@ SIZE = 64
 MARGIN = 16
 """Distance of a shape's centre from the edges, in pixels: no shape reaches further."""
 COLOURS = tuple(sorted(hues.COLOURS))
-"""The names of the colours: those of :data:`train.data.hues.COLOURS`, of saturation 0.8."""
+"""The names of the colours: those of :data:`train.data.drawn.hues.COLOURS`, of saturation 0.8."""
 SATURATION = 0.8
 TRAIN, HELD_OUT = 10_000, 2_000
 """The numbers of training images and of held-out ones in :func:`split`."""

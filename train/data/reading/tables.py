@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 
 from train.data import memory
-from train.data.columns import Columns
 from train.data.labels import as_labels, interpretation
-from train.data.paths import kind_of
+from train.data.reading.columns import Columns
+from train.data.reading.paths import kind_of
 from train.errors import InputError, brief, note, require
 
 SUFFIXES = (".csv", ".tsv")

@@ -18,8 +18,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from train import processes
 from train.data.batches import Batches, as_input
-from train.data.randomness import RandomNumbers
-from train.data.stored import StoredImages
+from train.data.streaming.randomness import RandomNumbers
+from train.data.streaming.stored import StoredImages
 from train.errors import InputError, first_line
 
 AHEAD = 4

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from train.data.items import DatasetImages
+from train.data.streaming.items import DatasetImages
 from train.errors import InputError, first_line
 
 SPLITS = "dataset_dict.json"

@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from pyro_models.shapes import Shape
 from train.data.images import as_bytes, as_images
-from train.data.randomness import RandomNumbers
-from train.data.stored import PROBES, StoredImages, evenly
+from train.data.streaming.randomness import RandomNumbers
+from train.data.streaming.stored import PROBES, StoredImages, evenly
 from train.errors import InputError, first_line, note, require
 from train.progress import progress
 

@@ -12,14 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from train.data import factors, hues
+from train.data.drawn import factors, hues
 from train.data.labelled import Images, Split
 from train.errors import require
 
 COLOURS = tuple(sorted(hues.COLOURS))
 """The names of the colours, of ink and of paper."""
 INK, PAPER = 0.7, 0.2
-"""The luma of every ink and of every paper: see :func:`train.data.hues.of_luma`."""
+"""The luma of every ink and of every paper: see :func:`train.data.drawn.hues.of_luma`."""
 
 
 def draw(digits: Tensor, ink: Any, paper: Any) -> Tensor:

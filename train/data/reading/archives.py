@@ -16,9 +16,9 @@ import numpy as np
 from numpy.lib import format as npy
 
 from train.data import memory
-from train.data.columns import Columns, of_labels
 from train.data.images import as_bytes, as_images
 from train.data.labels import as_labels, interpretation
+from train.data.reading.columns import Columns, of_labels
 from train.errors import InputError, note, require
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from train.data import memory
-from train.data.archives import DAMAGED, columns_of_labels, images_of
-from train.data.columns import Columns
-from train.data.paths import kind_of
+from train.data.reading.archives import DAMAGED, columns_of_labels, images_of
+from train.data.reading.columns import Columns
+from train.data.reading.paths import kind_of
 from train.errors import InputError, require
 
 LABELS = "-labels"

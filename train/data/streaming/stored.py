@@ -18,7 +18,7 @@ from torch import Tensor
 from pyro_models.shapes import Shape
 from train import processes
 from train.data.images import CLIPPED, ROUNDING, as_images, to_grey
-from train.data.paths import kind_of
+from train.data.reading.paths import kind_of
 from train.errors import InputError, first_line, note, require
 from train.progress import progress
 

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
-from train.data.columns import Columns
 from train.data.images import to_grey
-from train.data.items import DatasetImages, columns
 from train.data.labelled import Images, Split
 from train.data.labels import Classes, are_classes, as_labels
 from train.data.options import DataOptions
-from train.data.streams import stream_split
+from train.data.reading.columns import Columns
+from train.data.streaming.items import DatasetImages, columns
+from train.data.streaming.streams import stream_split
 from train.errors import require
 
 KINDS = "a Split, Images, a data set of PyTorch's, or a pair of them to train on and to hold out"
@@ -38,7 +38,7 @@ def as_split(
     - Of :class:`~train.data.labelled.Images`, and of a map-style data set, a fifth is held out,
       the same one each time; stratified, if they have labels that are classes.
     - Of an :class:`~torch.utils.data.IterableDataset` the first items are held out: see
-      :func:`train.data.streams.stream_split`.
+      :func:`train.data.streaming.streams.stream_split`.
     - A pair of these has the images to train on, and those to hold out.
     - A mapping with the keys ``train`` and ``test``, such as Hugging Face's ``DatasetDict``, is
       such a pair. Without ``test``, a fifth of ``train`` is held out.

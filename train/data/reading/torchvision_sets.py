@@ -25,10 +25,11 @@ from torchvision.datasets.mnist import read_image_file, read_label_file
 from torchvision.datasets.utils import extract_archive
 
 from pyro_models.shapes import Shape
-from train.data import memory, pil
+from train.data import memory
 from train.data.labelled import Images, Split
 from train.data.labels import Classes
-from train.data.stored import StoredImages
+from train.data.reading import pil
+from train.data.streaming.stored import StoredImages
 from train.errors import InputError, first_line, require
 
 IDX_FILES = (
