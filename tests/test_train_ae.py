@@ -180,8 +180,8 @@ def test_bad_images(tmp_path, capsys):
 def test_a_look_keeps_a_measure_that_is_exactly_zero(monkeypatch):
     data = labelled.Images(torch.zeros(6, 4, 4, dtype=torch.uint8), torch.arange(6) % 2)
     watch = autoencoding.ACAIWatch(dense((4, 4), 2, (3,)), data, data)
-    monkeypatch.setattr(autoencoding, "probe_accuracy", lambda *_: 0.0)
-    monkeypatch.setattr(autoencoding, "cluster_accuracy", lambda *_, **__: None)
+    monkeypatch.setattr("train.metrics.probes.probe_accuracy", lambda *_: 0.0)
+    monkeypatch.setattr("train.metrics.clusters.cluster_accuracy", lambda *_, **__: None)
     seen = watch.evaluate(0)
     assert seen.keys() == {"held_out_mse", "probe_accuracy"}
     assert seen["probe_accuracy"] == 0

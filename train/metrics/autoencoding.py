@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
@@ -16,12 +16,13 @@ from train import plots
 from train.data.batches import as_input, codes_of
 from train.data.labelled import Images
 from train.metrics import interpolation
-from train.metrics.clusters import cluster_accuracy
 from train.metrics.goals import Beats, Goal
 from train.metrics.measuring import Measures, Unmeasurable, attempt
-from train.metrics.probes import Labelled, probe_accuracy
 from train.metrics.references import mean_image_mse
 from train.metrics.watch import TrainingLog, Watch
+
+if TYPE_CHECKING:
+    from train.metrics.probes import Labelled
 
 GOAL = Beats(
     measure="reconstruction_mse",
@@ -103,10 +104,20 @@ class AutoencoderWatch(Watch):
             require_classes(train.labels)
             return [(self.encode(x.images), x.labels.numpy()) for x in (train, self.held_out)]
 
-        return {
-            "probe_accuracy": lambda: probe_accuracy(*codes()),
-            "cluster_accuracy": lambda: cluster_accuracy(*codes(), starts=starts, seed=self.seed),
-        }
+        # scikit-learn is imported here, where there are labels: it takes 120 MB and half a second.
+        def probe() -> float:
+            pairs = codes()
+            from train.metrics.probes import probe_accuracy
+
+            return probe_accuracy(*pairs)
+
+        def cluster() -> float:
+            pairs = codes()
+            from train.metrics.clusters import cluster_accuracy
+
+            return cluster_accuracy(*pairs, starts=starts, seed=self.seed)
+
+        return {"probe_accuracy": probe, "cluster_accuracy": cluster}
 
     def measure(self) -> Measures:
         """Measures the autoencoder on held-out images.
