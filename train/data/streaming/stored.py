@@ -28,7 +28,7 @@ PROBES = 32
 MOST_WORKERS = 4
 """Most processes that read images of one training process, unless the user gives a number."""
 
-CHUNK = 8 * 2**20
+CHUNK = 2**20
 """Bytes that are read at once where a whole file is read."""
 
 
