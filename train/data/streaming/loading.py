@@ -14,11 +14,11 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from train import processes
 from train.data.batches import Batches, as_input
-from train.data.streaming.randomness import RandomNumbers
+from train.data.streaming.randomness import RandomNumbers, seed_generators
 from train.data.streaming.stored import StoredImages
 from train.errors import InputError, first_line
 
@@ -188,7 +188,12 @@ class Reader(Dataset):
         try:
             if not self.images.RUNS_CODE:
                 return self.read(rows)
-            with RandomNumbers(self.seed, step, processes.rank()):
+            seeds = (self.seed, step, processes.rank())
+            if get_worker_info() is not None:
+                # A worker has no random numbers to keep.
+                seed_generators(*seeds)
+                return self.read(rows)
+            with RandomNumbers(*seeds):
                 return self.read(rows)
         except InputError as error:
             return Failure(str(error))

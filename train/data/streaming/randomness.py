@@ -20,25 +20,41 @@ class RandomNumbers:
     """
 
     def __init__(self, *seeds: int) -> None:
-        numbers = np.random.SeedSequence(seeds).generate_state(3)
-        # Not torch.manual_seed, which seeds CUDA's generators too.
-        generator = torch.Generator().manual_seed(int(numbers[0]))
-        self._states: Any = (
-            generator.get_state(),
-            np.random.RandomState(int(numbers[1])).get_state(),
-            random.Random(int(numbers[2])).getstate(),
-        )
+        self._seeds = seeds
+        self._states: Any = None
 
     def __enter__(self) -> None:
-        self._exchange()
+        outside = _states()
+        if self._states is None:
+            seed_generators(*self._seeds)
+        else:
+            _restore(self._states)
+        self._states = outside
 
     def __exit__(self, *_: object) -> None:
-        self._exchange()
+        inside = _states()
+        _restore(self._states)
+        self._states = inside
 
-    def _exchange(self) -> None:
-        """Exchanges the states of the generators with those that this object holds."""
-        current = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
-        torch.set_rng_state(self._states[0])
-        np.random.set_state(self._states[1])  # noqa: NPY002
-        random.setstate(self._states[2])
-        self._states = current
+
+def seed_generators(*seeds: int) -> None:
+    """Seeds PyTorch's generator on the CPU, NumPy's and Python's.
+
+    Args:
+        seeds: Integers, 0 or above, which seed the generators together.
+    """
+    numbers = np.random.SeedSequence(seeds).generate_state(3)
+    # Not torch.manual_seed, which seeds CUDA's generators too.
+    torch.default_generator.manual_seed(int(numbers[0]))
+    np.random.seed(int(numbers[1]))  # noqa: NPY002
+    random.seed(int(numbers[2]))
+
+
+def _states() -> tuple[Any, ...]:
+    return torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
+
+
+def _restore(states: tuple[Any, ...]) -> None:
+    torch.set_rng_state(states[0])
+    np.random.set_state(states[1])  # noqa: NPY002
+    random.setstate(states[2])
