@@ -13,7 +13,7 @@ import torch
 from tests.data.refusals import refused
 from train import abc, acai, ae, air, icvae, plots
 from train.engine.runs import Run
-from train.metrics import autoencoding, coding, embedding
+from train.metrics import autoencoding, clusters, coding, embedding
 from train.metrics.goals import Beats, Goal, Stays
 from train.metrics.measuring import Measures
 from train.metrics.watch import Watch
@@ -78,7 +78,7 @@ def test_a_figure_and_a_look_that_fail_lose_no_results(tmp_path, monkeypatch):
         raise ValueError("as on strange data")
 
     monkeypatch.setattr(plots, "codes", breaks)
-    monkeypatch.setattr(autoencoding, "cluster_accuracy", breaks)
+    monkeypatch.setattr(clusters, "cluster_accuracy", breaks)
     arrays = {"images": images(12), "labels": np.arange(12) % 2}
     results = run("acai", tmp_path, arrays)
     assert results["cluster_accuracy"] is results["figures"]["codes"] is None
