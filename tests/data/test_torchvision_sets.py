@@ -409,7 +409,7 @@ class TestDebian:
         with refused("--data fashion-mnist", "no network"):
             datasets.load("fashion-mnist", tmp_path / "data", "test")
 
-    @pytest.mark.parametrize("content", [b"damaged", gzip.compress(b"damaged")])
+    @pytest.mark.parametrize("content", [b"damaged", gzip.compress(b"damaged", mtime=0)])
     def test_a_damaged_package_is_refused(self, tmp_path, package, content):
         (package / "train-images-idx3-ubyte.gz").write_bytes(content)
         with refused("--data fashion-mnist", "dataset-fashion-mnist", str(package), "install"):
