@@ -34,7 +34,7 @@ from train.transformers import ICVAETransformer
 TOLD = ("ink", "paper")
 COMMON: dict[str, Any] = {
     **{"network": "conv", "hidden": (256,), "z_dim": 16, "likelihood_scale": 0.4},
-    **{"beta": 0.2, "beta_start": 3.0, "anneal_steps": 1200},
+    **{"beta": 0.25, "beta_start": 3.0, "anneal_steps": 1200},
     **{"batch_size": 64, "learning_rate": 2e-3},
 }
 """What all methods have in common, of the settings of ``train.icvae``."""
@@ -42,7 +42,7 @@ COMMON: dict[str, Any] = {
 # gradient of the penalty vanishes. So the rate and the penalty are dear in the beginning, when the
 # decoder learns the colours from the condition, and codes learn what remains.
 PENALTY: dict[str, Any] = {
-    **{"invariance": "direct", "weight": 0.3, "weight_start": 10.0, "memory": 3200},
+    **{"invariance": "direct", "weight": 2.0, "weight_start": 10.0, "memory": 3200},
 }
 METHODS: dict[str, dict[str, Any]] = {
     "ICVAE": {"condition": TOLD} | PENALTY,
