@@ -5,13 +5,16 @@ from __future__ import annotations
 from typing import Literal
 
 from guides.baselines import BaselineNetwork, DecayingAverage, LearnsFromCosts
+from guides.convolutional import ConvolutionalGuide
 from guides.recurrent import RecurrentGuide, ResidualGuide
 from guides.stepwise import Detection, StepwiseGuide
 from pyro_models.air import AIR
+from pyro_models.networks import aspect
 from pyro_models.shapes import Shape
 
 __all__ = [
     "BaselineNetwork",
+    "ConvolutionalGuide",
     "DecayingAverage",
     "Detection",
     "LearnsFromCosts",
@@ -21,6 +24,9 @@ __all__ = [
     "model_and_guide",
 ]
 
+Guide = Literal["residual", "recurrent", "convolutional"]
+"""The guides of :func:`model_and_guide`."""
+
 
 def model_and_guide(
     shape: Shape,
@@ -28,17 +34,20 @@ def model_and_guide(
     max_objects: int = 3,
     window_size: int = 24,
     window_scale: tuple[float, float] = (3.0, 0.1),
+    place_scale: float = 1.0,
     what_dim: int = 20,
     what_hidden: int = 400,
     decoder_bias: float = -3.0,
     likelihood_scale: float = 0.5,
     presence_prior: float = 0.01,
     count_prior: Literal["steps", "geometric"] = "steps",
-    guide: Literal["residual", "recurrent"] = "residual",
+    guide: Guide = "residual",
     guide_hidden: int = 256,
+    guide_channels: int = 16,
     anchors: int = 9,
     baseline: Literal["none", "average", "network"] = "none",
-) -> tuple[AIR, RecurrentGuide]:
+    square_windows: bool = True,
+) -> tuple[AIR, StepwiseGuide]:
     r"""Makes a model, and a guide with a baseline.
 
     Args:
@@ -47,6 +56,8 @@ def model_and_guide(
         window_size: See :class:`~pyro_models.air.AIR`.
         window_scale: The prior median and standard deviation of the inverse scale :math:`s`, the
             number of windows that fit across the canvas.
+        place_scale: The prior standard deviation of :math:`x` and :math:`y`, in half windows. On a
+            canvas that is not square, it is that along the shorter side.
         what_dim: See :class:`~pyro_models.air.AIR`.
         what_hidden: The width of the hidden layer of the windows' encoder and decoder.
         decoder_bias: See :class:`~pyro_models.air.AIR`.
@@ -54,11 +65,13 @@ def model_and_guide(
         presence_prior: See :class:`~pyro_models.air.AIR`.
         count_prior: See :class:`~pyro_models.air.AIR`.
         guide: ``"residual"`` for :class:`ResidualGuide`, ``"recurrent"`` for
-            :class:`RecurrentGuide`.
+            :class:`RecurrentGuide`, ``"convolutional"`` for :class:`ConvolutionalGuide`.
         guide_hidden: The ``hidden`` of :class:`RecurrentGuide`.
+        guide_channels: The ``channels`` of :class:`ConvolutionalGuide`.
         anchors: See :class:`RecurrentGuide`.
         baseline: ``"average"`` for :class:`DecayingAverage`, ``"network"`` for
             :class:`BaselineNetwork`, or ``"none"``. It is the guide's attribute ``baseline``.
+        square_windows: See :class:`~pyro_models.air.AIR`.
 
     Example:
         >>> model, guide = model_and_guide((50, 50), baseline="average")
@@ -67,6 +80,7 @@ def model_and_guide(
     """
     shape = Shape.of(shape)
     scale, deviation = window_scale
+    height, width = aspect(shape.sides) if square_windows else (1.0, 1.0)
     model = AIR(
         shape,
         max_objects=max_objects,
@@ -78,18 +92,19 @@ def model_and_guide(
         presence_prior=presence_prior,
         count_prior=count_prior,
         where_loc=(scale, 0.0, 0.0),
-        where_scale=(deviation, 1.0, 1.0),
+        where_scale=(deviation, width * place_scale, height * place_scale),
+        square_windows=square_windows,
     )
+    is_local = guide == "convolutional"
     make_baseline = {
         "none": lambda: None,
         "average": lambda: DecayingAverage(max_objects),
-        "network": lambda: BaselineNetwork(shape.values, guide_hidden),
+        "network": lambda: BaselineNetwork(
+            shape.values, guide_channels if is_local else guide_hidden
+        ),
     }[baseline]
+    options = {"encoder_hidden": what_hidden, "baseline": make_baseline()}
+    if is_local:
+        return model, ConvolutionalGuide(model, channels=guide_channels, **options)
     guide_class = {"residual": ResidualGuide, "recurrent": RecurrentGuide}[guide]
-    return model, guide_class(
-        model,
-        hidden=guide_hidden,
-        encoder_hidden=what_hidden,
-        anchors=anchors,
-        baseline=make_baseline(),
-    )
+    return model, guide_class(model, hidden=guide_hidden, anchors=anchors, **options)

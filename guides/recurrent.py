@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from guides.stepwise import Proposal, Steps, StepwiseGuide, window_encoder
 from pyro_models.air import AIR
-from pyro_models.networks import MLP
+from pyro_models.networks import MLP, aspect
 
 
 class RecurrentGuide(StepwiseGuide):
@@ -79,6 +79,10 @@ class RecurrentGuide(StepwiseGuide):
         # Places with the prior's scale, centred on a grid over the inner 90% of the canvas.
         axis = 0.9 * ((2 * torch.arange(anchors) + 1) / max(anchors, 1) - 1)
         centres = torch.cartesian_prod(axis, axis).reshape(-1, 2)
+        if model.square_windows:
+            # A window is a smaller part of the longer side.
+            height, width = aspect(model.shape.sides)
+            centres = centres * torch.tensor([width, height])
         grid = torch.cat([0 * centres[:, :1], -model.where_loc[0].exp() * centres], dim=1)
         self.register_buffer("anchors", grid, persistent=False)
         radius = 0.5 * torch.exp(-model.where_loc[0])

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from guides.baselines import LearnsFromCosts
 from pyro_models.air import AIR
-from pyro_models.networks import MLP, clipped_boxes, crop
+from pyro_models.networks import MLP
 from pyro_models.objective import annealed
 from pyro_models.presence import FixPresence, all_present, presence_logits
 from pyro_models.shapes import require_batch
@@ -149,7 +149,7 @@ class StepwiseGuide(GuardedModule):
                     z_pres = pyro.sample(f"z_pres_{i}", bernoulli, infer=presence)
                 with poutine.mask(mask=z_pres > 0):
                     z_where = pyro.sample(f"z_where_{i}", proposal.where)
-                    window = crop(proposal.visible, z_where, model.window_size).flatten(-3)
+                    window = model.crop(proposal.visible, z_where).flatten(-3)
                     loc, log_scale = encoder(window).to(images.dtype).chunk(2, dim=-1)
                     # Bounded, as the exponential of a network's output may overflow.
                     scale = log_scale.clamp(max=1.0).exp()
@@ -215,7 +215,7 @@ class StepwiseGuide(GuardedModule):
         return Detection(
             counts=counts,
             probabilities=probabilities,
-            boxes=clipped_boxes(z_where, self.model.shape.sides, counts),
+            boxes=self.model.boxes(z_where, counts),
             z_where=z_where,
             z_what=z_what,
             reconstruction=self.model.draw(z_where, z_what, counts),
