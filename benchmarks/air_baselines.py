@@ -157,14 +157,15 @@ def choose_components(scenes: Scenes) -> Components:
 class CountNetwork(nn.Module):
     r"""A convolutional network that counts objects, for images of any size.
 
-    Features are summed over the image, because a count is a sum over places. Of the default sizes
+    Features, relative to those of an empty canvas, are summed over the image, because a count is a
+    sum over places. Of the default sizes
     it has 1.1 million weights, as many as AIR's guide for 50x50 pixels.
 
     Args:
         channels: The number of channels of an image.
         most: The largest count :math:`K` that can be predicted by a classifier.
         width: The number of channels of the last convolutions.
-        regression: Whether to predict a real number, the sum of a map, rather than the
+        regression: Whether to predict a real number, linear in the sum of features, rather than the
             probability of each count.
 
     Shape:
@@ -187,14 +188,15 @@ class CountNetwork(nn.Module):
             kernel = 5 if before == channels else 3
             layers += [nn.Conv2d(before, after, kernel, stride, kernel // 2), nn.ReLU()]
         self.features = nn.Sequential(*layers)
-        self.head = nn.Linear(width, 1) if regression else MLP(width, most + 1, (width,))
+        self.head = (
+            nn.Linear(width, 1, bias=False) if regression else MLP(width, most + 1, (width,))
+        )
 
     def forward(self, images: Tensor) -> Tensor:
-        features = self.features(images)
-        if self.regression:
-            cells = self.head(features.movedim(1, -1)).squeeze(-1)
-            return cells.sum((1, 2)) / self.CELLS
-        return self.head(features.sum((2, 3)) / self.CELLS)
+        # An empty canvas has no features, so that a larger one adds nothing to the sum.
+        features = self.features(images) - self.features(torch.zeros_like(images[:1]))
+        outputs = self.head(features.sum((2, 3)) / self.CELLS)
+        return outputs.squeeze(-1) if self.regression else outputs
 
     def loss(self, images: Tensor, counts: Tensor) -> Tensor:
         """Returns the cross-entropy in nats, or for regression the smooth absolute error."""
@@ -222,6 +224,7 @@ def train_network(
     *,
     batch_size: int = 64,
     learning_rate: float = 1e-3,
+    width: int = 256,
     regression: bool = False,
     seed: int = 0,
 ) -> CountNetwork:
@@ -232,13 +235,15 @@ def train_network(
         steps: Training steps.
         batch_size: Scenes in a step.
         learning_rate: The rate of the first step.
+        width: See :class:`CountNetwork`.
         regression: See :class:`CountNetwork`.
         seed: Seed of weights and batches.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         most = int(scenes.counts.max())
-        network = CountNetwork(scenes.shape.channels, most, regression=regression)
+        channels = scenes.shape.channels
+        network = CountNetwork(channels, most, width=width, regression=regression)
     batches = Batches((scenes.images, scenes.counts), batch_size, seed, "cpu")
     optimiser = torch.optim.Adam(network.parameters(), learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
