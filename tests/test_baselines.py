@@ -114,10 +114,10 @@ def test_a_network_learns_to_count(baselines, scenes, regression):
 def test_a_sum_of_features_adds_what_is_on_a_canvas(baselines):
     torch.manual_seed(0)
     network = baselines.CountNetwork(1, 3, width=32, regression=True).double()
-    # Farther apart, and from the border, than the network's receptive field of 41 pixels. Biases are
-    # random, so that an empty canvas has features too.
+    # Farther apart, and from the border, than the 41 pixels of the network's receptive field. An
+    # empty canvas has features too, because biases are random.
     images = torch.zeros(2, 1, 104, 168, dtype=torch.float64)
-    images[:, 0, 48:56, 48:56] = images[1, 0, 48:56, 104:112] = torch.rand(8, 8)
+    images[:, 0, 48:56, 48:56] = images[1, 0, 48:56, 104:112] = 10 * torch.rand(8, 8)
     one, two = network(images)
     assert abs(one) > 1e-4
     torch.testing.assert_close(two, 2 * one)
