@@ -1,8 +1,8 @@
-"""Evaluates AIR: accuracy of counts, ELBO, reconstruction error, and IoU of boxes."""
+"""Evaluates AIR: accuracy of counts, ELBO, reconstruction error, and boxes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from typing import ClassVar, NamedTuple
 
@@ -21,6 +21,7 @@ from train import plots
 from train.data.batches import as_input
 from train.data.scenes import Scenes, ScenesSplit
 from train.estimators import ImportanceWeightedELBO, MarginalELBO
+from train.metrics.detection import accuracy_by_count, average_precision, object_scores
 from train.metrics.goals import Beats, Goal
 from train.metrics.measuring import Measures, Unmeasurable
 from train.metrics.references import majority, mean_image_mse
@@ -52,6 +53,8 @@ class Explanation(NamedTuple):
         boxes: The boxes of the detected objects, of shape :math:`(M, N, 4)`, in pixels; of a row,
             the first ``counts`` are detections.
         mse: The mean squared error per pixel of the reconstructions, of shape :math:`(M)`.
+        scores: The probability that each object is present, of shape :math:`(M, N)`: see
+            :func:`~train.metrics.detection.object_scores`.
     """
 
     elbos: Tensor
@@ -59,6 +62,7 @@ class Explanation(NamedTuple):
     counts: Tensor
     boxes: Tensor
     mse: Tensor
+    scores: Tensor
 
 
 @torch.no_grad()
@@ -143,6 +147,7 @@ def explain(model: AIR, guide: StepwiseGuide, scenes: Tensor, batch: int = 500) 
             detection.counts,
             detection.boxes,
             (detection.reconstruction - images).square().mean((1, 2, 3)),
+            object_scores(detection.probabilities),
         )
         batches.append([tensor.cpu() for tensor in explanation])
     return Explanation(*map(torch.cat, zip(*batches, strict=True)))
@@ -180,6 +185,25 @@ def matched_iou(truth: Tensor, detected: Tensor) -> float:
 
     ious = box_iou(truth, detected).numpy()
     return float(ious[linear_sum_assignment(ious, maximize=True)].mean())
+
+
+def ap_50(scenes: Scenes, explanation: Explanation) -> float:
+    """Returns the average precision of detected boxes at an IoU of 0.5.
+
+    See :func:`~train.metrics.detection.average_precision`. All scenes count, also those whose
+    number of objects is wrong, and those without objects.
+
+    Args:
+        scenes: Scenes with their counts and boxes.
+        explanation: The evaluations of these scenes.
+
+    Raises:
+        Unmeasurable: If the scenes have no boxes or no counts, or none of them has an object.
+    """
+    if scenes.boxes is None or scenes.counts is None:
+        raise Unmeasurable("the scenes have no boxes")
+    detected = (explanation.boxes, explanation.counts, explanation.scores)
+    return average_precision(scenes.boxes, scenes.counts, *detected, threshold=0.5)
 
 
 class AIRWatch(Watch):
@@ -282,7 +306,11 @@ class AIRWatch(Watch):
         - ``count_accuracy`` is the fraction of scenes in which one draw from the guide has the
           true count, ``count_accuracy_map`` the fraction in which the most probable count is
           right, and ``count_accuracy_majority`` the accuracy of the most frequent count.
-        - ``box_iou`` is :func:`mean_box_iou`.
+        - ``count_accuracy_at.N`` is the fraction of the scenes of N objects in which the most
+          probable count is right, for each N that occurs; their mean, weighted by the number of
+          scenes, is ``count_accuracy_map``. ``count_error`` is the mean absolute difference of the
+          true and the most probable count.
+        - ``box_iou`` is :func:`mean_box_iou`, and ``ap_50`` is :func:`ap_50`.
         - ``reconstruction_mse`` is the mean squared error per pixel of the reconstruction.
           ``reconstruction_mse_mean_image`` is the error of predicting the mean training scene,
           and ``reconstruction_mse_empty`` the error of an empty canvas.
@@ -299,6 +327,13 @@ class AIRWatch(Watch):
         def box_iou() -> float:
             return mean_box_iou(held_out, self.explanation.counts, self.explanation.boxes)
 
+        def count_error() -> float:
+            return (self.counts - self.explanation.counts).abs().double().mean().item()
+
+        def accuracies(by_name: Mapping[str, int]) -> dict[str, float]:
+            accuracy_at = accuracy_by_count(self.counts, self.explanation.counts)
+            return {name: accuracy_at[n].accuracy for name, n in by_name.items()}
+
         def bound() -> float:
             images = as_input(held_out.images[: self.iw_scenes].to(self.model.zero.device))
             bounds = iw_bound(self.model, self.guide, images, self.iw_particles)
@@ -308,6 +343,11 @@ class AIRWatch(Watch):
         measures.add("count_accuracy_map", lambda: accuracy("counts"))
         measures.add("count_accuracy_majority", lambda: majority(self.counts.numpy()))
         measures.add("box_iou", box_iou)
+        measures.add("ap_50", lambda: ap_50(held_out, self.explanation))
+        measures.add("count_error", count_error)
+        if held_out.counts is not None:
+            by_name = {f"count_accuracy_at.{n}": n for n in held_out.counts.unique().tolist()}
+            measures.add(tuple(by_name), lambda: accuracies(by_name))
         measures.add("reconstruction_mse", lambda: self.explanation.mse.double().mean().item())
         measures.add(
             "reconstruction_mse_mean_image", lambda: mean_image_mse(train.images, held_out.images)
