@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from guides.baselines import LearnsFromCosts
 from pyro_models.air import AIR
+from pyro_models.masks import shares, tight_boxes
 from pyro_models.networks import MLP
 from pyro_models.objective import annealed
 from pyro_models.presence import FixPresence, all_present, presence_logits
@@ -34,11 +35,18 @@ class Detection(NamedTuple):
     Attributes:
         counts: The most probable number of objects in each image, of shape :math:`(B)`.
         probabilities: The probability of each count, of shape :math:`(B, N + 1)`.
-        boxes: The objects' boxes :math:`(x_0, y_0, x_1, y_1)` in pixels, clipped to the image, of
-            shape :math:`(B, N, 4)`; zeros beyond the first ``counts``.
+        boxes: The tightest boxes :math:`(x_0, y_0, x_1, y_1)` around the objects' masks, in pixels,
+            half open, of shape :math:`(B, N, 4)`; zeros beyond the first ``counts``, and for an
+            object without a pixel.
         z_where: Places, of shape :math:`(B, N, 3)`; also of the steps beyond ``counts``.
         z_what: Appearance codes, of shape :math:`(B, N, D)`; also of the steps beyond ``counts``.
         reconstruction: The canvas of the first ``counts`` objects, of shape :math:`(B, C, H, W)`.
+        windows: The boxes of the objects' windows, in pixels, clipped to the image, of shape
+            :math:`(B, N, 4)`; zeros beyond the first ``counts``. An object fills its window only
+            in part.
+        masks: The share of each object in the ink of each pixel, in [0, 1], of shape
+            :math:`(B, N, H, W)`; zeros beyond the first ``counts``. See
+            :func:`~pyro_models.masks.shares`.
     """
 
     counts: Tensor
@@ -47,6 +55,8 @@ class Detection(NamedTuple):
     z_where: Tensor
     z_what: Tensor
     reconstruction: Tensor
+    windows: Tensor
+    masks: Tensor
 
 
 class Proposal(NamedTuple):
@@ -212,13 +222,17 @@ class StepwiseGuide(GuardedModule):
             [1 - p, torch.ones_like(p[:, :1])], dim=1
         )
         counts = probabilities.argmax(dim=1)
+        model = self.model
+        masks = shares(model.opacities(z_where, z_what, counts), images)
         return Detection(
             counts=counts,
             probabilities=probabilities,
-            boxes=self.model.boxes(z_where, counts),
+            boxes=tight_boxes(masks),
             z_where=z_where,
             z_what=z_what,
-            reconstruction=self.model.draw(z_where, z_what, counts),
+            reconstruction=model.draw(z_where, z_what, counts),
+            windows=model.boxes(z_where, counts),
+            masks=masks,
         )
 
 

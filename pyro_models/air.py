@@ -191,6 +191,40 @@ class AIR(GuardedModule):
         """
         return clipped_boxes(z_where, self.shape.sides, counts, square=self.square_windows)
 
+    def layers(self, z_where: Tensor, z_what: Tensor, counts: Tensor) -> Tensor:
+        r"""Draws each of the first ``counts`` objects on a canvas of its own.
+
+        Args:
+            z_where: Places, of shape :math:`(M, N, 3)`.
+            z_what: Appearance codes, of shape :math:`(M, N, D)`.
+            counts: The numbers of objects, of shape :math:`(M)`.
+
+        Returns:
+            Canvases of shape :math:`(M, N, C, H, W)`, zeros beyond the first ``counts``.
+        """
+        return self._present(self._paste(z_what, z_where), counts)
+
+    def opacities(self, z_where: Tensor, z_what: Tensor, counts: Tensor) -> Tensor:
+        r"""Returns the masks of the first ``counts`` objects on the canvas.
+
+        Args:
+            z_where: Places, of shape :math:`(M, N, 3)`.
+            z_what: Appearance codes, of shape :math:`(M, N, D)`.
+            counts: The numbers of objects, of shape :math:`(M)`.
+
+        Returns:
+            Of shape :math:`(M, N, H, W)`, in [0, 1]: the masks of :meth:`appearance`, pasted.
+        """
+        mask = self.appearance(z_what).mask
+        pasted = paste(mask, z_where, self.shape.sides, square=self.square_windows)
+        return self._present(pasted, counts).squeeze(-3)
+
+    @staticmethod
+    def _present(objects: Tensor, counts: Tensor) -> Tensor:
+        """Sets objects beyond the first ``counts`` to zero."""
+        present = torch.arange(objects.shape[1], device=counts.device) < counts.unsqueeze(1)
+        return present[..., None, None, None] * objects
+
     def draw(self, z_where: Tensor, z_what: Tensor, counts: Tensor) -> Tensor:
         r"""Draws the first ``counts`` objects on canvases, of shape :math:`(M, C, H, W)`.
 
@@ -199,9 +233,7 @@ class AIR(GuardedModule):
             z_what: Appearance codes, of shape :math:`(M, N, D)`.
             counts: The numbers of objects, of shape :math:`(M)`.
         """
-        present = torch.arange(z_where.shape[1], device=counts.device) < counts.unsqueeze(1)
-        objects = self._paste(z_what, z_where)
-        return (present[..., None, None, None] * objects).sum(dim=1)
+        return self.layers(z_where, z_what, counts).sum(dim=1)
 
     def step_logits(self, presence_prior: Tensor | float | None = None) -> Tensor:
         r"""Returns the prior logits of one more object at each step.

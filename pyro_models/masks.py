@@ -5,6 +5,36 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+FAINT = 0.01
+"""A pixel where all objects together are fainter belongs to none of them."""
+
+INK = 0.05
+"""The level of an image, in [0, 1], above which a pixel on a black background is ink."""
+
+
+def shares(opacities: Tensor, images: Tensor) -> Tensor:
+    r"""Divides the ink of images among the objects that a model draws there.
+
+    .. math:: m_{ip} = \begin{cases}
+        o_{ip} / \sum_j o_{jp} & \text{if } x_p > t \text{ and } \sum_j o_{jp} > \epsilon \\
+        0 & \text{otherwise} \end{cases}
+
+    with the opacity :math:`o_i` of object :math:`i`, and the largest channel :math:`x_p` of a
+    pixel. So masks follow the edges of the image, which are sharper than those that are drawn.
+
+    Args:
+        opacities: Of the objects on the canvas, zero where there are none, of shape
+            :math:`(B, N, H, W)`.
+        images: Of shape :math:`(B, C, H, W)`, in [0, 1], on a black background.
+
+    Returns:
+        The masks, of shape :math:`(B, N, H, W)`, in [0, 1]. They sum to 1 at ink that objects
+        explain, and are 0 elsewhere.
+    """
+    total = opacities.sum(1, keepdim=True)
+    explained = (images.amax(1, keepdim=True) > INK) & (total > FAINT)
+    return torch.where(explained, opacities / total.clamp(min=FAINT), 0.0)
+
 
 def label_maps(masks: Tensor, counts: Tensor, threshold: float = 0.5) -> Tensor:
     r"""Assigns each pixel to the object whose mask is the largest there, or to the background.

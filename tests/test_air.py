@@ -477,14 +477,14 @@ def test_detect(small_air, guide_class, channels):
     torch.testing.assert_close(found.probabilities.sum(1), one)
     assert torch.equal(found.counts, found.probabilities.max(1).indices)
 
-    assert_in_the_convention_of_the_data(found.boxes, found.counts)
+    assert_in_the_convention_of_the_data(found.windows, found.counts)
     windows = boxes(found.z_where, (10, 11), square=True)
     inside = (windows >= 0) & (windows <= torch.tensor([11.0, 10.0, 11.0, 10.0]))
     there = (torch.arange(3) < found.counts[:, None]).unsqueeze(-1)
     assert not (inside | ~there).all()
     kept = inside & there
     assert kept.any(-1).sum() > 20
-    assert torch.equal(found.boxes[kept], windows[kept])
+    assert torch.equal(found.windows[kept], windows[kept])
     canvas = torch.zeros_like(images)
     for b, count in enumerate(found.counts.tolist()):
         for i in range(count):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pyro_models.masks import label_maps, tight_boxes
+from pyro_models.masks import label_maps, shares, tight_boxes
 
 
 def blocks(*boxes: tuple[int, int, int, int], sides: tuple[int, int] = (7, 9)) -> Tensor:
@@ -105,3 +105,18 @@ def test_onnx_has_the_same_boxes_and_labels(program, inputs, tmp_path):
     outputs = session.run(None, {name: x.numpy() for name, x in inputs.items()})
     for exported, value in zip(outputs, BoxesAndLabels()(**inputs), strict=True):
         np.testing.assert_array_equal(exported, value)
+
+
+def test_shares_divide_the_ink_that_objects_explain():
+    """The mutation: shares where the image is black, or where no object draws anything."""
+    opacities = torch.tensor([[[[0.6, 0.3, 0.005, 0.9]], [[0.2, 0.0, 0.002, 0.3]]]])
+    images = torch.tensor([[[[0.9, 0.06, 0.8, 0.04]], [[0.1, 0.0, 0.0, 0.05]]]])
+    masks = shares(opacities, images)
+    torch.testing.assert_close(masks[0, :, 0, 0], torch.tensor([0.75, 0.25]))
+    assert masks[0, :, 0, 1:].tolist() == [[1.0, 0.0, 0.0], [0.0, 0.0, 0.0]]
+
+
+def test_a_colour_is_ink_by_its_brightest_channel():
+    """The mutation: the mean of the channels, in which a dark blue is black."""
+    blue = torch.tensor([0.0, 0.0, 0.1]).view(1, 3, 1, 1)
+    assert shares(torch.full((1, 1, 1, 1), 0.5), blue).item() == 1
