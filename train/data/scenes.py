@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -115,10 +116,9 @@ def _draw_scenes(draw_scenes: Callable[[int, int], Scenes], settings: SceneOptio
         f"--evaluate-on {settings.evaluate_on}: give test or validation",
     )
     n = settings.train_scenes + settings.held_out_scenes
-    values = draw_scenes(1, 0).shape.values
-    memory.require_available(
-        n * values, f"--data {data}: {n:,} scenes need", "lower --train-scenes"
-    )
+    shape = draw_scenes(1, 0).shape
+    size = n * (shape.values + math.prod(shape.sides))
+    memory.require_available(size, f"--data {data}: {n:,} scenes need", "lower --train-scenes")
     third = 2 if settings.evaluate_on == "test" else 1
     split = ScenesSplit(
         draw_scenes(settings.train_scenes, 3 * settings.seed),
