@@ -16,7 +16,7 @@ ROOMS = (
     ("train.errors", "train.processes", "train.progress"),
     ("train.data",),
     ("train.settings",),
-    ("train.losses", "train.tables", "train.plots", "train.arguments"),
+    ("train.losses", "train.tables", "train.plots", "train.plots_scenes", "train.arguments"),
     ("train.estimators",),
     ("train.fitting", "train.objective", "train.sizing", "train.windows"),
     ("train.engine",),

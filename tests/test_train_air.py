@@ -44,6 +44,9 @@ KEYS = {
     "iw_particles",
     "iw_scenes",
     "box_iou",
+    "ap_50",
+    "count_error",
+    *(f"count_accuracy_at.{n}" for n in range(3)),
 }
 
 

@@ -14,6 +14,7 @@ from train.data.scenes import Scenes, ScenesSplit
 from train.metrics.counting import (
     AIRWatch,
     advise,
+    ap_50,
     draw_counts,
     elbo,
     explain,
@@ -21,6 +22,7 @@ from train.metrics.counting import (
     matched_iou,
     mean_box_iou,
 )
+from train.metrics.detection import object_scores
 from train.metrics.measuring import Unmeasurable
 
 
@@ -67,6 +69,9 @@ def test_a_certain_guide_is_right_where_the_count_is_its_own(pair, present, coun
     values, confusion = watch.measure(), watch.confusion()
     assert values["count_accuracy"] == values["count_accuracy_map"] == 0.25
     assert values["count_accuracy_majority"] == 0.25
+    by_count = [values[f"count_accuracy_at.{n}"] for n in range(4)]
+    assert by_count == [float(n == count) for n in range(4)]
+    assert values["count_error"] == 1.5
     assert confusion[:, count].tolist() == [1, 1, 1, 1]
     assert confusion.sum() == 4
 
@@ -98,6 +103,10 @@ def test_scenes_without_truth_have_an_elbo_and_no_accuracy(pair):
         watch.confusion()
     assert measured.reasons["count_accuracy"] == "the scenes have no counts"
     assert measured.reasons["box_iou"] == "the scenes have no boxes"
+    assert measured["ap_50"] is measured["count_error"] is None
+    assert measured.reasons["ap_50"] == "the scenes have no boxes"
+    assert measured.reasons["count_error"] == "the scenes have no counts"
+    assert not any(name.startswith("count_accuracy_at") for name in measured)
 
 
 def test_boxes_count_only_in_scenes_whose_count_is_right(pair):
@@ -112,6 +121,39 @@ def test_boxes_count_only_in_scenes_whose_count_is_right(pair):
     assert mean_box_iou(wrong, torch.tensor([3, 3]), found) == 0
     with pytest.raises(Unmeasurable, match="no scene"):
         mean_box_iou(wrong, torch.tensor([0, 0]), found)
+
+
+def test_average_precision_is_of_all_scenes(pair):
+    model, guide = pair
+    certain(guide, True)
+    images = (torch.rand(2, 1, 12, 12) * 255).byte()
+    detection = guide.detect(images.float() / 255)
+    boxes = detection.boxes + torch.tensor([[[0.0], [20], [40]]])  # No two of them overlap.
+    explanation = explain(model, guide, images)._replace(boxes=boxes)
+    torch.testing.assert_close(explanation.scores, object_scores(detection.probabilities))
+    right = Scenes(images, torch.tensor([3, 3]), boxes.flip(1))
+    assert ap_50(right, explanation) == pytest.approx(1)
+    # Three of six objects are missed, in the scene whose count is wrong.
+    wrong = explanation._replace(counts=torch.tensor([3, 0]))
+    assert ap_50(right, wrong) == pytest.approx(1 / 2)
+    # Three of six detections are false, all of one score.
+    half = Scenes(images, torch.tensor([3, 0]), boxes.flip(1))
+    sure = explanation._replace(scores=torch.ones(2, 3))
+    assert ap_50(half, sure) == pytest.approx(1 / 2)
+    with pytest.raises(Unmeasurable, match="no scene has an object"):
+        ap_50(Scenes(images, torch.tensor([0, 0]), boxes), explanation)
+
+
+def test_counts_that_do_not_occur_have_no_accuracy(pair):
+    model, guide = pair
+    certain(guide, False)
+    images = (torch.rand(3, 1, 12, 12) * 255).byte()
+    scenes = Scenes(images, torch.tensor([0, 0, 11]), torch.zeros(3, 11, 4))
+    measured = watched(model, guide, scenes).measure()
+    names = [name for name in measured if name.startswith("count_accuracy_at")]
+    assert names == ["count_accuracy_at.0", "count_accuracy_at.11"]
+    assert [measured[name] for name in names] == [1, 0]
+    assert measured["count_error"] == pytest.approx(11 / 3)
 
 
 def test_the_bound_rises_with_particles_and_starts_at_the_elbo(pair):

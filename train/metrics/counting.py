@@ -1,8 +1,8 @@
-"""Evaluates AIR: accuracy of counts, ELBO, reconstruction error, and IoU of boxes."""
+"""Evaluates AIR: accuracy of counts, ELBO, reconstruction error, and boxes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from typing import ClassVar, NamedTuple
 
@@ -14,17 +14,32 @@ from pyro import poutine
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from guides.air import RecurrentGuide
+from guides.air import StepwiseGuide
 from pyro_models.air import AIR
 from pyro_models.sharing import one_estimate
 from train import plots
 from train.data.batches import as_input
 from train.data.scenes import Scenes, ScenesSplit
 from train.estimators import ImportanceWeightedELBO, MarginalELBO
+from train.metrics.detection import accuracy_by_count, average_precision, object_scores
 from train.metrics.goals import Beats, Goal
 from train.metrics.measuring import Measures, Unmeasurable
 from train.metrics.references import majority, mean_image_mse
 from train.metrics.watch import TrainingLog, Watch
+
+DEFAULT_VALUES = 4 * 50 * 50
+"""Values of the canvases of a default scene, with none to three objects."""
+
+
+def batch_size(model: AIR, most: int) -> int:
+    """Returns how many scenes to evaluate at once: fewer of large scenes with many objects.
+
+    Args:
+        model: The model.
+        most: The number of default scenes.
+    """
+    canvases = model.shape.values * (model.max_objects + 1)
+    return max(1, min(most, most * DEFAULT_VALUES // canvases))
 
 
 class Explanation(NamedTuple):
@@ -38,6 +53,8 @@ class Explanation(NamedTuple):
         boxes: The boxes of the detected objects, of shape :math:`(M, N, 4)`, in pixels; of a row,
             the first ``counts`` are detections.
         mse: The mean squared error per pixel of the reconstructions, of shape :math:`(M)`.
+        scores: The probability that each object is present, of shape :math:`(M, N)`: see
+            :func:`~train.metrics.detection.object_scores`.
     """
 
     elbos: Tensor
@@ -45,11 +62,12 @@ class Explanation(NamedTuple):
     counts: Tensor
     boxes: Tensor
     mse: Tensor
+    scores: Tensor
 
 
 @torch.no_grad()
 @pyro.get_param_store().scope()
-def draw_counts(guide: RecurrentGuide, images: Tensor) -> Tensor:
+def draw_counts(guide: StepwiseGuide, images: Tensor) -> Tensor:
     """Draws the number of objects in each image from the guide; of shape :math:`(B)`."""
     trace = poutine.trace(guide).get_trace(images)
     steps = range(guide.model.max_objects)
@@ -60,7 +78,7 @@ def draw_counts(guide: RecurrentGuide, images: Tensor) -> Tensor:
 @pyro.get_param_store().scope()
 @one_estimate()
 def elbo(
-    model: AIR, guide: RecurrentGuide, images: Tensor, estimator: MarginalELBO | None = None
+    model: AIR, guide: StepwiseGuide, images: Tensor, estimator: MarginalELBO | None = None
 ) -> Tensor:
     """Estimates the ELBO of each scene at beta 1, with the count summed out.
 
@@ -79,7 +97,7 @@ def elbo(
 @torch.no_grad()
 @pyro.get_param_store().scope()
 def iw_bound(
-    model: AIR, guide: RecurrentGuide, images: Tensor, particles: int = 100, rows: int = 2_000
+    model: AIR, guide: StepwiseGuide, images: Tensor, particles: int = 100, rows: int = 2_000
 ) -> Tensor:
     """Estimates the importance-weighted bound of each scene, in nats.
 
@@ -90,12 +108,14 @@ def iw_bound(
         guide: Its guide.
         images: Scenes, of shape :math:`(B, C, H, W)`.
         particles: The number :math:`K` of draws per scene.
-        rows: The approximate number of draws that are evaluated at once, to bound memory.
+        rows: The approximate number of draws that are evaluated at once, to bound memory; fewer of
+            large scenes.
 
     Returns:
         The bounds, of shape :math:`(B)`.
     """
     estimator = ImportanceWeightedELBO(particles)
+    rows = batch_size(model, rows)
 
     @one_estimate()
     def bound(batch: Tensor) -> Tensor:
@@ -105,15 +125,16 @@ def iw_bound(
 
 
 @torch.no_grad()
-def explain(model: AIR, guide: RecurrentGuide, scenes: Tensor, batch: int = 500) -> Explanation:
+def explain(model: AIR, guide: StepwiseGuide, scenes: Tensor, batch: int = 500) -> Explanation:
     r"""Evaluates model and guide on scenes, in batches.
 
     Args:
         model: The model.
         guide: Its guide.
         scenes: Of shape :math:`(M, C, H, W)`, uint8.
-        batch: How many scenes a batch has.
+        batch: The most scenes of a batch.
     """
+    batch = batch_size(model, batch)
     device = model.zero.device
     estimator = MarginalELBO()
     batches = []
@@ -126,6 +147,7 @@ def explain(model: AIR, guide: RecurrentGuide, scenes: Tensor, batch: int = 500)
             detection.counts,
             detection.boxes,
             (detection.reconstruction - images).square().mean((1, 2, 3)),
+            object_scores(detection.probabilities),
         )
         batches.append([tensor.cpu() for tensor in explanation])
     return Explanation(*map(torch.cat, zip(*batches, strict=True)))
@@ -165,6 +187,25 @@ def matched_iou(truth: Tensor, detected: Tensor) -> float:
     return float(ious[linear_sum_assignment(ious, maximize=True)].mean())
 
 
+def ap_50(scenes: Scenes, explanation: Explanation) -> float:
+    """Returns the average precision of detected boxes at an IoU of 0.5.
+
+    See :func:`~train.metrics.detection.average_precision`. All scenes count, also those whose
+    number of objects is wrong, and those without objects.
+
+    Args:
+        scenes: Scenes with their counts and boxes.
+        explanation: The evaluations of these scenes.
+
+    Raises:
+        Unmeasurable: If the scenes have no boxes or no counts, or none of them has an object.
+    """
+    if scenes.boxes is None or scenes.counts is None:
+        raise Unmeasurable("the scenes have no boxes")
+    detected = (explanation.boxes, explanation.counts, explanation.scores)
+    return average_precision(scenes.boxes, scenes.counts, *detected, threshold=0.5)
+
+
 class AIRWatch(Watch):
     """Evaluates a model and guide of scenes by counts, ELBO, reconstruction and boxes.
 
@@ -192,7 +233,7 @@ class AIRWatch(Watch):
     def __init__(
         self,
         model: AIR,
-        guide: RecurrentGuide,
+        guide: StepwiseGuide,
         data: ScenesSplit,
         *,
         iw_particles: int = 100,
@@ -214,9 +255,11 @@ class AIRWatch(Watch):
     def evaluate(self, step: int) -> dict[str, float]:
         """Returns count accuracies on training and held-out scenes, and the held-out ELBO."""
         train, held_out = self.evaluated
-        images = as_input(held_out.images.to(self.model.zero.device))
-        elbos = elbo(self.model, self.guide, images, self.estimator)
-        metrics = {"held_out_elbo": elbos.mean().item()}
+        elbos = [
+            elbo(self.model, self.guide, images, self.estimator)
+            for images in self.batches(held_out)
+        ]
+        metrics = {"held_out_elbo": torch.cat(elbos).mean().item()}
         for name, scenes in (("held_out_count_accuracy", held_out), ("count_accuracy", train)):
             if scenes.counts is not None:
                 metrics[name] = self.count_accuracy(scenes)
@@ -224,8 +267,13 @@ class AIRWatch(Watch):
 
     def count_accuracy(self, scenes: Scenes) -> float:
         """Returns the fraction of scenes in which one draw from the guide has the true count."""
-        images = as_input(scenes.images.to(self.model.zero.device))
-        return (draw_counts(self.guide, images).cpu() == scenes.counts).double().mean().item()
+        counts = [draw_counts(self.guide, images) for images in self.batches(scenes)]
+        return (torch.cat(counts).cpu() == scenes.counts).double().mean().item()
+
+    def batches(self, scenes: Scenes) -> Iterator[Tensor]:
+        """Yields the images of scenes, as inputs of the networks."""
+        for images in scenes.images.split(batch_size(self.model, self.EVALUATED)):
+            yield as_input(images.to(self.model.zero.device))
 
     def snapshot(self) -> dict[str, np.ndarray]:
         """Returns reconstructions, boxes and counts of the examples."""
@@ -258,7 +306,11 @@ class AIRWatch(Watch):
         - ``count_accuracy`` is the fraction of scenes in which one draw from the guide has the
           true count, ``count_accuracy_map`` the fraction in which the most probable count is
           right, and ``count_accuracy_majority`` the accuracy of the most frequent count.
-        - ``box_iou`` is :func:`mean_box_iou`.
+        - ``count_accuracy_at.N`` is the fraction of the scenes of N objects in which the most
+          probable count is right, for each N that occurs; their mean, weighted by the number of
+          scenes, is ``count_accuracy_map``. ``count_error`` is the mean absolute difference of the
+          true and the most probable count.
+        - ``box_iou`` is :func:`mean_box_iou`, and ``ap_50`` is :func:`ap_50`.
         - ``reconstruction_mse`` is the mean squared error per pixel of the reconstruction.
           ``reconstruction_mse_mean_image`` is the error of predicting the mean training scene,
           and ``reconstruction_mse_empty`` the error of an empty canvas.
@@ -275,6 +327,13 @@ class AIRWatch(Watch):
         def box_iou() -> float:
             return mean_box_iou(held_out, self.explanation.counts, self.explanation.boxes)
 
+        def count_error() -> float:
+            return (self.counts - self.explanation.counts).abs().double().mean().item()
+
+        def accuracies(by_name: Mapping[str, int]) -> dict[str, float]:
+            accuracy_at = accuracy_by_count(self.counts, self.explanation.counts)
+            return {name: accuracy_at[n].accuracy for name, n in by_name.items()}
+
         def bound() -> float:
             images = as_input(held_out.images[: self.iw_scenes].to(self.model.zero.device))
             bounds = iw_bound(self.model, self.guide, images, self.iw_particles)
@@ -284,6 +343,11 @@ class AIRWatch(Watch):
         measures.add("count_accuracy_map", lambda: accuracy("counts"))
         measures.add("count_accuracy_majority", lambda: majority(self.counts.numpy()))
         measures.add("box_iou", box_iou)
+        measures.add("ap_50", lambda: ap_50(held_out, self.explanation))
+        measures.add("count_error", count_error)
+        if held_out.counts is not None:
+            by_name = {f"count_accuracy_at.{n}": n for n in held_out.counts.unique().tolist()}
+            measures.add(tuple(by_name), lambda: accuracies(by_name))
         measures.add("reconstruction_mse", lambda: self.explanation.mse.double().mean().item())
         measures.add(
             "reconstruction_mse_mean_image", lambda: mean_image_mse(train.images, held_out.images)
