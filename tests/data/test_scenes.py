@@ -6,7 +6,9 @@ import torch
 
 from tests.data.refusals import refused
 from train.data import datasets
-from train.data.composition import INK
+from train.data.composition import INK, Rules
+from train.data.crowds import place_apart
+from train.data.fingerprint import fingerprint
 from train.data.labelled import Images, Split
 from train.data.scenes import Scenes, load_scenes, make_scenes
 from train.settings import SceneSettings
@@ -105,6 +107,225 @@ class TestShapes:
         assert len(chosen) == 2
         assert torch.equal(chosen.boxes[1], scenes.boxes[3])
         assert torch.equal(chosen.images[0], scenes.images[7])
+
+
+class TestStability:
+    """Scenes of a seed never change: the hashes were written down in an earlier version."""
+
+    @pytest.mark.parametrize(
+        ("settings", "expected"),
+        [
+            ({"n": 500, "seed": 0, "digit_size": (14, 14)}, "7161d72eb194826cfeadfe4092f22030"),
+            (
+                {
+                    **{"n": 300, "seed": 3, "canvas_size": 70},
+                    **{"max_digits": 3, "digit_size": (12, 28)},
+                },
+                "04c9efa71c80ae4251a888e6c5f18c64",
+            ),
+            (
+                {"n": 300, "seed": 1, "digit_shrink": (1.3, 0.1), "overlap": "dim"},
+                "92265cefe26b143c22360081bd85c844",
+            ),
+            (
+                {"n": 300, "seed": 2, "max_digits": 6, "overlap": "any"},
+                "086075237ea613ed1806e7ad928455e4",
+            ),
+            (
+                {
+                    **{"n": 300, "seed": 5, "canvas_size": 84},
+                    **{"max_digits": 6, "digit_size": (16, 16)},
+                },
+                "b367ab80aa77226428bc194869c1d997",
+            ),
+        ],
+    )
+    def test_scenes_of_earlier_versions(self, settings, expected):
+        # A constant stays constant when resized, on every processor.
+        digits = torch.arange(1, 11, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 28, 28) * 20
+        assert fingerprint(make_scenes(digits, **settings)) == expected
+
+    def test_splits_have_the_seeds_of_earlier_versions(self, digits):
+        split = load_scenes(SceneSettings(train_scenes=30, held_out_scenes=5, seed=7))
+        assert identical(split.train, make_scenes(digits, 30, seed=14))
+        held_out = datasets.load("mnist5k", Path("data"), "test").held_out.images
+        assert identical(split.held_out, make_scenes(held_out, 5, seed=15))
+
+    def test_masks_are_contents_and_change_no_scene(self, digits):
+        plain = make_scenes(digits, 50, seed=0)
+        masked = make_scenes(digits, 50, masks=True, seed=0)
+        assert identical(plain, masked)
+        assert fingerprint(plain) != fingerprint(masked)
+
+
+class TestCounts:
+    def test_given_counts_are_equally_frequent(self, digits):
+        scenes = make_scenes(digits, 3000, counts=[3, 0, 1], canvas_size=80, seed=1)
+        frequencies = scenes.counts.bincount() / 3000
+        assert frequencies[2] == 0
+        error = (1 / 3 * 2 / 3 / 3000) ** 0.5
+        assert ((frequencies[[0, 1, 3]] - 1 / 3).abs() < 4 * error).all()
+        assert scenes.boxes.shape == (3000, 3, 4)
+
+    def test_all_counts_up_to_one_are_the_same_as_most_digits(self, digits):
+        first = make_scenes(digits, 100, max_digits=3, canvas_size=80, seed=4)
+        assert identical(first, make_scenes(digits, 100, counts=range(4), canvas_size=80, seed=4))
+
+    def test_empty_scenes(self, digits):
+        scenes = make_scenes(digits, 5, counts=[0], masks=True, seed=0)
+        assert not scenes.images.any()
+        assert not scenes.masks.any()
+        assert scenes.boxes.shape == (5, 1, 4)
+
+    @pytest.mark.parametrize(
+        ("counts", "words"),
+        [
+            ([], ("--digit-counts has no number",)),
+            ([1, 2, 1], ("--digit-counts has 1 more than once",)),
+            ([-1], ("--digit-counts has -1", "0 or more")),
+            ([1.5], ("--digit-counts has 1.5", "whole numbers")),
+            ([True], ("--digit-counts has True", "whole numbers")),
+        ],
+    )
+    def test_other_counts_are_refused(self, digits, counts, words):
+        with refused(*words):
+            make_scenes(digits, 5, counts=counts, seed=0)
+
+
+def apart(scenes):
+    """Whether no two boxes of a scene have a pixel in common, and all are inside the canvas."""
+    assert scenes.boxes.min() >= 0
+    assert scenes.boxes.max() <= scenes.images.shape[-1]
+    return covered(scenes).max() == 1
+
+
+class TestCrowds:
+    @pytest.mark.parametrize(
+        ("canvas_size", "counts", "size"),
+        [(150, [20], (24, 24)), (84, [10], (24, 24)), (100, [0, 14], (8, 28))],
+    )
+    def test_many_digits_apart(self, digits, canvas_size, counts, size):
+        settings = {"canvas_size": canvas_size, "counts": counts, "digit_size": size, "seed": 0}
+        scenes = make_scenes(digits, 60, **settings)
+        assert apart(scenes)
+        assert set(scenes.counts.tolist()) <= set(counts)
+        present = (scenes.boxes[..., 2:] > scenes.boxes[..., :2]).all(2).sum(1)
+        assert torch.equal(present, scenes.counts)
+        assert identical(scenes, make_scenes(digits, 60, **settings))
+
+    def test_ink_is_that_of_the_digits(self, blocks):
+        scenes = make_scenes(blocks, 40, canvas_size=60, counts=[7], digit_size=(12, 16), seed=0)
+        assert torch.equal(scenes.images.long(), 100 * covered(scenes))
+        area = (scenes.factors["size"] ** 2).sum(1)
+        assert (scenes.images > 0).sum((1, 2, 3)).tolist() == area.tolist()
+
+    def test_the_first_place_is_uniform(self, blocks):
+        # Every place of the first digit leaves room for the second one.
+        chosen = place_apart(
+            np.random.default_rng(0),
+            np.full(4000, 2),
+            blocks,
+            Rules(14, 2, (4, 4), None, "apart"),
+        )
+        corners = chosen.corner[chosen.slot == 0]
+        for axis in (0, 1):
+            frequencies = np.bincount(corners[:, axis], minlength=11) / len(corners)
+            assert frequencies.shape == (11,)
+            error = (1 / 11 * 10 / 11 / len(corners)) ** 0.5
+            assert (np.abs(frequencies - 1 / 11) < 4 * error).all()
+
+    def test_later_places_are_uniform_among_the_free_ones(self, blocks):
+        # Of two digits of 4 pixels on a row of 9, the second has the places where |x - x0| >= 4.
+        rng = np.random.default_rng(1)
+        rules = Rules(9, 2, (4, 4), None, "apart")
+        chosen = place_apart(rng, np.full(6000, 2), blocks, rules)
+        first, second = (chosen.corner[chosen.slot == slot] for slot in (0, 1))
+        assert (np.abs(first - second).max(1) >= 4).all()
+        centred = (first == [0, 0]).all(1)
+        free = [(x, y) for x in range(6) for y in range(6) if max(x, y) >= 4]
+        places = second[centred]
+        expected = len(places) / len(free)
+        counts = [int((places == place).all(1).sum()) for place in free]
+        assert sum(counts) == len(places) > 100
+        assert max(abs(count - expected) for count in counts) < 5 * expected**0.5
+
+    def test_scenes_that_are_begun_again_are_apart(self):
+        # Four squares of 24 on 54 fit only near the corners.
+        squares = torch.full((1, 1, 24, 24), 255, dtype=torch.uint8)
+        scenes = make_scenes(squares, 6, canvas_size=54, counts=[4], seed=0)
+        assert apart(scenes)
+        assert (scenes.counts == 4).all()
+
+    def test_digits_without_ink_do_not_fit(self):
+        with refused("hardly ever fit"):
+            make_scenes(torch.zeros(3, 28, 28, dtype=torch.uint8), 10, seed=0)
+
+
+class TestMasks:
+    def test_a_mask_is_the_ink_of_its_digit(self, digits):
+        scenes = make_scenes(digits, 60, canvas_size=70, max_digits=3, masks=True, seed=2)
+        assert torch.equal(scenes.masks > 0, scenes.images[:, 0] >= INK)
+        for mask, count, boxes in zip(scenes.masks, scenes.counts, scenes.boxes, strict=True):
+            for k in range(count):
+                y, x = torch.nonzero(mask == k + 1, as_tuple=True)
+                assert boxes[k].tolist() == [x.min(), y.min(), x.max() + 1, y.max() + 1]
+
+    def test_the_digit_with_the_most_ink_is_visible(self):
+        # Brightness tells the digits apart; a constant stays constant when resized.
+        digits = torch.tensor([10, 30, 50], dtype=torch.uint8).view(3, 1, 1, 1).expand(3, 2, 28, 28)
+        digits = digits // torch.tensor([1, 5], dtype=torch.uint8).view(2, 1, 1)
+        scenes = make_scenes(digits, 80, counts=[4], overlap="any", masks=True, seed=0)
+        ink = torch.tensor([10, 30, 50])[torch.from_numpy(scenes.factors["digit"])]
+        inside = torch.zeros(80, 5, 50, 50, dtype=torch.long)
+        for scene, boxes in enumerate(scenes.boxes.int().tolist()):
+            for slot, (x0, y0, x1, y1) in enumerate(boxes):
+                inside[scene, slot + 1, y0:y1, x0:x1] = ink[scene, slot]
+        assert torch.equal(scenes.masks.long(), inside.argmax(1))
+        assert (inside > 0).sum(1).max() > 2
+
+    def test_masks_and_factors_are_selected(self, digits):
+        scenes = make_scenes(digits, 40, masks=True, seed=0)
+        chosen = scenes.select(torch.tensor([7, 3]))
+        assert torch.equal(chosen.masks[1], scenes.masks[3])
+        assert chosen.factors["digit"][0].tolist() == scenes.factors["digit"][7].tolist()
+        assert torch.equal(scenes.select(slice(2)).masks, scenes.masks[:2])
+        for part in scenes.hold_out():
+            assert torch.equal(part.masks > 0, part.images[:, 0] >= INK)
+
+    @pytest.mark.parametrize(
+        "masks",
+        [
+            torch.zeros(2, 4, 5, dtype=torch.uint8),
+            torch.zeros(3, 5, 4, dtype=torch.uint8),
+            torch.zeros(3, 4, 5),
+        ],
+    )
+    def test_masks_of_another_shape_or_type_are_refused(self, masks):
+        images = torch.zeros(3, 1, 4, 5, dtype=torch.uint8)
+        with refused("masks", "(3, 4, 5)", "uint8"):
+            Scenes(images, None, None, masks=masks)
+
+    def test_more_digits_than_masks_can_number_are_refused(self, blocks):
+        with refused("256 digits", "255"):
+            make_scenes(blocks, 1, max_digits=256, overlap="any", masks=True, seed=0)
+
+
+class TestFactors:
+    def test_a_digit_is_the_index_of_its_image(self):
+        digits = torch.arange(1, 11, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 28, 28) * 20
+        scenes = make_scenes(digits, 60, digit_size=(10, 20), seed=0)
+        present = torch.arange(2) < scenes.counts[:, None]
+        assert (scenes.factors["digit"][~present] == 0).all()
+        assert torch.equal(torch.from_numpy(scenes.factors["size"])[present], widths(scenes).long())
+        for image, count, boxes, digit in zip(
+            scenes.images[:, 0],
+            scenes.counts,
+            scenes.boxes.int(),
+            scenes.factors["digit"],
+            strict=True,
+        ):
+            for (x0, y0, _, _), index in zip(boxes[:count].tolist(), digit, strict=False):
+                assert image[y0, x0] == 20 * (index + 1)
 
 
 class TestColour:
@@ -328,9 +549,64 @@ class TestLoad:
         assert sorted(remaining) == sorted(numbers[0])
 
     @pytest.mark.usefixtures("split")
+    def test_held_out_scenes_may_have_other_counts(self):
+        train, held_out = self.load(digit_counts=(0, 1, 3), canvas_size=84)
+        assert train.counts.unique().tolist() == held_out.counts.unique().tolist() == [0, 1, 3]
+        other = self.load(digit_counts=(0, 1, 3), held_out_digit_counts=(2,), canvas_size=84)
+        assert identical(other.train, train)
+        assert other.held_out.counts.unique().tolist() == [2]
+        other.require_room(3)
+        with refused("--max-objects 2", "3 objects"):
+            other.require_room(2)
+        with refused("--max-objects 2", "4 objects"):
+            self.load(held_out_digit_counts=(4,), canvas_size=120).require_room(2)
+
+    @pytest.mark.parametrize("name", ["multi-sprites", "multi-sprites-colour", "tetrominoes"])
+    def test_scenes_drawn_from_code(self, name):
+        first = self.load(data=name, train_scenes=12, held_out_scenes=8)
+        assert [len(scenes) for scenes in first] == [12, 8]
+        assert first.train.shape.channels == 3
+        assert first.held_out.masks.amax() <= first.held_out.counts.max()
+        # Each split has a seed of its own.
+        again = self.load(data=name, train_scenes=5, held_out_scenes=8)
+        assert identical(again.held_out, first.held_out)
+        others = [
+            self.load(data=name, train_scenes=12, held_out_scenes=8, **changed)
+            for changed in ({"evaluate_on": "validation"}, {"seed": 1})
+        ]
+        scenes = [first.train, first.held_out, others[0].held_out, *others[1]]
+        assert identical(others[0].train, first.train)
+        assert len({fingerprint(each.select(slice(8))) for each in scenes}) == 5
+        grey = self.load(data=name, train_scenes=12, held_out_scenes=8, grey=True)
+        assert grey.train.shape.channels == 1
+        assert torch.equal(grey.train.masks, first.train.masks)
+
     @pytest.mark.parametrize(
         ("settings", "words"),
         [
+            ({"label_column": ("x",)}, ("--label-column", "no labels")),
+            ({"in_memory": "never"}, ("--in-memory never",)),
+            ({"skip_bad": True}, ("--skip-bad", "your own images")),
+            ({"train_scenes": 2_000_000_000}, ("2,000,000,100 scenes", "lower --train-scenes")),
+        ],
+    )
+    def test_settings_of_other_data_are_refused(self, settings, words):
+        with refused("--data tetrominoes", *words):
+            self.load(data="tetrominoes", **settings)
+
+    @pytest.mark.usefixtures("split")
+    @pytest.mark.parametrize(
+        ("settings", "words"),
+        [
+            ({"digit_counts": ()}, ("--digit-counts has no number",)),
+            ({"digit_counts": (2, 2)}, ("--digit-counts has 2 more than once",)),
+            ({"digit_counts": (-1,)}, ("--digit-counts is -1",)),
+            ({"digit_counts": (0,)}, ("--digit-counts 0", "empty scenes")),
+            ({"held_out_digit_counts": ()}, ("--held-out-digit-counts has no number",)),
+            (
+                {"digit_counts": (0, 1, 3), "max_digits": 4},
+                ("--max-digits 4 contradicts --digit-counts", "up to 3"),
+            ),
             ({"train_scenes": 0}, ("--train-scenes is 0", "1 or more")),
             ({"held_out_scenes": 0}, ("--held-out-scenes is 0", "1 or more")),
             ({"seed": -1}, ("--seed is -1", "0 or more")),

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
+    from train.data.annotated import Scenes
     from train.data.labelled import Images, Split
 
 INCLUDED = "Nothing to download"
 DRAWN = "Drawn with all factors known"
+SCENES = "Scenes of several objects, drawn with masks and all factors known"
 GREY = "Downloaded, grey"
 COLOUR = "Downloaded, colour"
 
@@ -31,6 +33,8 @@ class DataSet(NamedTuple):
         load_validation: Reads the training and the validation split, in the same way, of a data
             set with a validation split of its own. Of others a fifth of the training split is
             held out.
+        draw_scenes: Draws scenes, of a number and a seed, if images have several objects. AIR
+            trains on such scenes, other methods on the images that ``load`` reads.
     """
 
     help: str
@@ -38,6 +42,7 @@ class DataSet(NamedTuple):
     endless: bool = False
     group: str = INCLUDED
     load_validation: Callable[[Path], Split] | None = None
+    draw_scenes: Callable[[int, int], Scenes] | None = None
 
 
 def mnist5k() -> Images:
@@ -83,6 +88,36 @@ def _coloured_digits(data_dir: Path) -> Split:
     return coloured_digits.split(mnist5k())
 
 
+def _multi_sprites(n: int, seed: int, coloured: bool) -> Scenes:
+    from train.data.drawn import multi_sprites
+
+    return multi_sprites.sample(n, seed, coloured=coloured)
+
+
+def _tetrominoes(n: int, seed: int) -> Scenes:
+    from train.data.drawn import tetrominoes
+
+    return tetrominoes.sample(n, seed)
+
+
+def _images_of_scenes(draw_scenes: Callable[[int, int], Scenes], data_dir: Path) -> Split:
+    """Draws 10,000 training images and 2,000 held-out ones, without labels."""
+    from train.data.labelled import Split
+
+    return Split(draw_scenes(10_000, 0).as_images(), draw_scenes(2_000, 1).as_images())
+
+
+def _drawn_scenes(description: str, draw_scenes: Callable[[int, int], Scenes]) -> DataSet:
+    """Returns the entry of scenes that are drawn from code.
+
+    Args:
+        description: A few words for ``--help``.
+        draw_scenes: See :class:`DataSet`.
+    """
+    load = partial(_images_of_scenes, draw_scenes)
+    return DataSet(description, load, group=SCENES, draw_scenes=draw_scenes)
+
+
 def _torchvision(name: str, data_dir: Path, splits: tuple[str, str] = ("train", "test")) -> Split:
     # Takes longer to import than torch, and the default data set does not need it.
     from train.data.reading import torchvision_sets
@@ -113,6 +148,13 @@ CATALOGUE = {
     ),
     "shapes3d": DataSet("rooms with an object, in colour", _shapes3d, group=DRAWN),
     "coloured-digits": DataSet("digits in ink on paper", _coloured_digits, group=DRAWN),
+    "multi-sprites": _drawn_scenes(
+        "2 to 5 coloured shapes on grey, 64x64", partial(_multi_sprites, coloured=False)
+    ),
+    "multi-sprites-colour": _drawn_scenes(
+        "the same on colour", partial(_multi_sprites, coloured=True)
+    ),
+    "tetrominoes": _drawn_scenes("3 coloured pieces on black, 35x35", _tetrominoes),
     **{
         name: _downloaded(name, description, GREY)
         for name, description in {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from itertools import combinations
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -11,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from train.errors import require
+from train.errors import InputError, require
 
 Overlap = Literal["apart", "dim", "any"]
 
@@ -21,9 +20,16 @@ INK = 1
 SMALLEST = 4
 """The smallest size of a digit in pixels; smaller ones cannot be read."""
 
+MOST_MASKED = 255
+"""The most digits of scenes with masks, whose pixels are uint8."""
+
 TRIES = 2_000
 MIN_ACCEPTANCE = 0.02
 """After :data:`TRIES` scenes, this fraction of them must have been accepted."""
+
+
+class HardlyFitsError(InputError):
+    """Digits hardly ever fit on a canvas by a rule of overlap."""
 
 
 class Placement(NamedTuple):
@@ -112,14 +118,18 @@ class Rules(NamedTuple):
         return max(size / (mean + deviation), SMALLEST), min(largest, self.canvas_size)
 
     def require_acceptance(self, accepted: int, tried: int) -> None:
-        """Raises :class:`InputError` if nearly all scenes are rejected, which would never end."""
+        """Raises :class:`HardlyFitsError` if nearly all scenes are rejected."""
+        if tried >= TRIES and accepted < MIN_ACCEPTANCE * tried:
+            raise self.hardly_fits()
+
+    def hardly_fits(self) -> HardlyFitsError:
+        """Returns the error of digits that hardly ever fit."""
         flag = "--digit-shrink" if self.digit_shrink else "--digit-size"
-        require(
-            tried < TRIES or accepted >= MIN_ACCEPTANCE * tried,
+        return HardlyFitsError(
             f"{self.max_digits} digits of {flag} "
             f"{' '.join(map(str, self.digit_shrink or self.digit_size))} hardly ever fit on a "
             f"canvas of {self.canvas_size} by the rule {self.overlap}: enlarge --canvas-size, "
-            "lower --max-digits, make the digits smaller or give --overlap any",
+            "lower --max-digits or --digit-counts, make the digits smaller or give --overlap any"
         )
 
 
@@ -131,11 +141,14 @@ class Drawing(NamedTuple):
         boxes: Of shape (m, K, 4), int64.
         accepted: Whether a scene follows the rule of overlap, and all its digits have ink; of
             shape (m,), bool.
+        masks: The index from 1 of the digit with the most ink at each pixel, of shape (m, L, L),
+            uint8; None if they were not asked for.
     """
 
     images: Tensor
     boxes: Tensor
     accepted: Tensor
+    masks: Tensor | None
 
 
 class Windows(NamedTuple):
@@ -150,7 +163,9 @@ class Windows(NamedTuple):
     pixels: Tensor
 
 
-def draw(digits: Tensor, placement: Placement, n: int, rules: Rules) -> Drawing:
+def draw(
+    digits: Tensor, placement: Placement, n: int, rules: Rules, masks: bool = False
+) -> Drawing:
     """Draws scenes of placed digits.
 
     Args:
@@ -158,13 +173,14 @@ def draw(digits: Tensor, placement: Placement, n: int, rules: Rules) -> Drawing:
         placement: Their scenes, sizes and places.
         n: The number of scenes, m.
         rules: The rules of the scenes.
+        masks: Whether masks are drawn too.
     """
     boxes = torch.zeros(n, rules.max_digits, 4, dtype=torch.int64)
     accepted = torch.ones(n, dtype=torch.bool)
-    windows = _resized(digits, placement)
+    windows = resized(digits, placement)
     for rows, pixels in windows:
         scene, slot, corner = placement.scene[rows], placement.slot[rows], placement.corner[rows]
-        box, has_ink = _ink_boxes(pixels.amax(1))
+        box, has_ink = ink_boxes(pixels.amax(1))
         boxes[scene, slot] = box + torch.from_numpy(corner).repeat(1, 2)
         accepted[scene[~has_ink.numpy()]] = False
     if rules.overlap == "apart":
@@ -172,10 +188,11 @@ def draw(digits: Tensor, placement: Placement, n: int, rules: Rules) -> Drawing:
     sums = _sums(windows, placement, accepted.numpy(), rules.canvas_size)
     if rules.overlap == "dim":
         accepted &= sums.flatten(1).amax(1) <= 255
-    return Drawing(sums.clamp_(max=255).to(torch.uint8), boxes, accepted)
+    visible = _visible(windows, placement, n, rules.canvas_size) if masks else None
+    return Drawing(sums.clamp_(max=255).to(torch.uint8), boxes, accepted, visible)
 
 
-def _resized(digits: Tensor, placement: Placement) -> list[Windows]:
+def resized(digits: Tensor, placement: Placement) -> list[Windows]:
     """Resizes the placed digits, those of one size together."""
     windows = []
     for size in np.unique(placement.size):
@@ -194,14 +211,37 @@ def _sums(
     for rows, pixels in windows:
         is_wanted = wanted[placement.scene[rows]]
         rows, pixels = rows[is_wanted], pixels[torch.from_numpy(is_wanted)]
-        x, y = placement.corner[rows].T
-        first = (placement.scene[rows] * channels * canvas_size + y) * canvas_size + x
-        planes = torch.arange(channels)[:, None, None] * canvas_size**2
-        offset = torch.arange(pixels.shape[-1])
-        index = planes + offset[:, None] * canvas_size + offset
-        index = torch.from_numpy(first)[:, None, None, None] + index
-        sums.index_add_(0, index.flatten(), pixels.flatten().int())
+        index = _pixels_of(placement, rows, pixels.shape, canvas_size)
+        sums.index_add_(0, index, pixels.flatten().int())
     return sums.view(len(wanted), channels, canvas_size, canvas_size)
+
+
+def _visible(windows: list[Windows], placement: Placement, n: int, canvas_size: int) -> Tensor:
+    """Returns the digit with the most ink at each pixel, the first of equal ones; see Drawing."""
+    # Ink, and in the lowest 8 bits how far the digit is from the last one: the largest number is
+    # the first one of the digits with the most ink.
+    ranks = torch.zeros(n * canvas_size**2, dtype=torch.int32)
+    for rows, pixels in windows:
+        ink = pixels.amax(1, keepdim=True).int()
+        order = torch.from_numpy(MOST_MASKED - placement.slot[rows]).int().view(-1, 1, 1, 1)
+        rank = torch.where(ink >= INK, ink * (MOST_MASKED + 1) + order, 0)
+        index = _pixels_of(placement, rows, ink.shape, canvas_size)
+        ranks.scatter_reduce_(0, index, rank.flatten(), "amax")
+    visible = torch.where(ranks > 0, MOST_MASKED + 1 - ranks % (MOST_MASKED + 1), 0)
+    return visible.to(torch.uint8).view(n, canvas_size, canvas_size)
+
+
+def _pixels_of(
+    placement: Placement, rows: np.ndarray, shape: torch.Size, canvas_size: int
+) -> Tensor:
+    """Returns the indices, in canvases laid end to end, of the pixels of windows (t, C, s, s)."""
+    channels, side = shape[1], shape[-1]
+    x, y = placement.corner[rows].T
+    first = (placement.scene[rows] * channels * canvas_size + y) * canvas_size + x
+    planes = torch.arange(channels)[:, None, None] * canvas_size**2
+    offset = torch.arange(side)
+    index = planes + offset[:, None] * canvas_size + offset
+    return (torch.from_numpy(first)[:, None, None, None] + index).flatten()
 
 
 def _resize(images: Tensor, size: int) -> Tensor:
@@ -209,7 +249,7 @@ def _resize(images: Tensor, size: int) -> Tensor:
     return F.interpolate(images, (size, size), mode="bilinear", antialias=True)
 
 
-def _ink_boxes(windows: Tensor) -> tuple[Tensor, Tensor]:
+def ink_boxes(windows: Tensor) -> tuple[Tensor, Tensor]:
     r"""Returns the tightest boxes around the ink of images :math:`(T, s, s)`.
 
     Returns:
@@ -233,12 +273,10 @@ def _touching(boxes: Tensor) -> Tensor:
     Returns:
         Of shape :math:`(m)`, bool.
     """
-    touching = torch.zeros(len(boxes), dtype=torch.bool)
-    for i, j in combinations(range(boxes.shape[1]), 2):
-        lowest = torch.maximum(boxes[:, i, :2], boxes[:, j, :2])
-        highest = torch.minimum(boxes[:, i, 2:], boxes[:, j, 2:])
-        touching |= (lowest < highest).all(1)
-    return touching
+    first, second = torch.triu_indices(boxes.shape[1], boxes.shape[1], 1)
+    lowest = torch.maximum(boxes[:, first, :2], boxes[:, second, :2])
+    highest = torch.minimum(boxes[:, first, 2:], boxes[:, second, 2:])
+    return (lowest < highest).all(2).any(1)
 
 
 def _check_size(digit_size: tuple[int, int], canvas_size: int) -> None:

@@ -118,7 +118,13 @@ def _note_unused(splits: np.ndarray, validation: bool) -> None:
         note(f"there are no test images: the {count:,} validation images are evaluated on")
 
 
-def _load_named(data: str, data_dir: Path, evaluate_on: EvaluateOn, options: DataOptions) -> Split:
+def require_own_labels(data: str, options: DataOptions) -> None:
+    """Raises :class:`InputError` if options are given that named data sets do not have.
+
+    Args:
+        data: The name of the data set.
+        options: Labels, splits and damaged files of a person's own images.
+    """
     for flag, value in (
         ("--labels", options.labels),
         ("--split-column", options.split_column),
@@ -129,6 +135,10 @@ def _load_named(data: str, data_dir: Path, evaluate_on: EvaluateOn, options: Dat
             f"{flag} is for your own images, and --data {data} has its own labels and split: leave "
             f"{flag} out, or give the path of your images",
         )
+
+
+def _load_named(data: str, data_dir: Path, evaluate_on: EvaluateOn, options: DataOptions) -> Split:
+    require_own_labels(data, options)
     entry = CATALOGUE[data]
     validation = evaluate_on == "validation"
     is_given = validation and entry.load_validation is not None

@@ -9,8 +9,8 @@ from dataclasses import fields
 import numpy as np
 from torch import Tensor
 
+from train.data.annotated import Scenes
 from train.data.labelled import Images
-from train.data.scenes import Scenes
 from train.data.streaming.stored import StoredImages
 
 
@@ -38,6 +38,9 @@ def fingerprint(*splits: Images | Scenes) -> str:
         # Fields that are left out of comparisons are no contents.
         for field in (field for field in fields(split) if field.compare):
             value = getattr(split, field.name)
+            if field.name == "masks" and value is None:
+                # As in earlier versions, whose scenes had no masks.
+                continue
             named = [(field.name, value)]
             if isinstance(value, Mapping):
                 named = _not_labels(value, split)

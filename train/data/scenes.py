@@ -1,135 +1,41 @@
-"""Scenes of several digits, for AIR."""
+"""Makes scenes, for AIR: of several digits, drawn from code, or read from files."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_models.shapes import Shape
-from train.data import datasets, opening
+from train.data import datasets, memory, opening
+from train.data.annotated import Scenes, ScenesSplit
 from train.data.catalogue import CATALOGUE, STORED
-from train.data.composition import Overlap, Rules, draw
+from train.data.composition import (
+    MOST_MASKED,
+    Drawing,
+    HardlyFitsError,
+    Overlap,
+    Placement,
+    Rules,
+    draw,
+)
+from train.data.counts import checked
+from train.data.crowds import place_apart
+from train.data.images import to_grey
 from train.data.labelled import Images
 from train.data.options import DataOptions
 from train.data.reading.archives import counts_of
-from train.data.splits import hold_out
-from train.data.streaming.loading import batches_of
-from train.data.streaming.stored import StoredImages
 from train.errors import require
+
+__all__ = ["Scenes", "ScenesSplit", "load_scenes", "make_scenes"]
 
 PIXELS_AT_ONCE = 2**23
 """Bounds the memory for drawing scenes to about 200 MB, without the scenes themselves."""
-
-
-@dataclass(frozen=True, eq=False)
-class Scenes:
-    r"""Images of 0 to :math:`K` objects.
-
-    Attributes:
-        images: Pixels, of shape :math:`(M, C, H, W)`, uint8, in memory or stored (see
-            :class:`~train.data.streaming.stored.StoredImages`); grey ones in memory may be given as
-            :math:`(M, H, W)`.
-        counts: The number of objects in each image, of shape :math:`(M)`, int64; None if unknown.
-        boxes: The tightest boxes :math:`(x_0, y_0, x_1, y_1)` around the ink of each object, of
-            shape :math:`(M, K, 4)`, float32; None if unknown. They are in pixels and half open, so
-            that :math:`x_1 - x_0` is a width. The first ``counts`` rows of an image are boxes, the
-            others zeros.
-        object_size: The smallest and the largest side of the images that the scenes are made of, in
-            pixels; None if scenes were not made of images.
-    """
-
-    images: Tensor | StoredImages
-    counts: Tensor | None
-    boxes: Tensor | None
-    object_size: tuple[float, float] | None = field(default=None, compare=False)
-
-    def __post_init__(self) -> None:
-        if self.images.ndim == 3:
-            object.__setattr__(self, "images", self.images.unsqueeze(1))
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    @property
-    def shape(self) -> Shape:
-        """Channels, height and width of an image."""
-        return Shape(*self.images.shape[1:])
-
-    def select(self, index: Tensor | slice) -> Scenes:
-        r"""Returns the scenes at ``index``, of shape :math:`(L)`, or in a slice."""
-        stored = isinstance(self.images, StoredImages)
-        return Scenes(
-            self.images.select(index) if stored else self.images[index],
-            None if self.counts is None else self.counts[index],
-            None if self.boxes is None else self.boxes[index],
-            self.object_size,
-        )
-
-    @property
-    def max_batch_size(self) -> int:
-        """The largest batch that :meth:`batches` can draw."""
-        return len(self)
-
-    def batches(
-        self, batch_size: int, seed: int, device: torch.device | str
-    ) -> Callable[[int], tuple[Tensor, ...]]:
-        r"""Returns a function from a step to its batch: a tuple of scenes.
-
-        The scenes are of shape :math:`(B, C, H, W)`, float32, in [0, 1].
-
-        Args:
-            batch_size: Scenes in a batch, :math:`B`.
-            seed: Seed of the order of the scenes.
-            device: Device of the batches.
-
-        Raises:
-            InputError: If there are fewer scenes than that.
-        """
-        return batches_of((self.images,), batch_size, seed, device)
-
-    def hold_out(self) -> ScenesSplit:
-        """Holds out a fixed random fifth, stratified by the counts if they are known."""
-        counts = None if self.counts is None else self.counts.numpy()
-        indices = hold_out(len(self), counts)
-        return ScenesSplit(*(self.select(torch.from_numpy(rows)) for rows in indices))
-
-
-class ScenesSplit(NamedTuple):
-    """Scenes to train on and scenes to evaluate on."""
-
-    train: Scenes
-    held_out: Scenes
-
-    @classmethod
-    def of(cls, train: Images, held_out: Images) -> ScenesSplit:
-        """Makes scenes of images, whose column ``counts``, if they have it, has the counts."""
-        counts = [images.columns.get("counts") for images in (train, held_out)]
-        return cls(
-            *(
-                Scenes(
-                    images.images,
-                    None if of is None else torch.from_numpy(counts_of(of, "the column counts")),
-                    None,
-                )
-                for images, of in zip((train, held_out), counts, strict=True)
-            )
-        )
-
-    def require_room(self, max_objects: int) -> None:
-        """Raises :class:`InputError` if a scene has more than ``max_objects`` objects."""
-        counts = [scenes.counts for scenes in self if scenes.counts is not None]
-        most = max((int(count.max()) for count in counts), default=0)
-        require(
-            most <= max_objects,
-            f"--max-objects {max_objects} is below the {most} objects of a scene: "
-            f"give {most} or more",
-        )
 
 
 class SceneOptions(Protocol):
@@ -144,19 +50,25 @@ class SceneOptions(Protocol):
     held_out_scenes: int
     canvas_size: int
     max_digits: int
+    digit_counts: tuple[int, ...] | None
+    held_out_digit_counts: tuple[int, ...] | None
     digit_size: tuple[int, int]
     digit_shrink: tuple[float, float] | None
     overlap: Overlap
 
 
 def load_scenes(settings: SceneOptions) -> ScenesSplit:
-    """Makes scenes of the images of a data set, or reads scenes from a file.
+    """Makes scenes of the images of a data set, draws them from code, or reads them from a file.
 
     Training scenes have training images only, and held-out scenes held-out ones. Each split has its
-    own seed, so that it does not depend on the size of the other. If ``settings.data`` is a
-    path (see :func:`train.data.reading.files.read`), its images are the scenes, a fifth of them is
-    the test split unless a split is given, and the settings of canvas and digits have no effect. A
-    column ``counts`` has the numbers of objects.
+    own seed, so that it does not depend on the size of the other. The settings of canvas and digits
+    have no effect on scenes that are not made of a data set's images:
+
+    - If ``settings.data`` names scenes that are drawn from code, such as ``multi-sprites``, they
+      have masks and factors, and test and validation scenes are of different seeds.
+    - If it is a path (see :func:`train.data.reading.files.read`), its images are the scenes, and
+      a fifth of them is the test split unless a split is given. A column ``counts`` has the numbers
+      of objects.
 
     Args:
         settings: The data set, and how scenes are made of it.
@@ -164,10 +76,13 @@ def load_scenes(settings: SceneOptions) -> ScenesSplit:
     Raises:
         InputError: If the data or the settings cannot be used.
     """
-    if settings.data not in CATALOGUE:
+    entry = CATALOGUE.get(settings.data)
+    if entry is None:
         return _read_scenes(settings.data, settings.evaluate_on, settings.data_options)
+    if entry.draw_scenes is not None:
+        return _draw_scenes(entry.draw_scenes, settings)
     require(
-        not CATALOGUE[settings.data].endless,
+        not entry.endless,
         f"--data {settings.data}: scenes are made of stored images: give one of {STORED}, or the "
         "path of your own scenes",
     )
@@ -175,10 +90,43 @@ def load_scenes(settings: SceneOptions) -> ScenesSplit:
         settings.data, settings.data_dir, settings.evaluate_on, settings.data_options
     )
     seeds = (2 * settings.seed, 2 * settings.seed + 1)
+    held_out_counts = settings.held_out_digit_counts
+    if held_out_counts is None:
+        held_out_counts = settings.digit_counts
     return ScenesSplit(
-        _scenes_of(split.train, settings.train_scenes, seeds[0], settings),
-        _scenes_of(split.held_out, settings.held_out_scenes, seeds[1], settings),
+        _scenes_of(split.train, settings.train_scenes, seeds[0], settings, settings.digit_counts),
+        _scenes_of(split.held_out, settings.held_out_scenes, seeds[1], settings, held_out_counts),
     )
+
+
+def _draw_scenes(draw_scenes: Callable[[int, int], Scenes], settings: SceneOptions) -> ScenesSplit:
+    """Draws training scenes and held-out ones from code, each split with seeds of its own."""
+    data, options = settings.data, settings.data_options
+    datasets.require_own_labels(data, options)
+    require(
+        not options.label_column,
+        f"--label-column: the scenes of --data {data} have no labels: leave it out",
+    )
+    require(
+        options.in_memory != "never",
+        f"--in-memory never: the scenes of --data {data} cannot stay on disk: leave it out",
+    )
+    require(
+        settings.evaluate_on in ("test", "validation"),
+        f"--evaluate-on {settings.evaluate_on}: give test or validation",
+    )
+    n = settings.train_scenes + settings.held_out_scenes
+    shape = draw_scenes(1, 0).shape
+    size = n * (shape.values + math.prod(shape.sides))
+    memory.require_available(size, f"--data {data}: {n:,} scenes need", "lower --train-scenes")
+    third = 2 if settings.evaluate_on == "test" else 1
+    split = ScenesSplit(
+        draw_scenes(settings.train_scenes, 3 * settings.seed),
+        draw_scenes(settings.held_out_scenes, 3 * settings.seed + third),
+    )
+    if not options.grey:
+        return split
+    return ScenesSplit(*(replace(scenes, images=to_grey(scenes.images)) for scenes in split))
 
 
 def _read_scenes(
@@ -192,6 +140,7 @@ def _read_scenes(
         contents.images,
         None if counts is None else torch.from_numpy(counts),
         None if contents.boxes is None else torch.from_numpy(contents.boxes),
+        masks=None if contents.masks is None else torch.from_numpy(contents.masks),
     )
     # Stratified by the counts, if they are known.
     strata = np.zeros(len(scenes), np.int64) if counts is None else counts
@@ -199,12 +148,15 @@ def _read_scenes(
     return ScenesSplit(*(scenes.select(torch.from_numpy(indices)) for indices in rows))
 
 
-def _scenes_of(images: Images, n: int, seed: int, settings: SceneOptions) -> Scenes:
+def _scenes_of(
+    images: Images, n: int, seed: int, settings: SceneOptions, counts: Sequence[int] | None
+) -> Scenes:
     return make_scenes(
         images.images,
         n,
         canvas_size=settings.canvas_size,
         max_digits=settings.max_digits,
+        counts=counts,
         digit_size=settings.digit_size,
         digit_shrink=settings.digit_shrink,
         overlap=settings.overlap,
@@ -218,17 +170,24 @@ def make_scenes(
     *,
     canvas_size: int = 50,
     max_digits: int = 2,
+    counts: Sequence[int] | None = None,
     digit_size: tuple[int, int] = (24, 24),
     digit_shrink: tuple[float, float] | None = None,
     overlap: Overlap = "apart",
+    masks: bool = False,
     seed: int,
 ) -> Scenes:
     r"""Draws scenes: digits of random size at random places on a black canvas.
 
-    The count is uniform on :math:`0, \dots, K`, each digit is uniform among ``digits``, and its
-    place is uniform among those where its image is inside the canvas. A scene that breaks the rule
-    of ``overlap`` is rejected and drawn again with the same count: counts stay uniform, while
-    scenes of several digits favour places and sizes that leave room.
+    The count is uniform on :math:`0, \dots, K`, or on ``counts``. Each digit is uniform among
+    ``digits``, and its place is uniform among those where its image is inside the canvas. A scene
+    that breaks the rule of ``overlap`` is rejected and drawn again with the same count: counts stay
+    uniform, while scenes of several digits favour places and sizes that leave room.
+
+    In crowded scenes nearly all would be rejected. If fewer than one scene in fifty is accepted and
+    ``overlap`` is ``apart``, all scenes are made in another way: their digits are placed one after
+    another, each uniform among the places that the earlier ones leave free; see
+    :func:`train.data.crowds.place_apart` for how their distribution differs.
 
     Args:
         digits: Images to draw from, of shape :math:`(D, C, S, S)`, uint8, or :math:`(D, S, S)`.
@@ -236,21 +195,29 @@ def make_scenes(
         n: The number of scenes, :math:`M \ge 1`.
         canvas_size: Height and width :math:`L \ge 1` of a scene.
         max_digits: The most digits in a scene, :math:`K \ge 1`.
+        counts: The numbers of digits that scenes have, different ones, each equally likely;
+            replaces ``max_digits``, and :math:`K` is the largest of them. If this is 0, boxes have
+            one row all the same. ``range(K + 1)`` gives the scenes of ``max_digits``.
         digit_size: The smallest and the largest size of a digit's image in pixels; sizes are
             uniform between them, both included, within :math:`[4, L]`.
         digit_shrink: If given, sizes are :math:`\lfloor S / (m + s \epsilon) \rfloor` for this
             :math:`(m, s)` and :math:`\epsilon \sim N(0, 1)` instead, clipped to :math:`[4, L]`.
         overlap: ``apart``: no two boxes have a pixel in common. ``dim``: the sum of the digits is
             at most 255 everywhere. ``any``: the sum is clipped to 255.
+        masks: Whether scenes have masks, which need :math:`M L^2` bytes. At most 255 digits are in
+            a scene then. At a pixel the digit with the most ink is visible (in colour, with
+            the brightest channel), the first of equal ones.
         seed: Seed of the scenes, :math:`\ge 0`. The same seed and settings give the same scenes,
             whatever the global random state and the number of threads.
 
     Returns:
         Scenes with counts and boxes; the images are square, and have as many
-        channels as the digits.
+        channels as the digits. The factors are ``digit``, the index of each digit's image in
+        ``digits``, and ``size``, its height and width in pixels, both of shape :math:`(M, K)`.
 
     Raises:
-        InputError: If a setting is out of its range, or fewer than one scene in fifty is accepted.
+        InputError: If a setting is out of its range, or digits hardly ever fit: fewer than one
+            scene in fifty is accepted, and placing one digit after another fails too.
 
     Example:
         >>> digits = torch.full((10, 28, 28), 255, dtype=torch.uint8)
@@ -258,27 +225,83 @@ def make_scenes(
         >>> scenes.images.shape, scenes.counts.shape, scenes.boxes.shape
         (torch.Size([1000, 1, 50, 50]), torch.Size([1000]), torch.Size([1000, 2, 4]))
     """
+    choices = range(max_digits + 1)
+    if counts is not None:
+        choices = checked(counts, "--digit-counts")
+        max_digits = max(*choices, 1)
     rules = Rules(canvas_size, max_digits, digit_size, digit_shrink, overlap)
     require(n >= 1, f"{n} scenes were asked for: give --train-scenes and --held-out-scenes above 0")
     rules.check(digits.shape[-1])
-    rng = np.random.default_rng(seed)
-    counts = rng.integers(0, max_digits + 1, size=n)
+    require(
+        not masks or max_digits <= MOST_MASKED,
+        f"{max_digits} digits: scenes with masks have {MOST_MASKED} at most: lower max_digits",
+    )
     digits = digits.unsqueeze(1) if digits.ndim == 3 else digits
-    channels = digits.shape[1]
-    images = torch.empty(n, channels, canvas_size, canvas_size, dtype=torch.uint8)
-    boxes = torch.empty(n, max_digits, 4)
-    chunk = max(1, PIXELS_AT_ONCE // (channels * canvas_size**2 * (max_digits + 1)))
+    rng = np.random.default_rng(seed)
+    numbers = np.asarray(choices)[rng.integers(0, len(choices), size=n)]
+    try:
+        return _compose(rng, numbers, digits, rules, masks)
+    except HardlyFitsError:
+        if overlap != "apart":
+            raise
+    return _compose(np.random.default_rng([seed, 1]), numbers, digits, rules, masks, crowded=True)
+
+
+def _compose(
+    rng: np.random.Generator,
+    counts: np.ndarray,
+    digits: Tensor,
+    rules: Rules,
+    masks: bool,
+    crowded: bool = False,
+) -> Scenes:
+    """Draws scenes until all are accepted.
+
+    Args:
+        rng: Random numbers.
+        counts: The number of digits in each scene, of shape (M,).
+        digits: Images of digits, of shape (D, C, S, S), uint8.
+        rules: The rules of the scenes.
+        masks: Whether scenes have masks.
+        crowded: Whether digits are placed one after another, so that no scene is rejected.
+    """
+    n, channels, side = len(counts), digits.shape[1], rules.canvas_size
+    scenes = Scenes(
+        torch.empty(n, channels, side, side, dtype=torch.uint8),
+        torch.from_numpy(counts),
+        torch.empty(n, rules.max_digits, 4),
+        rules.usual_sizes(digits.shape[-1]),
+        torch.empty(n, side, side, dtype=torch.uint8) if masks else None,
+        {name: np.zeros((n, rules.max_digits), dtype=np.int64) for name in ("digit", "size")},
+    )
+    chunk = max(1, PIXELS_AT_ONCE // (channels * side**2 * (rules.max_digits + 1)))
     tried = accepted = 0
     for start in range(0, n, chunk):
         pending = np.arange(start, min(start + chunk, n))
         while len(pending) > 0:
-            placement = rules.place(rng, counts[pending], len(digits), digits.shape[-1])
-            drawing = draw(digits, placement, len(pending), rules)
+            if crowded:
+                placement = place_apart(rng, counts[pending], digits, rules)
+            else:
+                placement = rules.place(rng, counts[pending], len(digits), digits.shape[-1])
+            drawing = draw(digits, placement, len(pending), rules, masks)
+            _write(scenes, pending, drawing, placement)
             is_accepted = drawing.accepted.numpy()
-            images[pending[is_accepted]] = drawing.images[drawing.accepted]
-            boxes[pending[is_accepted]] = drawing.boxes[drawing.accepted].float()
             tried += len(pending)
             accepted += int(is_accepted.sum())
             rules.require_acceptance(accepted, tried)
             pending = pending[~is_accepted]
-    return Scenes(images, torch.from_numpy(counts), boxes, rules.usual_sizes(digits.shape[-1]))
+    return scenes
+
+
+def _write(scenes: Scenes, rows: np.ndarray, drawing: Drawing, placement: Placement) -> None:
+    """Writes the accepted scenes of a drawing into the given rows."""
+    is_accepted = drawing.accepted.numpy()
+    target = rows[is_accepted]
+    scenes.images[target] = drawing.images[drawing.accepted]
+    scenes.boxes[target] = drawing.boxes[drawing.accepted].float()
+    if scenes.masks is not None:
+        scenes.masks[target] = drawing.masks[drawing.accepted]
+    is_written = is_accepted[placement.scene]
+    digits = rows[placement.scene[is_written]], placement.slot[is_written]
+    for name in ("digit", "size"):
+        scenes.factors[name][digits] = getattr(placement, name)[is_written]

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar, get_type_hints
 
 from train import processes
+from train.data.counts import checked
 from train.errors import InputError, brief, require
 from train.settings.data import DataSettings
 from train.settings.values import Count, NonNegative, Positive, Whole, convert, problem
@@ -129,19 +130,29 @@ class SceneSettings(Settings):
 
     GROUPS: ClassVar = {
         "data": (
-            *("train_scenes", "held_out_scenes", "canvas_size", "max_digits", "digit_size"),
-            *("digit_shrink", "overlap"),
+            *("train_scenes", "held_out_scenes", "canvas_size", "max_digits", "digit_counts"),
+            *("held_out_digit_counts", "digit_size", "digit_shrink", "overlap"),
         )
     }
+    MAX_DIGITS: ClassVar[int] = 2
+    """The default of ``max_digits``."""
 
     train_scenes: Count = 60_000
-    """Number of training scenes, made of training digits."""
+    """Number of training scenes, made of training digits. Of your own scenes all are used. Like
+    them, scenes that are drawn from code, such as multi-sprites, have a canvas and objects of their
+    own: the settings below are for scenes made of single images."""
     held_out_scenes: Count = 5_000
     """Number of held-out scenes, made of held-out digits."""
     canvas_size: Count = 50
     """Height and width of a scene, in pixels."""
-    max_digits: Count = 2
+    max_digits: Count = MAX_DIGITS
     """Most digits in a scene. Each number of digits from 0 to this one is equally likely."""
+    digit_counts: tuple[Whole, ...] | None = None
+    """Numbers of digits in a scene, such as 0 1 3, each equally likely; replaces --max-digits.
+    None: from 0 to --max-digits."""
+    held_out_digit_counts: tuple[Whole, ...] | None = None
+    """The same for held-out scenes, such as 2, to test on numbers that were not trained on; None:
+    as in training."""
     digit_size: tuple[Count, Count] = (24, 24)
     """Smallest and largest height and width of a digit in a scene, in pixels."""
     digit_shrink: tuple[Positive, NonNegative] | None = None
@@ -150,6 +161,23 @@ class SceneSettings(Settings):
     overlap: Literal["apart", "dim", "any"] = "apart"
     """How digits of a scene may overlap. apart: their boxes do not. dim: the sum of their pixels is
     nowhere above white. any: they may."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("digit_counts", "held_out_digit_counts"):
+            if getattr(self, name) is not None:
+                checked(getattr(self, name), flag(name))
+        if self.digit_counts is not None:
+            most = max(self.digit_counts)
+            require(
+                most > 0,
+                "--digit-counts 0 makes empty scenes only: give a number above 0 too",
+            )
+            require(
+                self.max_digits in (self.MAX_DIGITS, most),
+                f"--max-digits {self.max_digits} contradicts --digit-counts, which goes up to "
+                f"{most} and replaces it: leave --max-digits out",
+            )
 
 
 @dataclass(frozen=True)

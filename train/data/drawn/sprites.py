@@ -89,7 +89,7 @@ def draw(
     for kind in SHAPES:
         members = np.flatnonzero(kinds == kind)
         for chunk in np.split(members, range(CHUNK, len(members), CHUNK)):
-            covered = _cover(kind, *rows[:, chunk])[:, None] * (255 * colours)[chunk, :, None, None]
+            covered = cover(kind, *rows[:, chunk])[:, None] * (255 * colours)[chunk, :, None, None]
             images[chunk] = torch.from_numpy(covered.round().astype(np.uint8))
     return images
 
@@ -151,7 +151,7 @@ def _without_symmetry(indices: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return indices | {"orientation": indices["orientation"] % periods[indices["shape"]]}
 
 
-def _cover(
+def cover(
     shape: str, scale: np.ndarray, angle: np.ndarray, x: np.ndarray, y: np.ndarray
 ) -> np.ndarray:
     """Returns the fractions of pixels that shapes cover, of shape (m, 64, 64).

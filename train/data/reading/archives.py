@@ -1,4 +1,4 @@
-"""Reads and checks images, labels, other columns, counts and boxes in an ``.npz`` archive."""
+"""Reads and checks the arrays of an ``.npz`` archive: images, labels, counts, boxes and masks."""
 
 from __future__ import annotations
 
@@ -33,15 +33,18 @@ class Arrays:
         counts: The number of objects in each image, of shape :math:`(M)`, int64.
         boxes: Their boxes :math:`(x_0, y_0, x_1, y_1)` in pixels, of shape :math:`(M, K, 4)`,
             float32. The first ``counts`` rows of each image are boxes, the others zeros.
+        masks: The object that is visible at each pixel, of shape :math:`(M, H, W)`, uint8: 0 for
+            the background, :math:`k` for the object in row :math:`k - 1` of ``boxes``.
     """
 
     images: np.ndarray
     columns: Columns
     counts: np.ndarray | None = None
     boxes: np.ndarray | None = None
+    masks: np.ndarray | None = None
 
 
-ARRAYS = ("images", "labels", "counts", "boxes")
+ARRAYS = ("images", "labels", "counts", "boxes", "masks")
 """The arrays that are read by their names. Others are columns if they have a number or a word for
 each image, and are ignored if not."""
 
@@ -65,7 +68,7 @@ def read(path: Path) -> Arrays:
     Args:
         path: An ``.npz`` file with an array ``images`` (see :func:`train.data.images.as_images`)
             and optionally ``labels`` (see :func:`train.data.labels.as_labels`), ``counts``,
-            ``boxes``, and columns of other names.
+            ``boxes``, ``masks``, and columns of other names.
 
     Raises:
         InputError: If the archive is damaged, memory has no room for its arrays, or they are not
@@ -196,7 +199,10 @@ def _checked(path: Path, arrays: Mapping[str, np.ndarray]) -> Arrays:
         columns = columns.joined(labels, f"{path}: 'labels'")
     counts = counts_of(arrays["counts"], f"{path}: 'counts'") if "counts" in arrays else None
     boxes = _boxes(path, arrays["boxes"], counts) if "boxes" in arrays else None
-    return Arrays(images, columns, counts, boxes)
+    masks = None
+    if "masks" in arrays:
+        masks = _masks(path, arrays["masks"], images.shape[-2:], counts)
+    return Arrays(images, columns, counts, boxes, masks)
 
 
 def images_of(images: np.ndarray, name: str) -> np.ndarray:
@@ -279,3 +285,28 @@ def _boxes(path: Path, boxes: np.ndarray, counts: np.ndarray | None) -> np.ndarr
         "not a width and a height",
     )
     return np.where(is_box[..., None], boxes, 0).astype(np.float32)
+
+
+def _masks(
+    path: Path, masks: np.ndarray, sides: tuple[int, int], counts: np.ndarray | None
+) -> np.ndarray:
+    height, width = sides
+    require(
+        masks.shape[1:] == (height, width) and masks.dtype.kind in "biu",
+        f"{path}: 'masks' has shape {masks.shape} and type {masks.dtype}: give whole numbers of "
+        f"shape (N, {height}, {width}), the object at each pixel, 0 for the background",
+    )
+    low, high = int(masks.min()), int(masks.max())
+    require(
+        low >= 0 and high <= 255,
+        f"{path}: 'masks' has values from {low} to {high}: number the objects of an image from 1, "
+        "up to 255, and the background 0",
+    )
+    if counts is not None:
+        most = masks.reshape(len(masks), -1).max(1)
+        for image in np.flatnonzero(most > counts)[:1]:
+            raise InputError(
+                f"{path}: 'masks' has an object {most[image]} in image {image}, but 'counts' has "
+                f"{counts[image]} there: number the objects of an image from 1 to its count"
+            )
+    return masks.astype(np.uint8)

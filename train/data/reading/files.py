@@ -48,6 +48,7 @@ class Contents:
             None if no split is given.
         counts: The number of objects in each image, of shape :math:`(M)`, int64.
         boxes: Their boxes: see :class:`train.data.reading.archives.Arrays`.
+        masks: The object at each pixel: see there.
     """
 
     images: np.ndarray | Pictures | ArrayFiles
@@ -56,6 +57,7 @@ class Contents:
     splits: np.ndarray | None = None
     counts: np.ndarray | None = None
     boxes: np.ndarray | None = None
+    masks: np.ndarray | None = None
 
     @property
     def labels(self) -> np.ndarray | None:
@@ -197,7 +199,8 @@ def _of_arrays(
     images = joined.images
     if options.grey and isinstance(images, np.ndarray):
         images = to_grey(torch.from_numpy(images)).numpy()
-    return Contents(images, columns.values, columns.label, splits, joined.counts, joined.boxes)
+    objects = (joined.counts, joined.boxes, joined.masks)
+    return Contents(images, columns.values, columns.label, splits, *objects)
 
 
 def _array(path: Path, in_memory: bool) -> Arrays:
@@ -214,6 +217,7 @@ def _concatenated(contents: Sequence[Arrays], files: Sequence[Path]) -> Arrays:
             ("labels and columns", set(first.columns.names), set(other.columns.names)),
             ("counts", first.counts is None, other.counts is None),
             ("boxes", first.boxes is None, other.boxes is None),
+            ("masks", first.masks is None, other.masks is None),
         ):
             require(
                 given[0] == given[1],
@@ -224,6 +228,7 @@ def _concatenated(contents: Sequence[Arrays], files: Sequence[Path]) -> Arrays:
         Columns.concatenated([content.columns for content in contents], list(map(str, files))),
         _joined_arrays([content.counts for content in contents]),
         _joined_arrays([_padded(content.boxes, contents) for content in contents]),
+        _joined_arrays([content.masks for content in contents]),
     )
 
 
