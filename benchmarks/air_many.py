@@ -159,8 +159,7 @@ def train(benchmark: Benchmark, name: str, seed: int) -> tuple[Path, Mapping[str
     flags = shlex.split(EXPERIMENTS[name].flags)
     flags += ["--guide", benchmark.guide, "--seed", str(seed), "--steps", str(benchmark.steps)]
     flags += ["--evaluate-on", benchmark.evaluate_on, "--held-out-scenes", "2000"]
-    # Of 60,000 scenes, a run of 2,000 steps sees each about twice.
-    flags += ["--eval-every", "1000", "--iw-scenes", "50"]
+    flags += ["--train-scenes", "30000", "--eval-every", "1000", "--iw-scenes", "50"]
     flags += shlex.split("--" + benchmark.extra if benchmark.extra else "")
     return run, results("air", run, flags)
 
