@@ -50,8 +50,8 @@ from train.trained import load
 
 FACTORS = ("floor_hue", "wall_hue", "object_hue", "scale", "shape", "orientation")
 FLAGS = (
-    "--data shapes3d --withheld --stack-size 256 --embed-dim 12 --channels 16 --views 1 "
-    "--similarity cosine --temperature 0.1 --normalise --learning-rate 2e-3"
+    "--data shapes3d --withheld --stack-size 256 --embed-dim 16 --channels 16 --views 1 "
+    "--similarity cosine --temperature 0.1 --normalise --standardise --learning-rate 2e-3"
 )
 """The settings of all runs; --extra overrides them.
 
@@ -76,7 +76,7 @@ class Benchmark:
     """Number of seeds."""
     first_seed: int = 0
     """The first of them."""
-    steps: int = 800
+    steps: int = 1_000
     """Training steps of a run."""
     jobs: int = 1
     """Runs at a time."""

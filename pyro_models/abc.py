@@ -31,6 +31,8 @@ class Embedder(nn.Module):
         hidden: The width of the dense layer.
         network: ``"strided"`` or ``"deep"``.
         normalise: Whether embeddings are normalised to unit length.
+        standardise: Whether pixels are shifted and scaled from [0, 1] to [-2, 2] before the first
+            layer. The mean of bright images is otherwise the largest part of each layer's input.
         further_halvings: The number of further 4x4 convolutions of stride 2 before the others, for
             large images: see :func:`pyro_models.networks.further_halvings`.
 
@@ -51,11 +53,13 @@ class Embedder(nn.Module):
         hidden: int = 128,
         network: Literal["strided", "deep"] = "strided",
         normalise: bool = False,
+        standardise: bool = False,
         further_halvings: int = 0,
     ) -> None:
         super().__init__()
         self.shape = shape = Shape.of(shape)
         self.normalise = normalise
+        self.standardise = standardise
         # Kernel size, stride and padding of each convolution.
         convolutions = {
             "strided": [(4, 2, 1), (4, 2, 1), (3, 1, 0)],
@@ -99,6 +103,8 @@ class Embedder(nn.Module):
         require_shape(images, self.shape)
         batch = images.shape[:-3]
         flat = images.reshape(-1, *images.shape[-3:])
+        if self.standardise:
+            flat = 4 * flat - 2
         z = self.network(flat).to(images.dtype)
         z = z.reshape(*batch, z.shape[-1])
         return nn.functional.normalize(z, dim=-1) if self.normalise else z

@@ -13,7 +13,7 @@ from pyro import poutine
 from torch import Tensor
 
 from pyro_models.likelihoods import NormalImage
-from pyro_models.networks import MLP, clipped_boxes, paste
+from pyro_models.networks import MLP, clipped_boxes, crop, paste
 from pyro_models.objective import annealed
 from pyro_models.presence import FixPresence, presence_logits
 from pyro_models.shapes import Shape, require_batch
@@ -83,6 +83,12 @@ class AIR(GuardedModule):
         where_loc: The prior means of :math:`(s, x, y)`; that of :math:`s` is its median.
         where_scale: The prior standard deviations of :math:`(s, x, y)`; for :math:`s` to first
             order, :math:`\text{sd}(\log s) \, \text{median}(s)`.
+        square_windows: Whether windows are square on a canvas that is not; see
+            :func:`~pyro_models.networks.paste`.
+
+    Attributes:
+        window_pixels: The side, in pixels of the canvas, of a window with the prior median of
+            :math:`s`.
 
     Example:
         >>> scenes = AIR((50, 50)).sample(4, count=2)
@@ -109,6 +115,7 @@ class AIR(GuardedModule):
         count_prior: Literal["steps", "geometric"] = "steps",
         where_loc: tuple[float, float, float] = (3.0, 0.0, 0.0),
         where_scale: tuple[float, float, float] = (0.1, 1.0, 1.0),
+        square_windows: bool = True,
     ) -> None:
         super().__init__()
         if not 0 < presence_prior < 1:
@@ -118,6 +125,7 @@ class AIR(GuardedModule):
         self.window_size = window_size
         self.what_dim = what_dim
         self.count_prior = count_prior
+        self.square_windows = square_windows
         self.decoder_bias = decoder_bias
         self.likelihood_scale = likelihood_scale
         # In colour, a mask beside the channels.
@@ -125,6 +133,7 @@ class AIR(GuardedModule):
         self.decoder = MLP(what_dim, maps * window_size**2, (hidden,))
         s, x, y = where_loc
         s_scale, x_scale, y_scale = where_scale
+        self.window_pixels = min(self.shape.sides) / s
         # Constants: they move with the module, and are not in the state dict.
         for name, value in {
             "presence_prior": presence_prior,
@@ -164,7 +173,23 @@ class AIR(GuardedModule):
         return cached(self._paste, z_what, z_where)
 
     def _paste(self, z_what: Tensor, z_where: Tensor) -> Tensor:
-        return paste(self.decode(z_what), z_where, self.shape.sides)
+        return paste(self.decode(z_what), z_where, self.shape.sides, square=self.square_windows)
+
+    def crop(self, images: Tensor, z_where: Tensor) -> Tensor:
+        r"""Crops the windows of objects out of images: see :func:`~pyro_models.networks.crop`."""
+        return crop(images, z_where, self.window_size, square=self.square_windows)
+
+    def boxes(self, z_where: Tensor, counts: Tensor) -> Tensor:
+        r"""Returns the boxes of the first ``counts`` objects' windows, clipped to the canvas.
+
+        Args:
+            z_where: Places, of shape :math:`(M, N, 3)`.
+            counts: The numbers of objects, of shape :math:`(M)`.
+
+        Returns:
+            Boxes :math:`(x_0, y_0, x_1, y_1)` in pixels, of shape :math:`(M, N, 4)`.
+        """
+        return clipped_boxes(z_where, self.shape.sides, counts, square=self.square_windows)
 
     def draw(self, z_where: Tensor, z_what: Tensor, counts: Tensor) -> Tensor:
         r"""Draws the first ``counts`` objects on canvases, of shape :math:`(M, C, H, W)`.
@@ -283,6 +308,4 @@ class AIR(GuardedModule):
         counts = torch.stack([trace.nodes[f"z_pres_{i}"]["value"] for i in steps]).sum(0).long()
         wheres = torch.stack([trace.nodes[f"z_where_{i}"]["value"] for i in steps], dim=1)
         x = trace.nodes["x"]
-        return Scene(
-            x["value"], x["fn"].mean, counts, clipped_boxes(wheres, self.shape.sides, counts)
-        )
+        return Scene(x["value"], x["fn"].mean, counts, self.boxes(wheres, counts))

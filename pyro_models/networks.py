@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -76,24 +77,46 @@ def interpolation(scale: Tensor, shift: Tensor, source: int, target: int) -> Ten
     return (1 - distances.abs()).relu()
 
 
-def crop(images: Tensor, z_where: Tensor, size: int) -> Tensor:
+def crop(images: Tensor, z_where: Tensor, size: int, *, square: bool = False) -> Tensor:
     r"""Crops a window out of each image, the inverse of :func:`paste`.
 
     Args:
         images: Canvases, of shape :math:`(*, C, H, W)`.
         z_where: Places :math:`(\log s, x, y)`, of shape :math:`(*, 3)`, as in :func:`paste`.
         size: The window's side :math:`S` in pixels.
+        square: As in :func:`paste`.
 
     Returns:
         Windows of shape :math:`(*, C, S, S)`.
     """
-    inverse = torch.exp(-z_where[..., 0])
-    rows = interpolation(inverse, -z_where[..., 2] * inverse, images.shape[-2], size)
-    columns = interpolation(inverse, -z_where[..., 1] * inverse, images.shape[-1], size)
+    y_scale, x_scale = (torch.exp(-s) for s in _log_scales(z_where, images.shape, square))
+    rows = interpolation(y_scale, -z_where[..., 2] * y_scale, images.shape[-2], size)
+    columns = interpolation(x_scale, -z_where[..., 1] * x_scale, images.shape[-1], size)
     return rows.unsqueeze(-3) @ images @ columns.mT.unsqueeze(-3)
 
 
-def paste(windows: Tensor, z_where: Tensor, sides: tuple[int, int]) -> Tensor:
+def aspect(sides: Sequence[int]) -> tuple[float, float]:
+    """Returns height and width in units of the shorter side.
+
+    Example:
+        >>> aspect((50, 75))
+        (1.0, 1.5)
+    """
+    height, width = sides[-2:]
+    return height / min(height, width), width / min(height, width)
+
+
+def _log_scales(z_where: Tensor, sides: Sequence[int], square: bool) -> list[Tensor]:
+    """Returns the logarithms of the inverse scales of rows and of columns."""
+    log_scale = z_where[..., 0]
+    if not square:
+        return [log_scale, log_scale]
+    return [log_scale if side == 1 else log_scale + math.log(side) for side in aspect(sides)]
+
+
+def paste(
+    windows: Tensor, z_where: Tensor, sides: tuple[int, int], *, square: bool = False
+) -> Tensor:
     r"""Pastes each window onto a canvas of zeros.
 
     The canvas point :math:`u \in [-1, 1]^2` shows the window's point :math:`s u + (x, y)`. So
@@ -104,6 +127,9 @@ def paste(windows: Tensor, z_where: Tensor, sides: tuple[int, int]) -> Tensor:
         windows: Windows of shape :math:`(*, C, S, S)`.
         z_where: Places :math:`(\log s, x, y)`, of shape :math:`(*, 3)`.
         sides: The canvas' height and width :math:`(H, W)` in pixels.
+        square: Whether windows are square on any canvas. Then :math:`s` is the number of windows
+            that fit along the shorter side, and more of them fit along the other. Otherwise windows
+            have the canvas' aspect.
 
     Returns:
         Canvases of shape :math:`(*, C, H, W)`.
@@ -118,31 +144,35 @@ def paste(windows: Tensor, z_where: Tensor, sides: tuple[int, int]) -> Tensor:
                 [0., 1., 1., 0.],
                 [0., 0., 0., 0.]])
     """
-    scale = torch.exp(z_where[..., 0])
-    rows = interpolation(scale, z_where[..., 2], windows.shape[-2], sides[0])
-    columns = interpolation(scale, z_where[..., 1], windows.shape[-1], sides[1])
+    y_scale, x_scale = (torch.exp(s) for s in _log_scales(z_where, sides, square))
+    rows = interpolation(y_scale, z_where[..., 2], windows.shape[-2], sides[0])
+    columns = interpolation(x_scale, z_where[..., 1], windows.shape[-1], sides[1])
     return rows.unsqueeze(-3) @ windows @ columns.mT.unsqueeze(-3)
 
 
-def boxes(z_where: Tensor, sides: tuple[int, int]) -> Tensor:
+def boxes(z_where: Tensor, sides: tuple[int, int], *, square: bool = False) -> Tensor:
     r"""Returns the boxes that windows cover on the canvas.
 
     Args:
         z_where: Places :math:`(\log s, x, y)`, of shape :math:`(*, 3)`, as in :func:`paste`.
         sides: The canvas' height and width :math:`(H, W)` in pixels.
+        square: As in :func:`paste`.
 
     Returns:
         Boxes :math:`(x_0, y_0, x_1, y_1)` in pixels from the top left corner, of shape
         :math:`(*, 4)`; they may extend beyond the canvas.
     """
-    inverse = torch.exp(-z_where[..., :1])
+    y_scale, x_scale = _log_scales(z_where, sides, square)
+    inverse = torch.exp(-torch.stack([x_scale, y_scale], dim=-1))
     centres = -z_where[..., 1:] * inverse
     corners = torch.cat([centres - inverse, centres + inverse], dim=-1)
     height, width = sides
     return (corners + 1) / 2 * corners.new_tensor([width, height, width, height])
 
 
-def clipped_boxes(z_where: Tensor, sides: tuple[int, int], counts: Tensor) -> Tensor:
+def clipped_boxes(
+    z_where: Tensor, sides: tuple[int, int], counts: Tensor, *, square: bool = False
+) -> Tensor:
     r"""Returns the boxes of the objects that are present, clipped to the canvas.
 
     Known boxes of scenes have the same convention. A window outside of the canvas has a box of zero
@@ -152,6 +182,7 @@ def clipped_boxes(z_where: Tensor, sides: tuple[int, int], counts: Tensor) -> Te
         z_where: Places :math:`(\log s, x, y)`, of shape :math:`(*, N, 3)`, as in :func:`paste`.
         sides: The canvas' height and width :math:`(H, W)` in pixels.
         counts: The numbers of objects, of shape :math:`(*)`.
+        square: As in :func:`paste`.
 
     Returns:
         Boxes :math:`(x_0, y_0, x_1, y_1)` in pixels, :math:`0 \le x_0 \le x_1 \le W` and
@@ -159,7 +190,7 @@ def clipped_boxes(z_where: Tensor, sides: tuple[int, int], counts: Tensor) -> Te
         ``counts``.
     """
     height, width = sides
-    corners = boxes(z_where, sides).clamp(min=0)
+    corners = boxes(z_where, sides, square=square).clamp(min=0)
     corners = corners.minimum(corners.new_tensor([width, height, width, height]))
     present = torch.arange(z_where.shape[-2], device=counts.device) < counts.unsqueeze(-1)
     return torch.where(present.unsqueeze(-1), corners, 0.0)

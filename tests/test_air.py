@@ -355,9 +355,9 @@ def test_anchors_are_a_grid_over_the_canvas(small_air, guide_class, anchors):
         bias[7 + i] = 0
         # Not those found, which are cut off at the canvas' edge.
         where = guide.detect(images).z_where[0, 0]
-        left, top, right, bottom = boxes(where, (10, 11)).tolist()
+        left, top, right, bottom = boxes(where, (10, 11), square=True).tolist()
         bias[7 + i] = -1_000
-        assert (right - left, bottom - top) == pytest.approx((11 / 2, 10 / 2))
+        assert (right - left, bottom - top) == pytest.approx((5, 5))
         centres.add((round((left + right) / 11 - 1, 9), round((top + bottom) / 10 - 1, 9)))
     axis = [-0.45, 0.45] if anchors == 2 else [-0.6, 0.0, 0.6]
     assert centres == {(x, y) for x in axis for y in axis}
@@ -478,7 +478,7 @@ def test_detect(small_air, guide_class, channels):
     assert torch.equal(found.counts, found.probabilities.max(1).indices)
 
     assert_in_the_convention_of_the_data(found.boxes, found.counts)
-    windows = boxes(found.z_where, (10, 11))
+    windows = boxes(found.z_where, (10, 11), square=True)
     inside = (windows >= 0) & (windows <= torch.tensor([11.0, 10.0, 11.0, 10.0]))
     there = (torch.arange(3) < found.counts[:, None]).unsqueeze(-1)
     assert not (inside | ~there).all()
@@ -632,7 +632,8 @@ def test_the_factory_draws_weights_in_the_order_of_saved_seeds(guide, baseline):
         (10, 11),
         hidden=8,
         where_loc=(2.0, 0.0, 0.0),
-        where_scale=(0.3, 1.0, 1.0),
+        # A place's deviation is that of the shorter side, brought to scale.
+        where_scale=(0.3, 1.1, 1.0),
         **sizes,
         **options,
     )

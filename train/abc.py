@@ -66,7 +66,7 @@ class ABC(SizedMethod):
         from pyro_models.abc import Embedder, augment
         from train.objective import CorrespondenceObjective
 
-        names = ("embed_dim", "channels", "hidden", "normalise")
+        names = ("embed_dim", "channels", "hidden", "normalise", "standardise")
         embedder = Embedder(self.shape(inputs), **self.arguments(settings, inputs, *names))
         view = augment if settings.views == 2 else None
         comparing = settings.select("similarity", "temperature")

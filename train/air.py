@@ -38,6 +38,12 @@ class AIR(ELBOMethod):
         # Transformers give images, which do not know the sizes of objects.
         return with_windows(settings, data.train.shape, getattr(data.train, "object_size", None))
 
+    def inputs(self, settings: AIRSettings, data: ScenesSplit) -> dict[str, Any]:
+        height, width = data.train.shape.sides
+        # Earlier versions had windows of the canvas' aspect, and do not say so.
+        windows = {} if height == width else {"square_windows": True}
+        return super().inputs(settings, data) | windows
+
     def build(self, settings: AIRSettings, inputs: Mapping[str, Any]) -> ELBOObjective:
         from guides.air import model_and_guide
         from train.estimators import annealed_names, restored
@@ -46,10 +52,13 @@ class AIR(ELBOMethod):
 
         shape = self.shape(inputs)
         settings = with_windows(settings, shape)
-        names = ("max_objects", "window_size", "window_scale", "what_dim", "what_hidden")
-        names += ("decoder_bias", "likelihood_scale", "presence_prior", "count_prior")
-        options = settings.select(*names, "guide", "guide_hidden", "anchors", "baseline")
-        model, guide = model_and_guide(shape, **options)
+        options = settings.select(
+            *("max_objects", "window_size", "window_scale", "place_scale", "what_dim"),
+            *("what_hidden", "decoder_bias", "likelihood_scale", "presence_prior", "count_prior"),
+            *("guide", "guide_hidden", "guide_channels", "anchors", "baseline"),
+        )
+        square = bool(inputs.get("square_windows", False))
+        model, guide = model_and_guide(shape, square_windows=square, **options)
         estimator = self.estimator(settings, restored)
         baseline, rate = guide.baseline, settings.baseline_learning_rate
         return ELBOObjective(

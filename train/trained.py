@@ -19,7 +19,12 @@ from train.verbs.base import named_device
 
 
 def load(
-    run_dir: str | Path, method: Method | None = None, device: str | torch.device = "cpu"
+    run_dir: str | Path,
+    method: Method | None = None,
+    device: str | torch.device = "cpu",
+    *,
+    shape: Any = None,
+    max_objects: int | None = None,
 ) -> Any:
     """Loads what a run has learnt, ready to be used, from its safetensors and ``config.json``.
 
@@ -29,6 +34,9 @@ def load(
         run_dir: The run folder.
         method: The record of a method of one's own; the five methods are known by their names.
         device: Where to put it; ``"auto"`` takes a GPU if there is one.
+        shape: Height and width of the images, if they are not those of the run, of an AIR with
+            ``--guide convolutional``.
+        max_objects: The most objects of a scene, if it is not that of the run, of an AIR.
 
     Returns:
         A :class:`~train.verbs.base.Trained`, of the class that the method's record names.
@@ -68,7 +76,10 @@ def load(
         )
     weights, step = read_weights(directory, outline.objective.state_dict())
     with _damage(directory):
-        return method.trained(method, SavedRun(*config, weights=weights, step=step), device)
+        trained = method.trained(method, SavedRun(*config, weights=weights, step=step), device)
+    if shape is None and max_objects is None:
+        return trained
+    return trained.resized(shape, max_objects)
 
 
 @contextmanager

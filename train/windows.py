@@ -60,8 +60,31 @@ def with_windows(
         settings,
         window_size=size,
         window_scale=(scale, deviation),
+        place_scale=settings.place_scale or _place_scale(settings, scale),
         what_dim=settings.what_dim or _what_dim(size, shape.channels),
         anchors=anchors,
+    )
+
+
+def on_canvas(settings: AIRSettings, shape: Shape, canvas: Shape) -> AIRSettings:
+    """Returns settings for objects of the same size in pixels on another canvas.
+
+    Args:
+        settings: The settings, without None for sizes.
+        shape: The scenes' shape.
+        canvas: The other canvas' shape.
+
+    Example:
+        >>> settings = with_windows(AIRSettings(), Shape(1, 50, 50))
+        >>> on_canvas(settings, Shape(1, 50, 50), Shape(1, 100, 120)).window_scale
+        (5.2, 0.2)
+    """
+    ratio = min(canvas.sides) / min(shape.sides)
+    scale, deviation = settings.window_scale
+    return replace(
+        settings,
+        window_scale=(scale * ratio, deviation * ratio),
+        place_scale=settings.place_scale * ratio,
     )
 
 
@@ -70,6 +93,12 @@ def _scale(side: int, low: float, high: float) -> tuple[float, float]:
     scale = SCALE * (side / math.sqrt(low * high)) * (DIGIT / SIDE)
     spread = max(DEVIATION / SCALE, math.log(high / low) / math.sqrt(12))
     return round(scale, 2), round(scale * spread, 2)
+
+
+def _place_scale(settings: AIRSettings, scale: float) -> float:
+    """Returns the prior deviation of x and y: that of default scenes, in units of the canvas."""
+    # Runs of versions without this setting had 1, and their window_scale is in config.json.
+    return 1.0 if settings.window_scale else round(max(scale / SCALE, 1.0), 2)
 
 
 def _what_dim(window_size: int, channels: int) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from typing import ClassVar, NamedTuple
 
@@ -14,7 +14,7 @@ from pyro import poutine
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from guides.air import RecurrentGuide
+from guides.air import StepwiseGuide
 from pyro_models.air import AIR
 from pyro_models.sharing import one_estimate
 from train import plots
@@ -26,6 +26,20 @@ from train.metrics.goals import Beats, Goal
 from train.metrics.measuring import Measures, Unmeasurable
 from train.metrics.references import majority, mean_image_mse
 from train.metrics.watch import TrainingLog, Watch
+
+DEFAULT_VALUES = 4 * 50 * 50
+"""Values of the canvases of a default scene, with none to three objects."""
+
+
+def batch_size(model: AIR, most: int) -> int:
+    """Returns how many scenes to evaluate at once: fewer of large scenes with many objects.
+
+    Args:
+        model: The model.
+        most: The number of default scenes.
+    """
+    canvases = model.shape.values * (model.max_objects + 1)
+    return max(1, min(most, most * DEFAULT_VALUES // canvases))
 
 
 class Explanation(NamedTuple):
@@ -53,7 +67,7 @@ class Explanation(NamedTuple):
 
 @torch.no_grad()
 @pyro.get_param_store().scope()
-def draw_counts(guide: RecurrentGuide, images: Tensor) -> Tensor:
+def draw_counts(guide: StepwiseGuide, images: Tensor) -> Tensor:
     """Draws the number of objects in each image from the guide; of shape :math:`(B)`."""
     trace = poutine.trace(guide).get_trace(images)
     steps = range(guide.model.max_objects)
@@ -64,7 +78,7 @@ def draw_counts(guide: RecurrentGuide, images: Tensor) -> Tensor:
 @pyro.get_param_store().scope()
 @one_estimate()
 def elbo(
-    model: AIR, guide: RecurrentGuide, images: Tensor, estimator: MarginalELBO | None = None
+    model: AIR, guide: StepwiseGuide, images: Tensor, estimator: MarginalELBO | None = None
 ) -> Tensor:
     """Estimates the ELBO of each scene at beta 1, with the count summed out.
 
@@ -83,7 +97,7 @@ def elbo(
 @torch.no_grad()
 @pyro.get_param_store().scope()
 def iw_bound(
-    model: AIR, guide: RecurrentGuide, images: Tensor, particles: int = 100, rows: int = 2_000
+    model: AIR, guide: StepwiseGuide, images: Tensor, particles: int = 100, rows: int = 2_000
 ) -> Tensor:
     """Estimates the importance-weighted bound of each scene, in nats.
 
@@ -94,12 +108,14 @@ def iw_bound(
         guide: Its guide.
         images: Scenes, of shape :math:`(B, C, H, W)`.
         particles: The number :math:`K` of draws per scene.
-        rows: The approximate number of draws that are evaluated at once, to bound memory.
+        rows: The approximate number of draws that are evaluated at once, to bound memory; fewer of
+            large scenes.
 
     Returns:
         The bounds, of shape :math:`(B)`.
     """
     estimator = ImportanceWeightedELBO(particles)
+    rows = batch_size(model, rows)
 
     @one_estimate()
     def bound(batch: Tensor) -> Tensor:
@@ -109,15 +125,16 @@ def iw_bound(
 
 
 @torch.no_grad()
-def explain(model: AIR, guide: RecurrentGuide, scenes: Tensor, batch: int = 500) -> Explanation:
+def explain(model: AIR, guide: StepwiseGuide, scenes: Tensor, batch: int = 500) -> Explanation:
     r"""Evaluates model and guide on scenes, in batches.
 
     Args:
         model: The model.
         guide: Its guide.
         scenes: Of shape :math:`(M, C, H, W)`, uint8.
-        batch: How many scenes a batch has.
+        batch: The most scenes of a batch.
     """
+    batch = batch_size(model, batch)
     device = model.zero.device
     estimator = MarginalELBO()
     batches = []
@@ -216,7 +233,7 @@ class AIRWatch(Watch):
     def __init__(
         self,
         model: AIR,
-        guide: RecurrentGuide,
+        guide: StepwiseGuide,
         data: ScenesSplit,
         *,
         iw_particles: int = 100,
@@ -238,9 +255,11 @@ class AIRWatch(Watch):
     def evaluate(self, step: int) -> dict[str, float]:
         """Returns count accuracies on training and held-out scenes, and the held-out ELBO."""
         train, held_out = self.evaluated
-        images = as_input(held_out.images.to(self.model.zero.device))
-        elbos = elbo(self.model, self.guide, images, self.estimator)
-        metrics = {"held_out_elbo": elbos.mean().item()}
+        elbos = [
+            elbo(self.model, self.guide, images, self.estimator)
+            for images in self.batches(held_out)
+        ]
+        metrics = {"held_out_elbo": torch.cat(elbos).mean().item()}
         for name, scenes in (("held_out_count_accuracy", held_out), ("count_accuracy", train)):
             if scenes.counts is not None:
                 metrics[name] = self.count_accuracy(scenes)
@@ -248,8 +267,13 @@ class AIRWatch(Watch):
 
     def count_accuracy(self, scenes: Scenes) -> float:
         """Returns the fraction of scenes in which one draw from the guide has the true count."""
-        images = as_input(scenes.images.to(self.model.zero.device))
-        return (draw_counts(self.guide, images).cpu() == scenes.counts).double().mean().item()
+        counts = [draw_counts(self.guide, images) for images in self.batches(scenes)]
+        return (torch.cat(counts).cpu() == scenes.counts).double().mean().item()
+
+    def batches(self, scenes: Scenes) -> Iterator[Tensor]:
+        """Yields the images of scenes, as inputs of the networks."""
+        for images in scenes.images.split(batch_size(self.model, self.EVALUATED)):
+            yield as_input(images.to(self.model.zero.device))
 
     def snapshot(self) -> dict[str, np.ndarray]:
         """Returns reconstructions, boxes and counts of the examples."""

@@ -58,6 +58,9 @@ class ABCSettings(Settings):
     cost."""
     normalise: bool = False
     """Normalise embeddings to unit length."""
+    standardise: bool = False
+    """Shift and scale pixels from [0, 1] to [-2, 2] before the first layer. Embeddings of images
+    that are bright all over, such as photographs, are learnt in fewer steps."""
     channels: Count = 32
     """Channels of the convolutions."""
     hidden: Count = 128

@@ -33,6 +33,10 @@ class AIRSettings(EstimatorSettings, SceneSettings):
     median and standard deviation; None: from the sizes of canvas and digits, 2.6 0.1 for digits of
     24 pixels on a canvas of 50. In scenes of your own, objects are taken to have that proportion of
     the canvas."""
+    place_scale: Positive | None = None
+    """Prior standard deviation of an object's x and y, which are 0 in the centre of the canvas and
+    change by 1 over half a window; None: 1, and more if more windows fit across the canvas, unless
+    --window-scale is given."""
     what_dim: Count | None = None
     """Size of an object's appearance code z_what; None: 20, and more for windows above 32 pixels or
     in colour."""
@@ -40,11 +44,14 @@ class AIRSettings(EstimatorSettings, SceneSettings):
     """Hidden units of the encoder and decoder of windows."""
     decoder_bias: float = -3.0
     """Constant added to the decoder's logits. Below 0, windows are nearly black before training."""
-    guide: Literal["residual", "recurrent"] = "residual"
+    guide: Literal["residual", "recurrent", "convolutional"] = "residual"
     """Input of each inference step. residual: the image minus the objects inferred so far.
-    recurrent: the whole image, as in the paper."""
+    recurrent: the whole image, as in the paper. convolutional: as residual, by convolutions without
+    a state, whose weights work on any canvas and with any number of objects."""
     guide_hidden: Count = 256
-    """Size of the guide's hidden layers and recurrent state."""
+    """Size of the hidden layers and the recurrent state of --guide residual and recurrent."""
+    guide_channels: Count = 16
+    """Channels of the convolutions of --guide convolutional."""
     anchors: Whole | None = None
     """Anchors per side of the grid of positions, among which each inference step chooses by
     softmax; None: 9, and more if more windows fit across the canvas. 0: no grid; the step regresses

@@ -154,6 +154,22 @@ class Trained:
         self.objective.to(named_device(device))
         return self
 
+    def resized(self, shape: Any = None, max_objects: int | None = None) -> Trained:
+        """Returns the same weights for images of another size, or for more objects.
+
+        Args:
+            shape: Height and width of the images, in pixels, after the channels if there are
+                several; ``None`` leaves it.
+            max_objects: The most objects in a scene; ``None`` leaves it.
+
+        Raises:
+            InputError: If the method's networks have the size of its images.
+        """
+        raise InputError(
+            f"{self.method.name} takes images of {self.shape} alone, and has no count of objects: "
+            "leave out shape and max_objects"
+        )
+
     @property
     def code_size(self) -> int:
         """The size :math:`D` of a code."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -13,13 +15,31 @@ from guides.air import Detection
 from pyro_models.air import Scene
 from pyro_models.shapes import Shape
 from train.arguments import whole
-from train.data.images import centred, cropped, without_grey_axis
-from train.errors import require
+from train.data.images import as_images, centred, cropped, without_grey_axis
+from train.errors import brief, require
 from train.verbs.base import Array, Codec, TensorFunction, Trained, clipped
+from train.windows import on_canvas, with_windows
 
 MOST_OBJECTS = 1_000
 """Most objects of a run that can be loaded. The size of the weights does not limit their number, so
 a damaged file could make the guide run forever."""
+
+
+def canvas_of(shape: Any, channels: int) -> Shape:
+    """Returns the shape of a canvas, ``(H, W)`` or ``(C, H, W)``, with as many channels.
+
+    Raises:
+        InputError: If it is no shape, or has other channels.
+    """
+    try:
+        sides = tuple(operator.index(side) for side in shape)
+    except TypeError:
+        sides = ()
+    require(
+        len(sides) in (2, 3) and min(sides) >= 1 and sides[:-2] in ((), (channels,)),
+        f"shape is {brief(shape)}: give height and width in pixels, such as (84, 120)",
+    )
+    return Shape(channels, *sides[-2:])
 
 
 class TrainedAIR(Trained):
@@ -35,6 +55,53 @@ class TrainedAIR(Trained):
         if objects > MOST_OBJECTS:
             raise ValueError(f"max_objects is {objects:,}, more than {MOST_OBJECTS:,}")
 
+    def resized(self, shape: Any = None, max_objects: int | None = None) -> TrainedAIR:
+        """Returns the same weights for scenes of another size, or for more objects.
+
+        Objects keep their size in pixels. A baseline is left out, as only training needs it.
+
+        Args:
+            shape: Height and width of the scenes, in pixels, after the channels if there are
+                several; ``None`` leaves it. The guide has to be ``convolutional``.
+            max_objects: The most objects in a scene, from 1; ``None`` leaves it.
+
+        Raises:
+            InputError: If the guide has the size of the canvas, or a value is out of its range.
+        """
+        settings = with_windows(self.settings, self.shape)
+        canvas = self.shape if shape is None else canvas_of(shape, self.shape.channels)
+        if canvas != self.shape:
+            require(
+                settings.guide == "convolutional",
+                f"scenes of {canvas}: --guide {settings.guide} of this run takes scenes of "
+                f"{self.shape} alone: train one with --guide convolutional",
+            )
+            settings = on_canvas(settings, self.shape, canvas)
+        most = settings.max_objects if max_objects is None else max_objects
+        most = whole("max_objects", most, least=1, most=MOST_OBJECTS)
+        settings = replace(settings, max_objects=most, baseline="none")
+        weights = {
+            name: tensor
+            for name, tensor in self.objective.state_dict().items()
+            if not name.startswith("guide.baseline.")
+        }
+        saved = self.saved._replace(
+            settings=asdict(settings),
+            inputs={**self.saved.inputs, "shape": canvas.outside, "square_windows": True},
+            weights=weights,
+        )
+        return type(self)(self.method, saved, self.device)
+
+    def on_canvas_of(self, images: Array) -> TrainedAIR:
+        """Returns the model for the size of images: itself, or a resized one."""
+        sides = tuple(getattr(images, "shape", ()))
+        if self.settings.guide != "convolutional" or self.shape.sides in (sides[-2:], sides[-3:-1]):
+            return self
+        given = images[None] if len(sides) == 2 else images
+        shape = Shape(*as_images(given).shape[1:])
+        is_other = shape.channels == self.shape.channels and shape != self.shape
+        return self.resized(shape) if is_other else self
+
     @property
     def code_size(self) -> int:
         return self.settings.max_objects * (4 + self.settings.what_dim)
@@ -42,11 +109,16 @@ class TrainedAIR(Trained):
     def detect(self, images: Array) -> Detection:
         """Detects objects in images: see :class:`guides.air.Detection`.
 
-        Reconstructions of grey scenes have no channel axis.
+        Reconstructions of grey scenes have no channel axis. With ``--guide convolutional`` images
+        may be of any size.
 
         Raises:
-            InputError: If there are no images.
+            InputError: If there are no images, or they are of a size that the guide does not
+                support.
         """
+        model = self.on_canvas_of(images)
+        if model is not self:
+            return model.detect(images)
         x = self.inputs(images)
         require(len(x) > 0, "there are no images: give one or more")
         batches = [self.objective.guide.detect(batch) for batch in x.split(self.batch)]

@@ -1,0 +1,193 @@
+"""A guide for Attend, Infer, Repeat that works on any canvas, with any number of objects."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from guides.places import PlaceNormal
+from guides.stepwise import Proposal, Steps, StepwiseGuide, window_encoder
+from pyro_models.air import AIR
+
+OBJECT = 10
+"""Images are averaged over squares of pixels, so that an object has about so many pixels a side."""
+
+
+class Cells(NamedTuple):
+    r"""The grid of cells that convolutions have on a canvas.
+
+    Attributes:
+        grid: The centre :math:`(x, y)` of each cell, from that of the canvas, in halves of the
+            canvas' shorter side, of shape :math:`(A, 2)`, row by row.
+        above: The share of each pooled row in a window around each row of cells, of shape
+            :math:`(A_y, H')`. It is zero outside of the canvas.
+        beside: The same of columns, of shape :math:`(A_x, W')`.
+    """
+
+    grid: Tensor
+    above: Tensor
+    beside: Tensor
+
+
+class ConvolutionalGuide(StepwiseGuide):
+    r"""A guide without state: each step looks at what is left of the image, and nowhere else.
+
+    Step :math:`i` is the same function of the residual image :math:`r_i = x - c_{i-1}` for all
+    :math:`i`, where :math:`c_{i-1}` is the canvas of the objects inferred so far. Convolutions give
+    eight numbers for each cell :math:`a` of a grid over the canvas: a choice :math:`\omega_a`, a
+    presence, three corrections of the place and three deviations. The mean :math:`m_a` of
+    :math:`r_i` in a window around the cell, what is unexplained there, is added:
+
+    .. math::
+        \omega_a & \leftarrow \omega_a + g \, m_a \\
+        w_a & = \text{softmax}_a \Big( \omega_a - \frac{|c_a - c_{a^*}|^2}{2 r^2} \Big),
+            \quad a^* = \text{argmax}_a \, \omega_a \\
+        \text{logit} \, p_i & = \sum_a w_a (\text{presence}_a + h \, m_a)
+
+    where :math:`r` is a quarter of the side of a window. The place is that of the cells plus their
+    corrections, with the weights :math:`w_a`. The gains :math:`g, h` are learnt. At first they are
+    positive, so that objects are where ink is unexplained. Otherwise presences would fall to zero
+    before the decoder draws anything, since an object at a random place only costs.
+
+    No weight depends on the size of the canvas or the number of objects. Everything that a step
+    infers depends on the image near the object alone. So a guide that was trained on small scenes
+    of few objects can be used on large scenes of many.
+
+    Args:
+        model: The model whose latents are inferred, and whose decoder draws the canvas. Its windows
+            are square.
+        channels: The number of channels of each convolution.
+        encoder_hidden: The width of the window encoder's hidden layer.
+        baseline: See :class:`~guides.stepwise.StepwiseGuide`. The state that it reads is that of
+            the chosen cell, with ``channels`` numbers.
+
+    Example:
+        >>> guide = ConvolutionalGuide(AIR((50, 50), max_objects=3))
+        >>> larger = ConvolutionalGuide(AIR((84, 120), max_objects=9, where_loc=(5.04, 0.0, 0.0)))
+        >>> larger.load_state_dict(guide.state_dict())
+        <All keys matched successfully>
+
+    References:
+        | Attend, Infer, Repeat: Fast Scene Understanding with Generative Models
+          (Eslami et al., 2016), for the difference network
+        | https://arxiv.org/abs/1603.08575
+        | Spatially Invariant Unsupervised Object Detection with Convolutional Neural Networks
+          (Crawford and Pineau, 2019), for cells
+        | https://ojs.aaai.org/index.php/AAAI/article/view/4216
+    """
+
+    def __init__(
+        self,
+        model: AIR,
+        *,
+        channels: int = 16,
+        encoder_hidden: int = 400,
+        baseline: nn.Module | None = None,
+    ) -> None:
+        if not model.square_windows and len(set(model.shape.sides)) > 1:
+            raise ValueError("square_windows is False: a convolutional guide needs square windows")
+        super().__init__(model, baseline=baseline)
+        self.features = nn.Sequential(
+            nn.Conv2d(model.shape.channels, channels, 5, stride=2, padding=2),
+            nn.ReLU(),
+            nn.Conv2d(channels, channels, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(channels, channels, 3, padding=2, dilation=2),
+            nn.ReLU(),
+        )
+        self.head = nn.Conv2d(channels, 8, 1)
+        self.gains = nn.Parameter(torch.tensor([100.0, 40.0]))
+        self.encoder = window_encoder(model, encoder_hidden)
+        with torch.no_grad():
+            self.head.weight.zero_()
+            self.head.bias.zero_()
+            # An object is present if the ink of its window is brighter than a tenth.
+            self.head.bias[1] = -4.0
+            self.head.bias[5:] = -1.5
+        window = model.window_pixels
+        self.pool = max(1, round(window / OBJECT))
+        for name, value in cells(model.shape.sides, self.pool, window)._asdict().items():
+            self.register_buffer(name, value, persistent=False)
+        # Of the grid, in quarters of a window.
+        self.unit = min(model.shape.sides) / 2 / (window / 4)
+
+    def steps(self, images: Tensor) -> Steps:
+        model = self.model
+        # Read once: each attribute access of a PyroModule registers all weights of a network.
+        features, head, gains = self.features, self.head, self.gains
+        where_loc, where_scale = model.where_loc, model.where_scale
+        grid, above, beside = self.grid, self.above, self.beside
+        residual = images
+        for i in range(model.max_objects):
+            pooled = self.pooled(residual)
+            maps = features(pooled.flatten(0, -4))
+            numbers = head(maps).unflatten(0, residual.shape[:-3]).flatten(-2).to(images.dtype)
+            ink = (above @ pooled.mean(-3) @ beside.mT).flatten(-2)
+            choice, presence, *places = numbers.unbind(-2)
+            weights = self.choose(choice + gains[0] * ink)
+            presence = (weights * (presence + gains[1] * ink)).sum(-1)
+            mean = torch.stack(places, dim=-2) @ weights.unsqueeze(-1)
+            size, x, y, *spreads = mean.squeeze(-1).unbind(-1)
+            deviations = torch.stack(spreads, dim=-1).sigmoid()
+            # Corrections are in half windows.
+            half = (-where_loc[0]).exp() * torch.stack([x, y], dim=-1)
+            where = PlaceNormal(
+                where_loc[0] + where_scale[0] * size,
+                where_scale[0] * deviations[..., 0],
+                weights @ grid + half,
+                deviations[..., 1:],
+            )
+            maps = maps.unflatten(0, residual.shape[:-3]).flatten(-2)
+            state = (maps @ weights.unsqueeze(-1)).squeeze(-1)
+            z_where, z_what = yield Proposal(presence, where, residual, state)
+            if i + 1 < model.max_objects:
+                residual = residual - model.paste(z_what, z_where)
+
+    def pooled(self, images: Tensor) -> Tensor:
+        r"""Averages images :math:`(*, C, H, W)` over squares of ``pool`` pixels."""
+        if self.pool == 1:
+            return images
+        options = {"ceil_mode": True, "count_include_pad": False}
+        pooled = F.avg_pool2d(images.flatten(0, -4), self.pool, **options)
+        return pooled.unflatten(0, images.shape[:-3])
+
+    def choose(self, choice: Tensor) -> Tensor:
+        r"""Selects a cell, and interpolates among its neighbours.
+
+        The argmax is discontinuous where two cells have equal logits, and no gradient flows through
+        it.
+
+        Args:
+            choice: The cells' logits, of shape :math:`(*, A)`.
+
+        Returns:
+            Weights of the cells, of the same shape, which sum to one.
+        """
+        offsets = self.grid - self.grid[choice.argmax(dim=-1)].unsqueeze(-2)
+        distance = (self.unit * offsets).square().sum(-1)
+        return (choice - 0.5 * distance).softmax(dim=-1)
+
+
+def cells(sides: tuple[int, int], pool: int, window: float) -> Cells:
+    r"""Returns the cells of a canvas.
+
+    Args:
+        sides: The canvas' height and width in pixels.
+        pool: How many pixels a side are averaged.
+        window: The side of a window, in pixels.
+    """
+    centres, shares = [], []
+    for side in sides:
+        pooled = -(-side // pool)
+        # The first convolution has stride 2, and its outputs are centred on even pixels.
+        centre = (torch.arange(0, pooled, 2) + 0.5) * pool
+        edges = (torch.arange(pooled + 1) * pool).clamp(max=side)
+        inside = edges.clamp_max(side) - (centre - window / 2).unsqueeze(-1)
+        covered = inside.clamp(0, window).diff(dim=-1) / window
+        centres.append((2 * centre - side) / min(sides))
+        shares.append(covered)
+    grid = torch.cartesian_prod(*centres).flip(-1)
+    return Cells(grid, *shares)

@@ -1,0 +1,242 @@
+"""What guides for Attend, Infer, Repeat have in common: one step per object.
+
+A guide's networks never read a presence that was drawn. A step matters only if all earlier objects
+are present, so its distributions are those given that they are, and presences act as masks alone.
+So an estimator can run the steps once, with all objects present, and sum over the count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Any, NamedTuple
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro import poutine
+from pyro.distributions import TorchDistribution
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.runtime import get_plates
+from torch import Tensor, nn
+
+from guides.baselines import LearnsFromCosts
+from pyro_models.air import AIR
+from pyro_models.networks import MLP
+from pyro_models.objective import annealed
+from pyro_models.presence import FixPresence, all_present, presence_logits
+from pyro_models.shapes import require_batch
+from pyro_models.store import GuardedModule, scoped_store
+
+
+class Detection(NamedTuple):
+    r"""The objects that a guide infers in images, with every latent at its mean.
+
+    Attributes:
+        counts: The most probable number of objects in each image, of shape :math:`(B)`.
+        probabilities: The probability of each count, of shape :math:`(B, N + 1)`.
+        boxes: The objects' boxes :math:`(x_0, y_0, x_1, y_1)` in pixels, clipped to the image, of
+            shape :math:`(B, N, 4)`; zeros beyond the first ``counts``.
+        z_where: Places, of shape :math:`(B, N, 3)`; also of the steps beyond ``counts``.
+        z_what: Appearance codes, of shape :math:`(B, N, D)`; also of the steps beyond ``counts``.
+        reconstruction: The canvas of the first ``counts`` objects, of shape :math:`(B, C, H, W)`.
+    """
+
+    counts: Tensor
+    probabilities: Tensor
+    boxes: Tensor
+    z_where: Tensor
+    z_what: Tensor
+    reconstruction: Tensor
+
+
+class Proposal(NamedTuple):
+    r"""The distributions of one step, given that all earlier objects are present.
+
+    Attributes:
+        logits: The logits of the presence, of shape :math:`(*, B)`.
+        where: The distribution of the place, with values of shape :math:`(*, B, 3)`.
+        visible: The image of which the window is cropped, of shape :math:`(*, B, C, H, W)`.
+        state: The state that a baseline reads, of shape :math:`(*, B, S)`.
+    """
+
+    logits: Tensor
+    where: TorchDistribution
+    visible: Tensor
+    state: Tensor
+
+
+class Inferred(NamedTuple):
+    r"""The latents that a step drew: a place :math:`(*, B, 3)` and a code :math:`(*, B, D)`."""
+
+    z_where: Tensor
+    z_what: Tensor
+
+
+Steps = Generator[Proposal, Inferred, None]
+"""Yields the proposal of each step, and receives the latents that were drawn from it."""
+
+
+class StepwiseGuide(GuardedModule):
+    r"""A guide that infers one object a step. Subclasses define :meth:`steps`.
+
+    .. math::
+        z^\text{pres}_i & \sim \text{Bernoulli}(p_i \, z^\text{pres}_{i-1}) \\
+        z^\text{where}_i & \sim q_i(z) \\
+        z^\text{what}_i & \sim q(z | \text{crop}(v_i, z^\text{where}_i))
+
+    where the subclass has :math:`p_i`, :math:`q_i` and the visible image :math:`v_i`, given the
+    image and the latents of the steps before.
+
+    The window encoder ``encoder`` is the subclass's too; see :func:`window_encoder`.
+
+    Args:
+        model: The model whose latents are inferred; the guide has its sizes.
+        baseline: The control variate that a score function estimator subtracts from the cost of a
+            presence: :class:`~guides.baselines.DecayingAverage`,
+            :class:`~guides.baselines.BaselineNetwork` or a module like them, called with step,
+            images and state. See :class:`~guides.baselines.LearnsFromCosts` for one with
+            ``update``.
+    """
+
+    encoder: nn.Module
+
+    def __init__(self, model: AIR, *, baseline: nn.Module | None = None) -> None:
+        super().__init__()
+        # Not a submodule: the state dict would have the model's weights twice.
+        self.__dict__["model"] = model
+        self.baseline = baseline
+
+    def steps(self, images: Tensor) -> Steps:
+        r"""Proposes each of the ``max_objects`` steps.
+
+        A generator: ``latents = yield Proposal(...)`` once a step. It runs in the plate of scenes.
+
+        Args:
+            images: Scenes, of shape :math:`(B, C, H, W)`, in [0, 1].
+        """
+        raise NotImplementedError
+
+    def forward(
+        self,
+        images: Tensor,
+        *,
+        beta: Tensor | float = 1.0,
+        presence_prior: Tensor | float | None = None,
+    ) -> None:
+        r"""Samples the latents of each object.
+
+        Args:
+            images: Scenes, of shape :math:`(B, C, H, W)`, in [0, 1].
+            beta: Weight of the latents' log-densities in a loss.
+            presence_prior: The model's. It is unused here: Pyro calls model and guide with the same
+                arguments.
+        """
+        model = self.model
+        require_batch(images, model.shape)
+        # Read once: each attribute access of a PyroModule registers all weights of a network.
+        encoder = self.encoder
+        z_pres = inferred = None
+        # Not len(images), which torch.export would treat as a constant.
+        with annealed(beta), pyro.plate("scenes", images.shape[0], device=images.device):
+            steps = self.steps(images)
+            for i in range(model.max_objects):
+                proposal = steps.send(inferred)
+                presence = self.baseline_infer(i, images, proposal.state, z_pres)
+                presence |= {"presence": True}
+                with poutine.mask(mask=True if z_pres is None else z_pres > 0):
+                    logits = presence_logits(z_pres, proposal.logits)
+                    bernoulli = dist.Bernoulli(logits=logits)
+                    z_pres = pyro.sample(f"z_pres_{i}", bernoulli, infer=presence)
+                with poutine.mask(mask=z_pres > 0):
+                    z_where = pyro.sample(f"z_where_{i}", proposal.where)
+                    window = model.crop(proposal.visible, z_where).flatten(-3)
+                    loc, log_scale = encoder(window).to(images.dtype).chunk(2, dim=-1)
+                    # Bounded, as the exponential of a network's output may overflow.
+                    scale = log_scale.clamp(max=1.0).exp()
+                    z_what = pyro.sample(f"z_what_{i}", dist.Normal(loc, scale).to_event(1))
+                inferred = Inferred(z_where, z_what)
+
+    def baseline_infer(
+        self, step: int, images: Tensor, state: Tensor, z_pres: Tensor | None
+    ) -> dict[str, Any]:
+        r"""Returns the baseline's entries of the ``infer`` dictionary of a presence site.
+
+        Args:
+            step: The step, from 0.
+            images: Scenes, of shape :math:`(B, C, H, W)`.
+            state: The state before the step, of shape :math:`(*, B, S)`.
+            z_pres: The previous presence, of shape :math:`(*, B)`; ``None`` at the first step.
+
+        Returns:
+            An empty dictionary without a baseline. The baseline's value has the shape of the site,
+            with the dimensions of the plates around the guide, such as those of particles.
+        """
+        if self.baseline is None:
+            return {}
+        # The state of the first step lacks the dimension of particles that its presence has.
+        plates = [plate for plate in get_plates() if plate.vectorized]
+        shape = torch.broadcast_shapes(
+            state.shape[:-1], *((plate.size,) + (1,) * (-plate.dim - 1) for plate in plates)
+        )
+        value = self.baseline(step, images, state.expand(*shape, -1)).expand(shape)
+        # After an absent object the presence is certain, and has no cost to predict.
+        possible = torch.ones_like(value) if z_pres is None else z_pres
+        value = possible.detach() * value
+        # Pyro squeezes leading dimensions of size one out of costs; a baseline needs their shape.
+        while value.shape and value.shape[0] == 1:
+            value = value.squeeze(0)
+        infer: dict[str, Any] = {"baseline": {"baseline_value": value}}
+        if isinstance(self.baseline, LearnsFromCosts):
+            infer["observe_cost"] = lambda costs: self.baseline.update(step, costs, possible)
+        return infer
+
+    @torch.no_grad()
+    @scoped_store
+    def detect(self, images: Tensor) -> Detection:
+        """Infers the objects in images, every latent at its mean.
+
+        Args:
+            images: Scenes, of shape :math:`(B, C, H, W)`, in [0, 1].
+        """
+        with FixPresence(all_present) as row, AtMeans():
+            trace = poutine.trace(self).get_trace(images)
+        steps = range(self.model.max_objects)
+        z_where = torch.stack([trace.nodes[f"z_where_{i}"]["value"] for i in steps], dim=1)
+        z_what = torch.stack([trace.nodes[f"z_what_{i}"]["value"] for i in steps], dim=1)
+        p = torch.stack([trace.nodes[name]["fn"].probs for name in row.names], dim=1)
+        # A loop, as ONNX has no cumprod.
+        at_least = [torch.ones_like(p[:, 0])]
+        for i in steps:
+            at_least.append(at_least[-1] * p[:, i])
+        probabilities = torch.stack(at_least, dim=1) * torch.cat(
+            [1 - p, torch.ones_like(p[:, :1])], dim=1
+        )
+        counts = probabilities.argmax(dim=1)
+        return Detection(
+            counts=counts,
+            probabilities=probabilities,
+            boxes=self.model.boxes(z_where, counts),
+            z_where=z_where,
+            z_what=z_what,
+            reconstruction=self.model.draw(z_where, z_what, counts),
+        )
+
+
+def window_encoder(model: AIR, hidden: int) -> MLP:
+    """Returns a network from a window to the mean and log-deviation of an appearance code.
+
+    Args:
+        model: The model, which has the sizes of windows and codes.
+        hidden: The width of the hidden layer.
+    """
+    windows = model.shape.channels * model.window_size**2
+    return MLP(windows, 2 * model.what_dim, (hidden,))
+
+
+class AtMeans(Messenger):
+    """A Pyro handler that sets reparameterized latents to their means."""
+
+    def _pyro_sample(self, message: dict[str, Any]) -> None:
+        if not message["done"] and message["fn"].has_rsample:
+            message["value"] = message["fn"].mean
+            message["done"] = True
