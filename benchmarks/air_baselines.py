@@ -32,6 +32,7 @@ from train.data.composition import Overlap
 from train.data.datasets import load
 from train.data.scenes import Scenes, make_scenes
 from train.metrics.detection import accuracy_by_count, largest_overlap
+from train.plots_scenes import Curve
 from train.plots_scenes import accuracy_by_count as plot_counts
 from train.plots_scenes import accuracy_by_overlap as plot_overlaps
 from train.tables import markdown
@@ -79,7 +80,7 @@ class Benchmark:
     regression: bool = False
     """Train the network to predict a real number, which can be above all that it has seen."""
     seeds: int = 3
-    """Number of networks, with seeds from 0."""
+    """Number of networks, with seeds from 0; 0 for components only."""
     figures: Path | None = None
     """Folder for the figures of both tables."""
 
@@ -277,7 +278,8 @@ def scenes_by_overlap(
         draws: How many scenes are drawn at most. Rare overlaps have fewer than ``n``.
 
     Returns:
-        The scenes by the upper edge of their interval; 0 for those whose boxes do not overlap.
+        The scenes by the upper edge of their interval; 0 for those whose boxes do not overlap. An
+        interval without scenes is left out.
     """
     chunk = 10_000
     chosen: dict[float, list[Scenes]] = {edge: [] for edge in edges}
@@ -300,7 +302,7 @@ def scenes_by_overlap(
             rows = torch.nonzero(rows).flatten()[: missing[edge]]
             missing[edge] -= len(rows)
             chosen[edge].append(scenes.select(rows))
-    return {edge: joined(scenes) for edge, scenes in chosen.items()}
+    return {edge: joined(scenes) for edge, scenes in chosen.items() if missing[edge] < n}
 
 
 def joined(scenes: Sequence[Scenes]) -> Scenes:
@@ -341,6 +343,8 @@ def overlap_table(
 
 def summary(rows: Sequence[Mapping[str, Any]], networks: Sequence[str]) -> list[dict[str, Any]]:
     """Replaces the columns of several networks by their mean and their lowest accuracy."""
+    if not networks:
+        return [dict(row) for row in rows]
     return [
         {name: value for name, value in row.items() if name not in networks}
         | {
@@ -360,16 +364,17 @@ def save_figures(
     """Writes the figures of both tables."""
     folder.mkdir(parents=True, exist_ok=True)
     rows = [row for row in by_count if row["digits"] != "all"]
-    names = ("components", "network")
-    counts = {
-        name: ([row["digits"] for row in rows], [row[name] for row in rows]) for name in names
-    }
-    plot_counts(counts, trained).savefig(folder / "baselines-by-count.png", dpi=150)
-    overlaps = {
-        name: ([row["IoU, at most"] for row in by_overlap], [row[name] for row in by_overlap])
-        for name in names
-    }
-    plot_overlaps(overlaps).savefig(folder / "baselines-by-overlap.png", dpi=150)
+    figure = plot_counts(curves(rows, "digits"), trained)
+    figure.savefig(folder / "baselines-by-count.png", dpi=150)
+    if by_overlap:
+        figure = plot_overlaps(curves(by_overlap, "IoU, at most"))
+        figure.savefig(folder / "baselines-by-overlap.png", dpi=150)
+
+
+def curves(rows: Sequence[Mapping[str, Any]], x: str) -> dict[str, Curve]:
+    """Returns the accuracies of components and networks, against a column."""
+    names = [name for name in ("components", "network") if name in rows[0]]
+    return {name: Curve([row[x] for row in rows], [row[name] for row in rows]) for name in names}
 
 
 def main(benchmark: Benchmark) -> None:
@@ -414,7 +419,7 @@ def main(benchmark: Benchmark) -> None:
     print(f"components: {settings}\n")
     by_count = summary(count_table(held_out, counters), networks)
     by_overlap = summary(overlap_table(pairs, counters), networks)
-    for rows in (by_count, by_overlap):
+    for rows in filter(None, (by_count, by_overlap)):
         print(markdown(rows, list(rows[0])), "\n")
     if benchmark.figures is not None:
         trained = train.counts.unique().tolist()

@@ -157,3 +157,29 @@ def test_tables_have_a_row_for_each_count_and_overlap(baselines, scenes):
     summary = baselines.summary(rows, ["right", "zero"])
     assert summary[0]["network"] == pytest.approx((1 + rows[0]["zero"]) / 2)
     assert summary[0]["network, lowest"] == rows[0]["zero"]
+
+
+@pytest.mark.parametrize("networks", [0, 1])
+def test_both_tables_are_printed_and_drawn(baselines, capsys, tmp_path, networks):
+    baselines.main(
+        baselines.Benchmark(
+            max_digits=1,
+            test_max_digits=3,
+            test_canvas_size=60,
+            train_scenes=40,
+            held_out_scenes=40,
+            overlapping_scenes=2 * networks,
+            steps=1,
+            batch_size=2,
+            seeds=networks,
+            figures=tmp_path,
+        )
+    )
+    printed = capsys.readouterr().out
+    assert "components: Components(threshold=" in printed
+    assert "| digits | scenes | components |" in printed
+    assert ("network, lowest" in printed) == bool(networks)
+    # Without scenes of two digits there is no table of overlaps.
+    assert ("| IoU, at most | scenes |" in printed) == bool(networks)
+    assert (tmp_path / "baselines-by-count.png").exists()
+    assert (tmp_path / "baselines-by-overlap.png").exists() == bool(networks)

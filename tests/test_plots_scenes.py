@@ -55,7 +55,8 @@ def test_failures_are_above_their_reconstructions():
     images = np.random.default_rng(0).random((5, 1, 10, 12))
     boxes = np.tile([1.0, 2, 5, 6], (5, 3, 1))
     counts, truth = np.array([0, 1, 2, 3, 1]), np.array([1, 2, 3, 2, 0])
-    figure = failures(images, 1 - images, boxes, counts, truth, columns=3)
+    notes = ["two digits one upon the other", "a gap", "a gap", "a stroke", "noise"]
+    figure = failures(images, 1 - images, boxes, counts, truth, notes=notes, columns=3)
     axes = np.array(figure.axes).reshape(4, 3)
     assert [len(axis.patches) for axis in axes[0]] == [0, 1, 2]
     assert [axis.get_title() for axis in axes[2]] == [
@@ -66,6 +67,8 @@ def test_failures_are_above_their_reconstructions():
     np.testing.assert_array_equal(axes[2, 0].images[0].get_array(), images[3, 0])
     np.testing.assert_array_equal(axes[3, 0].images[0].get_array(), 1 - images[3, 0])
     assert not axes[2, 2].images
+    assert axes[1, 0].get_xlabel() == "two digits one upon the\nother"
+    assert [axis.get_xlabel() for axis in axes[3]] == ["a stroke", "noise", ""]
 
 
 def test_without_failures_the_sheet_says_so():

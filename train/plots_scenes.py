@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
@@ -89,6 +90,7 @@ def failures(
     counts: np.ndarray,
     truth: np.ndarray,
     *,
+    notes: Sequence[str] = (),
     columns: int = 10,
 ) -> Figure:
     """Draws scenes whose count is wrong, with boxes, above their reconstructions.
@@ -99,6 +101,7 @@ def failures(
         boxes: Inferred boxes in pixels, half open, of shape (M, N, 4).
         counts: Inferred counts, of shape (M,).
         truth: True counts, of shape (M,).
+        notes: For each scene what is wrong, or why; a few words. None unless given.
         columns: The most scenes in a row.
     """
     columns = max(1, min(columns, len(images)))
@@ -117,6 +120,9 @@ def failures(
             picture(axis, content)
         _framed(above, image, frames[:count])
         above.set_title(f"true {int(true)}, inferred {int(count)}", fontsize=8, pad=3)
+    for i, note in enumerate(notes):
+        band, column = divmod(i, columns)
+        axes[2 * band + 1, column].set_xlabel(textwrap.fill(note, 24), fontsize=7)
     for band in range(bands if len(images) else 0):
         axes[2 * band, 0].set_ylabel("scene, boxes", fontsize=9)
         axes[2 * band + 1, 0].set_ylabel("reconstruction", fontsize=9)

@@ -96,7 +96,8 @@ def match(
 
     As in COCO, a detection gets the true box with which it has the largest IoU among those that no
     detection of a higher score has got, if that IoU is at least ``threshold``. Of equal scores,
-    the first row comes first.
+    the first row comes first. A true box without area, such as that of a hidden object, has no
+    match.
 
     Args:
         truth_boxes: True boxes, of shape :math:`(M, K, 4)`.
