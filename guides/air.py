@@ -8,7 +8,7 @@ from guides.baselines import BaselineNetwork, DecayingAverage, LearnsFromCosts
 from guides.convolutional import ConvolutionalGuide
 from guides.recurrent import RecurrentGuide, ResidualGuide
 from guides.stepwise import Detection, StepwiseGuide
-from pyro_models.air import AIR
+from pyro_models.air import AIR, Background, Composition
 from pyro_models.networks import aspect
 from pyro_models.shapes import Shape
 
@@ -47,6 +47,8 @@ def model_and_guide(
     anchors: int = 9,
     baseline: Literal["none", "average", "network"] = "none",
     square_windows: bool = True,
+    background: Background = "black",
+    composition: Composition = "sum",
 ) -> tuple[AIR, StepwiseGuide]:
     r"""Makes a model, and a guide with a baseline.
 
@@ -72,6 +74,8 @@ def model_and_guide(
         baseline: ``"average"`` for :class:`DecayingAverage`, ``"network"`` for
             :class:`BaselineNetwork`, or ``"none"``. It is the guide's attribute ``baseline``.
         square_windows: See :class:`~pyro_models.air.AIR`.
+        background: See :class:`~pyro_models.air.AIR`.
+        composition: See :class:`~pyro_models.air.AIR`. ``"over"`` needs the convolutional guide.
 
     Example:
         >>> model, guide = model_and_guide((50, 50), baseline="average")
@@ -94,6 +98,8 @@ def model_and_guide(
         where_loc=(scale, 0.0, 0.0),
         where_scale=(deviation, width * place_scale, height * place_scale),
         square_windows=square_windows,
+        background=background,
+        composition=composition,
     )
     is_local = guide == "convolutional"
     make_baseline = {

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import pyro
+import pyro.distributions as dist
 import torch
+from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -12,6 +15,8 @@ from guides.places import PlaceNormal
 from guides.stepwise import Proposal, Steps, StepwiseGuide, window_encoder
 from pyro_models.air import AIR
 
+FAINT = 0.1
+"""A change of colour, summed over channels, that counts half as much as a full one."""
 OBJECT = 10
 """Images are averaged over squares of pixels, so that an object has about so many pixels a side."""
 
@@ -90,8 +95,9 @@ class ConvolutionalGuide(StepwiseGuide):
         if not model.square_windows and len(set(model.shape.sides)) > 1:
             raise ValueError("square_windows is False: a convolutional guide needs square windows")
         super().__init__(model, baseline=baseline)
+        inputs = model.shape.channels + (2 if model.composition == "over" else 0)
         self.features = nn.Sequential(
-            nn.Conv2d(model.shape.channels, channels, 5, stride=2, padding=2),
+            nn.Conv2d(inputs, channels, 5, stride=2, padding=2),
             nn.ReLU(),
             nn.Conv2d(channels, channels, 3, padding=1),
             nn.ReLU(),
@@ -100,7 +106,9 @@ class ConvolutionalGuide(StepwiseGuide):
         )
         self.head = nn.Conv2d(channels, 8, 1)
         self.gains = nn.Parameter(torch.tensor([100.0, 40.0]))
-        self.encoder = window_encoder(model, encoder_hidden)
+        self.encoder = window_encoder(model, encoder_hidden, inputs)
+        if model.background == "constant":
+            self.backdrop = Backdrop(model.shape.channels)
         with torch.no_grad():
             self.head.weight.zero_()
             self.head.bias.zero_()
@@ -114,18 +122,26 @@ class ConvolutionalGuide(StepwiseGuide):
         # Of the grid, in quarters of a window.
         self.unit = min(model.shape.sides) / 2 / (window / 4)
 
-    def steps(self, images: Tensor) -> Steps:
+    def infer_background(self, images: Tensor) -> Tensor | None:
+        if self.model.background == "black":
+            return None
+        return pyro.sample("z_background", self.backdrop(images))
+
+    def steps(self, images: Tensor, background: Tensor | None = None) -> Steps:
         model = self.model
         # Read once: each attribute access of a PyroModule registers all weights of a network.
         features, head, gains = self.features, self.head, self.gains
         where_loc, where_scale = model.where_loc, model.where_scale
         grid, above, beside = self.grid, self.above, self.beside
-        residual = images
+        under = model.zero if background is None else background[..., None, None]
+        contrast, residual = images - under, images
+        visible = torch.ones_like(contrast[..., :1, :, :])
         for i in range(model.max_objects):
-            pooled = self.pooled(residual)
+            seen = residual if model.composition == "sum" else layers(visible, contrast)
+            pooled = self.pooled(seen)
             maps = features(pooled.flatten(0, -4))
-            numbers = head(maps).unflatten(0, residual.shape[:-3]).flatten(-2).to(images.dtype)
-            ink = (above @ pooled.mean(-3) @ beside.mT).flatten(-2)
+            numbers = head(maps).unflatten(0, pooled.shape[:-3]).flatten(-2).to(images.dtype)
+            ink = (above @ self.ink(pooled) @ beside.mT).flatten(-2)
             choice, presence, *places = numbers.unbind(-2)
             weights = self.choose(choice + gains[0] * ink)
             presence = (weights * (presence + gains[1] * ink)).sum(-1)
@@ -140,11 +156,34 @@ class ConvolutionalGuide(StepwiseGuide):
                 weights @ grid + half,
                 deviations[..., 1:],
             )
-            maps = maps.unflatten(0, residual.shape[:-3]).flatten(-2)
+            maps = maps.unflatten(0, pooled.shape[:-3]).flatten(-2)
             state = (maps @ weights.unsqueeze(-1)).squeeze(-1)
-            z_where, z_what = yield Proposal(presence, where, residual, state)
-            if i + 1 < model.max_objects:
+            z_where, z_what = yield Proposal(presence, where, seen, state)
+            if i + 1 == model.max_objects:
+                continue
+            if model.composition == "sum":
                 residual = residual - model.paste(z_what, z_where)
+            else:
+                _, visible = model.occlude(visible, under, z_what, z_where)
+
+    def ink(self, pooled: Tensor) -> Tensor:
+        r"""Returns what is unexplained at each pixel, of shape :math:`(*, H', W')`."""
+        channels = self.model.shape.channels
+        if self.model.composition == "sum":
+            return pooled.mean(-3)
+        # Nearly the same for faint objects and for bright ones.
+        change = pooled[..., channels, :, :]
+        return change / (change + FAINT)
+
+    def look_closely(self, windows: Tensor) -> Tensor:
+        if self.model.composition == "over":
+            # The shape of an object, whatever its contrast.
+            channels = self.model.shape.channels
+            change = windows[..., channels : channels + 1, :, :]
+            largest = change.amax((-2, -1), keepdim=True).clamp(min=FAINT)
+            parts = windows[..., :channels, :, :], change / largest, windows[..., -1:, :, :]
+            windows = torch.cat(parts, dim=-3)
+        return windows.flatten(-3)
 
     def pooled(self, images: Tensor) -> Tensor:
         r"""Averages images :math:`(*, C, H, W)` over squares of ``pool`` pixels."""
@@ -169,6 +208,42 @@ class ConvolutionalGuide(StepwiseGuide):
         offsets = self.grid - self.grid[choice.argmax(dim=-1)].unsqueeze(-2)
         distance = (self.unit * offsets).square().sum(-1)
         return (choice - 0.5 * distance).softmax(dim=-1)
+
+
+class Backdrop(nn.Module):
+    r"""The posterior of a background of one colour: around the median of the pixels.
+
+    Objects cover less than half of a scene.
+
+    Args:
+        channels: The number of channels.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.correction = nn.Parameter(torch.zeros(channels))
+        self.log_scale = nn.Parameter(torch.full((channels,), -4.0))
+
+    def forward(self, images: Tensor) -> TorchDistribution:
+        r"""Returns the distribution of the colour, with values of shape :math:`(B, C)`."""
+        loc = images.flatten(-2).median(dim=-1).values + self.correction
+        return dist.Normal(loc, self.log_scale.exp()).to_event(1)
+
+
+def layers(visible: Tensor, contrast: Tensor) -> Tensor:
+    r"""Returns what no object has covered yet: colours, their change, and what is visible.
+
+    Args:
+        visible: The share of each pixel that no object covers, of shape :math:`(*, 1, H, W)`.
+        contrast: The image minus its background, of shape :math:`(*, C, H, W)`.
+
+    Returns:
+        Of shape :math:`(*, C + 2, H, W)`.
+    """
+    left = visible * contrast
+    return torch.cat(
+        [left, left.abs().sum(-3, keepdim=True), visible.expand_as(left[..., :1, :, :])], dim=-3
+    )
 
 
 def cells(sides: tuple[int, int], pool: int, window: float) -> Cells:

@@ -64,6 +64,11 @@ class RecurrentGuide(StepwiseGuide):
         anchors: int = 9,
         baseline: nn.Module | None = None,
     ) -> None:
+        if model.composition != "sum":
+            raise ValueError(
+                f"composition {model.composition!r} needs a guide that knows what occludes what: "
+                "guide='convolutional'"
+            )
         super().__init__(model, baseline=baseline)
         self.image = nn.Linear(model.shape.values, hidden)
         self.recurrence = nn.Linear(hidden + 3 + model.what_dim, hidden, bias=False)
@@ -90,7 +95,7 @@ class RecurrentGuide(StepwiseGuide):
         penalty = distance.square() / (2 * radius**2)
         self.register_buffer("distance_penalty", penalty, persistent=False)
 
-    def steps(self, images: Tensor) -> Steps:
+    def steps(self, images: Tensor, background: Tensor | None = None) -> Steps:
         model = self.model
         # Read once: each attribute access of a PyroModule registers all weights of a network.
         recurrence, step = self.recurrence, self.step

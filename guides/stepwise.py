@@ -44,9 +44,11 @@ class Detection(NamedTuple):
         windows: The boxes of the objects' windows, in pixels, clipped to the image, of shape
             :math:`(B, N, 4)`; zeros beyond the first ``counts``. An object fills its window only
             in part.
-        masks: The share of each object in the ink of each pixel, in [0, 1], of shape
-            :math:`(B, N, H, W)`; zeros beyond the first ``counts``. See
-            :func:`~pyro_models.masks.shares`.
+        masks: The share of each object in each pixel, in [0, 1], of shape :math:`(B, N, H, W)`;
+            zeros beyond the first ``counts``. If objects add up, it is a share of the pixel's ink:
+            see :func:`~pyro_models.masks.shares`. If they are opaque, it is the visible part of
+            the object's mask.
+        background: The colour under the objects, of shape :math:`(B, C)`; zeros if it is black.
     """
 
     counts: Tensor
@@ -57,6 +59,7 @@ class Detection(NamedTuple):
     reconstruction: Tensor
     windows: Tensor
     masks: Tensor
+    background: Tensor
 
 
 class Proposal(NamedTuple):
@@ -116,14 +119,26 @@ class StepwiseGuide(GuardedModule):
         self.__dict__["model"] = model
         self.baseline = baseline
 
-    def steps(self, images: Tensor) -> Steps:
+    def steps(self, images: Tensor, background: Tensor | None = None) -> Steps:
         r"""Proposes each of the ``max_objects`` steps.
 
         A generator: ``latents = yield Proposal(...)`` once a step. It runs in the plate of scenes.
 
         Args:
             images: Scenes, of shape :math:`(B, C, H, W)`, in [0, 1].
+            background: The inferred background, of shape :math:`(*, B, C)`; ``None`` if it is
+                black.
         """
+        raise NotImplementedError
+
+    def infer_background(self, images: Tensor) -> Tensor | None:
+        r"""Samples the background, of shape :math:`(*, B, C)`; ``None`` if it is black.
+
+        Args:
+            images: Scenes, of shape :math:`(B, C, H, W)`, in [0, 1].
+        """
+        if self.model.background == "black":
+            return None
         raise NotImplementedError
 
     def forward(
@@ -148,7 +163,7 @@ class StepwiseGuide(GuardedModule):
         z_pres = inferred = None
         # Not len(images), which torch.export would treat as a constant.
         with annealed(beta), pyro.plate("scenes", images.shape[0], device=images.device):
-            steps = self.steps(images)
+            steps = self.steps(images, self.infer_background(images))
             for i in range(model.max_objects):
                 proposal = steps.send(inferred)
                 presence = self.baseline_infer(i, images, proposal.state, z_pres)
@@ -159,12 +174,20 @@ class StepwiseGuide(GuardedModule):
                     z_pres = pyro.sample(f"z_pres_{i}", bernoulli, infer=presence)
                 with poutine.mask(mask=z_pres > 0):
                     z_where = pyro.sample(f"z_where_{i}", proposal.where)
-                    window = model.crop(proposal.visible, z_where).flatten(-3)
+                    window = self.look_closely(model.crop(proposal.visible, z_where))
                     loc, log_scale = encoder(window).to(images.dtype).chunk(2, dim=-1)
                     # Bounded, as the exponential of a network's output may overflow.
                     scale = log_scale.clamp(max=1.0).exp()
                     z_what = pyro.sample(f"z_what_{i}", dist.Normal(loc, scale).to_event(1))
                 inferred = Inferred(z_where, z_what)
+
+    def look_closely(self, windows: Tensor) -> Tensor:
+        r"""Makes inputs of the window encoder, of shape :math:`(*, F)`.
+
+        Args:
+            windows: Windows of the visible images, of shape :math:`(*, C', S, S)`.
+        """
+        return windows.flatten(-3)
 
     def baseline_infer(
         self, step: int, images: Tensor, state: Tensor, z_pres: Tensor | None
@@ -223,27 +246,36 @@ class StepwiseGuide(GuardedModule):
         )
         counts = probabilities.argmax(dim=1)
         model = self.model
-        masks = shares(model.opacities(z_where, z_what, counts), images)
+        if model.background == "black":
+            background = images.new_zeros(images.shape[:2])
+        else:
+            background = trace.nodes["z_background"]["value"]
+        objects, masks = model.layers(z_where, z_what, counts, background)
+        masks = masks.squeeze(-3)
+        if model.composition == "sum":
+            masks = shares(masks, images)
         return Detection(
             counts=counts,
             probabilities=probabilities,
             boxes=tight_boxes(masks),
             z_where=z_where,
             z_what=z_what,
-            reconstruction=model.draw(z_where, z_what, counts),
+            reconstruction=background[..., None, None] + objects.sum(dim=1),
             windows=model.boxes(z_where, counts),
             masks=masks,
+            background=background,
         )
 
 
-def window_encoder(model: AIR, hidden: int) -> MLP:
+def window_encoder(model: AIR, hidden: int, channels: int | None = None) -> MLP:
     """Returns a network from a window to the mean and log-deviation of an appearance code.
 
     Args:
         model: The model, which has the sizes of windows and codes.
         hidden: The width of the hidden layer.
+        channels: The channels of a window; those of the model's images if ``None``.
     """
-    windows = model.shape.channels * model.window_size**2
+    windows = (channels or model.shape.channels) * model.window_size**2
     return MLP(windows, 2 * model.what_dim, (hidden,))
 
 

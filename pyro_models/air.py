@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Literal, NamedTuple
 
@@ -19,6 +21,11 @@ from pyro_models.presence import FixPresence, presence_logits
 from pyro_models.shapes import Shape, require_batch
 from pyro_models.sharing import cached
 from pyro_models.store import GuardedModule, scoped_store
+
+Background = Literal["black", "constant"]
+"""What is under the objects of :class:`AIR`."""
+Composition = Literal["sum", "over"]
+"""How the objects of :class:`AIR` make a canvas."""
 
 
 class Scene(NamedTuple):
@@ -85,6 +92,12 @@ class AIR(GuardedModule):
             order, :math:`\text{sd}(\log s) \, \text{median}(s)`.
         square_windows: Whether windows are square on a canvas that is not; see
             :func:`~pyro_models.networks.paste`.
+        background: What is under the objects. ``"black"`` is nothing; ``"constant"`` is a colour
+            of the scene, the latent ``z_background`` with a Normal prior of mean 1/2 and deviation
+            1/2 for each channel.
+        composition: ``"sum"``, as above, or ``"over"``. Then objects are opaque, the first one is
+            in front, and each occludes those behind it: see :meth:`occlude`. A background other
+            than black needs it, as a sum cannot be darker than the background.
 
     Attributes:
         window_pixels: The side, in pixels of the canvas, of a window with the prior median of
@@ -116,8 +129,12 @@ class AIR(GuardedModule):
         where_loc: tuple[float, float, float] = (3.0, 0.0, 0.0),
         where_scale: tuple[float, float, float] = (0.1, 1.0, 1.0),
         square_windows: bool = True,
+        background: Background = "black",
+        composition: Composition = "sum",
     ) -> None:
         super().__init__()
+        if background != "black" and composition == "sum":
+            raise ValueError(f"background {background!r} needs composition 'over'")
         if not 0 < presence_prior < 1:
             raise ValueError(f"presence_prior is {presence_prior}: it must be between 0 and 1")
         self.shape = Shape.of(shape)
@@ -126,10 +143,13 @@ class AIR(GuardedModule):
         self.what_dim = what_dim
         self.count_prior = count_prior
         self.square_windows = square_windows
+        self.background = background
+        self.composition = composition
         self.decoder_bias = decoder_bias
         self.likelihood_scale = likelihood_scale
-        # In colour, a mask beside the channels.
-        maps = 1 if self.shape.channels == 1 else 1 + self.shape.channels
+        # Where a grey object only adds light, its mask is all of it.
+        self.has_colour = self.shape.channels > 1 or composition == "over"
+        maps = 1 + self.shape.channels if self.has_colour else 1
         self.decoder = MLP(what_dim, maps * window_size**2, (hidden,))
         s, x, y = where_loc
         s_scale, x_scale, y_scale = where_scale
@@ -142,20 +162,26 @@ class AIR(GuardedModule):
             "zero": 0.0,
         }.items():
             self.register_buffer(name, torch.tensor(value), persistent=False)
+        # An opaque disc, which a mask is at first. Faint masks would pile up on one object.
+        axis = (2 * torch.arange(window_size) + 1) / window_size - 1
+        disc = 4 - 8 * (axis.square() + axis.square().unsqueeze(-1))
+        self.register_buffer("disc", disc, persistent=False)
 
     def appearance(self, z_what: Tensor) -> Appearance:
         r"""Decodes codes of shape :math:`(*, D)` to masks and colours."""
         logits = self.decoder(z_what).unflatten(-1, (-1, self.window_size, self.window_size))
-        if self.shape.channels == 1:
+        if not self.has_colour:
             mask = (logits + self.decoder_bias).sigmoid()
             return Appearance(mask, torch.ones_like(mask))
         mask, colour = logits.tensor_split((1,), dim=-3)
+        if self.composition == "over":
+            return Appearance((4 * mask + self.disc).sigmoid(), colour.sigmoid())
         return Appearance((mask + self.decoder_bias).sigmoid(), colour.sigmoid())
 
     def decode(self, z_what: Tensor) -> Tensor:
         r"""Decodes codes of shape :math:`(*, D)` to windows :math:`(*, C, S, S)` in [0, 1]."""
         mask, colour = self.appearance(z_what)
-        return mask if self.shape.channels == 1 else mask * colour
+        return mask * colour if self.has_colour else mask
 
     def paste(self, z_what: Tensor, z_where: Tensor) -> Tensor:
         r"""Decodes objects and pastes each onto a canvas of zeros.
@@ -175,6 +201,42 @@ class AIR(GuardedModule):
     def _paste(self, z_what: Tensor, z_where: Tensor) -> Tensor:
         return paste(self.decode(z_what), z_where, self.shape.sides, square=self.square_windows)
 
+    def occlude(
+        self, visible: Tensor, background: Tensor, z_what: Tensor, z_where: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        r"""Puts an object behind those that are in front of it.
+
+        With the visible share :math:`v_0 = 1`, the object's mask :math:`a_i` and colour
+        :math:`c_i`, and the background :math:`b`, a canvas is
+        :math:`b + \sum_i z^\text{pres}_i d_i`, where
+
+        .. math:: d_i = v_{i-1} a_i (c_i - b), \quad v_i = v_{i-1} (1 - a_i)
+
+        Args:
+            visible: :math:`v_{i-1}`, of shape :math:`(*, 1, H, W)`.
+            background: :math:`b`, of shape :math:`(*, C, 1, 1)`.
+            z_what: Appearance codes, of shape :math:`(*, D)`.
+            z_where: Places, of shape :math:`(*, 3)`.
+
+        Returns:
+            :math:`d_i`, of shape :math:`(*, C, H, W)`, and :math:`v_i`, of shape
+            :math:`(*, 1, H, W)`.
+
+        References:
+            | Compositing Digital Images (Porter and Duff, 1984)
+            | https://doi.org/10.1145/800031.808606
+        """
+        colour, mask = cached(self._paste_both, z_what, z_where).split(
+            [self.shape.channels, 1], dim=-3
+        )
+        return visible * (colour - mask * background), visible * (1 - mask)
+
+    def _paste_both(self, z_what: Tensor, z_where: Tensor) -> Tensor:
+        """Pastes colours, multiplied by masks, and masks, of shape (*, C + 1, H, W)."""
+        mask, colour = self.appearance(z_what)
+        layers = torch.cat([mask * colour, mask], dim=-3)
+        return paste(layers, z_where, self.shape.sides, square=self.square_windows)
+
     def crop(self, images: Tensor, z_where: Tensor) -> Tensor:
         r"""Crops the windows of objects out of images: see :func:`~pyro_models.networks.crop`."""
         return crop(images, z_where, self.window_size, square=self.square_windows)
@@ -191,33 +253,48 @@ class AIR(GuardedModule):
         """
         return clipped_boxes(z_where, self.shape.sides, counts, square=self.square_windows)
 
-    def layers(self, z_where: Tensor, z_what: Tensor, counts: Tensor) -> Tensor:
+    def layers(
+        self,
+        z_where: Tensor,
+        z_what: Tensor,
+        counts: Tensor,
+        background: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
         r"""Draws each of the first ``counts`` objects on a canvas of its own.
 
         Args:
             z_where: Places, of shape :math:`(M, N, 3)`.
             z_what: Appearance codes, of shape :math:`(M, N, D)`.
             counts: The numbers of objects, of shape :math:`(M)`.
+            background: Of shape :math:`(M, C)`; zeros if ``None``.
 
         Returns:
-            Canvases of shape :math:`(M, N, C, H, W)`, zeros beyond the first ``counts``.
+            What each object adds to the background, of shape :math:`(M, N, C, H, W)`, and its
+            visible mask, of shape :math:`(M, N, 1, H, W)`; zeros beyond the first ``counts``.
         """
-        return self._present(self._paste(z_what, z_where), counts)
+        if self.composition == "sum":
+            objects = self._paste(z_what, z_where)
+            masks = objects
+            if self.has_colour:
+                mask = self.appearance(z_what).mask
+                masks = paste(mask, z_where, self.shape.sides, square=self.square_windows)
+            return self._present(objects, counts), self._present(masks, counts)
+        under = self._under(background)
+        visible = [z_where.new_ones(1, 1, *self.shape.sides)]
+        objects = []
+        for i in range(z_where.shape[1]):
+            added, left = self.occlude(visible[-1], under, z_what[:, i], z_where[:, i])
+            objects.append(added)
+            visible.append(left)
+        masks = [before - after for before, after in itertools.pairwise(visible)]
+        return (
+            self._present(torch.stack(objects, dim=1), counts),
+            self._present(torch.stack(masks, dim=1), counts),
+        )
 
-    def opacities(self, z_where: Tensor, z_what: Tensor, counts: Tensor) -> Tensor:
-        r"""Returns the masks of the first ``counts`` objects on the canvas.
-
-        Args:
-            z_where: Places, of shape :math:`(M, N, 3)`.
-            z_what: Appearance codes, of shape :math:`(M, N, D)`.
-            counts: The numbers of objects, of shape :math:`(M)`.
-
-        Returns:
-            Of shape :math:`(M, N, H, W)`, in [0, 1]: the masks of :meth:`appearance`, pasted.
-        """
-        mask = self.appearance(z_what).mask
-        pasted = paste(mask, z_where, self.shape.sides, square=self.square_windows)
-        return self._present(pasted, counts).squeeze(-3)
+    def _under(self, background: Tensor | None) -> Tensor:
+        """Returns a background of shape (*, C, 1, 1), or zero."""
+        return self.zero if background is None else background[..., None, None]
 
     @staticmethod
     def _present(objects: Tensor, counts: Tensor) -> Tensor:
@@ -225,15 +302,24 @@ class AIR(GuardedModule):
         present = torch.arange(objects.shape[1], device=counts.device) < counts.unsqueeze(1)
         return present[..., None, None, None] * objects
 
-    def draw(self, z_where: Tensor, z_what: Tensor, counts: Tensor) -> Tensor:
+    def draw(
+        self,
+        z_where: Tensor,
+        z_what: Tensor,
+        counts: Tensor,
+        background: Tensor | None = None,
+    ) -> Tensor:
         r"""Draws the first ``counts`` objects on canvases, of shape :math:`(M, C, H, W)`.
 
         Args:
             z_where: Places, of shape :math:`(M, N, 3)`.
             z_what: Appearance codes, of shape :math:`(M, N, D)`.
             counts: The numbers of objects, of shape :math:`(M)`.
+            background: Of shape :math:`(M, C)`; zeros if ``None``.
         """
-        return self.layers(z_where, z_what, counts).sum(dim=1)
+        objects, _ = self.layers(z_where, z_what, counts, background)
+        canvas = objects.sum(dim=1)
+        return canvas if background is None else self._under(background) + canvas
 
     def step_logits(self, presence_prior: Tensor | float | None = None) -> Tensor:
         r"""Returns the prior logits of one more object at each step.
@@ -281,6 +367,7 @@ class AIR(GuardedModule):
         presences, wheres, whats = [], [], []
         plate = pyro.plate("scenes", n if images is None else len(images), device=zero.device)
         with annealed(beta), plate:
+            background = self.sample_background()
             for i in range(self.max_objects):
                 previous = True if z_pres is None else z_pres > 0
                 with poutine.mask(mask=previous):
@@ -304,10 +391,42 @@ class AIR(GuardedModule):
         with plate:
             # Not accumulated in place: TraceGraph_ELBO needs the provenance of every tensor to find
             # what depends on each presence.
-            objects = torch.stack([self.paste(*z) for z in zip(whats, wheres, strict=True)])
+            objects = torch.stack(self.contributions(whats, wheres, background))
             presence = torch.stack(torch.broadcast_tensors(*presences))
             canvas = torch.einsum("i...b,i...bchw->...bchw", presence, objects)
+            if background is not None:
+                canvas = self._under(background) + canvas
             return self.observe(canvas, images)
+
+    def sample_background(self) -> Tensor | None:
+        r"""Samples the background, of shape :math:`(*, B, C)`; ``None`` if it is black."""
+        if self.background == "black":
+            return None
+        prior = dist.Normal(self.zero + 0.5, 0.5).expand([self.shape.channels]).to_event(1)
+        return pyro.sample("z_background", prior)
+
+    def contributions(
+        self, whats: Sequence[Tensor], wheres: Sequence[Tensor], background: Tensor | None
+    ) -> list[Tensor]:
+        r"""Returns what each object adds to the background if all before it are present.
+
+        Args:
+            whats: The appearance codes of each step, of shape :math:`(*, B, D)`.
+            wheres: The places of each step, of shape :math:`(*, B, 3)`.
+            background: Of shape :math:`(*, B, C)`, or ``None``.
+
+        Returns:
+            Tensors of shape :math:`(*, B, C, H, W)`.
+        """
+        latents = zip(whats, wheres, strict=True)
+        if self.composition == "sum":
+            return [self.paste(*z) for z in latents]
+        visible, under = self.zero.new_ones(1, 1, 1), self._under(background)
+        objects = []
+        for z in latents:
+            added, visible = self.occlude(visible, under, *z)
+            objects.append(added)
+        return objects
 
     def observe(self, canvas: Tensor, images: Tensor | None) -> Tensor:
         r"""Samples the site ``x`` from the likelihood, or observes it.

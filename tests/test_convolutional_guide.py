@@ -58,9 +58,9 @@ def test_an_object_is_found_in_the_same_place_of_a_larger_canvas(digit, sides):
     move = [(side - 48) // 2 // 2 * 2 for side in sides]
     small = guide.detect(scene((48, 48), [(18, 19)], digit))
     moved = wide.detect(scene(sides, [(18 + move[0], 19 + move[1])], digit))
-    boxes = small.boxes[0, 0] + torch.tensor([move[1], move[0]] * 2)
+    windows = small.windows[0, 0] + torch.tensor([move[1], move[0]] * 2)
     assert small.counts.item() > 0
-    torch.testing.assert_close(moved.boxes[0, 0], boxes, atol=1e-3, rtol=0)
+    torch.testing.assert_close(moved.windows[0, 0], windows, atol=1e-3, rtol=0)
     torch.testing.assert_close(moved.z_what[0, 0], small.z_what[0, 0], atol=1e-3, rtol=0)
     p = [1 - found.probabilities[0, 0] for found in (small, moved)]
     torch.testing.assert_close(*p, atol=1e-3, rtol=0)
@@ -114,7 +114,7 @@ def test_objects_are_first_where_ink_is(digit):
         (60, 60), guide="convolutional", window_scale=(5, 0.2), window_size=12
     )
     found = guide.detect(scene((60, 60), [(30, 8)], digit))
-    centre = (found.boxes[0, 0, :2] + found.boxes[0, 0, 2:]) / 2
+    centre = (found.windows[0, 0, :2] + found.windows[0, 0, 2:]) / 2
     assert (centre - torch.tensor([14.0, 36.0])).abs().max() < 3
     assert found.probabilities[0, 0] < 0.1
     assert guide.detect(torch.zeros(1, 1, 60, 60)).counts.item() == 0

@@ -18,7 +18,7 @@ ROOMS = (
     ("train.settings",),
     ("train.losses", "train.tables", "train.plots", "train.plots_scenes", "train.arguments"),
     ("train.estimators",),
-    ("train.fitting", "train.objective", "train.sizing", "train.windows"),
+    ("train.fitting", "train.objective", "train.sizing", "train.windows", "train.backgrounds"),
     ("train.engine",),
     ("train.cli",),
     ("train.metrics",),

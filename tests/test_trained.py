@@ -319,7 +319,7 @@ def test_objects_are_found(runs):
 
 
 DETECTION = ("counts", "probabilities", "boxes", "z_where", "z_what", "reconstruction")
-DETECTION += ("windows", "masks")
+DETECTION += ("windows", "masks", "background")
 NAMES = {
     "ae": [(["image"], ["z"]), (["z"], ["reconstruction"])],
     "acai": [(["image"], ["z"]), (["z"], ["reconstruction"])],

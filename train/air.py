@@ -33,8 +33,10 @@ class AIR(ELBOMethod):
         return data
 
     def resolved(self, settings: AIRSettings, data: ScenesSplit) -> AIRSettings:
+        from train.backgrounds import with_background
         from train.windows import with_windows
 
+        settings = with_background(settings, data.train.images)
         # Transformers give images, which do not know the sizes of objects.
         return with_windows(settings, data.train.shape, getattr(data.train, "object_size", None))
 
@@ -46,16 +48,18 @@ class AIR(ELBOMethod):
 
     def build(self, settings: AIRSettings, inputs: Mapping[str, Any]) -> ELBOObjective:
         from guides.air import model_and_guide
+        from train.backgrounds import with_background
         from train.estimators import annealed_names, restored
         from train.objective import ELBOObjective, schedule
         from train.windows import with_windows
 
         shape = self.shape(inputs)
-        settings = with_windows(settings, shape)
+        settings = with_windows(with_background(settings), shape)
         options = settings.select(
             *("max_objects", "window_size", "window_scale", "place_scale", "what_dim"),
             *("what_hidden", "decoder_bias", "likelihood_scale", "presence_prior", "count_prior"),
             *("guide", "guide_hidden", "guide_channels", "anchors", "baseline"),
+            *("background", "composition"),
         )
         square = bool(inputs.get("square_windows", False))
         model, guide = model_and_guide(shape, square_windows=square, **options)

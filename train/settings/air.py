@@ -42,8 +42,15 @@ class AIRSettings(EstimatorSettings, SceneSettings):
     in colour."""
     what_hidden: Count = 400
     """Hidden units of the encoder and decoder of windows."""
+    background: Literal["auto", "black", "constant"] = "auto"
+    """What is under the objects. constant: one colour, a latent of each scene. auto: black if most
+    pixels of the training scenes are black, otherwise constant."""
+    composition: Literal["auto", "sum", "over"] = "auto"
+    """How objects make a scene. sum: they add light. over: they are opaque, and each occludes those
+    behind it. auto: sum on black, over on other backgrounds."""
     decoder_bias: float = -3.0
-    """Constant added to the decoder's logits. Below 0, windows are nearly black before training."""
+    """Constant added to the decoder's logits, with --composition sum. Below 0, windows are nearly
+    black before training."""
     guide: Literal["residual", "recurrent", "convolutional"] = "residual"
     """Input of each inference step. residual: the image minus the objects inferred so far.
     recurrent: the whole image, as in the paper. convolutional: as residual, by convolutions without

@@ -15,6 +15,7 @@ from guides.air import Detection
 from pyro_models.air import Scene
 from pyro_models.shapes import Shape
 from train.arguments import whole
+from train.backgrounds import with_background
 from train.data.images import as_images, centred, cropped, without_grey_axis
 from train.errors import brief, require
 from train.verbs.base import Array, Codec, TensorFunction, Trained, clipped
@@ -68,7 +69,7 @@ class TrainedAIR(Trained):
         Raises:
             InputError: If the guide has the size of the canvas, or a value is out of its range.
         """
-        settings = with_windows(self.settings, self.shape)
+        settings = with_windows(with_background(self.settings), self.shape)
         canvas = self.shape if shape is None else canvas_of(shape, self.shape.channels)
         if canvas != self.shape:
             require(
@@ -104,7 +105,9 @@ class TrainedAIR(Trained):
 
     @property
     def code_size(self) -> int:
-        return self.settings.max_objects * (4 + self.settings.what_dim)
+        model = self.objective.model
+        colours = 0 if model.background == "black" else self.shape.channels
+        return model.max_objects * (4 + model.what_dim) + colours
 
     def detect(self, images: Array) -> Detection:
         """Detects objects in images: see :class:`guides.air.Detection`.
@@ -132,16 +135,20 @@ class TrainedAIR(Trained):
     def encode(self, images: Array) -> Tensor:
         r"""Encodes scenes: presence (1), position (3) and appearance (D) of each of N objects.
 
-        Entries of absent objects are zeros.
+        Entries of absent objects are zeros. The colour of a background that is not black (C)
+        follows.
 
         Returns:
-            Of shape :math:`(M, N (4 + D))`.
+            Of shape :math:`(M, N (4 + D))`, or :math:`(M, N (4 + D) + C)`.
         """
         detection = self.detect(images)
         steps = torch.arange(self.settings.max_objects, device=self.device)
         presence = (steps < detection.counts.unsqueeze(1)).float().unsqueeze(-1)
         values = [torch.ones_like(presence), detection.z_where, detection.z_what]
-        return (presence * torch.cat(values, dim=-1)).flatten(1)
+        codes = (presence * torch.cat(values, dim=-1)).flatten(1)
+        if self.objective.model.background == "black":
+            return codes
+        return torch.cat([codes, detection.background], dim=1)
 
     def functions(self) -> dict[str, TensorFunction]:
         guide, steps = self.objective.guide, self.settings.max_objects
@@ -150,6 +157,8 @@ class TrainedAIR(Trained):
             "z_what": self.example(steps, self.settings.what_dim),
             "counts": self.example().long(),
         }
+        if self.objective.model.background != "black":
+            codes["background"] = self.example(self.shape.channels)
         images = {"image": self.example(*self.shape.outside)}
 
         def detect(images: Tensor) -> tuple[Tensor, ...]:
@@ -171,12 +180,19 @@ class TrainedAIR(Trained):
         objects that are present in both.
         """
 
-        def draw(z: Tensor) -> Tensor:
-            presence, z_where, z_what = z.split([1, 3, self.settings.what_dim], dim=-1)
-            counts = (presence.squeeze(-1) > 0.5).sum(1)
-            return self.objective.model.draw(z_where, z_what, counts)
+        model = self.objective.model
+        sizes = [1, 3, model.what_dim]
 
-        return self.in_batches(draw, self.codes(z).unflatten(1, (self.settings.max_objects, -1)))
+        def draw(z: Tensor) -> Tensor:
+            objects, background = z.tensor_split((model.max_objects * sum(sizes),), dim=1)
+            objects = objects.unflatten(1, (model.max_objects, -1))
+            presence, z_where, z_what = objects.split(sizes, dim=-1)
+            counts = (presence.squeeze(-1) > 0.5).sum(1)
+            return model.draw(
+                z_where, z_what, counts, None if model.background == "black" else background
+            )
+
+        return self.in_batches(draw, self.codes(z))
 
     def reconstruct(self, images: Array) -> Tensor:
         """Detects objects and draws them; returns canvases in [0, 1]."""

@@ -1,0 +1,51 @@
+"""Which background AIR assumes, and how its objects compose, by default."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from train.errors import require
+from train.settings.air import AIRSettings
+
+BLACK = 0.02
+"""The median level of a black background is at most so high, in [0, 1]."""
+EXAMINED = 1_000
+"""Scenes whose background is examined."""
+
+
+def with_background(settings: AIRSettings, images: Any = None) -> AIRSettings:
+    r"""Returns settings with a background and a composition in place of ``"auto"``.
+
+    Args:
+        settings: The settings.
+        images: Training scenes, of shape :math:`(M, C, H, W)`, uint8. Without them the background
+            is black, as it was in versions without this setting.
+
+    Raises:
+        InputError: If background, composition and guide cannot be combined.
+    """
+    background = settings.background
+    if background == "auto":
+        background = "black" if images is None or _is_black(images) else "constant"
+    composition = settings.composition
+    if composition == "auto":
+        composition = "sum" if background == "black" else "over"
+    require(
+        background == "black" or composition == "over",
+        f"--composition sum cannot draw objects on --background {background}, which they may be "
+        "darker than: give --composition over",
+    )
+    is_found = settings.background == "auto" and background != "black"
+    reason = "the scenes are not black" if is_found else f"--composition {composition}"
+    require(
+        composition == "sum" or settings.guide == "convolutional",
+        f"--guide {settings.guide} supports black backgrounds and sums of objects alone, and "
+        f"{reason}: give --guide convolutional",
+    )
+    return replace(settings, background=background, composition=composition)
+
+
+def _is_black(images: Any) -> bool:
+    """Returns whether most pixels of scenes are black: objects cover less than half."""
+    return images[:EXAMINED].flatten().median().item() <= 255 * BLACK
