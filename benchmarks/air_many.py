@@ -84,12 +84,10 @@ EXPERIMENTS = {
         "--canvas-size 84 --max-digits 6 --max-objects 7", [Test("84x84", 84, range(7))]
     ),
     "few": Experiment(
-        "--canvas-size 84 --max-digits 2 --max-objects 3", [Test("84x84", 84, range(7))]
-    ),
-    "larger": Experiment(
         "--canvas-size 50 --max-digits 2 --max-objects 3",
         [
             Test("50x50", 50, range(3)),
+            Test("84x84", 84, range(7)),
             Test("100x100", 100, range(0, 9, 2), scenes=100),
             Test("150x150", 150, range(0, 21, 4), scenes=50),
         ],

@@ -12,7 +12,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from guides.air import RecurrentGuide, ResidualGuide
+from guides.air import ConvolutionalGuide, ResidualGuide, StepwiseGuide
 from pyro_models.air import AIR
 
 # Networks are small and tests run side by side: more threads would wait for each other.
@@ -22,7 +22,7 @@ torch.set_num_threads(1)
 
 class SmallAIR(NamedTuple):
     model: AIR
-    guide: RecurrentGuide
+    guide: StepwiseGuide
     images: Tensor
 
 
@@ -66,7 +66,7 @@ def small_air(double: None) -> Callable[..., SmallAIR]:
     """
 
     def make(
-        guide_class: type[RecurrentGuide] = ResidualGuide,
+        guide_class: type[StepwiseGuide] = ResidualGuide,
         *,
         images: int = 6,
         anchors: int = 2,
@@ -87,14 +87,21 @@ def small_air(double: None) -> Callable[..., SmallAIR]:
             **settings,
         }
         model = AIR(**settings)
-        guide = guide_class(model, hidden=8, encoder_hidden=8, anchors=anchors, baseline=baseline)
+        sizes = {"hidden": 8, "anchors": anchors}
+        if guide_class is ConvolutionalGuide:
+            sizes = {"channels": 8}
+        guide = guide_class(model, encoder_hidden=8, baseline=baseline, **sizes)
         # Not the global generator: a baseline's weights must not change the others.
         generator = torch.Generator().manual_seed(0)
         for name, weight in [*model.named_parameters(), *guide.named_parameters()]:
             if not name.startswith("baseline"):
                 scale = weight.shape[1] ** -0.5 if weight.ndim > 1 else 0.3
                 weight.data.normal_(0, scale, generator=generator)
-        guide.step[-1].weight.data[0] *= 3  # presences that differ from image to image
+        # Presences that differ from image to image.
+        if guide_class is ConvolutionalGuide:
+            guide.gains.data[:] = torch.tensor([5.0, 4.0])
+        else:
+            guide.step[-1].weight.data[0] *= 3
         brightness, pixels = (
             torch.rand(images, *shape, generator=generator) for shape in ((1, 1, 1), model.shape)
         )

@@ -17,6 +17,7 @@ from tests.test_train_air import SMALL, small
 from train import air, plots
 from train.ae import AESettings
 from train.ae import main as train_ae
+from train.backgrounds import with_background
 from train.bench import BenchSettings, build_row, main, row_settings, subject
 from train.cli import command
 from train.engine.runs import Run
@@ -157,7 +158,7 @@ def test_a_checkpoint_that_cannot_be_read(tmp_path):
     trained = load(run)
     assert (trained.saved.method, trained.saved.step) == ("air", 6)
     given = replace(small(tmp_path), run_dir=run)
-    assert trained.settings == with_windows(given, trained.shape, given.digit_size)
+    assert trained.settings == with_background(with_windows(given, trained.shape, given.digit_size))
 
     config = json.loads((run / "config.json").read_text())
     (run / "config.json").write_text(json.dumps(config | {"settings": {"colour": "red"}}))

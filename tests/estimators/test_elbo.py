@@ -14,12 +14,18 @@ from pyro.nn import PyroModule
 from pyro.ops.provenance import detach_provenance
 from torch import Tensor, nn
 
-from guides.air import BaselineNetwork, DecayingAverage, RecurrentGuide, ResidualGuide
+from guides.air import (
+    BaselineNetwork,
+    ConvolutionalGuide,
+    DecayingAverage,
+    RecurrentGuide,
+    ResidualGuide,
+)
 from tests.conftest import SmallAIR
 from tests.estimators.exact import Projections, brute_force, gradients, parameters, z_scores
 from train.estimators import ConcreteELBO, EnumELBO, MarginalELBO, TraceGraphELBO, count_out
 
-GUIDES = pytest.mark.parametrize("guide_class", [ResidualGuide, RecurrentGuide])
+GUIDES = pytest.mark.parametrize("guide_class", [ResidualGuide, RecurrentGuide, ConvolutionalGuide])
 RESTS = ("z_where", "z_what")
 PRIORS = pytest.mark.parametrize("count_prior", ["steps", "geometric"])
 ESTIMATORS = pytest.mark.parametrize(
@@ -384,8 +390,8 @@ def test_absent_objects_add_exactly_nothing(small_air, guide_class):
                 log_prob = trace.nodes[f"{name}_{i}"]["log_prob"]
                 assert torch.equal(log_prob != 0, counts > i)
             assert torch.equal(trace.nodes[f"z_pres_{i}"]["log_prob"] != 0, counts >= i)
-        of_step = [(site["fn"].base_dist.loc, counts > i) for site in normals]
-        of_step += [(site["fn"].base_dist.scale, counts > i) for site in normals]
+        fns = [getattr(site["fn"], "base_dist", site["fn"]) for site in normals]
+        of_step = [(fn.loc, counts > i) for fn in fns] + [(fn.scale, counts > i) for fn in fns]
         of_step.append((q.nodes[f"z_pres_{i}"]["fn"].logits, counts >= i))
         outputs, matters = zip(*of_step, strict=True)
         actual = torch.autograd.grad(loss, outputs, retain_graph=True)
@@ -414,16 +420,16 @@ def test_an_empty_scene_moves_nothing_but_the_first_presence(small_air, guide_cl
         )
     )
     moved = {name for name, gradient in actual.items() if gradient.any()}
-    assert moved == {
-        "image.weight",
-        "image.bias",
-        "step.0.weight",
-        "step.0.bias",
-        "step.2.weight",
-        "step.2.bias",
-    }
-    assert not actual["step.2.weight"][1:].any()
-    assert not actual["step.2.bias"][1:].any()
+    if guide_class is ConvolutionalGuide:
+        layers = ("features.0", "features.2", "features.4", "head")
+        others = {"gains"}
+    else:
+        layers, others = ("image", "step.0", "step.2"), set()
+    assert moved == others | {f"{name}.{kind}" for name in layers for kind in ("weight", "bias")}
+    # Of the outputs, the presence alone; where it is decided, the choice of a cell too.
+    name, outputs = ("head", 2) if guide_class is ConvolutionalGuide else ("step.2", 1)
+    assert not actual[f"{name}.weight"][outputs:].any()
+    assert not actual[f"{name}.bias"][outputs:].any()
 
 
 def test_what_an_absent_object_would_be_does_not_matter(small_air):

@@ -14,13 +14,14 @@ from pyro import poutine
 from pyro.infer import SVI
 from torch import Tensor, nn
 
-from guides.air import RecurrentGuide, ResidualGuide
+from guides.air import ConvolutionalGuide, RecurrentGuide, ResidualGuide
+from guides.places import PlaceNormal
 from tests.conftest import SmallAIR
 from tests.estimators.exact import gradients, log_normal, parameters, picture, prior_presences
 from train.estimators import ImportanceWeightedELBO, MarginalELBO, ReweightedWakeSleepELBO
 from train.estimators.wake_sleep import DetachedDraws, frozen
 
-GUIDES = pytest.mark.parametrize("guide_class", [ResidualGuide, RecurrentGuide])
+GUIDES = pytest.mark.parametrize("guide_class", [ResidualGuide, RecurrentGuide, ConvolutionalGuide])
 SIDE_BY_SIDE = pytest.mark.parametrize("side_by_side", [True, False])
 ESTIMATORS = pytest.mark.parametrize(
     "estimator_class", [ImportanceWeightedELBO, ReweightedWakeSleepELBO]
@@ -64,7 +65,13 @@ class Part:
         if site["name"].startswith("z_pres"):
             self.logits = fn.logits[i]
         else:
-            self.base_dist = type(fn.base_dist)(fn.base_dist.loc[i], fn.base_dist.scale[i])
+            names = fn.arg_constraints if isinstance(fn, PlaceNormal) else ("loc", "scale")
+            base = fn if isinstance(fn, PlaceNormal) else fn.base_dist
+            self.base_dist = type(base)(*(getattr(base, name)[i] for name in names))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        log_prob = self.base_dist.log_prob(value)
+        return log_prob if isinstance(self.base_dist, PlaceNormal) else log_prob.sum(-1)
 
 
 def log_joints(air: SmallAIR, sites: dict[str, Any], pi: float) -> tuple[Tensor, Tensor]:
@@ -87,11 +94,10 @@ def log_joints(air: SmallAIR, sites: dict[str, Any], pi: float) -> tuple[Tensor,
             return torch.stack(joints), torch.stack(log_q)
         survival, prior_survival = survival * p, prior_survival * priors[n]
         z_where, z_what = (sites[f"{name}_{n}"]["value"] for name in ("z_where", "z_what"))
-        where, what = (sites[f"{name}_{n}"]["fn"].base_dist for name in ("z_where", "z_what"))
+        where, what = (sites[f"{name}_{n}"]["fn"] for name in ("z_where", "z_what"))
         ratio = ratio + log_normal(z_where, where_loc, where_scale).sum(-1)
         ratio = ratio + log_normal(z_what, torch.zeros(()), torch.ones(())).sum(-1)
-        ratio = ratio - log_normal(z_where, where.loc, where.scale).sum(-1)
-        ratio = ratio - log_normal(z_what, what.loc, what.scale).sum(-1)
+        ratio = ratio - where.log_prob(z_where) - what.log_prob(z_what)
         canvas = canvas + picture(model, z_what, z_where)
     raise AssertionError
 

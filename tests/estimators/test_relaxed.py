@@ -8,7 +8,7 @@ import torch
 from pyro.infer import ELBO
 from torch.distributions import kl_divergence
 
-from guides.air import RecurrentGuide, ResidualGuide
+from guides.air import ConvolutionalGuide, RecurrentGuide, ResidualGuide
 from tests.estimators.exact import Projections, gradients, kl_bernoulli, z_scores
 from train.estimators import (
     ConcreteELBO,
@@ -17,7 +17,7 @@ from train.estimators import (
     count_out,
 )
 
-GUIDES = pytest.mark.parametrize("guide_class", [ResidualGuide, RecurrentGuide])
+GUIDES = pytest.mark.parametrize("guide_class", [ResidualGuide, RecurrentGuide, ConvolutionalGuide])
 
 
 @GUIDES
@@ -58,7 +58,8 @@ def test_relaxed_presence_is_its_formula(small_air, guide_class, channels):
             (z_where, torch.distributions.Normal(model.where_loc, model.where_scale)),
             (z_what, torch.distributions.Normal(torch.zeros(3), torch.ones(3))),
         ):
-            kl = kl + presence * kl_divergence(site["fn"].base_dist, prior).sum(-1)
+            prior = torch.distributions.Independent(prior, 1)
+            kl = kl + presence * kl_divergence(site["fn"], prior)
         pasted = model.paste(z_what["value"], z_where["value"])
         canvas = canvas + presence[:, None, None, None] * pasted
     likelihood = torch.distributions.Normal(canvas, 0.4).log_prob(x).sum()
