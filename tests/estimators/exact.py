@@ -124,8 +124,8 @@ class Projections:
         everything = slice(None)
         if isinstance(air.guide, ConvolutionalGuide):
             regions = [
-                ("head.bias", slice(1, 2)),
-                ("head.bias", slice(5, 8)),
+                ("offsets", slice(0, 1)),
+                ("offsets", slice(4, 7)),
                 ("head.weight", slice(1, 2)),
                 ("features.0.weight", everything),
                 ("gains", everything),
@@ -143,7 +143,8 @@ class Projections:
         for name, region in regions:
             blank = {key: torch.zeros_like(weight) for key, weight in self.named.items()}
             direction = torch.randn(blank[name][region].shape, generator=generator)
-            blank[name][region] = 1 if name.endswith("bias") else direction
+            is_bias = name.endswith(("bias", "offsets"))
+            blank[name][region] = 1 if is_bias else direction
             rows.append(torch.cat([weight.flatten() for weight in blank.values()]))
         self.directions = torch.stack(rows)
 
