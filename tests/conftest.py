@@ -95,7 +95,7 @@ def small_air(double: None) -> Callable[..., SmallAIR]:
         generator = torch.Generator().manual_seed(0)
         for name, weight in [*model.named_parameters(), *guide.named_parameters()]:
             if not name.startswith("baseline"):
-                scale = weight.shape[1] ** -0.5 if weight.ndim > 1 else 0.3
+                scale = weight[0].numel() ** -0.5 if weight.ndim > 1 else 0.3
                 weight.data.normal_(0, scale, generator=generator)
         # Presences that differ from image to image.
         if guide_class is ConvolutionalGuide:

@@ -1,0 +1,148 @@
+"""Opaque objects on a background: how they compose, what is inferred, and what is refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyro
+import pytest
+import torch
+from pyro.infer import TraceEnum_ELBO, config_enumerate
+
+from guides.air import ConvolutionalGuide, ResidualGuide, model_and_guide
+from pyro_models.air import AIR
+from pyro_models.networks import paste
+from tests.data.refusals import refused
+from tests.estimators.exact import gradients
+from tests.test_train_air import small
+from train.air import main
+from train.backgrounds import with_background
+from train.estimators import MarginalELBO, TraceGraphELBO
+from train.settings.air import AIRSettings
+from train.trained import load
+
+OPAQUE = {"composition": "over", "background": "constant"}
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_the_first_object_is_in_front(double, channels, count):
+    """A painter who begins with the object at the back draws the same.
+
+    The mutation: the last object in front, or an alpha that does not darken the background.
+    """
+    model = AIR((channels, 12, 14), window_size=6, what_dim=3, hidden=8, **OPAQUE)
+    z_what = torch.randn(4, 3, 3)
+    z_where = torch.tensor([0.7, 0.0, 0.0]) + 0.3 * torch.randn(4, 3, 3)
+    background = torch.rand(4, channels)
+    canvas = background[..., None, None].expand(4, channels, 12, 14)
+    for i in reversed(range(count)):
+        mask, colour = model.appearance(z_what[:, i])
+        alpha, ink = (
+            paste(layer, z_where[:, i], (12, 14), square=True) for layer in (mask, mask * colour)
+        )
+        canvas = canvas * (1 - alpha) + ink
+    counts = torch.full((4,), count)
+    torch.testing.assert_close(model.draw(z_where, z_what, counts, background), canvas)
+    objects, masks = model.layers(z_where, z_what, counts, background)
+    assert not objects[:, count:].any()
+    assert not masks[:, count:].any()
+    assert (masks.sum(1) <= 1 + 1e-12).all()
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_count_is_summed_out_exactly(small_air, channels):
+    """Pyro's enumeration of presences has the same value and gradient.
+
+    The mutation: an object that occludes others although it is absent.
+    """
+    air = small_air(ConvolutionalGuide, shape=(channels, 10, 11), hidden=16, **OPAQUE)
+    pyro.set_rng_seed(1)
+    enumerated = config_enumerate(air.guide, "parallel")
+    pyros = TraceEnum_ELBO(max_plate_nesting=1)
+    expected = pyros.differentiable_loss(air.model, enumerated, air.images)
+    pyro.set_rng_seed(1)
+    loss = MarginalELBO(analytic=False).differentiable_loss(*air)
+    torch.testing.assert_close(loss, expected, rtol=1e-9, atol=1e-9)
+    actual, wanted = gradients(loss, air), gradients(expected, air)
+    assert all(gradient.any() for gradient in wanted.values())
+    torch.testing.assert_close(actual, wanted, rtol=1e-9, atol=1e-9)
+
+
+def test_the_model_and_the_verbs_draw_the_same(small_air):
+    """The mutation: the background left out of one of the two."""
+    air = small_air(ConvolutionalGuide, shape=(3, 10, 11), **OPAQUE)
+    found = air.guide.detect(air.images)
+    drawn = air.model.draw(found.z_where, found.z_what, found.counts, found.background)
+    torch.testing.assert_close(found.reconstruction, drawn)
+    medians = air.images.flatten(-2).median(-1).values
+    torch.testing.assert_close(found.background, medians + air.guide.backdrop.correction)
+
+
+def test_score_functions_take_the_same_pair(small_air):
+    air = small_air(ConvolutionalGuide, shape=(3, 10, 11), **OPAQUE)
+    losses = []
+    for seed in range(60):
+        pyro.set_rng_seed(seed)
+        losses.append(TraceGraphELBO().loss(*air))
+    pyro.set_rng_seed(0)
+    exact = np.mean([MarginalELBO().loss(*air) for _ in range(60)])
+    error = np.std(losses) / np.sqrt(len(losses))
+    assert abs(np.mean(losses) - exact) < 5 * error
+
+
+def test_a_bright_background_is_noticed(tmp_path):
+    """Digits on white: the run assumes a constant background, and keeps what it assumed."""
+    path = tmp_path / "scenes.npz"
+    rng = np.random.default_rng(0)
+    images = np.full((80, 32, 32), 230, dtype=np.uint8)
+    for image in images[:60]:
+        row, column = rng.integers(0, 20, 2)
+        image[row : row + 10, column : column + 10] = 30
+    np.savez(path, images=images, counts=(np.arange(80) < 60).astype(int))
+    options = {"data": str(path), "guide": "convolutional"}
+    results = main(small(tmp_path, **options))
+    assert results["steps"] == 6
+    trained = load(tmp_path / "run")
+    assert (trained.settings.background, trained.settings.composition) == ("constant", "over")
+    found = trained.detect(images[-4:])
+    assert (found.background - 230 / 255).abs().max() < 0.1
+    codes = trained.encode(images[:3])
+    assert codes.shape == (3, trained.code_size)
+    torch.testing.assert_close(trained.decode(codes), trained.reconstruct(images[:3]))
+    assert trained.sample(2).images.shape == (2, 32, 32)
+    with refused("--guide residual", "the scenes are not black", "--guide convolutional"):
+        main(small(tmp_path, data=str(path), run_dir=tmp_path / "other", guide="residual"))
+
+
+def test_what_cannot_be_combined_is_refused():
+    with refused("--composition sum", "--background constant", "--composition over"):
+        with_background(AIRSettings(background="constant", composition="sum"))
+    with refused("--guide residual", "--composition over", "--guide convolutional"):
+        with_background(AIRSettings(composition="over", guide="residual"))
+    with pytest.raises(ValueError, match="composition"):
+        AIR(background="constant")
+    with pytest.raises(ValueError, match="composition"):
+        ResidualGuide(AIR(**OPAQUE))
+
+
+def test_black_scenes_stay_sums():
+    settings = with_background(AIRSettings(), torch.zeros(5, 1, 8, 8, dtype=torch.uint8))
+    assert (settings.background, settings.composition) == ("black", "sum")
+    assert with_background(settings) == settings
+
+
+def test_faint_objects_are_seen_as_bright_ones():
+    """The mutation: a presence that reads the contrast of an object."""
+    torch.manual_seed(0)
+    _, guide = model_and_guide(
+        (3, 60, 60), guide="convolutional", window_scale=(5, 0.2), window_size=12, **OPAQUE
+    )
+    probabilities = []
+    for contrast in (0.15, 0.4):
+        images = torch.full((1, 3, 60, 60), 0.5)
+        images[..., 20:32, 30:42] += contrast
+        found = guide.detect(images)
+        centre = (found.windows[0, 0, :2] + found.windows[0, 0, 2:]) / 2
+        assert (centre - torch.tensor([36.0, 26.0])).abs().max() < 3
+        probabilities.append(1 - found.probabilities[0, 0].item())
+    assert min(probabilities) > 0.99
