@@ -27,6 +27,8 @@ PYRO = (
 )
 PROTOCOLS = {
     "default": "",
+    "residual": "--guide residual",
+    "convolutional": "--guide convolutional",
     "pyro": PYRO,
     "tracegraph": "--estimator tracegraph --baseline network --steps 10000",
 }
@@ -37,7 +39,7 @@ MEASURES = ("count_accuracy", "count_accuracy_map", "elbo", "iw_bound", "box_iou
 class Benchmark:
     """Train AIR with several seeds, and print a table of the results."""
 
-    protocol: tyro.conf.Positional[Literal["default", "pyro", "tracegraph"]]
+    protocol: tyro.conf.Positional[Literal[tuple(PROTOCOLS)]]
     """Settings of the runs, as the README names them."""
     seeds: int = 10
     """Number of seeds, counted from 0."""
