@@ -43,7 +43,7 @@ def model_and_guide(
     count_prior: Literal["steps", "geometric"] = "steps",
     guide: Guide = "residual",
     guide_hidden: int = 256,
-    guide_channels: int = 8,
+    guide_channels: int = 16,
     anchors: int = 9,
     baseline: Literal["none", "average", "network"] = "none",
     square_windows: bool = True,

@@ -44,18 +44,19 @@ class ConvolutionalGuide(StepwiseGuide):
 
     Step :math:`i` is the same function of the residual image :math:`r_i = x - c_{i-1}` for all
     :math:`i`, where :math:`c_{i-1}` is the canvas of the objects inferred so far. Convolutions give
-    eight numbers for each cell :math:`a` of a grid over the canvas: a choice :math:`\omega_a`, a
-    presence, three corrections of the place and three deviations. The mean :math:`m_a` of
-    :math:`r_i` in a window around the cell, what is unexplained there, is added:
+    features :math:`f_a` for each cell :math:`a` of a grid over the canvas, and :math:`m_a` is the
+    mean of :math:`r_i` in a window around the cell, what is unexplained there. A step selects one
+    cell, and near it a mean of its neighbours:
 
     .. math::
-        \omega_a & \leftarrow \omega_a + g \, m_a \\
+        \omega_a & = v^T f_a + g \, m_a \\
         w_a & = \text{softmax}_a \Big( \omega_a - \frac{|c_a - c_{a^*}|^2}{2 r^2} \Big),
             \quad a^* = \text{argmax}_a \, \omega_a \\
-        \text{logit} \, p_i & = \sum_a w_a (\text{presence}_a + h \, m_a)
+        \text{logit} \, p_i & = \sum_a w_a (u^T f_a + h \, m_a) + b
 
-    where :math:`r` is a quarter of the side of a window. The place is that of the cells plus their
-    corrections, with the weights :math:`w_a`. The gains :math:`g, h` are learnt. At first they are
+    where :math:`r` is a quarter of the side of a window. The place is the mean of the centres
+    :math:`c_a` plus a correction, which is linear in the mean of the features, as are the
+    deviations. The gains :math:`g, h` are learnt. At first they are
     positive, so that objects are where ink is unexplained. Otherwise presences would fall to zero
     before the decoder draws anything, since an object at a random place only costs.
 
@@ -90,7 +91,7 @@ class ConvolutionalGuide(StepwiseGuide):
         self,
         model: AIR,
         *,
-        channels: int = 8,
+        channels: int = 16,
         encoder_hidden: int = 400,
         baseline: nn.Module | None = None,
     ) -> None:
@@ -106,20 +107,22 @@ class ConvolutionalGuide(StepwiseGuide):
             nn.Conv2d(channels, channels, 3, padding=2, dilation=2),
             nn.ReLU(),
         )
-        # Without biases: the choice of a cell does not depend on one, so that its gradient would be
-        # the rounding error alone. The other seven numbers have theirs after the mean over cells.
-        self.head = nn.Conv2d(channels, 8, 1, bias=False)
-        # An object is present if the ink of its window is brighter than a tenth.
-        self.offsets = nn.Parameter(torch.tensor([-4.0, 0.0, 0.0, 0.0, -1.5, -1.5, -1.5]))
+        # Without a bias, on which the choice does not depend: its gradient would be rounding alone.
+        self.choice = nn.Linear(channels, 1, bias=False)
+        self.head = nn.Linear(channels, 7)
         self.gains = nn.Parameter(torch.tensor([100.0, 40.0]))
         self.encoder = window_encoder(model, encoder_hidden, inputs)
         if model.background == "constant":
             self.backdrop = Backdrop(model.shape.channels)
         # Convolutions of few channels are fastest with channels last in memory.
         self.features.to(memory_format=torch.channels_last)
-        self.head.to(memory_format=torch.channels_last)
         with torch.no_grad():
+            self.choice.weight.zero_()
             self.head.weight.zero_()
+            self.head.bias.zero_()
+            # An object is present if the ink of its window is brighter than a tenth.
+            self.head.bias[0] = -4.0
+            self.head.bias[4:] = -1.5
         window = model.window_pixels
         self.pool = max(1, round(window / OBJECT))
         for name, value in cells(model.shape.sides, self.pool, window)._asdict().items():
@@ -137,9 +140,9 @@ class ConvolutionalGuide(StepwiseGuide):
     def steps(self, images: Tensor, background: Tensor | None = None) -> Steps:
         model = self.model
         # Read once: each attribute access of a PyroModule registers all weights of a network.
-        features, head = self.features, self.head
-        gains, offsets = self.gains, self.offsets
+        features, choice, head, gains = self.features, self.choice, self.head, self.gains
         where_loc, where_scale = model.where_loc, model.where_scale
+        half_window = (-where_loc[0]).exp()
         grid, above, beside = self.grid, self.above, self.beside
         under = model.zero if background is None else background[..., None, None]
         contrast, residual = images - under, images
@@ -148,24 +151,20 @@ class ConvolutionalGuide(StepwiseGuide):
             seen = residual if model.composition == "sum" else layers(visible, contrast)
             pooled = self.pooled(seen)
             maps = features(pooled.flatten(0, -4))
-            numbers = head(maps).unflatten(0, pooled.shape[:-3]).flatten(-2).to(images.dtype)
+            maps = maps.flatten(-2).unflatten(0, pooled.shape[:-3]).to(images.dtype)
             ink = (above @ self.ink(pooled) @ beside.mT).flatten(-2)
-            choice, presence, *places = numbers.unbind(-2)
-            weights = self.choose(choice + gains[0] * ink)
-            presence = (weights * (presence + gains[1] * ink)).sum(-1) + offsets[0]
-            mean = torch.stack(places, dim=-2) @ weights.unsqueeze(-1)
-            size, x, y, *spreads = (mean.squeeze(-1) + offsets[1:]).unbind(-1)
-            deviations = torch.stack(spreads, dim=-1).sigmoid()
-            # Corrections are in half windows.
-            half = (-where_loc[0]).exp() * torch.stack([x, y], dim=-1)
-            where = PlaceNormal(
-                where_loc[0] + where_scale[0] * size,
-                where_scale[0] * deviations[..., 0],
-                weights @ grid + half,
-                deviations[..., 1:],
-            )
-            maps = maps.unflatten(0, pooled.shape[:-3]).flatten(-2)
+            weights = self.choose((choice.weight @ maps).squeeze(-2) + gains[0] * ink)
             state = (maps @ weights.unsqueeze(-1)).squeeze(-1)
+            presence, size, place, spread = head(state).split([1, 1, 2, 3], dim=-1)
+            presence = presence.squeeze(-1) + gains[1] * (weights * ink).sum(-1)
+            spread = spread.sigmoid()
+            where = PlaceNormal(
+                where_loc[0] + where_scale[0] * size.squeeze(-1),
+                where_scale[0] * spread[..., 0],
+                # Corrections are in half windows.
+                weights @ grid + half_window * place,
+                spread[..., 1:],
+            )
             z_where, z_what = yield Proposal(presence, where, seen, state)
             if i + 1 == model.max_objects:
                 continue

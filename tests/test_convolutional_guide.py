@@ -21,7 +21,7 @@ def pair(sides, max_objects=3, seed=0):
     sizes |= {"what_dim": 4, "what_hidden": 16, "max_objects": max_objects}
     model, guide = model_and_guide(sides, guide="convolutional", **sizes)
     generator = torch.Generator().manual_seed(seed)
-    for parameter in guide.head.parameters():
+    for parameter in [*guide.head.parameters(), *guide.choice.parameters()]:
         parameter.data += 0.3 * torch.randn(parameter.shape, generator=generator)
     return model, guide
 

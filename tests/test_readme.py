@@ -48,6 +48,14 @@ def test_what_air_finds_in_images():
     assert names["loss"] > 0
 
 
+def test_scenes():
+    names: dict = {}
+    exec(BLOCKS["scenes"], names)
+    assert names["scenes"].masks.shape == (100, 150, 150)
+    assert names["classes"].shape == (100, 20)
+    assert torch.equal(names["again"], names["sprites"].images)
+
+
 def test_what_air_finds_twice_in_a_process():
     """Each pair is trained; without the line for it the second one is refused, and not the first.
 
@@ -128,7 +136,7 @@ def test_another_guide(channels):
     names = {"ResidualGuide": ResidualGuide, "Convolutions": Convolutions, "nn": nn}
     exec(BLOCKS["guide"], names)
     model = AIR((channels, 20, 20), window_size=8)
-    guide = names["ConvolutionalGuide"](model, hidden=16)
+    guide = names["ConvolutionalEncoder"](model, hidden=16)
     images = torch.rand(5, channels, 20, 20)
     MarginalELBO().differentiable_loss(model, guide, images).backward()
     assert all(weight.grad.isfinite().all() for weight in guide.encoder.parameters())

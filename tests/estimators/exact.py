@@ -124,9 +124,9 @@ class Projections:
         everything = slice(None)
         if isinstance(air.guide, ConvolutionalGuide):
             regions = [
-                ("offsets", slice(0, 1)),
-                ("offsets", slice(4, 7)),
-                ("head.weight", slice(1, 2)),
+                ("head.bias", slice(0, 1)),
+                ("head.bias", slice(4, 7)),
+                ("head.weight", slice(0, 1)),
                 ("features.0.weight", everything),
                 ("gains", everything),
             ]
@@ -143,8 +143,7 @@ class Projections:
         for name, region in regions:
             blank = {key: torch.zeros_like(weight) for key, weight in self.named.items()}
             direction = torch.randn(blank[name][region].shape, generator=generator)
-            is_bias = name.endswith(("bias", "offsets"))
-            blank[name][region] = 1 if is_bias else direction
+            blank[name][region] = 1 if name.endswith("bias") else direction
             rows.append(torch.cat([weight.flatten() for weight in blank.values()]))
         self.directions = torch.stack(rows)
 

@@ -421,18 +421,13 @@ def test_an_empty_scene_moves_nothing_but_the_first_presence(small_air, guide_cl
     )
     moved = {name for name, gradient in actual.items() if gradient.any()}
     if guide_class is ConvolutionalGuide:
-        layers = ("features.0", "features.2", "features.4")
-        others = {"gains", "head.weight", "offsets"}
+        layers = ("features.0", "features.2", "features.4", "head")
+        others, head = {"gains", "choice.weight"}, "head"
     else:
-        layers, others = ("image", "step.0", "step.2"), set()
+        layers, others, head = ("image", "step.0", "step.2"), set(), "step.2"
     assert moved == others | {f"{name}.{kind}" for name in layers for kind in ("weight", "bias")}
-    # Of the outputs, the presence alone; with the choice of the cell where it is read.
-    if guide_class is ConvolutionalGuide:
-        assert not actual["head.weight"][2:].any()
-        assert not actual["offsets"][1:].any()
-    else:
-        assert not actual["step.2.weight"][1:].any()
-        assert not actual["step.2.bias"][1:].any()
+    assert not actual[f"{head}.weight"][1:].any()
+    assert not actual[f"{head}.bias"][1:].any()
 
 
 def test_what_an_absent_object_would_be_does_not_matter(small_air):

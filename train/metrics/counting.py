@@ -16,11 +16,13 @@ from torch import Tensor
 
 from guides.air import StepwiseGuide
 from pyro_models.air import AIR
+from pyro_models.masks import label_maps
 from pyro_models.sharing import one_estimate
 from train import plots
 from train.data.batches import as_input
 from train.data.scenes import Scenes, ScenesSplit
 from train.estimators import ImportanceWeightedELBO, MarginalELBO
+from train.metrics import segmentation
 from train.metrics.detection import accuracy_by_count, average_precision, object_scores
 from train.metrics.goals import Beats, Goal
 from train.metrics.measuring import Measures, Unmeasurable
@@ -55,6 +57,8 @@ class Explanation(NamedTuple):
         mse: The mean squared error per pixel of the reconstructions, of shape :math:`(M)`.
         scores: The probability that each object is present, of shape :math:`(M, N)`: see
             :func:`~train.metrics.detection.object_scores`.
+        labels: For each pixel, the index from 1 of the object that it belongs to, or 0, of shape
+            :math:`(M, H, W)`, uint8: see :func:`~pyro_models.masks.label_maps`.
     """
 
     elbos: Tensor
@@ -63,6 +67,7 @@ class Explanation(NamedTuple):
     boxes: Tensor
     mse: Tensor
     scores: Tensor
+    labels: Tensor
 
 
 @torch.no_grad()
@@ -148,6 +153,7 @@ def explain(model: AIR, guide: StepwiseGuide, scenes: Tensor, batch: int = 500) 
             detection.boxes,
             (detection.reconstruction - images).square().mean((1, 2, 3)),
             object_scores(detection.probabilities),
+            label_maps(detection.masks, detection.counts).to(torch.uint8),
         )
         batches.append([tensor.cpu() for tensor in explanation])
     return Explanation(*map(torch.cat, zip(*batches, strict=True)))
@@ -310,6 +316,9 @@ class AIRWatch(Watch):
           probable count is right, for each N that occurs; their mean, weighted by the number of
           scenes, is ``count_accuracy_map``. ``count_error`` is the mean absolute difference of the
           true and the most probable count.
+        - ``foreground_ari``, ``mean_iou``, ``segmentation_covering`` and
+          ``mean_segmentation_covering`` are those of :mod:`train.metrics.segmentation`, if the
+          masks of objects are known.
         - ``box_iou`` is :func:`mean_box_iou`, and ``ap_50`` is :func:`ap_50`.
         - ``reconstruction_mse`` is the mean squared error per pixel of the reconstruction.
           ``reconstruction_mse_mean_image`` is the error of predicting the mean training scene,
@@ -348,6 +357,12 @@ class AIRWatch(Watch):
         if held_out.counts is not None:
             by_name = {f"count_accuracy_at.{n}": n for n in held_out.counts.unique().tolist()}
             measures.add(tuple(by_name), lambda: accuracies(by_name))
+        if held_out.masks is not None:
+            truth = held_out.masks
+            measures.add(
+                segmentation.MEASURES,
+                lambda: segmentation.measure_segmentation(truth, self.explanation.labels),
+            )
         measures.add("reconstruction_mse", lambda: self.explanation.mse.double().mean().item())
         measures.add(
             "reconstruction_mse_mean_image", lambda: mean_image_mse(train.images, held_out.images)

@@ -57,7 +57,7 @@ class AIRSettings(EstimatorSettings, SceneSettings):
     a state, whose weights work on any canvas and with any number of objects."""
     guide_hidden: Count = 256
     """Size of the hidden layers and the recurrent state of --guide residual and recurrent."""
-    guide_channels: Count = 8
+    guide_channels: Count = 16
     """Channels of the convolutions of --guide convolutional."""
     anchors: Whole | None = None
     """Anchors per side of the grid of positions, among which each inference step chooses by
