@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import pyro
 import pyro.distributions as dist
 import torch
 from pyro.distributions import TorchDistribution
@@ -113,7 +112,7 @@ class ConvolutionalGuide(StepwiseGuide):
         self.gains = nn.Parameter(torch.tensor([100.0, 40.0]))
         self.encoder = window_encoder(model, encoder_hidden, inputs)
         if model.background == "constant":
-            self.backdrop = Backdrop(model.shape.channels)
+            self.colour = Backdrop(model.shape.channels)
         # Convolutions of few channels are fastest with channels last in memory.
         self.features.to(memory_format=torch.channels_last)
         with torch.no_grad():
@@ -132,10 +131,8 @@ class ConvolutionalGuide(StepwiseGuide):
         # Of the grid, in quarters of a window.
         self.unit = min(model.shape.sides) / 2 / (window / 4)
 
-    def infer_background(self, images: Tensor) -> Tensor | None:
-        if self.model.background == "black":
-            return None
-        return pyro.sample("z_background", self.backdrop(images))
+    def backdrop(self, images: Tensor) -> TorchDistribution | None:
+        return None if self.model.background == "black" else self.colour(images)
 
     def steps(self, images: Tensor, background: Tensor | None = None) -> Steps:
         model = self.model

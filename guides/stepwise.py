@@ -15,7 +15,6 @@ import pyro.distributions as dist
 import torch
 from pyro import poutine
 from pyro.distributions import TorchDistribution
-from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import get_plates
 from torch import Tensor, nn
 
@@ -24,7 +23,7 @@ from pyro_models.air import AIR
 from pyro_models.masks import shares, tight_boxes
 from pyro_models.networks import MLP
 from pyro_models.objective import annealed
-from pyro_models.presence import FixPresence, all_present, presence_logits
+from pyro_models.presence import presence_logits
 from pyro_models.shapes import require_batch
 from pyro_models.store import GuardedModule, scoped_store
 
@@ -131,11 +130,14 @@ class StepwiseGuide(GuardedModule):
         """
         raise NotImplementedError
 
-    def infer_background(self, images: Tensor) -> Tensor | None:
-        r"""Samples the background, of shape :math:`(*, B, C)`; ``None`` if it is black.
+    def backdrop(self, images: Tensor) -> TorchDistribution | None:
+        r"""Returns the distribution of the background's colour; ``None`` if it is black.
 
         Args:
             images: Scenes, of shape :math:`(B, C, H, W)`, in [0, 1].
+
+        Returns:
+            A distribution with values of shape :math:`(B, C)`.
         """
         if self.model.background == "black":
             return None
@@ -163,7 +165,9 @@ class StepwiseGuide(GuardedModule):
         z_pres = inferred = None
         # Not len(images), which torch.export would treat as a constant.
         with annealed(beta), pyro.plate("scenes", images.shape[0], device=images.device):
-            steps = self.steps(images, self.infer_background(images))
+            backdrop = self.backdrop(images)
+            under = None if backdrop is None else pyro.sample("z_background", backdrop)
+            steps = self.steps(images, under)
             for i in range(model.max_objects):
                 proposal = steps.send(inferred)
                 presence = self.baseline_infer(i, images, proposal.state, z_pres)
@@ -174,12 +178,22 @@ class StepwiseGuide(GuardedModule):
                     z_pres = pyro.sample(f"z_pres_{i}", bernoulli, infer=presence)
                 with poutine.mask(mask=z_pres > 0):
                     z_where = pyro.sample(f"z_where_{i}", proposal.where)
-                    window = self.look_closely(model.crop(proposal.visible, z_where))
-                    loc, log_scale = encoder(window).to(images.dtype).chunk(2, dim=-1)
-                    # Bounded, as the exponential of a network's output may overflow.
-                    scale = log_scale.clamp(max=1.0).exp()
-                    z_what = pyro.sample(f"z_what_{i}", dist.Normal(loc, scale).to_event(1))
+                    what = self.encode(encoder, proposal.visible, z_where)
+                    z_what = pyro.sample(f"z_what_{i}", what)
                 inferred = Inferred(z_where, z_what)
+
+    def encode(self, encoder: nn.Module, visible: Tensor, z_where: Tensor) -> TorchDistribution:
+        r"""Returns the distribution of the appearance code of a window.
+
+        Args:
+            encoder: The window encoder.
+            visible: The image that the window is cropped of, of shape :math:`(*, B, C', H, W)`.
+            z_where: Its place, of shape :math:`(*, B, 3)`.
+        """
+        window = self.look_closely(self.model.crop(visible, z_where))
+        loc, log_scale = encoder(window).to(z_where.dtype).chunk(2, dim=-1)
+        # Bounded, as the exponential of a network's output may overflow.
+        return dist.Normal(loc, log_scale.clamp(max=1.0).exp()).to_event(1)
 
     def look_closely(self, windows: Tensor) -> Tensor:
         r"""Makes inputs of the window encoder, of shape :math:`(*, F)`.
@@ -228,28 +242,36 @@ class StepwiseGuide(GuardedModule):
     def detect(self, images: Tensor) -> Detection:
         """Infers the objects in images, every latent at its mean.
 
+        The steps run without Pyro's handlers, which take a third of the time of a single image.
+
         Args:
             images: Scenes, of shape :math:`(B, C, H, W)`, in [0, 1].
         """
-        with FixPresence(all_present) as row, AtMeans():
-            trace = poutine.trace(self).get_trace(images)
-        steps = range(self.model.max_objects)
-        z_where = torch.stack([trace.nodes[f"z_where_{i}"]["value"] for i in steps], dim=1)
-        z_what = torch.stack([trace.nodes[f"z_what_{i}"]["value"] for i in steps], dim=1)
-        p = torch.stack([trace.nodes[name]["fn"].probs for name in row.names], dim=1)
+        model, encoder = self.model, self.encoder
+        require_batch(images, model.shape)
+        backdrop = self.backdrop(images)
+        background = None if backdrop is None else backdrop.mean
+        steps = self.steps(images, background)
+        inferred, logits, latents = None, [], []
+        with pyro.validation_enabled(False):
+            for _ in range(model.max_objects):
+                proposal = steps.send(inferred)
+                z_where = proposal.where.mean
+                inferred = Inferred(z_where, self.encode(encoder, proposal.visible, z_where).mean)
+                logits.append(proposal.logits)
+                latents.append(inferred)
+        z_where, z_what = (torch.stack(values, dim=1) for values in zip(*latents, strict=True))
+        p = torch.stack(logits, dim=1).sigmoid()
         # A loop, as ONNX has no cumprod.
         at_least = [torch.ones_like(p[:, 0])]
-        for i in steps:
+        for i in range(model.max_objects):
             at_least.append(at_least[-1] * p[:, i])
         probabilities = torch.stack(at_least, dim=1) * torch.cat(
             [1 - p, torch.ones_like(p[:, :1])], dim=1
         )
         counts = probabilities.argmax(dim=1)
-        model = self.model
-        if model.background == "black":
+        if background is None:
             background = images.new_zeros(images.shape[:2])
-        else:
-            background = trace.nodes["z_background"]["value"]
         objects, masks = model.layers(z_where, z_what, counts, background)
         masks = masks.squeeze(-3)
         if model.composition == "sum":
@@ -277,12 +299,3 @@ def window_encoder(model: AIR, hidden: int, channels: int | None = None) -> MLP:
     """
     windows = (channels or model.shape.channels) * model.window_size**2
     return MLP(windows, 2 * model.what_dim, (hidden,))
-
-
-class AtMeans(Messenger):
-    """A Pyro handler that sets reparameterized latents to their means."""
-
-    def _pyro_sample(self, message: dict[str, Any]) -> None:
-        if not message["done"] and message["fn"].has_rsample:
-            message["value"] = message["fn"].mean
-            message["done"] = True

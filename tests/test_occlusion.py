@@ -75,7 +75,7 @@ def test_the_model_and_the_verbs_draw_the_same(small_air):
     drawn = air.model.draw(found.z_where, found.z_what, found.counts, found.background)
     torch.testing.assert_close(found.reconstruction, drawn)
     medians = air.images.flatten(-2).median(-1).values
-    torch.testing.assert_close(found.background, medians + air.guide.backdrop.correction)
+    torch.testing.assert_close(found.background, medians + air.guide.colour.correction)
 
 
 def test_score_functions_take_the_same_pair(small_air):

@@ -25,8 +25,9 @@ from pyro_models.store import ParameterStoreError
 from tests.data.refusals import refused
 from tests.estimators.exact import Projections, z_scores
 from tests.test_train_air import SMALL
-from train import acai, figures
+from train import acai, air, figures
 from train.acai import ACAISettings
+from train.air import AIRSettings
 from train.bench import BenchSettings
 from train.bench import main as bench
 from train.data import datasets
@@ -53,7 +54,15 @@ def test_scenes():
     exec(BLOCKS["scenes"], names)
     assert names["scenes"].masks.shape == (100, 150, 150)
     assert names["classes"].shape == (100, 20)
-    assert torch.equal(names["again"], names["sprites"].images)
+    assert torch.equal(names["again"].images, names["sprites"].images)
+
+
+def test_scenes_of_any_size(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    air.main(AIRSettings(**SMALL, guide="convolutional", run_dir=Path("runs/small")))
+    names = {"images": np.zeros((2, 150, 150)), "photograph": np.zeros((1, 70, 90))}
+    exec(BLOCKS["canvas"], names)
+    assert names["found"].masks.shape == (2, 20, 150, 150)
 
 
 def test_what_air_finds_twice_in_a_process():
