@@ -233,6 +233,10 @@ class Convolutions(nn.Sequential):
 
     def forward(self, images: Tensor) -> Tensor:
         batch = images.shape[:-3]
+        # A row or column of pixels is smaller than the second convolution's kernel.
+        missing = [max(0, 2 - side) for side in images.shape[-2:]]
+        if any(missing):
+            images = F.pad(images, (0, missing[1], 0, missing[0]))
         return super().forward(images.flatten(0, -4)).unflatten(0, batch)
 
 

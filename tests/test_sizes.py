@@ -195,3 +195,14 @@ def test_channels_say_how_often_sides_are_halved():
     features = Convolutions(shape, 5, channels=(4, 6, 8))(torch.rand(2, 7, *shape))
     assert features.shape == (2, 7, 5)
     assert Deconvolutions(5, shape, channels=(8, 6, 4))(features).shape == (2, 7, shape.values)
+
+
+@pytest.mark.parametrize("sides", [(1, 40), (40, 1), (1, 1)])
+def test_convolutions_of_a_row_of_pixels(sides):
+    """The mutation: the second kernel, which is larger than what the first one leaves."""
+    network = Convolutions(Shape(1, *sides), 4, (8,))
+    images = torch.rand(5, 1, *sides, requires_grad=True)
+    features = network(images)
+    assert features.shape == (5, 4)
+    (gradient,) = torch.autograd.grad(features.square().sum(), images)
+    assert gradient.any()

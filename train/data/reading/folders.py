@@ -376,9 +376,12 @@ class Pictures:
         background: What is seen behind transparent pixels.
 
     Example:
-        >>> pictures, rows = pictures_of(listing(Path("photographs")))  # doctest: +SKIP
-        >>> pictures[0].shape == pictures.shape  # doctest: +SKIP
-        True
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     pil.Image.new("RGB", (40, 30), "red").save(Path(folder, "red.png"))
+        ...     pictures, rows = pictures_of(listing(Path(folder)))
+        ...     pictures.shape, pictures[0].shape
+        ((3, 30, 40), (3, 30, 40))
     """
 
     files: tuple[Path, ...]
