@@ -99,11 +99,11 @@ def test_a_bright_background_is_noticed(tmp_path):
         row, column = rng.integers(0, 20, 2)
         image[row : row + 10, column : column + 10] = 30
     np.savez(path, images=images, counts=(np.arange(80) < 60).astype(int))
-    options = {"data": str(path), "guide": "convolutional"}
-    results = main(small(tmp_path, **options))
+    results = main(small(tmp_path, data=str(path)))
     assert results["steps"] == 6
     trained = load(tmp_path / "run")
-    assert (trained.settings.background, trained.settings.composition) == ("constant", "over")
+    chosen = (getattr(trained.settings, name) for name in ("background", "composition", "guide"))
+    assert tuple(chosen) == ("constant", "over", "convolutional")
     found = trained.detect(images[-4:])
     assert (found.background - 230 / 255).abs().max() < 0.1
     codes = trained.encode(images[:3])
@@ -128,6 +128,7 @@ def test_what_cannot_be_combined_is_refused():
 def test_black_scenes_stay_sums():
     settings = with_background(AIRSettings(), torch.zeros(5, 1, 8, 8, dtype=torch.uint8))
     assert (settings.background, settings.composition) == ("black", "sum")
+    assert settings.guide == "residual"
     assert with_background(settings) == settings
 
 

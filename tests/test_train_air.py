@@ -85,7 +85,8 @@ def test_a_run_from_the_command_line(tmp_path):
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert results.keys() == KEYS
     figures = {path.name for path in (tmp_path / "run" / "figures").iterdir()}
-    assert figures == {"scenes.png", "curves.png", "counts.png", "prior.png"}
+    names = ("scenes", "curves", "objects", "prior", "counts", "failures")
+    assert figures == {f"{name}.png" for name in names}
     logged = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").open()]
     assert {line["step"] for line in logged} == {2, 3, 4, 6}
 

@@ -1,4 +1,4 @@
-"""Which background AIR assumes, and how its objects compose, by default."""
+"""Which background AIR assumes by default, how its objects compose, and the guide for both."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ EXAMINED = 1_000
 
 
 def with_background(settings: AIRSettings, images: Any = None) -> AIRSettings:
-    r"""Returns settings with a background and a composition in place of ``"auto"``.
+    r"""Returns settings with a background, a composition and a guide in place of ``"auto"``.
 
     Args:
         settings: The settings.
@@ -36,14 +36,17 @@ def with_background(settings: AIRSettings, images: Any = None) -> AIRSettings:
         f"--composition sum cannot draw objects on --background {background}, which they may be "
         "darker than: give --composition over",
     )
+    guide = settings.guide
+    if guide == "auto":
+        guide = "residual" if composition == "sum" else "convolutional"
     is_found = settings.background == "auto" and background != "black"
     reason = "the scenes are not black" if is_found else f"--composition {composition}"
     require(
-        composition == "sum" or settings.guide == "convolutional",
-        f"--guide {settings.guide} supports black backgrounds and sums of objects alone, and "
-        f"{reason}: give --guide convolutional",
+        composition == "sum" or guide == "convolutional",
+        f"--guide {guide} supports black backgrounds and sums of objects alone, and {reason}: "
+        "give --guide convolutional",
     )
-    return replace(settings, background=background, composition=composition)
+    return replace(settings, background=background, composition=composition, guide=guide)
 
 
 def _is_black(images: Any) -> bool:

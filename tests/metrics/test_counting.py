@@ -178,7 +178,12 @@ def test_a_batch_too_large_for_memory_is_split(pair):
 
 @pytest.mark.parametrize(
     ("background", "words"),
-    [(0, "--window-size"), (60, "background subtracted"), (255, "inverted"), (None, "same image")],
+    [
+        (0, "--window-size"),
+        (60, "--background auto"),
+        (255, "--background auto"),
+        (None, "same image"),
+    ],
 )
 def test_advice_depends_on_the_background(background, words):
     scenes = torch.full((4, 1, 12, 12), background or 0, dtype=torch.uint8)

@@ -18,7 +18,7 @@ from guides.air import StepwiseGuide
 from pyro_models.air import AIR
 from pyro_models.masks import label_maps
 from pyro_models.sharing import one_estimate
-from train import plots
+from train import plots, plots_scenes
 from train.data.batches import as_input
 from train.data.scenes import Scenes, ScenesSplit
 from train.estimators import ImportanceWeightedELBO, MarginalELBO
@@ -235,6 +235,8 @@ class AIRWatch(Watch):
     }
     EVALUATED = 1_000
     """Number of training scenes and of held-out scenes in an evaluation."""
+    FAILURES = 20
+    """The most scenes in the figure of failures."""
 
     def __init__(
         self,
@@ -376,17 +378,40 @@ class AIRWatch(Watch):
         return measures
 
     def goals(self) -> list[Goal]:
-        return goals(self.data.train)
+        return goals(self.data.train, self.model.background)
 
     def figures(self, log: TrainingLog) -> dict[str, Callable[[], Figure]]:
         drawn = {
             "scenes": lambda: plots.scenes(self.examples.numpy(), log.stages),
             **super().figures(log),
+            "objects": self.draw_objects,
             "prior": lambda: plots.gallery(self.prior()),
         }
         if self.data.held_out.counts is not None:
             drawn["counts"] = lambda: plots.confusion(self.confusion())
+            drawn["failures"] = self.draw_failures
         return drawn
+
+    def draw_objects(self) -> Figure:
+        """Draws the examples with the masks and the boxes of their objects."""
+        found = self.guide.detect(self.examples.to(self.model.zero.device))
+        labels = label_maps(found.masks, found.counts)
+        inferred = (tensor.cpu().numpy() for tensor in (labels, found.boxes, found.counts))
+        return plots_scenes.segments(
+            self.examples.numpy(), {"inferred": plots_scenes.Objects(*inferred)}
+        )
+
+    def draw_failures(self) -> Figure:
+        """Draws the first held-out scenes whose most probable count is wrong."""
+        wrong = (self.explanation.counts != self.counts).nonzero().flatten()[: self.FAILURES]
+        scenes = as_input(self.data.held_out.select(wrong).images[:])
+        found = self.guide.detect(scenes.to(self.model.zero.device))
+        drawn = (found.reconstruction, found.boxes, found.counts)
+        return plots_scenes.failures(
+            scenes.numpy(),
+            *(tensor.cpu().numpy() for tensor in drawn),
+            self.counts[wrong].numpy(),
+        )
 
     def prior(self) -> dict[str, np.ndarray]:
         """Draws eight noiseless canvases from the prior for each number of objects above 0."""
@@ -402,13 +427,14 @@ class AIRWatch(Watch):
         return torch.bincount(pairs, minlength=size**2).reshape(size, size).numpy()
 
 
-def goals(train: Scenes) -> list[Goal]:
+def goals(train: Scenes, background: str = "black") -> list[Goal]:
     """Returns the goals of a model and guide: reconstruction, and counts if they are known.
 
     Args:
         train: The training scenes, on which the advice depends.
+        background: The model's background.
     """
-    advice = advise(train.images)
+    advice = advise(train.images, background)
     reconstruction = Beats(
         measure="reconstruction_mse",
         reference="reconstruction_mse_mean_image",
@@ -427,17 +453,18 @@ def goals(train: Scenes) -> list[Goal]:
     return [counting, reconstruction]
 
 
-def advise(scenes: Tensor) -> str:
-    r"""Returns what to try if the model does not explain scenes, uint8, :math:`(M, C, H, W)`.
+def advise(scenes: Tensor, background: str = "black") -> str:
+    r"""Returns what to try if the model does not explain scenes.
 
-    The model draws bright objects on black, so a bright background is the first cause to check.
+    Args:
+        scenes: The training scenes, of shape :math:`(M, C, H, W)`, uint8.
+        background: The model's background. The first cause to check is that it is black, and the
+            scenes are not.
     """
     if bool((scenes == scenes[:1]).all()):
         return "other scenes: all of these are the same image"
     # The median pixel is background, because objects cover less than half of a scene.
     level = scenes[:1_000].flatten().median().item() / 255
-    if level > 0.5:
-        return "inverted images (1 - images): the model draws bright objects on black"
-    if level > 0.02:
-        return "images with the background subtracted: the model draws bright objects on black"
+    if background == "black" and level > 0.02:
+        return "--background auto, which takes a colour for each scene: these are not black"
     return "a --window-size of the objects' size, more --steps, or another --seed"

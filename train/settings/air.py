@@ -51,10 +51,11 @@ class AIRSettings(EstimatorSettings, SceneSettings):
     decoder_bias: float = -3.0
     """Constant added to the decoder's logits, with --composition sum. Below 0, windows are nearly
     black before training."""
-    guide: Literal["residual", "recurrent", "convolutional"] = "residual"
+    guide: Literal["auto", "residual", "recurrent", "convolutional"] = "auto"
     """Input of each inference step. residual: the image minus the objects inferred so far.
     recurrent: the whole image, as in the paper. convolutional: as residual, by convolutions without
-    a state, whose weights work on any canvas and with any number of objects."""
+    a state, whose weights work on any canvas and with any number of objects. auto: residual, or
+    convolutional with --composition over."""
     guide_hidden: Count = 256
     """Size of the hidden layers and the recurrent state of --guide residual and recurrent."""
     guide_channels: Count = 16
