@@ -36,6 +36,15 @@ def test_short_sides_keep_their_length(side, features):
     assert embedder.network[-1][0].in_features == 2 * features * 14
 
 
+def test_standardised_pixels_are_shifted_and_scaled():
+    """The mutation: the same weights on the images as they are."""
+    images = torch.rand(4, 1, 28, 28)
+    plain, standardised = Embedder(), Embedder(standardise=True)
+    standardised.load_state_dict(plain.state_dict())
+    torch.testing.assert_close(standardised(images), plain(4 * images - 2))
+    assert not torch.allclose(standardised(images), plain(images))
+
+
 def test_normalised_embeddings_are_on_the_sphere():
     norms = Embedder(normalise=True)(torch.rand(4, 1, 28, 28)).norm(dim=-1)
     torch.testing.assert_close(norms, torch.ones(4))

@@ -188,6 +188,20 @@ def test_counts_that_are_more_than_the_model_has_objects(tmp_path):
         main(small(tmp_path, data=str(tmp_path / "own.npz")))
 
 
+@pytest.mark.parametrize(
+    ("data", "guide", "composition"),
+    [("tetrominoes", "residual", "sum"), ("multi-sprites", "convolutional", "over")],
+)
+def test_scenes_whose_masks_are_known(tmp_path, data, guide, composition):
+    """The mutation: masks that are lost on the way from the data to the measures."""
+    results = main(small(tmp_path, data=data, max_objects=5, train_scenes=40, held_out_scenes=20))
+    config = json.loads((tmp_path / "run" / "config.json").read_text())["settings"]
+    assert (config["guide"], config["composition"]) == (guide, composition)
+    for name in ("mean_iou", "segmentation_covering", "mean_segmentation_covering"):
+        assert 0 <= results[name] <= 1
+    assert -1 <= results["foreground_ari"] <= 1
+
+
 def test_it_learns_to_count(tmp_path):
     """A short run on small scenes of real digits, far above the third that guessing gets."""
     settings = small(
