@@ -83,3 +83,22 @@ def write(folder: Path, size: int = 32, train: int = 400, held_out: int = 100) -
         images, labels = np.concatenate(images)[order], np.array(labels)[order]
         np.savez(folder / f"{split}.npz", images=images, labels=labels)
     return folder
+
+
+def grey_patches(n: int, size: int, random: np.random.Generator) -> np.ndarray:
+    """Cuts grey patches out of all photographs, as many of each.
+
+    Args:
+        n: The number of patches.
+        size: Height and width of a patch.
+        random: Random numbers.
+
+    Returns:
+        Of shape (n, size, size), in [0, 1], in random order.
+    """
+    images = list(photographs().values())
+    old = np.random.RandomState(random.integers(2**31))
+    each = -(-n // len(images))
+    cut = [patches(image, size, each, (0, image.shape[1]), old) for image in images]
+    grey = np.concatenate(cut) @ np.array([0.299, 0.587, 0.114]) / 255
+    return random.permutation(grey)[:n]
