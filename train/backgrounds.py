@@ -10,12 +10,16 @@ from train.settings.air import AIRSettings
 
 BLACK = 0.02
 """The median level of a black background is at most so high, in [0, 1]."""
+LIKELIHOOD_SCALES = {"sum": 0.4, "over": 0.2}
+"""An object is worth its latents' divergence only if it changes the likelihood by more."""
 EXAMINED = 1_000
 """Scenes whose background is examined."""
 
 
 def with_background(settings: AIRSettings, images: Any = None) -> AIRSettings:
-    r"""Returns settings with a background, a composition and a guide in place of ``"auto"``.
+    r"""Returns settings with a background, a composition, a guide and a likelihood's deviation.
+
+    They take the place of ``"auto"`` and of None.
 
     Args:
         settings: The settings.
@@ -46,7 +50,13 @@ def with_background(settings: AIRSettings, images: Any = None) -> AIRSettings:
         f"--guide {guide} supports black backgrounds and sums of objects alone, and {reason}: "
         "give --guide convolutional",
     )
-    return replace(settings, background=background, composition=composition, guide=guide)
+    return replace(
+        settings,
+        background=background,
+        composition=composition,
+        guide=guide,
+        likelihood_scale=settings.likelihood_scale or LIKELIHOOD_SCALES[composition],
+    )
 
 
 def _is_black(images: Any) -> bool:

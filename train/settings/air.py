@@ -64,8 +64,9 @@ class AIRSettings(EstimatorSettings, SceneSettings):
     """Anchors per side of the grid of positions, among which each inference step chooses by
     softmax; None: 9, and more if more windows fit across the canvas. 0: no grid; the step regresses
     the position, as in the paper."""
-    likelihood_scale: Positive = 0.4
-    """Standard deviation of a pixel given the objects (Normal likelihood)."""
+    likelihood_scale: Positive | None = None
+    """Standard deviation of a pixel given the objects (Normal likelihood); None: 0.4 with
+    --composition sum, 0.2 with over, where objects may differ little from the background."""
     presence_prior: Probability = 0.001
     """Prior probability of one more object."""
     presence_prior_start: Probability | None = 0.3
