@@ -188,6 +188,17 @@ def test_counts_that_are_more_than_the_model_has_objects(tmp_path):
         main(small(tmp_path, data=str(tmp_path / "own.npz")))
 
 
+def test_a_run_of_an_earlier_version_is_resumed(tmp_path):
+    """The mutation: settings that it lacks have their defaults, which are not what it had."""
+    main(small(tmp_path))
+    path = tmp_path / "run" / "config.json"
+    config = json.loads(path.read_text())
+    for name in ("place_scale", "background", "composition", "guide_channels"):
+        del config["settings"][name]
+    path.write_text(json.dumps(config))
+    assert main(small(tmp_path, steps=8, resume=True))["steps"] == 8
+
+
 @pytest.mark.parametrize(
     ("data", "guide", "composition"),
     [("tetrominoes", "residual", "sum"), ("multi-sprites", "convolutional", "over")],

@@ -26,8 +26,8 @@ def require_resumable(
         config: ``method``, ``settings`` and ``inputs``, as ``config.json`` would hold them now.
         free: Names of the settings that may differ.
         checkpoints: The checkpoints of the run.
-        defaults: The settings' defaults, as ``config.json`` would hold them. A run of an earlier
-            version has these for the settings that it lacks.
+        defaults: What a run of an earlier version has for the settings that it lacks, as
+            ``config.json`` would hold it.
 
     Raises:
         InputError: If the folder holds no run, another one, or one that is finished but has no

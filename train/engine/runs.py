@@ -95,7 +95,7 @@ class Run:
         config = disk.to_json(config)
         run.config = config | {"versions": library_versions(), "git_commit": git_commit()}
         if settings.resume:
-            defaults = {field.name: field.default for field in fields(settings)}
+            defaults = {field.name: field.default for field in fields(settings)} | settings.EARLIER
             require_resumable(
                 *(directory, config, settings.FREE, run.checkpoints), disk.to_json(defaults)
             )

@@ -19,6 +19,7 @@ class AIRSettings(EstimatorSettings, SceneSettings):
         "iw_particles",
         "iw_scenes",
     }
+    EARLIER: ClassVar = {"place_scale": 1.0, "background": "black", "composition": "sum"}
     GROUPS: ClassVar = {"evaluation": ("iw_particles", "iw_scenes")}
 
     learning_rate: Positive = 1e-3

@@ -45,6 +45,9 @@ class Settings(DataSettings):
     """Headings of ``--help`` in order, and the fields under each. A subclass may list the fields
     that it adds in a ``GROUPS`` of its own. Fields that no class lists stand under "model"."""
 
+    EARLIER: ClassVar[Mapping[str, Any]] = {}
+    """What runs of versions without a setting had in its place, where that is not the default."""
+
     FREE: ClassVar[frozenset[str]] = frozenset(
         {
             *("checkpoint_every", "compile", "data_dir", "device", "keep_checkpoints"),
