@@ -54,7 +54,7 @@ def test_scenes():
     exec(BLOCKS["scenes"], names)
     assert names["scenes"].masks.shape == (100, 150, 150)
     assert names["classes"].shape == (100, 20)
-    assert torch.equal(names["again"].images, names["sprites"].images)
+    assert np.array_equal(names["again"].images, names["sprites"].images)
 
 
 def test_scenes_of_any_size(tmp_path, monkeypatch):
