@@ -91,7 +91,7 @@ def test_other_guides_have_the_size_of_their_canvas(tmp_path):
 
 def test_a_baseline_is_left_out(tmp_path):
     baseline = {"estimator": "tracegraph", "baseline": "network", "guide": "convolutional"}
-    main(small(tmp_path, **baseline))
+    main(small(tmp_path, steps=2, eval_every=2, **baseline))
     assert load(tmp_path / "run", shape=(60, 60), max_objects=4).objective.guide.baseline is None
 
 

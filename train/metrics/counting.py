@@ -235,7 +235,7 @@ class AIRWatch(Watch):
     }
     EVALUATED = 1_000
     """Number of training scenes and of held-out scenes in an evaluation."""
-    FAILURES = 20
+    FAILURES = 10
     """The most scenes in the figure of failures."""
 
     def __init__(
