@@ -389,7 +389,9 @@ class AIRWatch(Watch):
         }
         if self.data.held_out.counts is not None:
             drawn["counts"] = lambda: plots.confusion(self.confusion())
-            drawn["failures"] = self.draw_failures
+            # Where most counts are wrong, there is nothing to learn from some of them.
+            if (self.explanation.counts == self.counts).double().mean() > 0.5:
+                drawn["failures"] = self.draw_failures
         return drawn
 
     def draw_objects(self) -> Figure:
