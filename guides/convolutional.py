@@ -141,11 +141,13 @@ class ConvolutionalGuide(StepwiseGuide):
         where_loc, where_scale = model.where_loc, model.where_scale
         half_window = (-where_loc[0]).exp()
         grid, above, beside = self.grid, self.above, self.beside
-        under = model.zero if background is None else background[..., None, None]
-        contrast, residual = images - under, images
-        visible = torch.ones_like(contrast[..., :1, :, :])
+        seen = images
+        if model.composition == "over":
+            under = model.under(background)
+            contrast = images - under
+            visible = torch.ones_like(contrast[..., :1, :, :])
+            seen = uncovered(visible, contrast)
         for i in range(model.max_objects):
-            seen = residual if model.composition == "sum" else layers(visible, contrast)
             pooled = self.pooled(seen)
             maps = features(pooled.flatten(0, -4))
             maps = maps.flatten(-2).unflatten(0, pooled.shape[:-3]).to(images.dtype)
@@ -166,9 +168,10 @@ class ConvolutionalGuide(StepwiseGuide):
             if i + 1 == model.max_objects:
                 continue
             if model.composition == "sum":
-                residual = residual - model.paste(z_what, z_where)
+                seen = seen - model.paste(z_what, z_where)
             else:
                 _, visible = model.occlude(visible, under, z_what, z_where)
+                seen = uncovered(visible, contrast)
 
     def ink(self, pooled: Tensor) -> Tensor:
         r"""Returns what is unexplained at each pixel, of shape :math:`(*, H', W')`."""
@@ -236,7 +239,7 @@ class Backdrop(nn.Module):
         return dist.Normal(loc, self.log_scale.exp()).to_event(1)
 
 
-def layers(visible: Tensor, contrast: Tensor) -> Tensor:
+def uncovered(visible: Tensor, contrast: Tensor) -> Tensor:
     r"""Returns what no object has covered yet: colours, their change, and what is visible.
 
     Args:
@@ -266,7 +269,7 @@ def cells(sides: tuple[int, int], pool: int, window: float) -> Cells:
         # The first convolution has stride 2, and its outputs are centred on even pixels.
         centre = (torch.arange(0, pooled, 2) + 0.5) * pool
         edges = (torch.arange(pooled + 1) * pool).clamp(max=side)
-        inside = edges.clamp_max(side) - (centre - window / 2).unsqueeze(-1)
+        inside = edges - (centre - window / 2).unsqueeze(-1)
         covered = inside.clamp(0, window).diff(dim=-1) / window
         centres.append((2 * centre - side) / min(sides))
         shares.append(covered)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from typing import Literal, NamedTuple
 
@@ -272,28 +272,23 @@ class AIR(GuardedModule):
             What each object adds to the background, of shape :math:`(M, N, C, H, W)`, and its
             visible mask, of shape :math:`(M, N, 1, H, W)`; zeros beyond the first ``counts``.
         """
-        if self.composition == "sum":
-            objects = self._paste(z_what, z_where)
-            masks = objects
-            if self.has_colour:
-                mask = self.appearance(z_what).mask
-                masks = paste(mask, z_where, self.shape.sides, square=self.square_windows)
-            return self._present(objects, counts), self._present(masks, counts)
-        under = self._under(background)
-        visible = [z_where.new_ones(1, 1, *self.shape.sides)]
-        objects = []
-        for i in range(z_where.shape[1]):
-            added, left = self.occlude(visible[-1], under, z_what[:, i], z_where[:, i])
-            objects.append(added)
-            visible.append(left)
-        masks = [before - after for before, after in itertools.pairwise(visible)]
-        return (
-            self._present(torch.stack(objects, dim=1), counts),
-            self._present(torch.stack(masks, dim=1), counts),
-        )
+        if self.composition == "over":
+            latents = zip(z_what.unbind(1), z_where.unbind(1), strict=True)
+            added, visible = zip(*self._front_to_back(latents, background), strict=True)
+            objects = torch.stack(added, dim=1)
+            whole = torch.ones_like(visible[0])
+            masks = torch.stack([a - b for a, b in itertools.pairwise([whole, *visible])], dim=1)
+        elif self.has_colour:
+            # Decoded once for both.
+            objects, masks = self._paste_both(z_what, z_where).split(
+                [self.shape.channels, 1], dim=-3
+            )
+        else:
+            objects = masks = self._paste(z_what, z_where)
+        return self._present(objects, counts), self._present(masks, counts)
 
-    def _under(self, background: Tensor | None) -> Tensor:
-        """Returns a background of shape (*, C, 1, 1), or zero."""
+    def under(self, background: Tensor | None) -> Tensor:
+        r"""Returns a background of shape :math:`(*, C)` as :math:`(*, C, 1, 1)`; 0 if ``None``."""
         return self.zero if background is None else background[..., None, None]
 
     @staticmethod
@@ -319,7 +314,7 @@ class AIR(GuardedModule):
         """
         objects, _ = self.layers(z_where, z_what, counts, background)
         canvas = objects.sum(dim=1)
-        return canvas if background is None else self._under(background) + canvas
+        return canvas if background is None else self.under(background) + canvas
 
     def step_logits(self, presence_prior: Tensor | float | None = None) -> Tensor:
         r"""Returns the prior logits of one more object at each step.
@@ -395,7 +390,7 @@ class AIR(GuardedModule):
             presence = torch.stack(torch.broadcast_tensors(*presences))
             canvas = torch.einsum("i...b,i...bchw->...bchw", presence, objects)
             if background is not None:
-                canvas = self._under(background) + canvas
+                canvas = self.under(background) + canvas
             return self.observe(canvas, images)
 
     def sample_background(self) -> Tensor | None:
@@ -421,12 +416,16 @@ class AIR(GuardedModule):
         latents = zip(whats, wheres, strict=True)
         if self.composition == "sum":
             return [self.paste(*z) for z in latents]
-        visible, under = self.zero.new_ones(1, 1, 1), self._under(background)
-        objects = []
+        return [added for added, _ in self._front_to_back(latents, background)]
+
+    def _front_to_back(
+        self, latents: Iterable[tuple[Tensor, Tensor]], background: Tensor | None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yields what each object adds, and the visible share behind it: see :meth:`occlude`."""
+        visible, under = self.zero.new_ones(1, *self.shape.sides), self.under(background)
         for z in latents:
             added, visible = self.occlude(visible, under, *z)
-            objects.append(added)
-        return objects
+            yield added, visible
 
     def observe(self, canvas: Tensor, images: Tensor | None) -> Tensor:
         r"""Samples the site ``x`` from the likelihood, or observes it.
