@@ -159,8 +159,8 @@ class CountNetwork(nn.Module):
     r"""A convolutional network that counts objects, for images of any size.
 
     Features, relative to those of an empty canvas, are summed over the image, because a count is a
-    sum over places. Of the default sizes
-    it has 1.1 million weights, as many as AIR's guide for 50x50 pixels.
+    sum over places. With the default sizes it has 1.1 million weights, as many as AIR's residual
+    guide for 50x50 pixels.
 
     Args:
         channels: The number of channels of an image.

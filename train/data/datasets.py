@@ -54,10 +54,7 @@ def load(
         >>> split.train.images.shape, split.held_out.images.shape
         (torch.Size([4000, 1, 28, 28]), torch.Size([1000, 1, 28, 28]))
     """
-    require(
-        evaluate_on in ("test", "validation"),
-        f"--evaluate-on {evaluate_on}: give test or validation",
-    )
+    require_held_out(evaluate_on)
     if data in CATALOGUE:
         return _load_named(data, data_dir, evaluate_on, options)
     if huggingface.is_saved(data):
@@ -116,6 +113,14 @@ def _note_unused(splits: np.ndarray, validation: bool) -> None:
         note(f"{count:,} validation images are not used: --evaluate-on validation uses them")
     else:
         note(f"there are no test images: the {count:,} validation images are evaluated on")
+
+
+def require_held_out(evaluate_on: str) -> None:
+    """Raises :class:`InputError` unless it names the test or the validation split."""
+    require(
+        evaluate_on in ("test", "validation"),
+        f"--evaluate-on {evaluate_on}: give test or validation",
+    )
 
 
 def require_own_labels(data: str, options: DataOptions) -> None:

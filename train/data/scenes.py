@@ -111,10 +111,7 @@ def _draw_scenes(draw_scenes: Callable[[int, int], Scenes], settings: SceneOptio
         options.in_memory != "never",
         f"--in-memory never: the scenes of --data {data} cannot stay on disk: leave it out",
     )
-    require(
-        settings.evaluate_on in ("test", "validation"),
-        f"--evaluate-on {settings.evaluate_on}: give test or validation",
-    )
+    datasets.require_held_out(settings.evaluate_on)
     n = settings.train_scenes + settings.held_out_scenes
     shape = draw_scenes(1, 0).shape
     size = n * (shape.values + math.prod(shape.sides))

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from train.data.annotated import Scenes
-from train.data.composition import MOST_MASKED, ink_boxes
+from train.data.composition import MIN_ACCEPTANCE, MOST_MASKED, TRIES, ink_boxes
 from train.data.counts import checked
 from train.data.drawn import sprites
 from train.errors import require
@@ -34,9 +34,6 @@ LEAST_VISIBLE = 20
 """The fewest pixels of a sprite that are visible."""
 CHUNK = 256
 """Scenes that are drawn at once, to bound memory."""
-TRIES = 2_000
-MIN_ACCEPTANCE = 0.02
-"""After :data:`TRIES` scenes, this fraction of them must have been accepted."""
 
 FACTORS = {
     "shape": ((), f"<U{max(map(len, sprites.SHAPES))}"),
