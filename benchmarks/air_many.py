@@ -35,9 +35,6 @@ from train.tables import markdown
 from train.trained import load
 from train.verbs.scenes import TrainedAIR
 
-VALUES_AT_ONCE = 2**23
-"""Canvases of so many values are detected at once, to bound memory."""
-
 
 class Test(NamedTuple):
     """Scenes to test on.
@@ -166,11 +163,9 @@ def measure(run: Path, test: Test, digits: Tensor, seed: int) -> dict[str, Any]:
     """Detects the objects of a test's scenes; returns accuracy by count, AP and IoU."""
     scenes = test.make(digits, seed)
     sides = (test.canvas_size, test.canvas_size)
-    most = max(test.counts) + 2
     trained: TrainedAIR = load(run)
-    most = max(most, trained.settings.max_objects)
+    most = max(max(test.counts) + 2, trained.settings.max_objects)
     trained = trained.resized(None if trained.shape.sides == sides else sides, most)
-    trained.batch = max(1, VALUES_AT_ONCE // (trained.shape.values * most))
     found = trained.detect(scenes.images.squeeze(1))
     scores = object_scores(found.probabilities)
     detected = (found.boxes, found.counts, scores)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -87,6 +89,27 @@ def test_other_guides_have_the_size_of_their_canvas(tmp_path):
         load(run).detect(scenes(84, 84))
     # The number of objects is free, also with the baseline of a guide that has one.
     assert load(run, max_objects=5).detect(scenes(50, 50)).z_where.shape == (2, 5, 3)
+
+
+def test_windows_of_an_earlier_version_keep_the_aspect_of_their_canvas(tmp_path):
+    """The mutation: more objects make the windows square, which the weights do not know."""
+    path = tmp_path / "scenes.npz"
+    pixels = np.random.default_rng(0).integers(0, 5, (40, 20, 30), dtype=np.uint8)
+    np.savez(path, images=pixels)
+    main(small(tmp_path, data=str(path)))
+    config = tmp_path / "run" / "config.json"
+    written = json.loads(config.read_text())
+    assert written["inputs"].pop("square_windows") is True
+    config.write_text(json.dumps(written))
+    before, more = (load(tmp_path / "run", max_objects=n) for n in (None, 5))
+    assert not before.objective.model.square_windows
+    assert not more.objective.model.square_windows
+
+
+def test_large_scenes_are_detected_a_few_at_a_time(run):
+    """The mutation: as many at once as of default scenes, whose masks fit memory."""
+    assert load(run).batch == 1_000
+    assert load(run, shape=(150, 150), max_objects=20).batch == 21
 
 
 def test_a_baseline_is_left_out(tmp_path):

@@ -31,7 +31,7 @@ def with_background(settings: AIRSettings, images: Any = None) -> AIRSettings:
     """
     background = settings.background
     if background == "auto":
-        background = "black" if images is None or _is_black(images) else "constant"
+        background = "black" if images is None or is_black(images) else "constant"
     composition = settings.composition
     if composition == "auto":
         composition = "sum" if background == "black" else "over"
@@ -59,6 +59,10 @@ def with_background(settings: AIRSettings, images: Any = None) -> AIRSettings:
     )
 
 
-def _is_black(images: Any) -> bool:
-    """Returns whether most pixels of scenes are black: objects cover less than half."""
+def is_black(images: Any) -> bool:
+    r"""Returns whether most pixels of scenes are black: objects cover less than half.
+
+    Args:
+        images: Of shape :math:`(M, C, H, W)`, uint8; the first :data:`EXAMINED` are examined.
+    """
     return images[:EXAMINED].flatten().median().item() <= 255 * BLACK

@@ -13,6 +13,8 @@ from train.settings.air import AIRSettings
 
 SIDE, DIGIT = 50, 24
 """The side of a default scene, and the size of a digit in it, in pixels."""
+VALUES = 4 * SIDE**2
+"""The values of the canvases of a default scene, of none to three objects."""
 SCALE, DEVIATION = 2.6, 0.1
 """The prior median and standard deviation of the inverse scale in default scenes."""
 ANCHORS = 9
@@ -64,6 +66,21 @@ def with_windows(
         what_dim=settings.what_dim or _what_dim(size, shape.channels),
         anchors=anchors,
     )
+
+
+def scenes_at_once(shape: Shape, max_objects: int, most: int) -> int:
+    """Returns how many scenes to process at once, to bound memory.
+
+    Args:
+        shape: The scenes' shape.
+        max_objects: The most objects that are inferred in a scene.
+        most: The number of default scenes; fewer of scenes that are larger or have more objects.
+
+    Example:
+        >>> [scenes_at_once(Shape(1, side, side), 3, 1_000) for side in (28, 50, 100)]
+        [1000, 1000, 250]
+    """
+    return max(1, min(most, most * VALUES // (shape.values * (max_objects + 1))))
 
 
 def on_canvas(settings: AIRSettings, shape: Shape, canvas: Shape) -> AIRSettings:

@@ -19,6 +19,7 @@ from pyro_models.air import AIR
 from pyro_models.masks import label_maps
 from pyro_models.sharing import one_estimate
 from train import plots, plots_scenes
+from train.backgrounds import is_black
 from train.data.batches import as_input
 from train.data.scenes import Scenes, ScenesSplit
 from train.estimators import ImportanceWeightedELBO, MarginalELBO
@@ -28,20 +29,7 @@ from train.metrics.goals import Beats, Goal
 from train.metrics.measuring import Measures, Unmeasurable
 from train.metrics.references import majority, mean_image_mse
 from train.metrics.watch import TrainingLog, Watch
-
-DEFAULT_VALUES = 4 * 50 * 50
-"""Values of the canvases of a default scene, with none to three objects."""
-
-
-def batch_size(model: AIR, most: int) -> int:
-    """Returns how many scenes to evaluate at once: fewer of large scenes with many objects.
-
-    Args:
-        model: The model.
-        most: The number of default scenes.
-    """
-    canvases = model.shape.values * (model.max_objects + 1)
-    return max(1, min(most, most * DEFAULT_VALUES // canvases))
+from train.windows import scenes_at_once
 
 
 class Explanation(NamedTuple):
@@ -120,7 +108,7 @@ def iw_bound(
         The bounds, of shape :math:`(B)`.
     """
     estimator = ImportanceWeightedELBO(particles)
-    rows = batch_size(model, rows)
+    rows = scenes_at_once(model.shape, model.max_objects, rows)
 
     @one_estimate()
     def bound(batch: Tensor) -> Tensor:
@@ -139,7 +127,7 @@ def explain(model: AIR, guide: StepwiseGuide, scenes: Tensor, batch: int = 500) 
         scenes: Of shape :math:`(M, C, H, W)`, uint8.
         batch: The most scenes of a batch.
     """
-    batch = batch_size(model, batch)
+    batch = scenes_at_once(model.shape, model.max_objects, batch)
     device = model.zero.device
     estimator = MarginalELBO()
     batches = []
@@ -280,8 +268,10 @@ class AIRWatch(Watch):
 
     def batches(self, scenes: Scenes) -> Iterator[Tensor]:
         """Yields the images of scenes, as inputs of the networks."""
-        for images in scenes.images.split(batch_size(self.model, self.EVALUATED)):
-            yield as_input(images.to(self.model.zero.device))
+        model = self.model
+        rows = scenes_at_once(model.shape, model.max_objects, self.EVALUATED)
+        for images in scenes.images.split(rows):
+            yield as_input(images.to(model.zero.device))
 
     def snapshot(self) -> dict[str, np.ndarray]:
         """Returns reconstructions, boxes and counts of the examples."""
@@ -465,8 +455,6 @@ def advise(scenes: Tensor, background: str = "black") -> str:
     """
     if bool((scenes == scenes[:1]).all()):
         return "other scenes: all of these are the same image"
-    # The median pixel is background, because objects cover less than half of a scene.
-    level = scenes[:1_000].flatten().median().item() / 255
-    if background == "black" and level > 0.02:
+    if background == "black" and not is_black(scenes):
         return "--background auto, which takes a colour for each scene: these are not black"
     return "a --window-size of the objects' size, more --steps, or another --seed"

@@ -17,9 +17,10 @@ from pyro_models.shapes import Shape
 from train.arguments import whole
 from train.backgrounds import with_background
 from train.data.images import as_images, centred, cropped, without_grey_axis
+from train.engine.saved import SavedRun
 from train.errors import brief, require
-from train.verbs.base import Array, Codec, TensorFunction, Trained, clipped
-from train.windows import on_canvas, with_windows
+from train.verbs.base import Array, Codec, Record, TensorFunction, Trained, clipped
+from train.windows import on_canvas, scenes_at_once, with_windows
 
 MOST_OBJECTS = 1_000
 """Most objects of a run that can be loaded. The size of the weights does not limit their number, so
@@ -51,6 +52,10 @@ class TrainedAIR(Trained):
     and set ``objective.estimator``.
     """
 
+    def __init__(self, method: Record, saved: SavedRun, device: torch.device) -> None:
+        super().__init__(method, saved, device)
+        self.batch = scenes_at_once(self.shape, self.settings.max_objects, self.batch)
+
     def check(self, inputs: Mapping[str, Any]) -> None:
         objects = self.settings.max_objects
         if objects > MOST_OBJECTS:
@@ -70,6 +75,7 @@ class TrainedAIR(Trained):
             InputError: If the guide has the size of the canvas, or a value is out of its range.
         """
         settings = with_windows(with_background(self.settings), self.shape)
+        inputs = dict(self.saved.inputs)
         canvas = self.shape if shape is None else canvas_of(shape, self.shape.channels)
         if canvas != self.shape:
             require(
@@ -78,6 +84,7 @@ class TrainedAIR(Trained):
                 f"{self.shape} alone: train one with --guide convolutional",
             )
             settings = on_canvas(settings, self.shape, canvas)
+            inputs |= {"shape": canvas.outside, "square_windows": True}
         most = settings.max_objects if max_objects is None else max_objects
         most = whole("max_objects", most, least=1, most=MOST_OBJECTS)
         settings = replace(settings, max_objects=most, baseline="none")
@@ -86,11 +93,7 @@ class TrainedAIR(Trained):
             for name, tensor in self.objective.state_dict().items()
             if not name.startswith("guide.baseline.")
         }
-        saved = self.saved._replace(
-            settings=asdict(settings),
-            inputs={**self.saved.inputs, "shape": canvas.outside, "square_windows": True},
-            weights=weights,
-        )
+        saved = self.saved._replace(settings=asdict(settings), inputs=inputs, weights=weights)
         return type(self)(self.method, saved, self.device)
 
     def on_canvas_of(self, images: Array) -> TrainedAIR:
