@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,8 @@ from pyro_models.shapes import Shape
 from tests.data.refusals import refused
 from tests.test_train_air import small
 from train.air import main
+from train.data.catalogue import mnist5k
+from train.data.scenes import make_scenes
 from train.settings.air import AIRSettings
 from train.trained import load
 from train.windows import on_canvas, with_windows
@@ -141,6 +144,20 @@ def test_methods_of_single_images_have_neither(tmp_path):
     train_ae(AESettings(steps=2, run_dir=tmp_path / "ae", device="cpu"))
     with refused("ae takes images of 28x28 alone"):
         load(tmp_path / "ae", shape=(84, 84))
+
+
+@pytest.mark.parametrize("size", [(24, 24), (10, 28)])
+def test_windows_of_scenes_of_your_own_have_the_size_of_the_boxes(size):
+    """As if the size of the digits were known; the mutation: windows follow the canvas alone."""
+    told = make_scenes(mnist5k().images, 200, canvas_size=64, digit_size=size, seed=0)
+    found = replace(told, object_size=None)
+    expected, (scale, _) = (
+        with_windows(AIRSettings(), scenes.shape, scenes.usual_size).window_scale
+        for scenes in (told, found)
+    )
+    assert scale == pytest.approx(expected[0], rel=0.12)
+    assert replace(found, boxes=None).usual_size is None
+    assert replace(found, boxes=torch.zeros_like(found.boxes)).usual_size is None
 
 
 def test_a_place_on_a_large_canvas_has_a_wide_prior():

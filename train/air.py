@@ -38,7 +38,7 @@ class AIR(ELBOMethod):
 
         settings = with_background(settings, data.train.images)
         # Transformers give images, which do not know the sizes of objects.
-        return with_windows(settings, data.train.shape, getattr(data.train, "object_size", None))
+        return with_windows(settings, data.train.shape, getattr(data.train, "usual_size", None))
 
     def inputs(self, settings: AIRSettings, data: ScenesSplit) -> dict[str, Any]:
         height, width = data.train.shape.sides

@@ -18,6 +18,9 @@ from train.data.streaming.loading import batches_of
 from train.data.streaming.stored import StoredImages
 from train.errors import require
 
+MARGIN = 1.4
+"""The side of an image of MNIST, 28 pixels, over that of the box around its digit, 20 pixels."""
+
 
 @dataclass(frozen=True, eq=False)
 class Scenes:
@@ -33,8 +36,9 @@ class Scenes:
             :math:`x_1 - x_0` is a width. The first ``counts`` rows of an image are boxes, the
             others zeros. A box of a digit is around all its ink; one of a drawn object that others
             may hide is around its pixels in ``masks``.
-        object_size: The smallest and the largest side of most objects' images, in pixels; None if
-            unknown.
+        object_size: The smallest and the largest side of most objects' images, in pixels, with the
+            margin that an image of MNIST has around its digit; None if it is not given. See
+            :attr:`usual_size`.
         masks: The object that is visible at each pixel, of shape :math:`(M, H, W)`, uint8: 0 for
             the background, :math:`k` for the object in row :math:`k - 1` of ``boxes``; None if
             unknown.
@@ -71,6 +75,27 @@ class Scenes:
     def shape(self) -> Shape:
         """Channels, height and width of an image."""
         return Shape(*self.images.shape[1:])
+
+    @property
+    def usual_size(self) -> tuple[float, float] | None:
+        r"""The smallest and the largest side of most objects' images, in pixels.
+
+        It is ``object_size`` if that is given, or else :data:`MARGIN` times the 5% and the 95%
+        quantile of the longer sides of the boxes that are not zeros. None if there are none.
+
+        Example:
+            >>> boxes = torch.tensor([[[2.0, 2, 12, 7], [0, 0, 10, 10], [0, 0, 0, 0]]])
+            >>> Scenes(torch.zeros(1, 30, 30), torch.tensor([2]), boxes).usual_size
+            (14.0, 14.0)
+        """
+        if self.object_size is not None or self.boxes is None:
+            return self.object_size
+        sides = (self.boxes[..., 2:] - self.boxes[..., :2]).amax(-1)
+        sides = sides[sides > 0].double().numpy()
+        if not len(sides):
+            return None
+        low, high = MARGIN * np.quantile(sides, [0.05, 0.95])
+        return float(low), float(high)
 
     def select(self, index: Tensor | slice) -> Scenes:
         r"""Returns the scenes at ``index``, of shape :math:`(L)`, or in a slice."""

@@ -26,8 +26,6 @@ COUNTS = (2, 3, 4, 5)
 """The numbers of sprites in a scene."""
 SCALES = (0.5, 1.0)
 """The smallest and the largest scale: see :func:`train.data.drawn.sprites.draw`."""
-SIZES = (12.0, 28.0)
-"""The sides of most sprites, in pixels."""
 CONTRAST = 0.25
 """A sprite's red, green or blue differs by this much from the background's, at least."""
 LEAST_VISIBLE = 20
@@ -202,9 +200,8 @@ def _empty(counts: np.ndarray, most: int) -> Scenes:
         torch.empty(n, 3, size, size, dtype=torch.uint8),
         torch.from_numpy(counts),
         torch.empty(n, most, 4),
-        SIZES,
-        torch.empty(n, size, size, dtype=torch.uint8),
-        factors | {"background": np.zeros((n, 3), dtype=np.float32)},
+        masks=torch.empty(n, size, size, dtype=torch.uint8),
+        factors=factors | {"background": np.zeros((n, 3), dtype=np.float32)},
     )
 
 

@@ -111,9 +111,8 @@ def sample(n: int, seed: int) -> Scenes:
         torch.from_numpy(_images(masks, colour)),
         torch.full((n,), COUNT),
         torch.from_numpy(np.concatenate([corner, corner + SIDES[piece]], -1)).float(),
-        (float(SIDES.max(1).min()), float(SIDES.max())),
-        torch.from_numpy(masks),
-        {
+        masks=torch.from_numpy(masks),
+        factors={
             "shape": np.array(names)[piece],
             "orientation": np.array(orientations)[piece],
             "x": corner[..., 0],
