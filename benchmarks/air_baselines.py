@@ -1,13 +1,15 @@
-"""Counts the digits of scenes without AIR: connected components, and a supervised network.
+"""Counts the digits of scenes by connected components, a supervised network, and trained AIRs.
 
     python benchmarks/air_baselines.py
+    python benchmarks/air_baselines.py --runs runs/air-0 runs/air-1 runs/air-2
     python benchmarks/air_baselines.py --canvas-size 84 --max-digits 6 --overlap apart
     python benchmarks/air_baselines.py --max-digits 2 --test-max-digits 6 --regression
 
 Components need no training, but their settings are chosen on training scenes with known counts.
 They are all that a scene needs whose objects do not touch. The network has the true counts of all
 training scenes, and as many weights as AIR's guide, so that it is a ceiling for counts that nobody
-gives. Two tables have the accuracies of both: by the true count, and of two digits by their
+gives. Runs of ``python -m train.air`` are counted with beside both; they are trained on scenes of
+the same kind. Two tables have the accuracies: by the true count, and of two digits by their
 overlap, which is the IoU of their true boxes. Held-out scenes are made of held-out digits.
 """
 
@@ -36,6 +38,7 @@ from train.plots_scenes import Curve
 from train.plots_scenes import accuracy_by_count as plot_counts
 from train.plots_scenes import accuracy_by_overlap as plot_overlaps
 from train.tables import markdown
+from train.trained import load as load_run
 
 Counter = Callable[[Tensor], np.ndarray]
 """Counts the objects in each of images (M, C, H, W), uint8 or in [0, 1]; of shape (M,)."""
@@ -81,6 +84,8 @@ class Benchmark:
     """Train the network to predict a real number, which can be above all that it has seen."""
     seeds: int = 3
     """Number of networks, with seeds from 0; 0 for components only."""
+    runs: tuple[Path, ...] = ()
+    """Folders of trained AIRs of one kind, say of several seeds."""
     figures: Path | None = None
     """Folder for the figures of both tables."""
 
@@ -341,18 +346,37 @@ def overlap_table(
     ]
 
 
-def summary(rows: Sequence[Mapping[str, Any]], networks: Sequence[str]) -> list[dict[str, Any]]:
-    """Replaces the columns of several networks by their mean and their lowest accuracy."""
-    if not networks:
-        return [dict(row) for row in rows]
-    return [
-        {name: value for name, value in row.items() if name not in networks}
-        | {
-            "network": float(np.mean([row[name] for name in networks])),
-            "network, lowest": min(row[name] for name in networks),
-        }
-        for row in rows
-    ]
+def count_with(run: Path, canvas_size: int, most: int) -> Counter:
+    """Returns the counts of a trained AIR, loaded for scenes of a size.
+
+    Args:
+        run: The folder of the run.
+        canvas_size: Height and width of the scenes.
+        most: The most digits in a scene. AIR may infer more by two.
+    """
+    trained = load_run(run)
+    sides = (canvas_size, canvas_size)
+    if trained.shape.sides != sides or trained.settings.max_objects < most:
+        trained = trained.resized(sides, max(most + 2, trained.settings.max_objects))
+    return lambda images: np.asarray(trained.detect(images.squeeze(1)).counts)
+
+
+def summary(
+    rows: Sequence[Mapping[str, Any]], several: Mapping[str, Sequence[str]]
+) -> list[dict[str, Any]]:
+    """Replaces the columns of several seeds by their mean and their lowest accuracy.
+
+    Args:
+        rows: Rows of a table.
+        several: The columns of each method.
+    """
+    table = [dict(row) for row in rows]
+    for method, columns in several.items():
+        for row in table:
+            values = [row.pop(name) for name in columns]
+            if values:
+                row |= {method: float(np.mean(values)), f"{method}, lowest": min(values)}
+    return table
 
 
 def save_figures(
@@ -372,8 +396,8 @@ def save_figures(
 
 
 def curves(rows: Sequence[Mapping[str, Any]], x: str) -> dict[str, Curve]:
-    """Returns the accuracies of components and networks, against a column."""
-    names = [name for name in ("components", "network") if name in rows[0]]
+    """Returns the accuracies of each method, against a column."""
+    names = [name for name in ("components", "network", "AIR") if name in rows[0]]
     return {name: Curve([row[x] for row in rows], [row[name] for row in rows]) for name in names}
 
 
@@ -382,6 +406,7 @@ def main(benchmark: Benchmark) -> None:
     digits = load(benchmark.data, benchmark.data_dir, benchmark.evaluate_on)
     kinds = {"digit_size": benchmark.digit_size, "overlap": benchmark.overlap}
     canvas = benchmark.test_canvas_size or benchmark.canvas_size
+    most = benchmark.test_max_digits or benchmark.max_digits
     train = make_scenes(
         digits.train.images,
         benchmark.train_scenes,
@@ -394,7 +419,7 @@ def main(benchmark: Benchmark) -> None:
         digits.held_out.images,
         benchmark.held_out_scenes,
         canvas_size=canvas,
-        max_digits=benchmark.test_max_digits or benchmark.max_digits,
+        max_digits=most,
         seed=1,
         **kinds,
     )
@@ -407,8 +432,13 @@ def main(benchmark: Benchmark) -> None:
     )
     settings = choose_components(train)
     counters: dict[str, Counter] = {"components": lambda x: count_components(x, settings)}
-    networks = [f"network {seed}" for seed in range(benchmark.seeds)]
-    for seed, name in enumerate(networks):
+    several = {
+        "network": [f"network {seed}" for seed in range(benchmark.seeds)],
+        "AIR": [f"AIR {i}" for i in range(len(benchmark.runs))],
+    }
+    for name, run in zip(several["AIR"], benchmark.runs, strict=True):
+        counters[name] = count_with(run, canvas, most)
+    for seed, name in enumerate(several["network"]):
         counters[name] = train_network(
             train,
             benchmark.steps,
@@ -417,8 +447,8 @@ def main(benchmark: Benchmark) -> None:
             seed=seed,
         ).count
     print(f"components: {settings}\n")
-    by_count = summary(count_table(held_out, counters), networks)
-    by_overlap = summary(overlap_table(pairs, counters), networks)
+    by_count = summary(count_table(held_out, counters), several)
+    by_overlap = summary(overlap_table(pairs, counters), several)
     for rows in filter(None, (by_count, by_overlap)):
         print(markdown(rows, list(rows[0])), "\n")
     if benchmark.figures is not None:

@@ -8,11 +8,14 @@ An experiment trains on scenes of some kind, and tests on kinds of its own, on s
 digits. A table has, for each test and each true number of digits, the fraction of scenes whose most
 probable count is right, as mean and standard deviation over seeds; and for each test the average
 precision of boxes at an IoU of 0.5 and their mean IoU where the count is right. Each training is a
-``python -m train.air``. Finished runs are not repeated.
+``python -m train.air``. Finished runs and tests are not repeated. Beside the runs is a figure of
+each experiment, ``air-many-NAME.png``: accuracies by the true count, of all tests, with those of a
+counter of connected components.
 """
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,15 +25,19 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import tyro
+from air_baselines import choose_components, count_components
 from repeat import results
 from torch import Tensor
 
 from train.data import datasets
 from train.data.composition import Overlap
+from train.data.labelled import Split
 from train.data.scenes import Scenes, make_scenes
 from train.metrics.counting import mean_box_iou
 from train.metrics.detection import accuracy_by_count, average_precision, object_scores
 from train.metrics.measuring import Unmeasurable
+from train.plots_scenes import Curve
+from train.plots_scenes import accuracy_by_count as plot_counts
 from train.tables import markdown
 from train.trained import load
 from train.verbs.scenes import TrainedAIR
@@ -131,9 +138,8 @@ class Benchmark:
     """Number of seeds, counted from 0."""
     steps: int = 2_000
     """Training steps of a run."""
-    guide: Literal["convolutional", "residual", "recurrent"] = "convolutional"
-    """The guide. With another than convolutional, tests on canvases of another size are left out.
-    """
+    guides: tuple[Literal["convolutional", "residual", "recurrent"], ...] = ("convolutional",)
+    """Guides. Of others than convolutional, tests on canvases of another size are left out."""
     evaluate_on: Literal["test", "validation"] = "test"
     """Held-out digits. validation: some of the training digits, to select settings with."""
     extra: str = ""
@@ -143,25 +149,28 @@ class Benchmark:
 
 
 @cache
-def held_out(evaluate_on: Literal["test", "validation"]) -> Tensor:
-    """Returns the images of held-out digits."""
-    return datasets.load("mnist5k", Path("data"), evaluate_on).held_out.images
+def digits(evaluate_on: Literal["test", "validation"]) -> Split:
+    """Returns the images of training digits and of held-out ones."""
+    return datasets.load("mnist5k", Path("data"), evaluate_on)
 
 
-def train(benchmark: Benchmark, name: str, seed: int) -> tuple[Path, Mapping[str, Any]]:
+def train(benchmark: Benchmark, guide: str, name: str, seed: int) -> tuple[Path, Mapping[str, Any]]:
     """Trains a run unless it is finished; returns its folder and results."""
-    run = benchmark.out / f"air-many-{benchmark.evaluate_on}-{benchmark.guide}-{name}-{seed}"
+    run = benchmark.out / f"air-many-{benchmark.evaluate_on}-{guide}-{name}-{seed}"
     flags = shlex.split(EXPERIMENTS[name].flags)
-    flags += ["--guide", benchmark.guide, "--seed", str(seed), "--steps", str(benchmark.steps)]
+    flags += ["--guide", guide, "--seed", str(seed), "--steps", str(benchmark.steps)]
     flags += ["--evaluate-on", benchmark.evaluate_on, "--held-out-scenes", "2000"]
     flags += ["--train-scenes", "30000", "--eval-every", "1000", "--iw-scenes", "50"]
     flags += shlex.split("--" + benchmark.extra if benchmark.extra else "")
     return run, results("air", run, flags)
 
 
-def measure(run: Path, test: Test, digits: Tensor, seed: int) -> dict[str, Any]:
+def measure(run: Path, test: Test, images: Tensor, seed: int) -> dict[str, float]:
     """Detects the objects of a test's scenes; returns accuracy by count, AP and IoU."""
-    scenes = test.make(digits, seed)
+    file = run / f"test-{test.name}.json"
+    if file.exists():
+        return json.loads(file.read_text())
+    scenes = test.make(images, seed)
     sides = (test.canvas_size, test.canvas_size)
     trained: TrainedAIR = load(run)
     most = max(max(test.counts) + 2, trained.settings.max_objects)
@@ -169,43 +178,80 @@ def measure(run: Path, test: Test, digits: Tensor, seed: int) -> dict[str, Any]:
     found = trained.detect(scenes.images.squeeze(1))
     scores = object_scores(found.probabilities)
     detected = (found.boxes, found.counts, scores)
-    by_count = accuracy_by_count(scenes.counts, found.counts)
-    row = {f"{count}": value.accuracy for count, value in by_count.items()}
-    row["all"] = float((found.counts == scenes.counts).double().mean())
+    row = accuracies(scenes, found.counts)
     row["AP .5"] = average_precision(scenes.boxes, scenes.counts, *detected, threshold=0.5)
     try:
         row["IoU"] = mean_box_iou(scenes, found.counts, found.boxes)
     except Unmeasurable:
         row["IoU"] = float("nan")
+    file.write_text(json.dumps(row))
     return row
 
 
-def rows(benchmark: Benchmark) -> Iterator[dict[str, Any]]:
-    """Yields a row for each test of each experiment, mean and deviation over seeds."""
-    digits = held_out(benchmark.evaluate_on)
-    for name in benchmark.experiments:
-        runs = [train(benchmark, name, seed) for seed in range(benchmark.seeds)]
+def accuracies(scenes: Scenes, counts: Any) -> dict[str, float]:
+    """Returns the accuracy of counts, by the true count and over all scenes."""
+    by_count = accuracy_by_count(scenes.counts, counts)
+    row = {f"{count}": value.accuracy for count, value in by_count.items()}
+    return row | {"all": float((np.asarray(counts) == scenes.counts.numpy()).mean())}
+
+
+def components(test: Test, split: Split) -> dict[str, float]:
+    """Counts connected components, with settings chosen on training digits in such scenes."""
+    settings = choose_components(test.make(split.train.images, 20_000))
+    scenes = test.make(split.held_out.images, 10_000)
+    return accuracies(scenes, count_components(scenes.images, settings))
+
+
+def curve(rows: Sequence[Mapping[str, float]]) -> Curve:
+    """Returns the accuracies by count of several seeds: their mean, lowest and highest."""
+    counts = [count for count in rows[0] if count.isdecimal()]
+    values = np.array([[row[count] for count in counts] for row in rows])
+    return Curve([int(count) for count in counts], values.mean(0), values.min(0), values.max(0))
+
+
+def table(benchmark: Benchmark, name: str) -> Iterator[dict[str, Any]]:
+    """Yields a row for each guide and test, mean and deviation over seeds; saves the figure."""
+    split, experiment = digits(benchmark.evaluate_on), EXPERIMENTS[name]
+    measured: dict[tuple[str, str], list[dict[str, float]]] = {}
+    for guide in benchmark.guides:
+        runs = [train(benchmark, guide, name, seed) for seed in range(benchmark.seeds)]
         seconds = [float(values["train_seconds"]) for _, values in runs]
-        for test in EXPERIMENTS[name].tests:
+        for test in experiment.tests:
             side = f"--canvas-size {test.canvas_size} "
-            if benchmark.guide != "convolutional" and side not in EXPERIMENTS[name].flags + " ":
+            if guide != "convolutional" and side not in experiment.flags + " ":
                 continue
             # Seeds of tests are none of those of training scenes.
-            measured = [
-                measure(run, test, digits, 10_000 + seed) for seed, (run, _) in enumerate(runs)
+            measured[guide, test.name] = rows = [
+                measure(run, test, split.held_out.images, 10_000 + seed)
+                for seed, (run, _) in enumerate(runs)
             ]
-            row: dict[str, Any] = {"experiment": name, "test": test.name}
-            for column in measured[0]:
-                values = np.array([values[column] for values in measured])
-                spread = f" ± {100 * values.std(ddof=1):.1f}" if len(values) > 1 else ""
-                row[column] = f"{100 * values.mean():.1f}{spread}"
-            yield row | {"train seconds": round(float(np.mean(seconds)))}
+            summary = {column: percent([row[column] for row in rows]) for column in rows[0]}
+            minutes = {"train seconds": round(float(np.mean(seconds)))}
+            yield {"experiment": name, "counted by": guide, "test": test.name} | summary | minutes
+    for test in experiment.tests:
+        measured["components", test.name] = [components(test, split)]
+        row = {
+            column: percent([value])
+            for column, value in measured["components", test.name][0].items()
+        }
+        yield {"experiment": name, "counted by": "components", "test": test.name} | row
+    trained = load(runs[0][0]).settings
+    counts = trained.digit_counts or range(trained.max_digits + 1)
+    curves = {", ".join(key): curve(rows) for key, rows in measured.items()}
+    plot_counts(curves, counts).savefig(benchmark.out / f"air-many-{name}.png", dpi=150)
+
+
+def percent(values: Sequence[float]) -> str:
+    """Writes the mean of several seeds in per cent, with their standard deviation."""
+    spread = f" ± {100 * np.std(values, ddof=1):.1f}" if len(values) > 1 else ""
+    return f"{100 * np.mean(values):.1f}{spread}"
 
 
 def main(benchmark: Benchmark) -> None:
     """Trains and tests; prints a Markdown table for each experiment's tests, in per cent."""
-    for row in rows(benchmark):
-        print(markdown([row], list(row)), flush=True)
+    for name in benchmark.experiments:
+        for row in table(benchmark, name):
+            print(markdown([row], list(row)), flush=True)
 
 
 if __name__ == "__main__":
