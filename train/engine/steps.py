@@ -80,7 +80,8 @@ class Stepper:
         """
         if not self.prepared:
             self.prepare(lambda _: batch, done)
-        self.scale_learning_rates(decay(done, self.settings))
+        factor = self.objective.learning_rate_factor(done)
+        self.scale_learning_rates(decay(done, self.settings) * factor)
         return self.step_function(batch, self.step_tensor(done))
 
     def prepare(self, batch: Callable[[int], Batch], done: int) -> None:
