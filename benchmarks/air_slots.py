@@ -62,8 +62,8 @@ class SlotSettings(SceneSettings):
     FREE: ClassVar = SceneSettings.FREE | {"eval_every", "measure_on"}
 
     data: str = "tetrominoes"
-    steps: Count = 8_000
-    batch_size: Count = 32
+    steps: Count = 10_000
+    batch_size: Count = 16
     learning_rate: Positive = 1e-3
     decay: Literal["none", "cosine"] = "cosine"
     slots: Count | None = None
@@ -78,13 +78,13 @@ class SlotSettings(SceneSettings):
     """Channels of the encoder."""
     kernel: Count = 5
     """Height and width of the convolutions' kernels, an odd number."""
-    strides: tuple[Count, ...] = (2, 1, 1, 1)
+    strides: tuple[Count, ...] = (2, 2, 1, 1)
     """Strides of the encoder's convolutions."""
     decoder_channels: tuple[Count, ...] = (32, 32, 16)
     """Channels of the decoder's convolutions, but for the last one."""
     doublings: Whole = 3
     """How many of the decoder's convolutions, the last ones, double the sides."""
-    warm_up: Whole = 500
+    warm_up: Whole = 200
     """Steps in which the learning rate rises to --learning-rate."""
     half_life: Positive | None = None
     """Steps after which the learning rate is halved, besides --decay; None: it is not."""
@@ -103,12 +103,11 @@ class SlotSettings(SceneSettings):
 
 
 SMALL = {
-    "tetrominoes": SlotSettings(data="tetrominoes"),
-    # Scenes with four times the pixels, of features that are as many.
-    "multi-sprites": SlotSettings(data="multi-sprites", strides=(2, 2, 1, 1)),
-    "multi-sprites-colour": SlotSettings(data="multi-sprites-colour", strides=(2, 2, 1, 1)),
+    "tetrominoes": SlotSettings(data="tetrominoes", steps=25_000),
+    "multi-sprites": SlotSettings(data="multi-sprites", steps=10_000),
+    "multi-sprites-colour": SlotSettings(data="multi-sprites-colour", steps=10_000),
 }
-"""Settings for one core of a CPU, by the data set."""
+"""Settings for less than half an hour on one core of a CPU, by the data set."""
 
 PAPER = SlotSettings(
     steps=500_000,

@@ -262,7 +262,8 @@ class SlotAutoencoder(nn.Module):
 
     The defaults are sizes for one core of a CPU. Those of the paper have a full resolution
     throughout: ``strides`` of 1 and no ``doublings``. Weights of all but the GRU are drawn by
-    :func:`~torch.nn.init.xavier_uniform_`, and biases are zero.
+    :func:`~torch.nn.init.xavier_uniform_`, those of the encoder's convolutions by
+    :func:`~torch.nn.init.kaiming_uniform_`, and biases are zero.
 
     Args:
         shape: The images' channels, height and width :math:`(C, H, W)`; of grey images
@@ -298,7 +299,7 @@ class SlotAutoencoder(nn.Module):
         iterations: int = 3,
         channels: int = 32,
         kernel: int = 5,
-        strides: Sequence[int] = (2, 1, 1, 1),
+        strides: Sequence[int] = (2, 2, 1, 1),
         decoder_channels: Sequence[int] = (32, 32, 16),
         doublings: int = 3,
     ) -> None:
@@ -310,15 +311,20 @@ class SlotAutoencoder(nn.Module):
         self.decoder = BroadcastDecoder(
             slot_dim, self.shape, decoder_channels, kernel=kernel, doublings=doublings
         )
-        # With PyTorch's smaller weights little of an image passes through the convolutions at
-        # first, and the slots stay alike for a while.
         for module in self.modules():
-            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
-                # A pixel that is drawn with a stride reads so many fewer weights along each side.
-                transposed = isinstance(module, nn.ConvTranspose2d)
-                nn.init.xavier_uniform_(module.weight, module.stride[0] if transposed else 1.0)
+            if isinstance(module, nn.Linear | nn.ConvTranspose2d | nn.Conv2d):
+                nn.init.xavier_uniform_(module.weight)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
+        for module in self.decoder.modules():
+            # A pixel drawn with a stride of 2 reads a quarter of the weights.
+            if isinstance(module, nn.ConvTranspose2d):
+                module.weight.data *= 2
+        for module in self.encoder.modules():
+            # Else the convolutions' output is so weak beside the positions that slots first ignore
+            # the image.
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_uniform_(module.weight, nonlinearity="relu")
 
     def encode(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
         r"""Encodes images to slots.
