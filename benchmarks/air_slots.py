@@ -84,6 +84,8 @@ class SlotSettings(SceneSettings):
     """Channels of the decoder's convolutions, but for the last one."""
     doublings: Whole = 3
     """How many of the decoder's convolutions, the last ones, double the sides."""
+    clustering: bool = True
+    """Start the attention as soft k-means, rather than with independent weights."""
     warm_up: Whole = 200
     """Steps in which the learning rate rises to --learning-rate."""
     half_life: Positive | None = None
@@ -118,6 +120,7 @@ PAPER = SlotSettings(
     strides=(1, 1, 1, 1),
     decoder_channels=(64, 64, 64),
     doublings=0,
+    clustering=False,
     warm_up=10_000,
     half_life=100_000,
 )
@@ -320,7 +323,7 @@ class Slots(Method):
     def build(self, settings: SlotSettings, inputs: Mapping[str, Any]) -> SlotObjective:
         options = settings.select(
             *("slots", "slot_dim", "iterations", "channels", "kernel", "strides"),
-            *("decoder_channels", "doublings"),
+            *("decoder_channels", "doublings", "clustering"),
         )
         shape = self.shape(inputs)
         autoencoder = SlotAutoencoder(shape, hidden=settings.slot_hidden, **options)

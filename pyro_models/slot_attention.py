@@ -84,6 +84,26 @@ class SlotAttention(nn.Module):
         self.gru = nn.GRUCell(slot_dim, slot_dim)
         self.mlp = MLP(slot_dim, slot_dim, (hidden,))
 
+    @torch.no_grad()
+    def start_as_clustering(self) -> None:
+        r"""Sets weights so that the iterations begin as soft k-means; the equations stay.
+
+        Keys and values become the same function of a feature, the query twice the normalised slot,
+        and the GRU's candidate :math:`\tanh(u_k)`, of which it takes most. So a slot is near the
+        mean of what it has won, and wins what is near it. With independent weights a slot knows
+        more of its noise than of the image, and the first thing that training learns is to make all
+        slots alike; from there it takes long to tell them apart again.
+        """
+        nn.init.eye_(self.query.weight).mul_(2)
+        self.value.weight.copy_(self.key.weight)
+        # The GRU has weights of the reset gate, the update gate and the candidate, in this order.
+        _, update, _ = self.gru.bias_ih.zero_().chunk(3)
+        update.fill_(-1.0)
+        self.gru.bias_hh.zero_()
+        nn.init.eye_(self.gru.weight_ih.chunk(3)[2])
+        self.gru.weight_hh.chunk(3)[2].zero_()
+        self.mlp[-1].weight.mul_(0.1)
+
     def start(self, noise: Tensor) -> Tensor:
         r"""Returns the first slots, :math:`\mu + \sigma \epsilon`.
 
@@ -277,6 +297,7 @@ class SlotAutoencoder(nn.Module):
         strides: See :class:`PositionedEncoder`.
         decoder_channels: See :class:`BroadcastDecoder`.
         doublings: See :class:`BroadcastDecoder`.
+        clustering: Whether slots begin as clusters: see :meth:`SlotAttention.start_as_clustering`.
 
     References:
         | Object-Centric Learning with Slot Attention (Locatello et al., 2020)
@@ -302,6 +323,7 @@ class SlotAutoencoder(nn.Module):
         strides: Sequence[int] = (2, 2, 1, 1),
         decoder_channels: Sequence[int] = (32, 32, 16),
         doublings: int = 3,
+        clustering: bool = True,
     ) -> None:
         super().__init__()
         self.shape = Shape.of(shape)
@@ -325,6 +347,10 @@ class SlotAutoencoder(nn.Module):
             # the image.
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_uniform_(module.weight, nonlinearity="relu")
+        if clustering:
+            # What is in a place tells more of objects than where it is.
+            self.encoder.position.linear.weight.data *= 0.5
+            self.attention.start_as_clustering()
 
     def encode(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
         r"""Encodes images to slots.

@@ -122,6 +122,30 @@ def test_slots_begin_as_draws_from_one_normal_distribution():
     assert ((slots.std(0) / scale - 1).abs() < 5 / 40_000**0.5).all()
 
 
+def test_attention_begins_as_soft_k_means():
+    """The first weights tell two clusters of features apart; independent ones do not.
+
+    The mutation: weights that stay independent.
+    """
+    centres = torch.randn(50, 2, 8)
+    members = torch.arange(2).repeat(15)
+    features = centres[:, members] + 0.1 * torch.randn(50, 30, 8)
+    noise = torch.randn(50, 2, 32)
+    fractions = []
+    for clustering in (True, False):
+        module = SlotAttention(8, 32)
+        if clustering:
+            module.start_as_clustering()
+        slots = module(features, module.start(noise))
+        keys = module.key(module.norm_features(features))
+        winners = module.attention(keys, slots).argmax(2)
+        right = (winners == members).double().mean(1)
+        fractions.append(torch.maximum(right, 1 - right).mean().item())
+    # Of 50 scenes the standard error is below 0.04. Six seeds had 0.99 to 1, and 0.71 to 0.74.
+    assert fractions[0] > 0.95
+    assert fractions[1] < 0.88
+
+
 @pytest.mark.usefixtures("double")
 def test_positions_run_from_edge_to_edge():
     embedding = PositionEmbedding(4)
@@ -292,6 +316,8 @@ def test_the_papers_sizes_are_at_full_resolution(slots):
     autoencoder = objective.autoencoder
     assert autoencoder.encoder(torch.rand(1, 3, 16, 12)).shape == (1, 16 * 12, 64)
     assert autoencoder.decoder.grid == (16, 12)
+    # The paper's weights are independent.
+    assert not torch.equal(autoencoder.attention.value.weight, autoencoder.attention.key.weight)
     convolutions = [m for m in autoencoder.modules() if isinstance(m, nn.Conv2d)]
     assert [c.kernel_size[0] for c in convolutions] == [5] * 4 + [5, 5, 5, 3]
     assert slots.settings_of(slots.Benchmark(size="paper"), "multi-sprites", 0).steps == 500_000
