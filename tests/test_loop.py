@@ -281,6 +281,37 @@ def test_a_cosine_ends_at_zero(settings):
     assert decay(15, settings) == 1
 
 
+class Upside(Objective):
+    """A convolution of images whose channels are next to each other in memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(8, 16, 3, padding=1)
+
+    def forward(self, batch, step):
+        images = batch[0].permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+        return {"loss": self.convolution(images).sin().square().mean()}, {}
+
+
+def test_a_gradient_in_another_layout_moves_its_own_weights(settings):
+    """The mutation: a gradient as autograd.grad returns it, which a fused Adam reads in order."""
+    torch.manual_seed(0)
+    objective, images = Upside(), torch.randn(4, 8, 9, 7)
+    before = objective.convolution.weight.detach().clone()
+    (gradient,) = torch.autograd.grad(
+        objective((images,), torch.tensor(0))[0]["loss"], [objective.convolution.weight]
+    )
+    stepper = Stepper(objective, settings, CPU)
+    stepper((images,), 0)
+    # In its first step Adam moves every weight by the rate, against its gradient.
+    moved = objective.convolution.weight.detach() - before
+    large = gradient.abs() > 1e-5
+    assert large.double().mean() > 0.9
+    wanted = -settings.learning_rate * gradient.sign()
+    torch.testing.assert_close(moved[large], wanted[large], rtol=0.01, atol=1e-6)
+    assert objective.convolution.weight.grad.stride() == before.stride() != gradient.stride()
+
+
 def test_annealing():
     step = torch.tensor([0, 5, 10, 50])
     assert Anneal(2.0, 4.0, 10)(step).tolist() == pytest.approx([2, 3, 4, 4])

@@ -58,6 +58,14 @@ class Objective(nn.Module, ABC):
         """
         return {self.loss_name: [{"params": list(self.parameters()), "lr": learning_rate}]}
 
+    def learning_rate_factor(self, done: int) -> float:
+        """Returns a factor on all learning rates, beside that of ``--decay``; 1 by default.
+
+        Args:
+            done: The number of completed steps.
+        """
+        return 1.0
+
 
 @dataclass(frozen=True)
 class Anneal:

@@ -80,7 +80,8 @@ class Stepper:
         """
         if not self.prepared:
             self.prepare(lambda _: batch, done)
-        self.scale_learning_rates(decay(done, self.settings))
+        factor = self.objective.learning_rate_factor(done)
+        self.scale_learning_rates(decay(done, self.settings) * factor)
         return self.step_function(batch, self.step_tensor(done))
 
     def prepare(self, batch: Callable[[int], Batch], done: int) -> None:
@@ -336,7 +337,7 @@ class Stepper:
         losses, metrics, gradients = (compute_gradients or self.gradients)(batch, step)
         for name, weights in self.parameters.items():
             for weight, gradient in zip(weights, gradients[name], strict=True):
-                weight.grad = gradient
+                weight.grad = laid_out_like(weight, gradient)
             if processes.size() > 1 and not self.in_dry_run:
                 parallel.all_reduce_mean(all_gradients(weights))
             if self.settings.clip_norm is not None:
@@ -380,6 +381,22 @@ def build_optimiser(
         # them.
         return torch.optim.RMSprop(parameters, alpha=0.9, eps=1e-7, foreach=True, capturable=cuda)
     return torch.optim.Adam(parameters, fused=cuda or device.type == "cpu", capturable=cuda)
+
+
+def laid_out_like(weight: Tensor, gradient: Tensor | None) -> Tensor | None:
+    """Returns a gradient whose elements are in memory in the order of its weight's.
+
+    ``backward`` sees to it, ``autograd.grad`` does not: a convolution of images in the layout
+    channels-last has such a gradient. Fused optimisers read both in the order of memory, and would
+    move every weight by the gradient of another one.
+
+    Args:
+        weight: The weight.
+        gradient: Its gradient, in any layout; ``None`` if there is none.
+    """
+    if gradient is None or gradient.stride() == weight.stride():
+        return gradient
+    return torch.empty_like(weight).copy_(gradient)
 
 
 def all_gradients(parameters: list[nn.Parameter]) -> list[Tensor]:
