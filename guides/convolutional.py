@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import pyro.distributions as dist
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from guides.backdrops import backdrop_of
 from guides.places import PlaceNormal
 from guides.stepwise import Proposal, Steps, StepwiseGuide, window_encoder
 from pyro_models.air import AIR
@@ -111,8 +111,7 @@ class ConvolutionalGuide(StepwiseGuide):
         self.head = nn.Linear(channels, 7)
         self.gains = nn.Parameter(torch.tensor([100.0, 40.0]))
         self.encoder = window_encoder(model, encoder_hidden, inputs)
-        if model.background == "constant":
-            self.colour = Backdrop(model.shape.channels)
+        self.colour = backdrop_of(model.background)
         # Convolutions of few channels are fastest with channels last in memory.
         self.features.to(memory_format=torch.channels_last)
         with torch.no_grad():
@@ -132,9 +131,9 @@ class ConvolutionalGuide(StepwiseGuide):
         self.unit = min(model.shape.sides) / 2 / (window / 4)
 
     def backdrop(self, images: Tensor) -> TorchDistribution | None:
-        return None if self.model.background == "black" else self.colour(images)
+        return None if self.colour is None else self.colour(images)
 
-    def steps(self, images: Tensor, background: Tensor | None = None) -> Steps:
+    def steps(self, images: Tensor, background: Tensor) -> Steps:
         model = self.model
         # Read once: each attribute access of a PyroModule registers all weights of a network.
         features, choice, head, gains = self.features, self.choice, self.head, self.gains
@@ -143,8 +142,7 @@ class ConvolutionalGuide(StepwiseGuide):
         grid, above, beside = self.grid, self.above, self.beside
         seen = images
         if model.composition == "over":
-            under = model.under(background)
-            contrast = images - under
+            contrast = images - background
             visible = torch.ones_like(contrast[..., :1, :, :])
             seen = uncovered(visible, contrast)
         for i in range(model.max_objects):
@@ -170,7 +168,7 @@ class ConvolutionalGuide(StepwiseGuide):
             if model.composition == "sum":
                 seen = seen - model.paste(z_what, z_where)
             else:
-                _, visible = model.occlude(visible, under, z_what, z_where)
+                _, visible = model.occlude(visible, background, z_what, z_where)
                 seen = uncovered(visible, contrast)
 
     def ink(self, pooled: Tensor) -> Tensor:
@@ -217,26 +215,6 @@ class ConvolutionalGuide(StepwiseGuide):
         offsets = self.grid - self.grid[largest].unsqueeze(-2)
         distance = (self.unit * offsets).square().sum(-1)
         return (choice - 0.5 * distance).softmax(dim=-1)
-
-
-class Backdrop(nn.Module):
-    r"""The posterior of a background of one colour: around the median of the pixels.
-
-    Objects cover less than half of a scene.
-
-    Args:
-        channels: The number of channels.
-    """
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.correction = nn.Parameter(torch.zeros(channels))
-        self.log_scale = nn.Parameter(torch.full((channels,), -4.0))
-
-    def forward(self, images: Tensor) -> TorchDistribution:
-        r"""Returns the distribution of the colour, with values of shape :math:`(B, C)`."""
-        loc = images.flatten(-2).median(dim=-1).values + self.correction
-        return dist.Normal(loc, self.log_scale.exp()).to_event(1)
 
 
 def uncovered(visible: Tensor, contrast: Tensor) -> Tensor:
