@@ -9,13 +9,15 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from guides.backdrops import backdrop_of
+from guides.backdrops import backdrop_of, median
 from guides.places import PlaceNormal
 from guides.stepwise import Proposal, Steps, StepwiseGuide, window_encoder
 from pyro_models.air import AIR
 
 FAINT = 0.1
 """A change of colour, summed over channels, that counts half as much as a full one."""
+TEXTURE = 4.0
+"""On a background with texture, a change of so many times the median one counts half, too."""
 TIE = 1e-4
 """Of two cells whose logits differ by less, the one that comes first is chosen."""
 OBJECT = 10
@@ -140,16 +142,17 @@ class ConvolutionalGuide(StepwiseGuide):
         where_loc, where_scale = model.where_loc, model.where_scale
         half_window = (-where_loc[0]).exp()
         grid, above, beside = self.grid, self.above, self.beside
-        seen = images
+        seen, faint = images, None
         if model.composition == "over":
             contrast = images - background
+            faint = self.faint(contrast)
             visible = torch.ones_like(contrast[..., :1, :, :])
             seen = uncovered(visible, contrast)
         for i in range(model.max_objects):
             pooled = self.pooled(seen)
             maps = features(pooled.flatten(0, -4))
             maps = maps.flatten(-2).unflatten(0, pooled.shape[:-3]).to(images.dtype)
-            ink = (above @ self.ink(pooled) @ beside.mT).flatten(-2)
+            ink = (above @ self.ink(pooled, faint) @ beside.mT).flatten(-2)
             weights = self.choose((choice.weight @ maps).squeeze(-2) + gains[0] * ink)
             state = (maps @ weights.unsqueeze(-1)).squeeze(-1)
             presence, size, place, spread = head(state).split([1, 1, 2, 3], dim=-1)
@@ -171,14 +174,37 @@ class ConvolutionalGuide(StepwiseGuide):
                 _, visible = model.occlude(visible, background, z_what, z_where)
                 seen = uncovered(visible, contrast)
 
-    def ink(self, pooled: Tensor) -> Tensor:
-        r"""Returns what is unexplained at each pixel, of shape :math:`(*, H', W')`."""
+    def faint(self, contrast: Tensor) -> Tensor | float:
+        r"""Returns the change of colour that counts half as much as a full one.
+
+        Args:
+            contrast: The image minus its background, of shape :math:`(*, C, H, W)`.
+
+        Returns:
+            Of shape :math:`(*, 1, 1)`, or a number.
+        """
+        if not self.model.background.has_texture:
+            return FAINT
+        # Objects cover less than half of a scene.
+        texture = median(contrast.detach().abs().sum(-3).flatten(-2))
+        return FAINT + TEXTURE * texture[..., None, None]
+
+    def ink(self, pooled: Tensor, faint: Tensor | float | None) -> Tensor:
+        r"""Returns what is unexplained at each pixel, of shape :math:`(*, H', W')`.
+
+        Args:
+            pooled: What no object has covered yet, in pooled pixels.
+            faint: See :meth:`faint`; ``None`` if objects add up.
+        """
         channels = self.model.shape.channels
-        if self.model.composition == "sum":
+        if faint is None:
             return pooled.mean(-3)
         # Nearly the same for faint objects and for bright ones.
         change = pooled[..., channels, :, :]
-        return change / (change + FAINT)
+        if self.model.background.has_texture:
+            # Next to nothing for the texture, of which there is much.
+            change, faint = change.square(), faint**2
+        return change / (change + faint)
 
     def look_closely(self, windows: Tensor) -> Tensor:
         if self.model.composition == "over":

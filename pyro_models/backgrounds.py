@@ -28,10 +28,12 @@ class Background(nn.Module):
         latent_shape: The shape of the latent of a scene, the site ``z_background``; ``None`` if
             there is none. Its prior is Normal, with mean 1/2 and deviation 1/2 for each number.
         on_any_canvas: Whether the weights work on a canvas of another size.
+        has_texture: Whether what is under the objects has more detail than it draws.
     """
 
     kind: ClassVar[Kind]
     on_any_canvas: ClassVar[bool] = True
+    has_texture: ClassVar[bool] = False
     latent_shape: tuple[int, ...] | None = None
 
     def __init__(self) -> None:
@@ -125,6 +127,7 @@ class ImageBackground(Background):
     """
 
     kind = "image"
+    has_texture = True
 
     def __init__(self, shape: Shape, window: float) -> None:
         super().__init__()
@@ -152,6 +155,7 @@ class LearnedBackground(Background):
     """
 
     kind = "learned"
+    has_texture = True
     on_any_canvas = False
 
     def __init__(self, shape: Shape) -> None:
