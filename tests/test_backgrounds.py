@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from guides.air import ConvolutionalGuide
+from guides.air import ConvolutionalGuide, model_and_guide
 from guides.backdrops import ImageBackdrop
 from pyro_models.air import AIR
 from pyro_models.backgrounds import ImageBackground, LearnedBackground, make_background
@@ -71,6 +71,31 @@ def test_an_object_does_not_change_what_is_found_under_it(sides):
     covered = background.image(backdrop(ramp).mean)
     assert (covered - bare).abs().max() < 0.15
     torch.testing.assert_close(covered[..., 40:], bare[..., 40:], atol=0.01, rtol=0)
+
+
+@pytest.mark.parametrize("level", [0.2, 0.6])
+def test_texture_is_no_object(level):
+    """Untrained, the guide finds an object among a texture, and none in the texture alone.
+
+    The mutation: what is unexplained counts whatever else is unexplained in the scene.
+    """
+    torch.manual_seed(0)
+    _, guide = model_and_guide(
+        (60, 60),
+        guide="convolutional",
+        window_scale=(5, 0.2),
+        window_size=12,
+        background="image",
+        composition="over",
+    )
+    scenes = level + 0.05 * torch.randn(2, 1, 60, 60)
+    scenes[1, :, 22:32, 30:36] = level + 0.35
+    found = guide.detect(scenes)
+    empty, present = 1 - found.probabilities[:, 0]
+    assert empty < 0.2
+    assert present > 0.8
+    centre = (found.windows[1, 0, :2] + found.windows[1, 0, 2:]) / 2
+    assert (centre - torch.tensor([33.0, 27.0])).abs().max() < 4
 
 
 def test_one_image_of_all_scenes_begins_as_their_median():

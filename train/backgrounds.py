@@ -34,6 +34,8 @@ BLACK = 0.02
 """The median level of a black background is at most so high, in [0, 1]."""
 LIKELIHOOD_SCALES = {"sum": 0.4, "over": 0.2}
 """An object is worth its latents' divergence only if it changes the likelihood by more."""
+TEXTURED = 0.3
+"""The likelihood's deviation on backgrounds with texture, whose edges are fainter than objects."""
 EXAMINED = 1_000
 """Scenes whose background is examined, at most."""
 VALUES = 2**21
@@ -107,12 +109,13 @@ def with_background(settings: AIRSettings, images: Any = None) -> AIRSettings:
             "--background learned: the median of all scenes explains their pixels worse than one "
             "colour a scene: give --background image, unless objects are everywhere"
         )
+    scale = TEXTURED if background in ("image", "learned") else LIKELIHOOD_SCALES[composition]
     return replace(
         settings,
         background=background,
         composition=composition,
         guide=guide,
-        likelihood_scale=settings.likelihood_scale or LIKELIHOOD_SCALES[composition],
+        likelihood_scale=settings.likelihood_scale or scale,
     )
 
 
