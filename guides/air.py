@@ -8,7 +8,8 @@ from guides.baselines import BaselineNetwork, DecayingAverage, LearnsFromCosts
 from guides.convolutional import ConvolutionalGuide
 from guides.recurrent import RecurrentGuide, ResidualGuide
 from guides.stepwise import Detection, StepwiseGuide
-from pyro_models.air import AIR, Background, Composition
+from pyro_models.air import AIR, Composition
+from pyro_models.backgrounds import Kind
 from pyro_models.networks import aspect
 from pyro_models.shapes import Shape
 
@@ -47,7 +48,7 @@ def model_and_guide(
     anchors: int = 9,
     baseline: Literal["none", "average", "network"] = "none",
     square_windows: bool = True,
-    background: Background = "black",
+    background: Kind = "black",
     composition: Composition = "sum",
 ) -> tuple[AIR, StepwiseGuide]:
     r"""Makes a model, and a guide with a baseline.

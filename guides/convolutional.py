@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import pyro.distributions as dist
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from guides.backdrops import backdrop_of, median
 from guides.places import PlaceNormal
 from guides.stepwise import Proposal, Steps, StepwiseGuide, window_encoder
 from pyro_models.air import AIR
 
 FAINT = 0.1
 """A change of colour, summed over channels, that counts half as much as a full one."""
+TEXTURE = 4.0
+"""On a background with texture, a change of so many times the median one counts half, too."""
 TIE = 1e-4
 """Of two cells whose logits differ by less, the one that comes first is chosen."""
 OBJECT = 10
@@ -111,8 +113,7 @@ class ConvolutionalGuide(StepwiseGuide):
         self.head = nn.Linear(channels, 7)
         self.gains = nn.Parameter(torch.tensor([100.0, 40.0]))
         self.encoder = window_encoder(model, encoder_hidden, inputs)
-        if model.background == "constant":
-            self.colour = Backdrop(model.shape.channels)
+        self.colour = backdrop_of(model.background)
         # Convolutions of few channels are fastest with channels last in memory.
         self.features.to(memory_format=torch.channels_last)
         with torch.no_grad():
@@ -132,26 +133,26 @@ class ConvolutionalGuide(StepwiseGuide):
         self.unit = min(model.shape.sides) / 2 / (window / 4)
 
     def backdrop(self, images: Tensor) -> TorchDistribution | None:
-        return None if self.model.background == "black" else self.colour(images)
+        return None if self.colour is None else self.colour(images)
 
-    def steps(self, images: Tensor, background: Tensor | None = None) -> Steps:
+    def steps(self, images: Tensor, background: Tensor) -> Steps:
         model = self.model
         # Read once: each attribute access of a PyroModule registers all weights of a network.
         features, choice, head, gains = self.features, self.choice, self.head, self.gains
         where_loc, where_scale = model.where_loc, model.where_scale
         half_window = (-where_loc[0]).exp()
         grid, above, beside = self.grid, self.above, self.beside
-        seen = images
+        seen, faint = images, None
         if model.composition == "over":
-            under = model.under(background)
-            contrast = images - under
+            contrast = images - background
+            faint = self.faint(contrast)
             visible = torch.ones_like(contrast[..., :1, :, :])
             seen = uncovered(visible, contrast)
         for i in range(model.max_objects):
             pooled = self.pooled(seen)
             maps = features(pooled.flatten(0, -4))
             maps = maps.flatten(-2).unflatten(0, pooled.shape[:-3]).to(images.dtype)
-            ink = (above @ self.ink(pooled) @ beside.mT).flatten(-2)
+            ink = (above @ self.ink(pooled, faint) @ beside.mT).flatten(-2)
             weights = self.choose((choice.weight @ maps).squeeze(-2) + gains[0] * ink)
             state = (maps @ weights.unsqueeze(-1)).squeeze(-1)
             presence, size, place, spread = head(state).split([1, 1, 2, 3], dim=-1)
@@ -170,17 +171,40 @@ class ConvolutionalGuide(StepwiseGuide):
             if model.composition == "sum":
                 seen = seen - model.paste(z_what, z_where)
             else:
-                _, visible = model.occlude(visible, under, z_what, z_where)
+                _, visible = model.occlude(visible, background, z_what, z_where)
                 seen = uncovered(visible, contrast)
 
-    def ink(self, pooled: Tensor) -> Tensor:
-        r"""Returns what is unexplained at each pixel, of shape :math:`(*, H', W')`."""
+    def faint(self, contrast: Tensor) -> Tensor | float:
+        r"""Returns the change of colour that counts half as much as a full one.
+
+        Args:
+            contrast: The image minus its background, of shape :math:`(*, C, H, W)`.
+
+        Returns:
+            Of shape :math:`(*, 1, 1)`, or a number.
+        """
+        if not self.model.background.has_texture:
+            return FAINT
+        # Objects cover less than half of a scene.
+        texture = median(contrast.detach().abs().sum(-3).flatten(-2))
+        return FAINT + TEXTURE * texture[..., None, None]
+
+    def ink(self, pooled: Tensor, faint: Tensor | float | None) -> Tensor:
+        r"""Returns what is unexplained at each pixel, of shape :math:`(*, H', W')`.
+
+        Args:
+            pooled: What no object has covered yet, in pooled pixels.
+            faint: See :meth:`faint`; ``None`` if objects add up.
+        """
         channels = self.model.shape.channels
-        if self.model.composition == "sum":
+        if faint is None:
             return pooled.mean(-3)
         # Nearly the same for faint objects and for bright ones.
         change = pooled[..., channels, :, :]
-        return change / (change + FAINT)
+        if self.model.background.has_texture:
+            # Next to nothing for the texture, of which there is much.
+            change, faint = change.square(), faint**2
+        return change / (change + faint)
 
     def look_closely(self, windows: Tensor) -> Tensor:
         if self.model.composition == "over":
@@ -217,26 +241,6 @@ class ConvolutionalGuide(StepwiseGuide):
         offsets = self.grid - self.grid[largest].unsqueeze(-2)
         distance = (self.unit * offsets).square().sum(-1)
         return (choice - 0.5 * distance).softmax(dim=-1)
-
-
-class Backdrop(nn.Module):
-    r"""The posterior of a background of one colour: around the median of the pixels.
-
-    Objects cover less than half of a scene.
-
-    Args:
-        channels: The number of channels.
-    """
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.correction = nn.Parameter(torch.zeros(channels))
-        self.log_scale = nn.Parameter(torch.full((channels,), -4.0))
-
-    def forward(self, images: Tensor) -> TorchDistribution:
-        r"""Returns the distribution of the colour, with values of shape :math:`(B, C)`."""
-        loc = images.flatten(-2).median(dim=-1).values + self.correction
-        return dist.Normal(loc, self.log_scale.exp()).to_event(1)
 
 
 def uncovered(visible: Tensor, contrast: Tensor) -> Tensor:

@@ -95,7 +95,7 @@ class RecurrentGuide(StepwiseGuide):
         penalty = distance.square() / (2 * radius**2)
         self.register_buffer("distance_penalty", penalty, persistent=False)
 
-    def steps(self, images: Tensor, background: Tensor | None = None) -> Steps:
+    def steps(self, images: Tensor, background: Tensor) -> Steps:
         model = self.model
         # Read once: each attribute access of a PyroModule registers all weights of a network.
         recurrence, step = self.recurrence, self.step

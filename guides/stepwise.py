@@ -47,7 +47,9 @@ class Detection(NamedTuple):
             zeros beyond the first ``counts``. If objects add up, it is a share of the pixel's ink:
             see :func:`~pyro_models.masks.shares`. If they are opaque, it is the visible part of
             the object's mask.
-        background: The colour under the objects, of shape :math:`(B, C)`; zeros if it is black.
+        background: What is under the objects, of shape :math:`(B, C, H, W)`.
+        z_background: The background's latent, flattened, of shape :math:`(B, K)`; :math:`K` is 0 if
+            it has none.
     """
 
     counts: Tensor
@@ -59,6 +61,7 @@ class Detection(NamedTuple):
     windows: Tensor
     masks: Tensor
     background: Tensor
+    z_background: Tensor
 
 
 class Proposal(NamedTuple):
@@ -118,28 +121,25 @@ class StepwiseGuide(GuardedModule):
         self.__dict__["model"] = model
         self.baseline = baseline
 
-    def steps(self, images: Tensor, background: Tensor | None = None) -> Steps:
+    def steps(self, images: Tensor, background: Tensor) -> Steps:
         r"""Proposes each of the ``max_objects`` steps.
 
         A generator: ``latents = yield Proposal(...)`` once a step. It runs in the plate of scenes.
 
         Args:
             images: Scenes, of shape :math:`(B, C, H, W)`, in [0, 1].
-            background: The inferred background, of shape :math:`(*, B, C)`; ``None`` if it is
-                black.
+            background: What is under the objects, as inferred, of shape :math:`(*, B, C, H, W)`, or
+                one that broadcasts to it.
         """
         raise NotImplementedError
 
     def backdrop(self, images: Tensor) -> TorchDistribution | None:
-        r"""Returns the distribution of the background's colour; ``None`` if it is black.
+        r"""Returns the distribution of the background's latent; ``None`` if it has none.
 
         Args:
             images: Scenes, of shape :math:`(B, C, H, W)`, in [0, 1].
-
-        Returns:
-            A distribution with values of shape :math:`(B, C)`.
         """
-        if self.model.background == "black":
+        if self.model.background.latent_shape is None:
             return None
         raise NotImplementedError
 
@@ -166,8 +166,8 @@ class StepwiseGuide(GuardedModule):
         # Not len(images), which torch.export would treat as a constant.
         with annealed(beta), pyro.plate("scenes", images.shape[0], device=images.device):
             backdrop = self.backdrop(images)
-            under = None if backdrop is None else pyro.sample("z_background", backdrop)
-            steps = self.steps(images, under)
+            z_background = None if backdrop is None else pyro.sample("z_background", backdrop)
+            steps = self.steps(images, model.background.image(z_background))
             for i in range(model.max_objects):
                 proposal = steps.send(inferred)
                 presence = self.baseline_infer(i, images, proposal.state, z_pres)
@@ -250,7 +250,8 @@ class StepwiseGuide(GuardedModule):
         model, encoder = self.model, self.encoder
         require_batch(images, model.shape)
         backdrop = self.backdrop(images)
-        background = None if backdrop is None else backdrop.mean
+        z_background = None if backdrop is None else backdrop.mean
+        background = model.background.image(z_background)
         steps = self.steps(images, background)
         inferred, logits, latents = None, [], []
         with pyro.validation_enabled(False):
@@ -270,8 +271,8 @@ class StepwiseGuide(GuardedModule):
             [1 - p, torch.ones_like(p[:, :1])], dim=1
         )
         counts = probabilities.argmax(dim=1)
-        if background is None:
-            background = images.new_zeros(images.shape[:2])
+        if z_background is None:
+            z_background = images.new_zeros(images.shape[0], 0)
         objects, masks = model.layers(z_where, z_what, counts, background)
         masks = masks.squeeze(-3)
         if model.composition == "sum":
@@ -282,10 +283,11 @@ class StepwiseGuide(GuardedModule):
             boxes=tight_boxes(masks),
             z_where=z_where,
             z_what=z_what,
-            reconstruction=background[..., None, None] + objects.sum(dim=1),
+            reconstruction=background + objects.sum(dim=1),
             windows=model.boxes(z_where, counts),
             masks=masks,
-            background=background,
+            background=background.expand_as(images),
+            z_background=z_background.flatten(1),
         )
 
 

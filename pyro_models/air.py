@@ -14,6 +14,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
+from pyro_models.backgrounds import Kind, make_background
 from pyro_models.likelihoods import NormalImage
 from pyro_models.networks import MLP, clipped_boxes, crop, paste
 from pyro_models.objective import annealed
@@ -22,8 +23,6 @@ from pyro_models.shapes import Shape, require_batch
 from pyro_models.sharing import cached
 from pyro_models.store import GuardedModule, scoped_store
 
-Background = Literal["black", "constant"]
-"""What is under the objects of :class:`AIR`."""
 Composition = Literal["sum", "over"]
 """How the objects of :class:`AIR` make a canvas."""
 
@@ -92,9 +91,10 @@ class AIR(GuardedModule):
             order, :math:`\text{sd}(\log s) \, \text{median}(s)`.
         square_windows: Whether windows are square on a canvas that is not; see
             :func:`~pyro_models.networks.paste`.
-        background: What is under the objects. ``"black"`` is nothing; ``"constant"`` is a colour
-            of the scene, the latent ``z_background`` with a Normal prior of mean 1/2 and deviation
-            1/2 for each channel.
+        background: What is under the objects: see :mod:`pyro_models.backgrounds`. ``"black"`` is
+            nothing; ``"constant"`` is a colour of each scene, and ``"image"`` a coarse image of
+            each scene, the latent ``z_background``; ``"learned"`` is one image of all scenes, a
+            weight.
         composition: ``"sum"``, as above, or ``"over"``. Then objects are opaque, the first one is
             in front, and each occludes those behind it: see :meth:`occlude`. A background other
             than black needs it, as a sum cannot be darker than the background.
@@ -102,6 +102,7 @@ class AIR(GuardedModule):
     Attributes:
         window_pixels: The side, in pixels of the canvas, of a window with the prior median of
             :math:`s`.
+        background: The :class:`~pyro_models.backgrounds.Background`.
 
     Example:
         >>> scenes = AIR((50, 50)).sample(4, count=2)
@@ -129,7 +130,7 @@ class AIR(GuardedModule):
         where_loc: tuple[float, float, float] = (3.0, 0.0, 0.0),
         where_scale: tuple[float, float, float] = (0.1, 1.0, 1.0),
         square_windows: bool = True,
-        background: Background = "black",
+        background: Kind = "black",
         composition: Composition = "sum",
     ) -> None:
         super().__init__()
@@ -143,7 +144,6 @@ class AIR(GuardedModule):
         self.what_dim = what_dim
         self.count_prior = count_prior
         self.square_windows = square_windows
-        self.background = background
         self.composition = composition
         self.decoder_bias = decoder_bias
         self.likelihood_scale = likelihood_scale
@@ -154,6 +154,7 @@ class AIR(GuardedModule):
         s, x, y = where_loc
         s_scale, x_scale, y_scale = where_scale
         self.window_pixels = min(self.shape.sides) / s
+        self.background = make_background(background, self.shape, self.window_pixels)
         # Constants: they move with the module, and are not in the state dict.
         for name, value in {
             "presence_prior": presence_prior,
@@ -214,7 +215,7 @@ class AIR(GuardedModule):
 
         Args:
             visible: :math:`v_{i-1}`, of shape :math:`(*, 1, H, W)`.
-            background: :math:`b`, of shape :math:`(*, C, 1, 1)`.
+            background: :math:`b`, of shape :math:`(*, C, H, W)`, or one that broadcasts to it.
             z_what: Appearance codes, of shape :math:`(*, D)`.
             z_where: Places, of shape :math:`(*, 3)`.
 
@@ -258,7 +259,7 @@ class AIR(GuardedModule):
         z_where: Tensor,
         z_what: Tensor,
         counts: Tensor,
-        background: Tensor | None = None,
+        background: Tensor,
     ) -> tuple[Tensor, Tensor]:
         r"""Draws each of the first ``counts`` objects on a canvas of its own.
 
@@ -266,7 +267,8 @@ class AIR(GuardedModule):
             z_where: Places, of shape :math:`(M, N, 3)`.
             z_what: Appearance codes, of shape :math:`(M, N, D)`.
             counts: The numbers of objects, of shape :math:`(M)`.
-            background: Of shape :math:`(M, C)`; zeros if ``None``.
+            background: What is under them, of shape :math:`(M, C, H, W)`, or one that broadcasts to
+                it.
 
         Returns:
             What each object adds to the background, of shape :math:`(M, N, C, H, W)`, and its
@@ -287,10 +289,6 @@ class AIR(GuardedModule):
             objects = masks = self._paste(z_what, z_where)
         return self._present(objects, counts), self._present(masks, counts)
 
-    def under(self, background: Tensor | None) -> Tensor:
-        r"""Returns a background of shape :math:`(*, C)` as :math:`(*, C, 1, 1)`; 0 if ``None``."""
-        return self.zero if background is None else background[..., None, None]
-
     @staticmethod
     def _present(objects: Tensor, counts: Tensor) -> Tensor:
         """Sets objects beyond the first ``counts`` to zero."""
@@ -302,7 +300,7 @@ class AIR(GuardedModule):
         z_where: Tensor,
         z_what: Tensor,
         counts: Tensor,
-        background: Tensor | None = None,
+        z_background: Tensor | None = None,
     ) -> Tensor:
         r"""Draws the first ``counts`` objects on canvases, of shape :math:`(M, C, H, W)`.
 
@@ -310,11 +308,11 @@ class AIR(GuardedModule):
             z_where: Places, of shape :math:`(M, N, 3)`.
             z_what: Appearance codes, of shape :math:`(M, N, D)`.
             counts: The numbers of objects, of shape :math:`(M)`.
-            background: Of shape :math:`(M, C)`; zeros if ``None``.
+            z_background: The background's latent; ``None`` if it has none.
         """
+        background = self.background.image(z_background)
         objects, _ = self.layers(z_where, z_what, counts, background)
-        canvas = objects.sum(dim=1)
-        return canvas if background is None else self.under(background) + canvas
+        return background + objects.sum(dim=1)
 
     def step_logits(self, presence_prior: Tensor | float | None = None) -> Tensor:
         r"""Returns the prior logits of one more object at each step.
@@ -362,7 +360,9 @@ class AIR(GuardedModule):
         presences, wheres, whats = [], [], []
         plate = pyro.plate("scenes", n if images is None else len(images), device=zero.device)
         with annealed(beta), plate:
-            background = self.sample_background()
+            prior = self.background.prior()
+            z_background = None if prior is None else pyro.sample("z_background", prior)
+            background = self.background.image(z_background)
             for i in range(self.max_objects):
                 previous = True if z_pres is None else z_pres > 0
                 with poutine.mask(mask=previous):
@@ -389,26 +389,18 @@ class AIR(GuardedModule):
             objects = torch.stack(self.contributions(whats, wheres, background))
             presence = torch.stack(torch.broadcast_tensors(*presences))
             canvas = torch.einsum("i...b,i...bchw->...bchw", presence, objects)
-            if background is not None:
-                canvas = self.under(background) + canvas
-            return self.observe(canvas, images)
-
-    def sample_background(self) -> Tensor | None:
-        r"""Samples the background, of shape :math:`(*, B, C)`; ``None`` if it is black."""
-        if self.background == "black":
-            return None
-        prior = dist.Normal(self.zero + 0.5, 0.5).expand([self.shape.channels]).to_event(1)
-        return pyro.sample("z_background", prior)
+            return self.observe(background + canvas, images)
 
     def contributions(
-        self, whats: Sequence[Tensor], wheres: Sequence[Tensor], background: Tensor | None
+        self, whats: Sequence[Tensor], wheres: Sequence[Tensor], background: Tensor
     ) -> list[Tensor]:
         r"""Returns what each object adds to the background if all before it are present.
 
         Args:
             whats: The appearance codes of each step, of shape :math:`(*, B, D)`.
             wheres: The places of each step, of shape :math:`(*, B, 3)`.
-            background: Of shape :math:`(*, B, C)`, or ``None``.
+            background: What is under them, of shape :math:`(*, B, C, H, W)`, or one that broadcasts
+                to it.
 
         Returns:
             Tensors of shape :math:`(*, B, C, H, W)`.
@@ -419,12 +411,12 @@ class AIR(GuardedModule):
         return [added for added, _ in self._front_to_back(latents, background)]
 
     def _front_to_back(
-        self, latents: Iterable[tuple[Tensor, Tensor]], background: Tensor | None
+        self, latents: Iterable[tuple[Tensor, Tensor]], background: Tensor
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yields what each object adds, and the visible share behind it: see :meth:`occlude`."""
-        visible, under = self.zero.new_ones(1, *self.shape.sides), self.under(background)
+        visible = self.zero.new_ones(1, *self.shape.sides)
         for z in latents:
-            added, visible = self.occlude(visible, under, *z)
+            added, visible = self.occlude(visible, background, *z)
             yield added, visible
 
     def observe(self, canvas: Tensor, images: Tensor | None) -> Tensor:
@@ -433,7 +425,7 @@ class AIR(GuardedModule):
         Override it for another likelihood; every estimator keeps working.
 
         Args:
-            canvas: The sum of the objects, of shape :math:`(*, B, C, H, W)`.
+            canvas: The background and the objects, of shape :math:`(*, B, C, H, W)`.
             images: Observed scenes, of shape :math:`(B, C, H, W)`, or ``None``.
         """
         likelihood = NormalImage(dist.Normal(canvas, self.likelihood_scale), 3)

@@ -21,6 +21,7 @@ from train.settings.air import AIRSettings
 from train.trained import load
 
 OPAQUE = {"composition": "over", "background": "constant"}
+BACKGROUNDS = ("constant", "image", "learned")
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -43,19 +44,25 @@ def test_the_first_object_is_in_front(double, channels, count):
         canvas = canvas * (1 - alpha) + ink
     counts = torch.full((4,), count)
     torch.testing.assert_close(model.draw(z_where, z_what, counts, background), canvas)
-    objects, masks = model.layers(z_where, z_what, counts, background)
+    objects, masks = model.layers(z_where, z_what, counts, background[..., None, None])
     assert not objects[:, count:].any()
     assert not masks[:, count:].any()
     assert (masks.sum(1) <= 1 + 1e-12).all()
 
 
+@pytest.mark.parametrize("background", BACKGROUNDS)
 @pytest.mark.parametrize("channels", [1, 3])
-def test_the_count_is_summed_out_exactly(small_air, channels):
+def test_the_count_is_summed_out_exactly(small_air, channels, background):
     """Pyro's enumeration of presences has the same value and gradient.
 
     The mutation: an object that occludes others although it is absent.
     """
-    air = small_air(ConvolutionalGuide, shape=(channels, 10, 11), hidden=16, **OPAQUE)
+    air = small_air(
+        ConvolutionalGuide,
+        shape=(channels, 10, 11),
+        hidden=16,
+        **OPAQUE | {"background": background},
+    )
     pyro.set_rng_seed(1)
     enumerated = config_enumerate(air.guide, "parallel")
     pyros = TraceEnum_ELBO(max_plate_nesting=1)
@@ -68,18 +75,29 @@ def test_the_count_is_summed_out_exactly(small_air, channels):
     torch.testing.assert_close(actual, wanted, rtol=1e-9, atol=1e-9)
 
 
-def test_the_model_and_the_verbs_draw_the_same(small_air):
+@pytest.mark.parametrize("background", BACKGROUNDS)
+def test_the_model_and_the_verbs_draw_the_same(small_air, background):
     """The mutation: the background left out of one of the two."""
-    air = small_air(ConvolutionalGuide, shape=(3, 10, 11), **OPAQUE)
+    air = small_air(ConvolutionalGuide, shape=(3, 10, 11), **OPAQUE | {"background": background})
     found = air.guide.detect(air.images)
-    drawn = air.model.draw(found.z_where, found.z_what, found.counts, found.background)
+    shape = air.model.background.latent_shape
+    latent = None if shape is None else found.z_background.unflatten(1, shape)
+    drawn = air.model.draw(found.z_where, found.z_what, found.counts, latent)
     torch.testing.assert_close(found.reconstruction, drawn)
-    medians = air.images.flatten(-2).median(-1).values
-    torch.testing.assert_close(found.background, medians + air.guide.colour.correction)
+    absent = air.model.draw(found.z_where, found.z_what, 0 * found.counts, latent)
+    torch.testing.assert_close(found.background, absent.expand_as(air.images))
 
 
-def test_score_functions_take_the_same_pair(small_air):
+def test_one_colour_is_around_the_median(small_air):
     air = small_air(ConvolutionalGuide, shape=(3, 10, 11), **OPAQUE)
+    medians = air.images.flatten(-2).median(-1).values
+    found = air.guide.detect(air.images)
+    torch.testing.assert_close(found.z_background, medians + air.guide.colour.correction)
+
+
+@pytest.mark.parametrize("background", BACKGROUNDS)
+def test_score_functions_take_the_same_pair(small_air, background):
+    air = small_air(ConvolutionalGuide, shape=(3, 10, 11), **OPAQUE | {"background": background})
     losses = []
     for seed in range(25):
         pyro.set_rng_seed(seed)
@@ -115,12 +133,15 @@ def test_a_bright_background_is_noticed(tmp_path):
 
 
 def test_what_cannot_be_combined_is_refused():
-    with refused("--composition sum", "--background constant", "--composition over"):
-        with_background(AIRSettings(background="constant", composition="sum"))
+    for background in BACKGROUNDS:
+        with refused("--composition sum", f"--background {background}", "--composition over"):
+            with_background(AIRSettings(background=background, composition="sum"))
+        with refused("--guide residual", f"--background {background}", "--guide convolutional"):
+            with_background(AIRSettings(background=background, guide="residual"))
     with refused("--guide residual", "--composition over", "--guide convolutional"):
         with_background(AIRSettings(composition="over", guide="residual"))
-    with pytest.raises(ValueError, match="composition"):
-        AIR(background="constant")
+        with pytest.raises(ValueError, match="composition"):
+            AIR(background=background)
     with pytest.raises(ValueError, match="composition"):
         ResidualGuide(AIR(**OPAQUE))
 

@@ -36,9 +36,9 @@ class AIR(ELBOMethod):
         from train.backgrounds import with_background
         from train.windows import with_windows
 
-        settings = with_background(settings, data.train.images)
         # Transformers give images, which do not know the sizes of objects.
-        return with_windows(settings, data.train.shape, getattr(data.train, "usual_size", None))
+        size = getattr(data.train, "usual_size", None)
+        return with_background(with_windows(settings, data.train.shape, size), data.train.images)
 
     def inputs(self, settings: AIRSettings, data: ScenesSplit) -> dict[str, Any]:
         height, width = data.train.shape.sides
@@ -71,6 +71,7 @@ class AIR(ELBOMethod):
             estimator,
             annealed=schedule(settings, "beta", "presence_prior", *annealed_names(estimator)),
             rates=[(baseline, rate)] if baseline is not None else [],
+            begin=model.background.start,
         )
 
     def watch(self, settings: AIRSettings, data: ScenesSplit, objective: ELBOObjective) -> AIRWatch:

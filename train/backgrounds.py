@@ -1,25 +1,76 @@
-"""Which background AIR assumes by default, how its objects compose, and the guide for both."""
+r"""Which background AIR assumes by default, how its objects compose, and the guide for both.
+
+``auto`` compares how well each kind of background explains the pixels that objects do not cover.
+With a scene's pixels :math:`x_{sp}`, the residual errors of a background :math:`b_{sp}` are
+
+.. math::
+    e = \text{mean}_s \, \text{median}_p \, |x_{sp} - b_{sp}|, \quad
+    e' = \text{mean}_p \, \text{median}_s \, |x_{sp} - b_{sp}|
+
+where the background is 0 (black), the median of the scene (constant), an image of medians in
+windows of the scene (image), or the median of each pixel in all scenes (learned). Objects hardly
+change these, as long as they cover less than half of a scene, and each pixel in less than half of
+the scenes. The simplest kind is black if most pixels are, and otherwise constant. Another one has
+to reduce the simplest one's error by a third: learned in :math:`e'`, to which an image of all
+scenes is known but for noise, or image in :math:`e`.
+"""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
-from train.errors import require
+import torch
+from torch import Tensor
+
+from guides.backdrops import ImageBackdrop, median
+from pyro_models.backgrounds import ImageBackground, Kind
+from pyro_models.shapes import Shape
+from train.errors import note, require
 from train.settings.air import AIRSettings
+from train.windows import with_windows
 
 BLACK = 0.02
 """The median level of a black background is at most so high, in [0, 1]."""
 LIKELIHOOD_SCALES = {"sum": 0.4, "over": 0.2}
 """An object is worth its latents' divergence only if it changes the likelihood by more."""
+TEXTURED = 0.3
+"""The likelihood's deviation on backgrounds with texture, whose edges are fainter than objects."""
 EXAMINED = 1_000
-"""Scenes whose background is examined."""
+"""Scenes whose background is examined, at most."""
+VALUES = 2**21
+"""Values of these scenes, at most: nobody waits for more."""
+LEAST = 20
+"""Of fewer scenes the median of a pixel says little about the next scene."""
+BETTER = 2 / 3
+"""Another background than the simplest has at most this proportion of its error,"""
+VISIBLE = 0.005
+"""less this, which is about one level of 255."""
+SAID = {
+    "constant": "one colour a scene, the simplest that is not black",
+    "image": "an image of each scene, as one colour explains its pixels much worse",
+    "learned": "one image of all scenes, which explains their pixels much better than one colour",
+}
+"""What a note says of a background that was found."""
+
+
+class Errors(NamedTuple):
+    """The residual errors of a background, in [0, 1].
+
+    Attributes:
+        scenes: :math:`e`, of the median pixel of a scene.
+        pixels: :math:`e'`, of a pixel in the median scene.
+    """
+
+    scenes: float
+    pixels: float
 
 
 def with_background(settings: AIRSettings, images: Any = None) -> AIRSettings:
     r"""Returns settings with a background, a composition, a guide and a likelihood's deviation.
 
-    They take the place of ``"auto"`` and of None.
+    They take the place of ``"auto"`` and of None. A note says which background is found, unless it
+    is black.
 
     Args:
         settings: The settings.
@@ -31,7 +82,7 @@ def with_background(settings: AIRSettings, images: Any = None) -> AIRSettings:
     """
     background = settings.background
     if background == "auto":
-        background = "black" if images is None or is_black(images) else "constant"
+        background = "black" if images is None else find(settings, images)
     composition = settings.composition
     if composition == "auto":
         composition = "sum" if background == "black" else "over"
@@ -44,19 +95,81 @@ def with_background(settings: AIRSettings, images: Any = None) -> AIRSettings:
     if guide == "auto":
         guide = "residual" if composition == "sum" else "convolutional"
     is_found = settings.background == "auto" and background != "black"
-    reason = "the scenes are not black" if is_found else f"--composition {composition}"
+    given = ("composition", composition) if background == "black" else ("background", background)
+    reason = "the scenes are not black" if is_found else "--{} {}".format(*given)
     require(
         composition == "sum" or guide == "convolutional",
         f"--guide {guide} supports black backgrounds and sums of objects alone, and {reason}: "
         "give --guide convolutional",
     )
+    if is_found:
+        note(f"--background auto: {background}, {SAID[background]}")
+    elif background == "learned" and images is not None and not have_one_image(images):
+        note(
+            "--background learned: the median of all scenes explains their pixels worse than one "
+            "colour a scene: give --background image, unless objects are everywhere"
+        )
+    scale = TEXTURED if background in ("image", "learned") else LIKELIHOOD_SCALES[composition]
     return replace(
         settings,
         background=background,
         composition=composition,
         guide=guide,
-        likelihood_scale=settings.likelihood_scale or LIKELIHOOD_SCALES[composition],
+        likelihood_scale=settings.likelihood_scale or scale,
     )
+
+
+def find(settings: AIRSettings, images: Any) -> Kind:
+    r"""Returns the simplest background that explains scenes.
+
+    Args:
+        settings: The settings, whose windows are the size of objects.
+        images: Scenes, of shape :math:`(M, C, H, W)`, uint8; see :data:`EXAMINED`.
+    """
+    x, simplest = sample(images), "black" if is_black(images) else "constant"
+    constant = torch.zeros(()) if simplest == "black" else median(x.flatten(2))[..., None, None]
+    simple = errors(x, constant)
+    if BETTER * max(simple) <= VISIBLE:
+        return simplest
+    shape = Shape(*images.shape[1:])
+    scale, _ = with_windows(settings, shape).window_scale
+    grid = ImageBackground(shape, min(shape.sides) / scale)
+    with torch.no_grad():
+        image = errors(x, grid.image(ImageBackdrop(grid).medians(x)))
+    learned = errors(x, x.median(dim=0).values)
+    most = min(BETTER * simple.pixels - VISIBLE, image.pixels + VISIBLE)
+    if len(x) >= LEAST and learned.pixels < most:
+        return "learned"
+    return "image" if image.scenes < BETTER * simple.scenes - VISIBLE else simplest
+
+
+def have_one_image(images: Any) -> bool:
+    r"""Returns whether the median of all scenes explains them better than one colour a scene.
+
+    Args:
+        images: Scenes, of shape :math:`(M, C, H, W)`, uint8; see :data:`EXAMINED`.
+    """
+    x = sample(images)
+    colours = errors(x, median(x.flatten(2))[..., None, None])
+    return errors(x, x.median(dim=0).values).pixels <= colours.pixels
+
+
+def sample(images: Any) -> Tensor:
+    """Returns the scenes that are examined, in [0, 1]: see :data:`EXAMINED`, :data:`VALUES`."""
+    most = max(VALUES // Shape(*images.shape[1:]).values, LEAST)
+    return images[: min(EXAMINED, most)].float() / 255
+
+
+def errors(images: Tensor, background: Tensor) -> Errors:
+    r"""Returns the residual errors of a background.
+
+    Args:
+        images: Scenes, of shape :math:`(M, C, H, W)`, in [0, 1].
+        background: What is under their objects, of a shape that broadcasts to that.
+    """
+    left = (images - background).abs()
+    by_scene, by_pixel = median(left.flatten(1)), left.median(dim=0).values
+    return Errors(by_scene.mean().item(), by_pixel.mean().item())
 
 
 def is_black(images: Any) -> bool:

@@ -126,6 +126,8 @@ class ELBOObjective(Objective):
             completed steps, such as :class:`Anneal`. Model and guide take them, but those in
             :func:`train.estimators.annealed_names`, which the estimator takes.
         rates: Pairs of a submodule of model or guide and its own learning rate.
+        begin: Initialises weights from batches of images, before the first step; ``None`` if there
+            is nothing to initialise.
     """
 
     def __init__(
@@ -136,13 +138,19 @@ class ELBOObjective(Objective):
         *,
         annealed: Mapping[str, Callable[[Tensor], Tensor]] | None = None,
         rates: Sequence[tuple[nn.Module, float]] = (),
+        begin: Callable[[Iterable[Tensor]], None] | None = None,
     ) -> None:
         super().__init__()
+        self.begin = begin
         self.model = model
         self.guide = guide
         self.estimator = estimator
         self.annealed = dict(annealed or {})
         self.rates = tuple((tuple(module.parameters()), rate) for module, rate in rates)
+
+    def start(self, batches: Iterable[Batch]) -> None:
+        if self.begin is not None:
+            self.begin(batch[0] for batch in batches)
 
     # In the global parameter store two models of one process would get one set of weights.
     @pyro.get_param_store().scope()

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from guides.air import StepwiseGuide
 from pyro_models.air import AIR
+from pyro_models.backgrounds import Kind
 from pyro_models.masks import label_maps
 from pyro_models.sharing import one_estimate
 from train import plots, plots_scenes
@@ -368,7 +369,7 @@ class AIRWatch(Watch):
         return measures
 
     def goals(self) -> list[Goal]:
-        return goals(self.data.train, self.model.background)
+        return goals(self.data.train, self.model.background.kind)
 
     def figures(self, log: TrainingLog) -> dict[str, Callable[[], Figure]]:
         drawn = {
@@ -419,7 +420,7 @@ class AIRWatch(Watch):
         return torch.bincount(pairs, minlength=size**2).reshape(size, size).numpy()
 
 
-def goals(train: Scenes, background: str = "black") -> list[Goal]:
+def goals(train: Scenes, background: Kind = "black") -> list[Goal]:
     """Returns the goals of a model and guide: reconstruction, and counts if they are known.
 
     Args:
@@ -445,7 +446,7 @@ def goals(train: Scenes, background: str = "black") -> list[Goal]:
     return [counting, reconstruction]
 
 
-def advise(scenes: Tensor, background: str = "black") -> str:
+def advise(scenes: Tensor, background: Kind = "black") -> str:
     r"""Returns what to try if the model does not explain scenes.
 
     Args:
@@ -456,5 +457,5 @@ def advise(scenes: Tensor, background: str = "black") -> str:
     if bool((scenes == scenes[:1]).all()):
         return "other scenes: all of these are the same image"
     if background == "black" and not is_black(scenes):
-        return "--background auto, which takes a colour for each scene: these are not black"
+        return "--background auto, which finds one that is not black: these scenes are not"
     return "a --window-size of the objects' size, more --steps, or another --seed"

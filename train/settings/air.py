@@ -43,9 +43,10 @@ class AIRSettings(EstimatorSettings, SceneSettings):
     in colour."""
     what_hidden: Count = 400
     """Hidden units of the encoder and decoder of windows."""
-    background: Literal["auto", "black", "constant"] = "auto"
-    """What is under the objects. constant: one colour, a latent of each scene. auto: black if most
-    pixels of the training scenes are black, otherwise constant."""
+    background: Literal["auto", "black", "constant", "image", "learned"] = "auto"
+    """What is under the objects. constant: one colour, a latent of each scene. image: a coarse
+    image, a latent of each scene. learned: one image of all scenes, of a camera that does not move.
+    auto: the simplest that explains most pixels of the training scenes; a note says which."""
     composition: Literal["auto", "sum", "over"] = "auto"
     """How objects make a scene. sum: they add light. over: they are opaque, and each occludes those
     behind it. auto: sum on black, over on other backgrounds."""
@@ -67,7 +68,8 @@ class AIRSettings(EstimatorSettings, SceneSettings):
     the position, as in the paper."""
     likelihood_scale: Positive | None = None
     """Standard deviation of a pixel given the objects (Normal likelihood); None: 0.4 with
-    --composition sum, 0.2 with over, where objects may differ little from the background."""
+    --composition sum, 0.2 with over, where objects may differ little from the background, 0.3 with
+    --background image and learned, which have texture that is no object."""
     presence_prior: Probability = 0.001
     """Prior probability of one more object."""
     presence_prior_start: Probability | None = 0.3

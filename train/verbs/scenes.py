@@ -72,7 +72,8 @@ class TrainedAIR(Trained):
             max_objects: The most objects in a scene, from 1; ``None`` leaves it.
 
         Raises:
-            InputError: If the guide has the size of the canvas, or a value is out of its range.
+            InputError: If the guide or the background has the size of the canvas, or a value is
+                out of its range.
         """
         settings = with_windows(with_background(self.settings), self.shape)
         inputs = dict(self.saved.inputs)
@@ -82,6 +83,11 @@ class TrainedAIR(Trained):
                 settings.guide == "convolutional",
                 f"scenes of {canvas}: --guide {settings.guide} of this run takes scenes of "
                 f"{self.shape} alone: train one with --guide convolutional",
+            )
+            require(
+                self.objective.model.background.on_any_canvas,
+                f"scenes of {canvas}: --background {settings.background} of this run is an image "
+                f"of {self.shape}: train one with --background image",
             )
             settings = on_canvas(settings, self.shape, canvas)
             inputs |= {"shape": canvas.outside, "square_windows": True}
@@ -109,14 +115,13 @@ class TrainedAIR(Trained):
     @property
     def code_size(self) -> int:
         model = self.objective.model
-        colours = 0 if model.background == "black" else self.shape.channels
-        return model.max_objects * (4 + model.what_dim) + colours
+        return model.max_objects * (4 + model.what_dim) + model.background.size
 
     def detect(self, images: Array) -> Detection:
         """Detects objects in images: see :class:`guides.air.Detection`.
 
-        Reconstructions of grey scenes have no channel axis. With ``--guide convolutional`` images
-        may be of any size.
+        Reconstructions and backgrounds of grey scenes have no channel axis. With
+        ``--guide convolutional`` images may be of any size.
 
         Raises:
             InputError: If there are no images, or they are of a size that the guide does not
@@ -132,26 +137,27 @@ class TrainedAIR(Trained):
         return self.public(detection)
 
     def public(self, detection: Detection) -> Detection:
-        """Returns a detection whose reconstruction has no channel axis if it is grey."""
-        return detection._replace(reconstruction=without_grey_axis(detection.reconstruction))
+        """Returns a detection whose images have no channel axis if they are grey."""
+        return detection._replace(
+            reconstruction=without_grey_axis(detection.reconstruction),
+            background=without_grey_axis(detection.background),
+        )
 
     def encode(self, images: Array) -> Tensor:
         r"""Encodes scenes: presence (1), position (3) and appearance (D) of each of N objects.
 
-        Entries of absent objects are zeros. The colour of a background that is not black (C)
-        follows.
+        Entries of absent objects are zeros. The latent of the background follows, K numbers if it
+        has one.
 
         Returns:
-            Of shape :math:`(M, N (4 + D))`, or :math:`(M, N (4 + D) + C)`.
+            Of shape :math:`(M, N (4 + D) + K)`.
         """
         detection = self.detect(images)
         steps = torch.arange(self.settings.max_objects, device=self.device)
         presence = (steps < detection.counts.unsqueeze(1)).float().unsqueeze(-1)
         values = [torch.ones_like(presence), detection.z_where, detection.z_what]
         codes = (presence * torch.cat(values, dim=-1)).flatten(1)
-        if self.objective.model.background == "black":
-            return codes
-        return torch.cat([codes, detection.background], dim=1)
+        return torch.cat([codes, detection.z_background], dim=1)
 
     def functions(self) -> dict[str, TensorFunction]:
         guide, steps = self.objective.guide, self.settings.max_objects
@@ -160,20 +166,32 @@ class TrainedAIR(Trained):
             "z_what": self.example(steps, self.settings.what_dim),
             "counts": self.example().long(),
         }
-        if self.objective.model.background != "black":
-            codes["background"] = self.example(self.shape.channels)
+        size = self.objective.model.background.size
+        # z_background comes last, and is left out where it has no numbers.
+        found = Detection._fields if size else Detection._fields[:-1]
+        if size:
+            codes["z_background"] = self.example(size)
         images = {"image": self.example(*self.shape.outside)}
 
         def detect(images: Tensor) -> tuple[Tensor, ...]:
-            return tuple(self.public(guide.detect(self.with_channels(images))))
+            return tuple(self.public(guide.detect(self.with_channels(images))))[: len(found)]
 
         def draw(*codes: Tensor) -> Tensor:
-            return without_grey_axis(self.objective.model.draw(*codes))
+            z_where, z_what, counts, *background = codes
+            drawn = self.objective.model.draw(
+                z_where, z_what, counts, *map(self.latent_background, background)
+            )
+            return without_grey_axis(drawn)
 
         return {
-            "encoder": TensorFunction(detect, images, Detection._fields),
+            "encoder": TensorFunction(detect, images, found),
             "decoder": TensorFunction(draw, codes, ("reconstruction",)),
         }
+
+    def latent_background(self, values: Tensor) -> Tensor | None:
+        """Returns the background's latent that flattened values (M, K) are; ``None`` if K is 0."""
+        shape = self.objective.model.background.latent_shape
+        return None if shape is None else values.unflatten(1, shape)
 
     @clipped
     def decode(self, z: Tensor | ArrayLike) -> Tensor:
@@ -191,9 +209,7 @@ class TrainedAIR(Trained):
             objects = objects.unflatten(1, (model.max_objects, -1))
             presence, z_where, z_what = objects.split(sizes, dim=-1)
             counts = (presence.squeeze(-1) > 0.5).sum(1)
-            return model.draw(
-                z_where, z_what, counts, None if model.background == "black" else background
-            )
+            return model.draw(z_where, z_what, counts, self.latent_background(background))
 
         return self.in_batches(draw, self.codes(z))
 
