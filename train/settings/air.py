@@ -32,8 +32,8 @@ class AIRSettings(EstimatorSettings, SceneSettings):
     window_scale: tuple[Positive, Positive] | None = None
     """Prior of an object's inverse scale s, the number of windows that fit across the canvas: its
     median and standard deviation; None: from the sizes of canvas and digits, 2.6 0.1 for digits of
-    24 pixels on a canvas of 50. In scenes of your own, they are from the boxes; without boxes, objects are taken to have that proportion of
-    the canvas."""
+    24 pixels on a canvas of 50. In scenes of your own, sizes are those of the boxes; without boxes,
+    objects are taken to have that proportion of the canvas."""
     place_scale: Positive | None = None
     """Prior standard deviation of an object's x and y, which are 0 in the centre of the canvas and
     change by 1 over half a window; None: 1, and more if more windows fit across the canvas, unless
