@@ -134,6 +134,8 @@ def squares(images: Tensor, side: int, stride: int) -> Tensor:
 def median(values: Tensor) -> Tensor:
     r"""Returns the median of the last dimension, the lower one of an even number.
 
-    PyTorch's own is not deterministic on CUDA.
+    On a CPU PyTorch's own takes a quarter of the time; on CUDA it is not deterministic.
     """
+    if values.device.type == "cpu":
+        return values.median(dim=-1).values
     return values.sort(dim=-1).values[..., (values.shape[-1] - 1) // 2]
