@@ -95,15 +95,15 @@ def test_one_colour_is_around_the_median(small_air):
     torch.testing.assert_close(found.z_background, medians + air.guide.colour.correction)
 
 
-@pytest.mark.parametrize("background", BACKGROUNDS)
+@pytest.mark.parametrize("background", ["constant", "image"])
 def test_score_functions_take_the_same_pair(small_air, background):
     air = small_air(ConvolutionalGuide, shape=(3, 10, 11), **OPAQUE | {"background": background})
     losses = []
-    for seed in range(25):
+    for seed in range(16):
         pyro.set_rng_seed(seed)
         losses.append(TraceGraphELBO().loss(*air))
     pyro.set_rng_seed(0)
-    exact = np.mean([MarginalELBO().loss(*air) for _ in range(25)])
+    exact = np.mean([MarginalELBO().loss(*air) for _ in range(16)])
     error = np.std(losses) / np.sqrt(len(losses))
     assert abs(np.mean(losses) - exact) < 5 * error
 
