@@ -42,6 +42,7 @@ def rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.mark.figures
 def test_every_estimator_has_a_row_a_figure_and_a_race(tmp_path, capsys):
     rows_wanted = ("marginal", "tracegraph+network", "concrete", "rws")
     settings = bench(tmp_path, training_seeds=2, estimators=rows_wanted, particles=3)
