@@ -7,8 +7,8 @@
 A row for each data set and seed: the adjusted Rand index over the pixels of objects, the mean IoU
 of objects and segments, the segmentation covering, and counts. ``benchmarks/air_slots.py`` measures
 Slot Attention on the same scenes. As many objects can be inferred as there are at most in a scene;
-the slots of others are one more, for the background. Each run is a ``python -m train.air``. Finished runs are not
-repeated.
+the slots of others are one more, for the background. Each run is a ``python -m train.air``.
+Finished runs are not repeated.
 """
 
 from __future__ import annotations
