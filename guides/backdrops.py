@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from pyro_models.backgrounds import POOLED, Background, ConstantBackground, ImageBackground
 
 NEAR = 5
-"""Cells along a square whose medians may be the background of the cell in its centre."""
+"""Cells along a square whose pixels, and medians, tell of the background in its centre."""
 OWN = 6.0
 """At first, the logit of a cell's own median; those of the others are 0."""
 
@@ -43,14 +43,15 @@ class ColourBackdrop(nn.Module):
 class ImageBackdrop(nn.Module):
     r"""The posterior of a background that is a grid of colours.
 
-    With :math:`m_c` the median of the pixels in a window around cell :math:`c`, of which an object
-    covers less than half in most places, a cell's colour is a mean of those near it:
+    With :math:`m_c` the median of the pixels in a square around cell :math:`c`, a cell's colour is
+    a mean of those near it:
 
     .. math:: \mu_c = \sum_{|d| \le 2} w_{cd} \, m_{c + d}, \quad w_c = \text{softmax}(\omega_c)
 
     Convolutions infer :math:`\omega` from what differs from the medians, so that they can tell an
-    object and look beside it. At first :math:`w_{c0}` is near one. A mean of medians cannot draw
-    the strokes of an object, whatever is learnt. A free correction of the medians can, and does so
+    object and look beside it. At first :math:`w_{c0}` is near one. The square has 5 cells a side,
+    of which an object that fills its window covers about a third. A mean of medians cannot draw
+    an object, whatever is learnt. A free correction of the medians can, and does so
     before the decoder draws anything: then nothing is left that objects would be inferred from.
 
     Args:
@@ -88,12 +89,19 @@ class ImageBackdrop(nn.Module):
         left = images - self.background.image(medians)
         choice = self.choice(self.pooled(torch.cat([left, left.abs()], dim=1)))
         weights = choice.to(images.dtype).softmax(dim=1).movedim(1, -1).unsqueeze(1)
-        loc = (weights * squares(medians, NEAR, 1)).sum(-1)
+        loc = (weights * squares(medians, NEAR, 1).flatten(-2)).sum(-1)
         return dist.Normal(loc, self.log_scale.exp()).to_event(3)
 
-    def medians(self, images: Tensor) -> Tensor:
-        r"""Returns the median colours in a window around each cell, :math:`(B, C, h, w)`."""
-        return median(squares(self.pooled(images), POOLED**2, POOLED))
+    def medians(self, images: Tensor, cells: int = NEAR) -> Tensor:
+        r"""Returns the median colours in a square around each cell, of shape :math:`(B, C, h, w)`.
+
+        Args:
+            images: Scenes, of shape :math:`(B, C, H, W)`.
+            cells: How many cells a side the square has, an odd number.
+        """
+        around = squares(self.pooled(images), cells * POOLED, POOLED)
+        # Every other row and column: a quarter of the values has about the same median.
+        return median(around[..., ::2, ::2].flatten(-2))
 
     def pooled(self, images: Tensor) -> Tensor:
         r"""Averages images :math:`(B, C, H, W)` over squares of pixels.
@@ -125,10 +133,10 @@ def squares(images: Tensor, side: int, stride: int) -> Tensor:
         stride: The side of a cell, :math:`s`.
 
     Returns:
-        Of shape :math:`(B, C, h, w, k^2)`.
+        Of shape :math:`(B, C, h, w, k, k)`.
     """
     padded = F.pad(images, ((side - stride) // 2,) * 4, mode="replicate")
-    return padded.unfold(2, side, stride).unfold(3, side, stride).flatten(-2)
+    return padded.unfold(2, side, stride).unfold(3, side, stride)
 
 
 def median(values: Tensor) -> Tensor:

@@ -61,6 +61,12 @@ class ConvolutionalGuide(StepwiseGuide):
     positive, so that objects are where ink is unexplained. Otherwise presences would fall to zero
     before the decoder draws anything, since an object at a random place only costs.
 
+    If objects are opaque, :math:`r_i` is what differs from the background where no object is yet,
+    by :math:`d` summed over channels. Then :math:`m_a` is the mean of
+    :math:`d / (d + \epsilon)`, or, on a background with texture, of
+    :math:`d^2 / (d^2 + \epsilon^2)` with an :math:`\epsilon` that grows with the texture of the
+    scene.
+
     No weight depends on the size of the canvas or the number of objects. Everything that a step
     infers depends on the image near the object alone. So a guide that was trained on small scenes
     of few objects can be used on large scenes of many.

@@ -55,7 +55,8 @@ def test_a_grid_draws_what_changes_slowly():
 def test_an_object_does_not_change_what_is_found_under_it(sides):
     """Untrained, the guide sees a ramp beside an object and continues it below.
 
-    The mutation: means in place of medians, or an image that is not brought to whole cells.
+    It fills its window. The mutation: means in place of medians, medians in squares of a window, or
+    an image that is not brought to whole cells.
     """
     background = ImageBackground(Shape(3, *sides), 18.0)
     backdrop = ImageBackdrop(background)
@@ -67,10 +68,10 @@ def test_an_object_does_not_change_what_is_found_under_it(sides):
         torch.testing.assert_close(bare, bare[..., :1, :1].expand_as(bare))
         return
     torch.testing.assert_close(bare, ramp, atol=0.06, rtol=0)
-    ramp[..., 8:18, 8:18] = 1
+    ramp[..., 7:25, 7:25] = 1
     covered = background.image(backdrop(ramp).mean)
-    assert (covered - bare).abs().max() < 0.15
-    torch.testing.assert_close(covered[..., 40:], bare[..., 40:], atol=0.01, rtol=0)
+    assert (covered - bare).abs().max() < 0.2
+    torch.testing.assert_close(covered[..., 40:], bare[..., 40:], atol=0.05, rtol=0)
 
 
 @pytest.mark.parametrize("level", [0.2, 0.6])

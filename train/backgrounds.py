@@ -11,7 +11,7 @@ where the background is 0 (black), the median of the scene (constant), an image 
 windows of the scene (image), or the median of each pixel in all scenes (learned). Objects hardly
 change these, as long as they cover less than half of a scene, and each pixel in less than half of
 the scenes. The simplest kind is black if most pixels are, and otherwise constant. Another one has
-to reduce the simplest one's error by a third: learned in :math:`e'`, to which an image of all
+to reduce the simplest one's error by a quarter: learned in :math:`e'`, to which an image of all
 scenes is known but for noise, or image in :math:`e`.
 """
 
@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from guides.backdrops import ImageBackdrop, median
-from pyro_models.backgrounds import ImageBackground, Kind
+from pyro_models.backgrounds import POOLED, ImageBackground, Kind
 from pyro_models.shapes import Shape
 from train.errors import note, require
 from train.settings.air import AIRSettings
@@ -42,14 +42,14 @@ VALUES = 2**21
 """Values of these scenes, at most: nobody waits for more."""
 LEAST = 20
 """Of fewer scenes the median of a pixel says little about the next scene."""
-BETTER = 2 / 3
+BETTER = 3 / 4
 """Another background than the simplest has at most this proportion of its error,"""
 VISIBLE = 0.005
 """less this, which is about one level of 255."""
 SAID = {
     "constant": "one colour a scene, the simplest that is not black",
-    "image": "an image of each scene, as one colour explains its pixels much worse",
-    "learned": "one image of all scenes, which explains their pixels much better than one colour",
+    "image": "an image of each scene, which explains its pixels better than one colour",
+    "learned": "one image of all scenes, which explains their pixels better than one colour each",
 }
 """What a note says of a background that was found."""
 
@@ -135,7 +135,8 @@ def find(settings: AIRSettings, images: Any) -> Kind:
     scale, _ = with_windows(settings, shape).window_scale
     grid = ImageBackground(shape, min(shape.sides) / scale)
     with torch.no_grad():
-        image = errors(x, grid.image(ImageBackdrop(grid).medians(x)))
+        # In a window, as the median pixel of a scene is no object's.
+        image = errors(x, grid.image(ImageBackdrop(grid).medians(x, POOLED)))
     learned = errors(x, x.median(dim=0).values)
     most = min(BETTER * simple.pixels - VISIBLE, image.pixels + VISIBLE)
     if len(x) >= LEAST and learned.pixels < most:
