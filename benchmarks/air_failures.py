@@ -102,7 +102,7 @@ def squares(digits: Images, n: int) -> Scenes:
     """Makes scenes of white squares in place of digits."""
     images = torch.zeros_like(digits.images[:1])
     images[..., 4:24, 4:24] = 255
-    return composed(replace(digits.select(slice(1)), images=images), n)
+    return composed(replace(digits.select(torch.arange(1)), images=images), n)
 
 
 Kind = Callable[[Images, int], Scenes]
