@@ -154,7 +154,8 @@ def test_tables_have_a_row_for_each_count_and_overlap(baselines, scenes):
     few = scenes.select(slice(5))
     rows = baselines.overlap_table({0: few, 0.5: scenes.select(slice(0))}, counters)
     assert len(rows) == 1
-    summary = baselines.summary(rows, ["right", "zero"])
+    summary = baselines.summary(rows, {"network": ["right", "zero"], "AIR": []})
+    assert "AIR" not in summary[0]
     assert summary[0]["network"] == pytest.approx((1 + rows[0]["zero"]) / 2)
     assert summary[0]["network, lowest"] == rows[0]["zero"]
 

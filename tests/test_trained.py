@@ -37,7 +37,6 @@ FLAGS = {
     "icvae sees": ("--encoder-sees-labels", "--invariance", "none", "--hidden", "16"),
     "air": (*SCENES, "--max-objects", "2"),
     "air image": (*SCENES, "--max-objects", "2", "--background", "image"),
-    "air learned": (*SCENES, "--max-objects", "2", "--background", "learned"),
 }
 
 
