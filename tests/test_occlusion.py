@@ -99,11 +99,11 @@ def test_one_colour_is_around_the_median(small_air):
 def test_score_functions_take_the_same_pair(small_air, background):
     air = small_air(ConvolutionalGuide, shape=(3, 10, 11), **OPAQUE | {"background": background})
     losses = []
-    for seed in range(16):
+    for seed in range(25):
         pyro.set_rng_seed(seed)
         losses.append(TraceGraphELBO().loss(*air))
     pyro.set_rng_seed(0)
-    exact = np.mean([MarginalELBO().loss(*air) for _ in range(16)])
+    exact = np.mean([MarginalELBO().loss(*air) for _ in range(25)])
     error = np.std(losses) / np.sqrt(len(losses))
     assert abs(np.mean(losses) - exact) < 5 * error
 
@@ -138,10 +138,10 @@ def test_what_cannot_be_combined_is_refused():
             with_background(AIRSettings(background=background, composition="sum"))
         with refused("--guide residual", f"--background {background}", "--guide convolutional"):
             with_background(AIRSettings(background=background, guide="residual"))
-    with refused("--guide residual", "--composition over", "--guide convolutional"):
-        with_background(AIRSettings(composition="over", guide="residual"))
         with pytest.raises(ValueError, match="composition"):
             AIR(background=background)
+    with refused("--guide residual", "--composition over", "--guide convolutional"):
+        with_background(AIRSettings(composition="over", guide="residual"))
     with pytest.raises(ValueError, match="composition"):
         ResidualGuide(AIR(**OPAQUE))
 
