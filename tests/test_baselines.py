@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from types import ModuleType
 
 import numpy as np
@@ -11,19 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.scripts import import_benchmark
 from train.data.scenes import Scenes, make_scenes
 
 
 @pytest.fixture(scope="module")
 def baselines() -> ModuleType:
-    """The benchmark, which is imported from its folder."""
-    folder = str(Path(__file__).parents[1] / "benchmarks")
-    sys.path.insert(0, folder)
-    try:
-        import air_baselines
-    finally:
-        sys.path.remove(folder)
-    return air_baselines
+    return import_benchmark("air_baselines")
 
 
 @pytest.fixture(scope="module")

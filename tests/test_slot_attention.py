@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import sys
 from dataclasses import replace
-from pathlib import Path
 from types import ModuleType
 
 import numpy as np
@@ -21,6 +19,7 @@ from pyro_models.slot_attention import (
     SlotAutoencoder,
 )
 from tests.data.refusals import refused
+from tests.scripts import import_benchmark
 from train.data.drawn import tetrominoes
 from train.data.scenes import ScenesSplit
 from train.engine.steps import Stepper
@@ -222,14 +221,7 @@ def test_what_does_not_fit_is_refused():
 
 @pytest.fixture(scope="module")
 def slots() -> ModuleType:
-    """The benchmark, which is imported from its folder."""
-    folder = str(Path(__file__).parents[1] / "benchmarks")
-    sys.path.insert(0, folder)
-    try:
-        import air_slots
-    finally:
-        sys.path.remove(folder)
-    return air_slots
+    return import_benchmark("air_slots")
 
 
 @pytest.fixture
