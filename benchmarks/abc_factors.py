@@ -37,6 +37,7 @@ import numpy as np
 import torch
 import tyro
 from repeat import results
+from seeds import mean_and_deviation
 from sklearn.decomposition import PCA
 
 from train.abc import METHOD
@@ -158,9 +159,7 @@ def summary(name: str, runs: Sequence[Scores], constant: str = "") -> dict[str, 
     """
     row: dict[str, Any] = {"constant in sets": name}
     for factor in FACTORS:
-        values = np.array([run[factor] for run in runs])
-        spread = f" ± {values.std(ddof=1):.3f}" if len(values) > 1 else ""
-        cell = f"{values.mean():.3f}{spread}"
+        cell = mean_and_deviation([run[factor] for run in runs], 3)
         row[factor] = f"**{cell}**" if factor == constant else cell
     return row
 

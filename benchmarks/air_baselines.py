@@ -39,6 +39,7 @@ from train.plots_scenes import accuracy_by_count as plot_counts
 from train.plots_scenes import accuracy_by_overlap as plot_overlaps
 from train.tables import markdown
 from train.trained import load as load_run
+from train.verbs.scenes import TrainedAIR
 
 Counter = Callable[[Tensor], np.ndarray]
 """Counts the objects in each of images (M, C, H, W), uint8 or in [0, 1]; of shape (M,)."""
@@ -346,6 +347,17 @@ def overlap_table(
     ]
 
 
+def with_room(trained: TrainedAIR, canvas_size: int, most: int) -> TrainedAIR:
+    """Returns a trained AIR for scenes of a size, in which it can infer so many digits.
+
+    Args:
+        trained: The trained AIR. It keeps its own number of objects if that is larger.
+        canvas_size: Height and width of the scenes.
+        most: The most digits.
+    """
+    return trained.resized((canvas_size,) * 2, max(most, trained.settings.max_objects))
+
+
 def count_with(run: Path, canvas_size: int, most: int) -> Counter:
     """Returns the counts of a trained AIR, loaded for scenes of a size.
 
@@ -357,7 +369,7 @@ def count_with(run: Path, canvas_size: int, most: int) -> Counter:
     trained = load_run(run)
     sides = (canvas_size, canvas_size)
     if trained.shape.sides != sides or trained.settings.max_objects < most:
-        trained = trained.resized(sides, max(most + 2, trained.settings.max_objects))
+        trained = with_room(trained, canvas_size, most + 2)
     return lambda images: np.asarray(trained.detect(images.squeeze(1)).counts)
 
 

@@ -25,8 +25,9 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import tyro
-from air_baselines import choose_components, count_components
+from air_baselines import choose_components, count_components, with_room
 from repeat import results
+from seeds import mean_and_deviation
 from torch import Tensor
 
 from train.data import datasets
@@ -40,7 +41,6 @@ from train.plots_scenes import Curve
 from train.plots_scenes import accuracy_by_count as plot_counts
 from train.tables import markdown
 from train.trained import load
-from train.verbs.scenes import TrainedAIR
 
 
 class Test(NamedTuple):
@@ -171,10 +171,7 @@ def measure(run: Path, test: Test, images: Tensor, seed: int) -> dict[str, float
     if file.exists():
         return json.loads(file.read_text())
     scenes = test.make(images, seed)
-    sides = (test.canvas_size, test.canvas_size)
-    trained: TrainedAIR = load(run)
-    most = max(max(test.counts) + 2, trained.settings.max_objects)
-    trained = trained.resized(None if trained.shape.sides == sides else sides, most)
+    trained = with_room(load(run), test.canvas_size, max(test.counts) + 2)
     found = trained.detect(scenes.images.squeeze(1))
     scores = object_scores(found.probabilities)
     detected = (found.boxes, found.counts, scores)
@@ -243,8 +240,7 @@ def table(benchmark: Benchmark, name: str) -> Iterator[dict[str, Any]]:
 
 def percent(values: Sequence[float]) -> str:
     """Writes the mean of several seeds in per cent, with their standard deviation."""
-    spread = f" ± {100 * np.std(values, ddof=1):.1f}" if len(values) > 1 else ""
-    return f"{100 * np.mean(values):.1f}{spread}"
+    return mean_and_deviation([100 * value for value in values], 1)
 
 
 def main(benchmark: Benchmark) -> None:
