@@ -173,13 +173,18 @@ class LearnedBackground(Background):
         self.weights.copy_(medians.logit() / STEEPNESS)
 
 
+BACKGROUNDS: dict[Kind, type[Background]] = {
+    background.kind: background
+    for background in (BlackBackground, ConstantBackground, ImageBackground, LearnedBackground)
+}
+"""The classes of backgrounds by their kind."""
+
+
 def make_background(kind: Kind, shape: Shape, window: float) -> Background:
     r"""Makes a background.
 
     Args:
-        kind: ``"black"`` for :class:`BlackBackground`, ``"constant"`` for
-            :class:`ConstantBackground`, ``"image"`` for :class:`ImageBackground`, ``"learned"`` for
-            :class:`LearnedBackground`.
+        kind: See :data:`BACKGROUNDS`.
         shape: The canvas' shape.
         window: The side of an object's window in pixels.
 
@@ -188,12 +193,8 @@ def make_background(kind: Kind, shape: Shape, window: float) -> Background:
         >>> background.cell, background.latent_shape
         (6, (1, 9, 9))
     """
-    return {
-        "black": lambda: BlackBackground(shape),
-        "constant": lambda: ConstantBackground(shape),
-        "image": lambda: ImageBackground(shape, window),
-        "learned": lambda: LearnedBackground(shape),
-    }[kind]()
+    background = BACKGROUNDS[kind]
+    return background(shape, window) if background is ImageBackground else background(shape)
 
 
 def _between(side: int, cell: int) -> Tensor:

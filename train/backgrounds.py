@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from guides.backdrops import ImageBackdrop, median
-from pyro_models.backgrounds import POOLED, ImageBackground, Kind
+from pyro_models.backgrounds import BACKGROUNDS, POOLED, ImageBackground, Kind
 from pyro_models.shapes import Shape
 from train.errors import note, require
 from train.settings.air import AIRSettings
@@ -109,7 +109,8 @@ def with_background(settings: AIRSettings, images: Any = None) -> AIRSettings:
             "--background learned: the median of all scenes explains their pixels worse than one "
             "colour a scene: give --background image, unless objects are everywhere"
         )
-    scale = TEXTURED if background in ("image", "learned") else LIKELIHOOD_SCALES[composition]
+    has_texture = BACKGROUNDS[background].has_texture
+    scale = TEXTURED if has_texture else LIKELIHOOD_SCALES[composition]
     return replace(
         settings,
         background=background,
