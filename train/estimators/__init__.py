@@ -1,4 +1,8 @@
-"""Estimators of the ELBO for models with presence, as subclasses of :class:`pyro.infer.ELBO`.
+"""Estimators of the ELBO, as subclasses of :class:`pyro.infer.ELBO`.
+
+:class:`DiscreteELBO` is for any Pyro program: each discrete latent names its gradient estimator.
+:class:`MultiSampleELBO` is the importance-weighted bound of such a program. The others are for
+models with presence, whose number of objects some of them sum out.
 
 Each estimator works in :class:`pyro.infer.SVI`, as a module (``elbo = MarginalELBO()(model,
 guide)``) and in :class:`train.objective.ELBOObjective`. Losses are sums over the batch, as in Pyro.
@@ -18,6 +22,15 @@ if TYPE_CHECKING:
     from train.estimators.base import DifferentiableELBO, loss_and_terms
     from train.estimators.concrete import ConcreteELBO
     from train.estimators.counts import Counts, count_out
+    from train.estimators.discrete.bound import MultiSampleELBO
+    from train.estimators.discrete.coupled import ARM, ARMS, DisARM
+    from train.estimators.discrete.differentiable import DoubleCV, MuProp, Rodeo
+    from train.estimators.discrete.elbo import DiscreteELBO
+    from train.estimators.discrete.exhaustive import Enumerate, MeasureValued, UnorderedSet
+    from train.estimators.discrete.names import SITE_ESTIMATORS
+    from train.estimators.discrete.relaxed import GumbelSoftmax, Rebar, Relax, StraightThrough
+    from train.estimators.discrete.score import LeaveOneOut, Reinforce
+    from train.estimators.discrete.site import SiteDraws, SiteEstimator
     from train.estimators.enumerated import EnumELBO
     from train.estimators.marginal import ImportanceWeightedELBO, MarginalELBO
     from train.estimators.meanfield import MeanFieldELBO
@@ -34,18 +47,38 @@ if TYPE_CHECKING:
     from train.estimators.weights import importance_weighted
 
 __all__ = [
+    "ARM",
+    "ARMS",
     "ESTIMATORS",
+    "SITE_ESTIMATORS",
     "WITHOUT_PRESENCE",
     "ConcreteELBO",
     "Counts",
     "DifferentiableELBO",
+    "DisARM",
+    "DiscreteELBO",
+    "DoubleCV",
     "EnumELBO",
+    "Enumerate",
+    "GumbelSoftmax",
     "ImportanceWeightedELBO",
+    "LeaveOneOut",
     "MarginalELBO",
     "MeanFieldELBO",
+    "MeasureValued",
+    "MuProp",
+    "MultiSampleELBO",
     "NotImportedELBO",
+    "Rebar",
+    "Reinforce",
+    "Relax",
     "ReweightedWakeSleepELBO",
+    "Rodeo",
+    "SiteDraws",
+    "SiteEstimator",
+    "StraightThrough",
     "TraceGraphELBO",
+    "UnorderedSet",
     "annealed_names",
     "count_out",
     "importance_weighted",
@@ -58,6 +91,15 @@ _MODULES = {
     "base": ("DifferentiableELBO", "loss_and_terms"),
     "concrete": ("ConcreteELBO",),
     "counts": ("Counts", "count_out"),
+    "discrete.bound": ("MultiSampleELBO",),
+    "discrete.coupled": ("ARM", "ARMS", "DisARM"),
+    "discrete.differentiable": ("DoubleCV", "MuProp", "Rodeo"),
+    "discrete.elbo": ("DiscreteELBO",),
+    "discrete.exhaustive": ("Enumerate", "MeasureValued", "UnorderedSet"),
+    "discrete.names": ("SITE_ESTIMATORS",),
+    "discrete.relaxed": ("GumbelSoftmax", "Rebar", "Relax", "StraightThrough"),
+    "discrete.score": ("LeaveOneOut", "Reinforce"),
+    "discrete.site": ("SiteDraws", "SiteEstimator"),
     "enumerated": ("EnumELBO",),
     "marginal": ("ImportanceWeightedELBO", "MarginalELBO"),
     "meanfield": ("MeanFieldELBO",),

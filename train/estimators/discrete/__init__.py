@@ -1,0 +1,1 @@
+"""Gradient estimators of discrete latents in any Pyro program: one for each site."""
