@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from typing import Any
 
 import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
@@ -319,3 +320,55 @@ def test_as_a_module_and_in_svi(small_air, estimator_class):
     assert losses[-10:].mean() < losses[:10].mean() - 5 * spread / 10**0.5
     for name, weight in parameters(air).items():
         assert not torch.equal(weight, before[name]), name
+
+
+class Draws(poutine.messenger.Messenger):
+    """Gives a site its value."""
+
+    def __init__(self, name: str, value: Tensor) -> None:
+        super().__init__()
+        self.name, self.value = name, value
+
+    def _pyro_sample(self, message: dict[str, Any]) -> None:
+        if message["name"] == self.name and not message["done"]:
+            # A program that is examined has no dimension of the draws.
+            drawn = message["fn"].batch_shape == self.value.shape
+            message["value"], message["done"] = self.value if drawn else self.value[0], True
+
+
+def test_a_discrete_latent_beside_presences_has_the_gradient_of_the_bound():
+    # The guide's presence is the posterior, so that the objective's divergence is 0, and so is the
+    # gradient of it. A weight's own log q must have its gradient, which an ELBO's need not.
+    weights = [torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in (0.4, -0.7, 1.3)]
+    logit, prior, slope = weights
+    x = torch.tensor([1.9], dtype=torch.float64)
+
+    def log_joint(a: Tensor, z: float) -> Tensor:
+        log_p = dist.Bernoulli(logits=prior).log_prob(a)
+        log_p = log_p + math.log(0.3 if z else 0.7)
+        return log_p + dist.Normal(2 * a * slope + z * prior, 1.0).log_prob(x)
+
+    def model():
+        with pyro.plate("data", 1, dim=-1):
+            a = pyro.sample("a", dist.Bernoulli(logits=prior))
+            z = pyro.sample("z", dist.Bernoulli(0.3 * x.new_ones(())), infer={"presence": True})
+            pyro.sample("x", dist.Normal(2 * a * slope + z * prior, 1.0), obs=x)
+
+    def guide():
+        with pyro.plate("data", 1, dim=-1):
+            a = pyro.sample("a", dist.Bernoulli(logits=logit + x * slope))
+            z = log_joint(a, 1.0) - log_joint(a, 0.0)
+            pyro.sample("z", dist.Bernoulli(logits=z), infer={"presence": True})
+
+    estimator = ImportanceWeightedELBO(2, tight=1.0)
+    exact, total = x.new_zeros(()), [torch.zeros_like(weight) for weight in weights]
+    for pair in itertools.product((0.0, 1.0), repeat=2):
+        a = x.new_tensor(pair)[:, None]
+        log_q = dist.Bernoulli(logits=logit + x * slope).log_prob(a)
+        log_w = torch.logaddexp(log_joint(a, 0.0), log_joint(a, 1.0)) - log_q
+        exact = exact + log_q.sum().exp() * (log_w.logsumexp(0) - math.log(2)).sum()
+        loss = estimator.differentiable_loss(model, Draws("a", a)(guide))
+        for mean, gradient in zip(total, torch.autograd.grad(loss, weights), strict=True):
+            mean -= log_q.sum().exp().detach() * gradient
+    for mean, wanted in zip(total, torch.autograd.grad(exact, weights), strict=True):
+        torch.testing.assert_close(mean, wanted, rtol=1e-9, atol=1e-9)

@@ -360,7 +360,7 @@ MUTANTS: dict[str, tuple[str, Callable[[pytest.MonkeyPatch], None]]] = {
 }
 
 
-def nothing_alone(site: Any, under_guide: Any) -> costs.Cost:
+def nothing_alone(site: Any, under_guide: Any, **_: Any) -> costs.Cost:
     return costs.Cost(site["name"], "factor", (costs.Summand(torch.zeros(()), ()),), ())
 
 

@@ -96,10 +96,17 @@ def score_function(site: Site) -> Tensor | None:
     return None if is_identically_zero(parts.score_function) else parts.score_function
 
 
-def guide_log_prob(site: Site) -> Tensor:
-    """Returns the log-probability of a guide's draw, detached if its expected gradient is zero."""
+def guide_log_prob(site: Site, *, live: bool = False) -> Tensor:
+    r"""Returns the log-probability of a guide's draw.
+
+    Args:
+        site: The draw.
+        live: Whether the log-probability of a draw that is not reparameterized has its gradient.
+            In a mean of costs the expectation of that gradient is zero, and it is left out. In a
+            weight :math:`\log w` of an importance-weighted bound it is not.
+    """
     value = log_prob(site)
-    return value if getattr(site["fn"], "has_rsample", False) else value.detach()
+    return value if live or getattr(site["fn"], "has_rsample", False) else value.detach()
 
 
 def annealed_weights(site: Site) -> tuple[Weight, ...]:
@@ -143,6 +150,7 @@ def latent_cost(
     model_expectation: Expectation,
     *,
     analytic: bool,
+    live: bool = False,
 ) -> Cost:
     r"""Returns the cost of a latent, :math:`\mathbb{E} [w_p \log p(z) - w_q \log q(z)]`.
 
@@ -156,10 +164,11 @@ def latent_cost(
         guide_expectation: The expectation of a value under the guide's mask.
         model_expectation: The expectation of a value under the model's mask.
         analytic: Whether to use the closed form if there is one.
+        live: See :func:`guide_log_prob`.
     """
     forms = closed_form(guide_site, model_site) if analytic else None
     if forms is None:
-        log_q = guide_expectation(guide_log_prob(guide_site))
+        log_q = guide_expectation(guide_log_prob(guide_site, live=live))
         log_p = model_expectation(log_prob(model_site))
     else:
         divergence, entropy = forms
@@ -200,12 +209,12 @@ def observed_cost(site: Site, model_expectation: Expectation) -> Cost:
     return Cost(site["name"], "log_likelihood", summands, site["cond_indep_stack"])
 
 
-def guide_only_cost(site: Site, guide_expectation: Expectation) -> Cost:
+def guide_only_cost(site: Site, guide_expectation: Expectation, *, live: bool = False) -> Cost:
     """Returns the cost of a site of the guide that is no latent of the model."""
     kind: Kind = "kl"
     if site["is_observed"]:
         kind = "penalty" if site.get("penalty") else "factor"
-    value = log_prob(site) if site["is_observed"] else guide_log_prob(site)
+    value = log_prob(site) if site["is_observed"] else guide_log_prob(site, live=live)
     value = -scaled(guide_expectation(value), site["scale"])
     summands = (Summand(value, annealed_weights(site)),)
     return Cost(site["name"], kind, summands, site["cond_indep_stack"])
@@ -219,6 +228,7 @@ def site_costs(
     *,
     exclude: Collection[str] = (),
     analytic: Collection[str] = (),
+    live: bool = False,
 ) -> list[Cost]:
     """Returns the cost of each site.
 
@@ -231,6 +241,7 @@ def site_costs(
             site's mask.
         exclude: Latents whose cost the estimator computes itself.
         analytic: Latents whose KL divergence may be taken in closed form.
+        live: See :func:`guide_log_prob`.
     """
     costs = []
     for name, site in model.items():
@@ -239,11 +250,13 @@ def site_costs(
         elif name in guide and name not in exclude:
             guide_site = guide[name]
             expectations = partial(guide_expectation, guide_site), partial(model_expectation, site)
-            costs.append(latent_cost(guide_site, site, *expectations, analytic=name in analytic))
+            costs.append(
+                latent_cost(guide_site, site, *expectations, analytic=name in analytic, live=live)
+            )
     for name, site in guide.items():
         guide_only = name not in model or model[name]["is_observed"]
         if guide_only and name not in exclude:
-            costs.append(guide_only_cost(site, partial(guide_expectation, site)))
+            costs.append(guide_only_cost(site, partial(guide_expectation, site), live=live))
     return costs
 
 

@@ -170,7 +170,9 @@ class Counts:
     def costs_by_count(self) -> list[Cost]:
         """Returns the cost of each site by count, with KL divergences at the draw."""
         expectations: tuple[SiteExpectation, ...] = self.model_by_count, self.guide_by_count
-        latents = site_costs(self.model, self.guide, *expectations, exclude=self.contract.presences)
+        latents = site_costs(
+            self.model, self.guide, *expectations, exclude=self.contract.presences, live=True
+        )
         return latents + self.presence_costs(lambda value: value)
 
     def presence_costs(self, expectation: Expectation) -> list[Cost]:
