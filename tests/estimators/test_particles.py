@@ -367,7 +367,8 @@ def test_a_discrete_latent_beside_presences_has_the_gradient_of_the_bound():
         log_q = dist.Bernoulli(logits=logit + x * slope).log_prob(a)
         log_w = torch.logaddexp(log_joint(a, 0.0), log_joint(a, 1.0)) - log_q
         exact = exact + log_q.sum().exp() * (log_w.logsumexp(0) - math.log(2)).sum()
-        loss = estimator.differentiable_loss(model, Draws("a", a)(guide))
+        with Draws("a", a):
+            loss = estimator.differentiable_loss(model, guide)
         for mean, gradient in zip(total, torch.autograd.grad(loss, weights), strict=True):
             mean -= log_q.sum().exp().detach() * gradient
     for mean, wanted in zip(total, torch.autograd.grad(exact, weights), strict=True):
