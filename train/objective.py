@@ -121,7 +121,8 @@ class ELBOObjective(Objective):
         model: Called with the batch and the annealed values.
         guide: Called like the model.
         estimator: Any ELBO of Pyro's with a ``differentiable_loss``, or one of
-            :mod:`train.estimators`.
+            :mod:`train.estimators`. If it has parameters of its own, in an attribute ``estimators``
+            as :class:`train.estimators.DiscreteELBO` has, they are trained with those of the guide.
         annealed: Keyword arguments that change over the steps, as functions of the number of
             completed steps, such as :class:`Anneal`. Model and guide take them, but those in
             :func:`train.estimators.annealed_names`, which the estimator takes.
@@ -147,6 +148,16 @@ class ELBOObjective(Objective):
         self.estimator = estimator
         self.annealed = dict(annealed or {})
         self.rates = tuple((tuple(module.parameters()), rate) for module, rate in rates)
+
+    @property
+    def estimator(self) -> ELBO:
+        """The estimator, which can be exchanged."""
+        return self._estimator
+
+    @estimator.setter
+    def estimator(self, estimator: ELBO) -> None:
+        self._estimator = estimator
+        self.estimators = getattr(estimator, "estimators", None)
 
     def start(self, batches: Iterable[Batch]) -> None:
         if self.begin is not None:

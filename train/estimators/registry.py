@@ -12,11 +12,20 @@ from torch import Tensor
 
 from train.errors import InputError, brief
 from train.estimators.concrete import ConcreteELBO
+from train.estimators.discrete.elbo import DiscreteELBO
+from train.estimators.discrete.names import SITE_ESTIMATORS
+from train.estimators.discrete.relaxed import GumbelSoftmax
 from train.estimators.enumerated import EnumELBO
 from train.estimators.marginal import ImportanceWeightedELBO, MarginalELBO
 from train.estimators.meanfield import MeanFieldELBO
 from train.estimators.tracegraph import TraceGraphELBO
 from train.estimators.wake_sleep import ReweightedWakeSleepELBO
+
+OF_SITES = tuple(name for name in SITE_ESTIMATORS if name != GumbelSoftmax.title)
+"""Names of site estimators that a model with presences can have.
+
+A relaxed presence is above 0 and masks nothing, so ``concrete`` stands in the place of ``gumbel``.
+"""
 
 ESTIMATORS: dict[str, type[ELBO]] = {
     "marginal": MarginalELBO,
@@ -26,15 +35,16 @@ ESTIMATORS: dict[str, type[ELBO]] = {
     "concrete": ConcreteELBO,
     "rws": ReweightedWakeSleepELBO,
     "meanfield": MeanFieldELBO,
+    **dict.fromkeys(OF_SITES, DiscreteELBO),
 }
 """Estimators by their names on the command line."""
 
 WITHOUT_PRESENCE = ("meanfield", "tracegraph")
 """Names of the estimators for a model without presences and a guide with penalties, as ICVAE's.
 
-``marginal``, ``iw`` and ``concrete`` need sites that are marked as presences, and ``enum`` a
-discrete latent. ``iw`` and ``rws`` would put a penalty into importance weights, and need a model
-that broadcasts over draws.
+``marginal``, ``iw`` and ``concrete`` need sites that are marked as presences, and ``enum`` and
+those of :data:`OF_SITES` a discrete latent. ``iw`` and ``rws`` would put a penalty into importance
+weights, and need a model that broadcasts over draws.
 """
 
 
@@ -57,8 +67,11 @@ def make(
             :class:`~pyro.infer.ELBO`, or refuses that number of draws.
     """
     options: dict[str, Any] = {} if num_particles is None else {"num_particles": num_particles}
+    kind = _estimator_class(name, names)
+    if name in OF_SITES:
+        options["estimator"] = name
     try:
-        return _estimator_class(name, names)(**options)
+        return kind(**options)
     except (TypeError, ValueError) as error:
         raise InputError(f"--estimator {name} cannot be made ({error})") from error
 

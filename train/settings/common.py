@@ -212,9 +212,12 @@ class EstimatorSettings(ELBOSettings):
     """Estimator of the ELBO and its gradient. marginal: sums over the object count. tracegraph:
     score function, as Pyro's TraceGraph_ELBO. enum: enumeration, as Pyro's TraceEnum_ELBO. iw:
     importance-weighted bound, sums over the object count. concrete: relaxed presence, biased. rws:
-    reweighted wake-sleep. Or your own, as module:Class."""
+    reweighted wake-sleep. Gradients of drawn presences: reinforce, rloo, arm, disarm, arms,
+    double-cv, rodeo, muprop, rebar, straight-through (biased), enumerate, mvd, unordered-set. Or
+    your own, as module:Class."""
     particles: Count | None = None
-    """Samples per scene in the estimator; None: 10 for iw and rws, 1 for the others."""
+    """Samples per scene in the estimator; None: 10 for iw and rws, 2 for estimators of gradients
+    that compare samples, such as rloo and disarm, 1 for the others."""
     temperature: Positive = 0.5
     """Temperature of the relaxed presence of --estimator concrete."""
     temperature_start: Positive | None = None

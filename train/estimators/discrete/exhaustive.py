@@ -302,7 +302,10 @@ def ratios(p: Tensor, outside: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             return torch.ones_like(outside)
         if rest not in known:
             total = outside + sum(p[s] for s in rest)
-            known[rest] = sum(p[s] / total * probability(rest - {s}) for s in rest)
+            # Where nothing else is possible, values of probability 0 are drawn, each alike.
+            share = [torch.where(total > 0, p[s] / total, 1 / len(rest)) for s in rest]
+            pairs = zip(share, rest, strict=True)
+            known[rest] = sum(each * probability(rest - {s}) for each, s in pairs)
         return known[rest]
 
     everything = frozenset(members)

@@ -91,7 +91,8 @@ class SetDraws(Messenger):
 
     def _of_this_run(self, value: Tensor, event: int) -> Tensor:
         if self.vectorized and self.particles > 1:
-            return value
+            # A program may stack it with values of all particles.
+            return value.expand(self.particles, *value.shape[1:])
         value = value[self.particle if value.shape[0] > 1 else 0]
         # Plates that a site is not in have size 1 here, and no dimension in the site.
         while value.ndim > event and value.shape[0] == 1:
