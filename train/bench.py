@@ -1,11 +1,13 @@
-"""Compares estimators of AIR's ELBO: ``python -m train.estimators``."""
+"""Compares estimators: ``python -m train.estimators``, of AIR or of a VAE with binary latents."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import argparse
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import tyro
 
@@ -13,6 +15,7 @@ from train.air import METHOD, AIRSettings
 from train.cli import command, leaves_no_trace
 from train.errors import require
 from train.settings import Count, Whole
+from train.settings.binary import BinaryBenchSettings
 
 if TYPE_CHECKING:
     import torch
@@ -39,6 +42,9 @@ COLUMNS = ("estimator", "variance", "bias_se", "bias_share", "milliseconds", "va
 class BenchSettings(AIRSettings):
     """Compare estimators of the ELBO: bias, variance and cost of their gradients."""
 
+    task: Literal["air", "bvae"] = "air"
+    """What estimators are compared on. air: AIR. bvae: a VAE with binary latents, which has flags
+    of its own: add --task bvae to --help."""
     estimators: tuple[str, ...] = ROWS
     """Estimators to compare: names as for train.air's --estimator, with +average or +network for a
     baseline, or your own as module:Class."""
@@ -233,6 +239,37 @@ def main(settings: BenchSettings) -> dict[str, Any]:
     return run.finish(results | {"figures": paths, "reasons": reasons})
 
 
+@leaves_no_trace
+def main_binary(settings: BinaryBenchSettings) -> dict[str, Any]:
+    """Trains a VAE with binary latents with each estimator and seed, and compares them."""
+    from train import plots, tables, verdict
+    from train.engine import parallel
+    from train.engine.runs import Run
+    from train.studies import binary
+
+    parallel.require_alone("train.estimators")
+    run = Run.create(settings, "estimators")
+    rows = binary.race(run, settings)
+    run.save_table("training", rows)
+    summary = binary.summary(rows)
+    run.save_table("summary", summary)
+    print(tables.markdown(summary, binary.SUMMARY))
+    means = binary.mean_over_seeds(rows)
+    paths, reasons = verdict.draw(run, {"training": lambda: plots.races(means, binary.PANELS)})
+    results = {"estimators": len(summary), "figures": paths, "reasons": reasons}
+    return run.finish(results)
+
+
+def task_of(arguments: Sequence[str]) -> str:
+    """Returns the value of ``--task`` on a command line; ``"air"`` if it is not there."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--task", default="air")
+    return parser.parse_known_args(list(arguments))[0].task
+
+
 def run() -> None:
     """Runs the command line of ``python -m train.estimators``."""
-    command(BenchSettings, main)
+    if task_of(sys.argv[1:]) == "bvae":
+        command(BinaryBenchSettings, main_binary)
+    else:
+        command(BenchSettings, main)

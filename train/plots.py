@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -225,37 +225,58 @@ def estimators(table: Sequence[Mapping[str, Any]]) -> Figure:
     return figure
 
 
-def races(rows: Sequence[Mapping[str, Any]]) -> Figure:
-    """Plots held-out ELBO and count accuracy against seconds of training, a line per seed.
+class Panel(NamedTuple):
+    """What one panel of :func:`races` shows.
+
+    Attributes:
+        x: The column on the horizontal axis.
+        y: The column on the vertical axis.
+        labels: The titles of both axes.
+        log: Whether the vertical axis is logarithmic.
+    """
+
+    x: str
+    y: str
+    labels: tuple[str, str]
+    log: bool = False
+
+
+AIR_PANELS = (
+    Panel("seconds", "elbo", ("seconds of training", "held-out ELBO, nats")),
+    Panel("seconds", "count_accuracy", ("seconds of training", "count accuracy")),
+)
+
+
+def races(rows: Sequence[Mapping[str, Any]], panels: Sequence[Panel] = AIR_PANELS) -> Figure:
+    """Plots measures of training runs, a line for each estimator and seed.
 
     Args:
-        rows: Rows of :func:`train.studies.races.race`.
+        rows: Rows of :func:`train.studies.races.race`, or of another table with the columns
+            ``estimator``, ``seed`` and those of the panels.
+        panels: What is drawn. The first panel's vertical axis leaves out the lowest tenth.
     """
     names = list(dict.fromkeys(row["estimator"] for row in rows))
     styles = ("-", "--", ":")
-    figure = Figure(figsize=(11, 4), layout="constrained")
-    axes = figure.subplots(1, 2)
-    for axis, (column, label) in zip(
-        axes,
-        {"elbo": "held-out ELBO, nats", "count_accuracy": "count accuracy"}.items(),
-        strict=True,
-    ):
+    figure = Figure(figsize=(5.5 * len(panels), 4), layout="constrained")
+    axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axis, panel in zip(axes, panels, strict=True):
         for i, name in enumerate(names):
             for seed in sorted({row["seed"] for row in rows}):
                 points = [row for row in rows if row["estimator"] == name and row["seed"] == seed]
-                points = [row for row in points if row[column] is not None]
+                points = [row for row in points if row[panel.y] is not None]
                 axis.plot(
-                    [row["seconds"] for row in points],
-                    [row[column] for row in points],
+                    [row[panel.x] for row in points],
+                    [row[panel.y] for row in points],
                     styles[i // len(COLOURS) % len(styles)],
                     color=COLOURS[i % len(COLOURS)],
                     marker="o",
                     markersize=3,
                     label=name if seed == 0 else None,
                 )
-        axis.set(xlabel="seconds of training", ylabel=label)
+        axis.set(xlabel=panel.labels[0], ylabel=panel.labels[1])
+        axis.set_yscale("log" if panel.log else "linear")
         axis.grid(alpha=0.3)
-    values = [row["elbo"] for row in rows if row["elbo"] is not None]
+    values = [row[panels[0].y] for row in rows if row[panels[0].y] is not None]
     if values:
         # A diverged run would squeeze the others into a line at the top.
         low, high = np.quantile(values, 0.1), max(values)
