@@ -76,7 +76,8 @@ def model_and_guide(
             :class:`BaselineNetwork`, or ``"none"``. It is the guide's attribute ``baseline``.
         square_windows: See :class:`~pyro_models.air.AIR`.
         background: See :class:`~pyro_models.air.AIR`.
-        composition: See :class:`~pyro_models.air.AIR`. ``"over"`` needs the convolutional guide.
+        composition: See :class:`~pyro_models.air.AIR`. All but ``"sum"`` need the
+            convolutional guide.
 
     Example:
         >>> model, guide = model_and_guide((50, 50), baseline="average")

@@ -105,7 +105,7 @@ class ConvolutionalGuide(StepwiseGuide):
         if not model.square_windows and len(set(model.shape.sides)) > 1:
             raise ValueError("square_windows is False: a convolutional guide needs square windows")
         super().__init__(model, baseline=baseline)
-        inputs = model.shape.channels + (2 if model.composition == "over" else 0)
+        inputs = model.shape.channels + (2 if model.opaque else 0)
         self.features = nn.Sequential(
             nn.Conv2d(inputs, channels, 5, stride=2, padding=2),
             nn.ReLU(),
@@ -149,7 +149,7 @@ class ConvolutionalGuide(StepwiseGuide):
         half_window = (-where_loc[0]).exp()
         grid, above, beside = self.grid, self.above, self.beside
         seen, faint = images, None
-        if model.composition == "over":
+        if model.opaque:
             contrast = images - background
             faint = self.faint(contrast)
             visible = torch.ones_like(contrast[..., :1, :, :])
@@ -174,7 +174,7 @@ class ConvolutionalGuide(StepwiseGuide):
             z_where, z_what = yield Proposal(presence, where, seen, state)
             if i + 1 == model.max_objects:
                 continue
-            if model.composition == "sum":
+            if not model.opaque:
                 seen = seen - model.paste(z_what, z_where)
             else:
                 _, visible = model.occlude(visible, background, z_what, z_where)
@@ -213,7 +213,7 @@ class ConvolutionalGuide(StepwiseGuide):
         return change / (change + faint)
 
     def look_closely(self, windows: Tensor) -> Tensor:
-        if self.model.composition == "over":
+        if self.model.opaque:
             # The shape of an object, whatever its contrast.
             channels = self.model.shape.channels
             change = windows[..., channels : channels + 1, :, :]

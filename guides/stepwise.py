@@ -274,9 +274,11 @@ class StepwiseGuide(GuardedModule):
         if z_background is None:
             z_background = images.new_zeros(images.shape[0], 0)
         objects, masks = model.layers(z_where, z_what, counts, background)
-        masks = masks.squeeze(-3)
-        if model.composition == "sum":
-            masks = shares(masks, images)
+        if model.opaque:
+            # What a pixel shows is told by its colour, too: edges follow those of the image.
+            masks = model.visible_parts(z_where, z_what, counts, background, images)
+        else:
+            masks = shares(masks.squeeze(-3), images)
         return Detection(
             counts=counts,
             probabilities=probabilities,

@@ -15,7 +15,7 @@ from pyro import poutine
 from torch import Tensor
 
 from pyro_models.backgrounds import Kind, make_background
-from pyro_models.likelihoods import NormalImage
+from pyro_models.likelihoods import LayeredImage, Layers, NormalImage
 from pyro_models.networks import MLP, clipped_boxes, crop, paste
 from pyro_models.objective import annealed
 from pyro_models.presence import FixPresence, presence_logits
@@ -23,7 +23,10 @@ from pyro_models.shapes import Shape, require_batch
 from pyro_models.sharing import cached
 from pyro_models.store import GuardedModule, scoped_store
 
-Composition = Literal["sum", "over"]
+EDGE = 1e-3
+"""Masks below it have darker colours than their object."""
+
+Composition = Literal["sum", "over", "mixture"]
 """How the objects of :class:`AIR` make a canvas."""
 
 
@@ -95,9 +98,11 @@ class AIR(GuardedModule):
             nothing; ``"constant"`` is a colour of each scene, and ``"image"`` a coarse image of
             each scene, the latent ``z_background``; ``"learned"`` is one image of all scenes, a
             weight.
-        composition: ``"sum"``, as above, or ``"over"``. Then objects are opaque, the first one is
-            in front, and each occludes those behind it: see :meth:`occlude`. A background other
-            than black needs it, as a sum cannot be darker than the background.
+        composition: ``"sum"``, as above, or opaque objects, of which the first one is in front,
+            and each occludes those behind it: see :meth:`occlude`. With ``"over"`` a pixel is
+            Normal around the mean of what is there, with ``"mixture"`` around one of the objects or
+            the background: see :class:`~pyro_models.likelihoods.LayeredImage`. A background other
+            than black needs one of these, as a sum cannot be darker than the background.
 
     Attributes:
         window_pixels: The side, in pixels of the canvas, of a window with the prior median of
@@ -148,7 +153,8 @@ class AIR(GuardedModule):
         self.decoder_bias = decoder_bias
         self.likelihood_scale = likelihood_scale
         # Where a grey object only adds light, its mask is all of it.
-        self.has_colour = self.shape.channels > 1 or composition == "over"
+        self.opaque = composition != "sum"
+        self.has_colour = self.shape.channels > 1 or self.opaque
         maps = 1 + self.shape.channels if self.has_colour else 1
         self.decoder = MLP(what_dim, maps * window_size**2, (hidden,))
         s, x, y = where_loc
@@ -175,7 +181,7 @@ class AIR(GuardedModule):
             mask = (logits + self.decoder_bias).sigmoid()
             return Appearance(mask, torch.ones_like(mask))
         mask, colour = logits.tensor_split((1,), dim=-3)
-        if self.composition == "over":
+        if self.opaque:
             return Appearance((4 * mask + self.disc).sigmoid(), colour.sigmoid())
         return Appearance((mask + self.decoder_bias).sigmoid(), colour.sigmoid())
 
@@ -274,7 +280,7 @@ class AIR(GuardedModule):
             What each object adds to the background, of shape :math:`(M, N, C, H, W)`, and its
             visible mask, of shape :math:`(M, N, 1, H, W)`; zeros beyond the first ``counts``.
         """
-        if self.composition == "over":
+        if self.opaque:
             latents = zip(z_what.unbind(1), z_where.unbind(1), strict=True)
             added, visible = zip(*self._front_to_back(latents, background), strict=True)
             objects = torch.stack(added, dim=1)
@@ -386,8 +392,11 @@ class AIR(GuardedModule):
         with plate:
             # Not accumulated in place: TraceGraph_ELBO needs the provenance of every tensor to find
             # what depends on each presence.
-            objects = torch.stack(self.contributions(whats, wheres, background))
             presence = torch.stack(torch.broadcast_tensors(*presences))
+            if self.composition == "mixture":
+                layers = self.opaque_layers(zip(whats, wheres, strict=True), background)
+                return self.observe_layers(layers, presence, images)
+            objects = torch.stack(self.contributions(whats, wheres, background))
             canvas = torch.einsum("i...b,i...bchw->...bchw", presence, objects)
             return self.observe(background + canvas, images)
 
@@ -418,6 +427,69 @@ class AIR(GuardedModule):
         for z in latents:
             added, visible = self.occlude(visible, background, *z)
             yield added, visible
+
+    def opaque_layers(self, latents: Iterable[tuple[Tensor, Tensor]], background: Tensor) -> Layers:
+        r"""Returns opaque objects apart from each other, if all are present.
+
+        Args:
+            latents: Appearance code and place of each object, from the front to the back, of shapes
+                :math:`(*, D)` and :math:`(*, 3)`.
+            background: What is under them, of shape :math:`(*, C, H, W)`, or one that broadcasts to
+                it.
+        """
+        visible = [self.zero.new_ones(1, *self.shape.sides)]
+        colours, shares = [], []
+        for z in latents:
+            colour, mask = cached(self._paste_both, *z).split([self.shape.channels, 1], dim=-3)
+            # Colours are multiplied by the mask, which is zero outside the window.
+            colours.append(colour / mask.clamp(min=EDGE))
+            shares.append(visible[-1] * mask)
+            visible.append(visible[-1] * (1 - mask))
+        return Layers(
+            torch.stack(colours),
+            torch.stack(shares),
+            torch.stack(torch.broadcast_tensors(*visible)),
+            background,
+        )
+
+    def visible_parts(
+        self,
+        z_where: Tensor,
+        z_what: Tensor,
+        counts: Tensor,
+        background: Tensor,
+        images: Tensor,
+    ) -> Tensor:
+        r"""Returns the probability that each pixel shows each opaque object.
+
+        Args:
+            z_where: Places, of shape :math:`(M, N, 3)`.
+            z_what: Appearance codes, of shape :math:`(M, N, D)`.
+            counts: The numbers of objects, of shape :math:`(M)`.
+            background: What is under them, of shape :math:`(M, C, H, W)`, or one that broadcasts to
+                it.
+            images: The scenes, of shape :math:`(M, C, H, W)`.
+
+        Returns:
+            Shape :math:`(M, N, H, W)`; zeros beyond the first ``counts``.
+        """
+        latents = zip(z_what.unbind(1), z_where.unbind(1), strict=True)
+        layers = self.opaque_layers(latents, background)
+        presence = torch.arange(z_where.shape[1], device=counts.device)[:, None] < counts
+        image = LayeredImage(layers, presence.to(images.dtype), self.likelihood_scale)
+        return image.responsibilities(images).movedim(0, 1)
+
+    def observe_layers(self, layers: Layers, presence: Tensor, images: Tensor | None) -> Tensor:
+        r"""Samples the site ``x`` from the likelihood of a mixture, or observes it.
+
+        Override it for another likelihood; every estimator keeps working.
+
+        Args:
+            layers: Objects and background.
+            presence: :math:`z^\text{pres}`, of shape :math:`(N, *, B)`.
+            images: Observed scenes, of shape :math:`(B, C, H, W)`, or ``None``.
+        """
+        return pyro.sample("x", LayeredImage(layers, presence, self.likelihood_scale), obs=images)
 
     def observe(self, canvas: Tensor, images: Tensor | None) -> Tensor:
         r"""Samples the site ``x`` from the likelihood, or observes it.

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from pyro.infer import TraceEnum_ELBO, config_enumerate
 
 from guides.air import ConvolutionalGuide, ResidualGuide, model_and_guide
 from pyro_models.air import AIR
+from pyro_models.likelihoods import LayeredImage, Layers
 from pyro_models.networks import paste
 from tests.data.refusals import refused
 from tests.estimators.exact import gradients
@@ -50,9 +54,10 @@ def test_the_first_object_is_in_front(double, channels, count):
     assert (masks.sum(1) <= 1 + 1e-12).all()
 
 
+@pytest.mark.parametrize("composition", ["over", "mixture"])
 @pytest.mark.parametrize("background", BACKGROUNDS)
 @pytest.mark.parametrize("channels", [1, 3])
-def test_the_count_is_summed_out_exactly(small_air, channels, background):
+def test_the_count_is_summed_out_exactly(small_air, channels, background, composition):
     """Pyro's enumeration of presences has the same value and gradient.
 
     The mutation: an object that occludes others although it is absent.
@@ -61,7 +66,7 @@ def test_the_count_is_summed_out_exactly(small_air, channels, background):
         ConvolutionalGuide,
         shape=(channels, 10, 11),
         hidden=16,
-        **OPAQUE | {"background": background},
+        **OPAQUE | {"background": background, "composition": composition},
     )
     pyro.set_rng_seed(1)
     enumerated = config_enumerate(air.guide, "parallel")
@@ -168,3 +173,71 @@ def test_faint_objects_are_seen_as_bright_ones():
         assert (centre - torch.tensor([36.0, 26.0])).abs().max() < 3
         probabilities.append(1 - found.probabilities[0, 0].item())
     assert min(probabilities) > 0.99
+
+
+# Each pixel shows one object
+
+
+def layered(objects: int = 3, count: int = 2) -> tuple[LayeredImage, torch.Tensor]:
+    """An image of random layers, of which the first ``count`` are present, and a value."""
+    torch.manual_seed(3)
+    masks = torch.rand(objects, 4, 1, 5, 6)
+    behind = torch.cat([torch.ones(1, 4, 1, 5, 6), (1 - masks).cumprod(0)])
+    colours, background = torch.rand(objects, 4, 3, 5, 6), torch.rand(4, 3, 1, 1)
+    layers = Layers(colours, behind[:-1] * masks, behind, background)
+    presence = (torch.arange(objects) < count).double()[:, None].expand(objects, 4)
+    return LayeredImage(layers, presence, 0.3), torch.rand(4, 3, 5, 6)
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_a_pixel_is_a_mixture_of_what_it_may_show(double, count):
+    """Density and responsibilities, pixel by pixel; the mutation: a share that does not occlude."""
+    image, value = layered(count=count)
+    layers, outliers = image.layers, image.OUTLIERS
+    responsibilities = image.responsibilities(value)
+    log_probs = image.log_prob(value)
+    for n in range(4):
+        total = 0.0
+        for y, x in itertools.product(range(5), range(6)):
+            pixel = value[n, :, y, x]
+            parts = []
+            for i in range(count):
+                fn = dist.Normal(layers.colours[i, n, :, y, x], 0.3)
+                parts.append(layers.shares[i, n, 0, y, x] * fn.log_prob(pixel).sum().exp())
+            behind = 1 - sum(layers.shares[i, n, 0, y, x] for i in range(count))
+            fn = dist.Normal(layers.background[n, :, 0, 0], 0.3)
+            rest = behind * fn.log_prob(pixel).sum().exp()
+            density = (1 - outliers) * (sum(parts) + rest) + outliers
+            total = total + density.log()
+            for i, part in enumerate(parts):
+                wanted = (1 - outliers) * part / density
+                torch.testing.assert_close(responsibilities[i, n, y, x], wanted)
+        torch.testing.assert_close(log_probs[n], total)
+    assert not responsibilities[count:].any()
+
+
+def test_draws_of_layers_have_their_mean(double):
+    image, _ = layered()
+    many = image.layers._replace(
+        colours=image.layers.colours[:, :1].expand(3, 4_000, 3, 5, 6),
+        shares=image.layers.shares[:, :1].expand(3, 4_000, 1, 5, 6),
+        visible=image.layers.visible[:, :1].expand(4, 4_000, 1, 5, 6),
+        background=image.layers.background[:1].expand(4_000, 3, 1, 1),
+    )
+    draws = LayeredImage(many, image.presence[:, :1].expand(3, 4_000), 0.3).sample()
+    error = draws.std(0) / 4_000**0.5
+    assert ((draws.mean(0) - image.mean[0]).abs() < 5 * error).all()
+
+
+def test_masks_follow_the_edges_of_the_image():
+    """A window of a sharp square, decoded as a disc: its mask is the square all the same."""
+    torch.manual_seed(0)
+    model = AIR((3, 12, 12), max_objects=1, window_size=6, what_dim=3, hidden=8, **OPAQUE)
+    z_where = torch.tensor([[[0.0, 0.0, 0.0]]])
+    z_what = torch.zeros(1, 1, 3)
+    background = torch.zeros(1, 3, 1, 1)
+    _, colour = model.appearance(z_what[:, 0])
+    square = torch.zeros(1, 3, 12, 12)
+    square[..., 3:9, 2:9] = colour.mean((-2, -1), keepdim=True)
+    parts = model.visible_parts(z_where, z_what, torch.tensor([1]), background, square)
+    torch.testing.assert_close(parts[0, 0] > 0.5, square[0, 0] > 0)

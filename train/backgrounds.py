@@ -32,7 +32,7 @@ from train.windows import with_windows
 
 BLACK = 0.02
 """The median level of a black background is at most so high, in [0, 1]."""
-LIKELIHOOD_SCALES = {"sum": 0.4, "over": 0.2}
+LIKELIHOOD_SCALES = {"sum": 0.4, "over": 0.2, "mixture": 0.2}
 """An object is worth its latents' divergence only if it changes the likelihood by more."""
 TEXTURED = 0.3
 """The likelihood's deviation on backgrounds with texture, whose edges are fainter than objects."""
@@ -87,7 +87,7 @@ def with_background(settings: AIRSettings, images: Any = None) -> AIRSettings:
     if composition == "auto":
         composition = "sum" if background == "black" else "over"
     require(
-        background == "black" or composition == "over",
+        background == "black" or composition != "sum",
         f"--composition sum cannot draw objects on --background {background}, which they may be "
         "darker than: give --composition over",
     )

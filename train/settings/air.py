@@ -47,9 +47,10 @@ class AIRSettings(EstimatorSettings, SceneSettings):
     """What is under the objects. constant: one colour, a latent of each scene. image: a coarse
     image, a latent of each scene. learned: one image of all scenes, of a camera that does not move.
     auto: the simplest that explains most pixels of the training scenes; a note says which."""
-    composition: Literal["auto", "sum", "over"] = "auto"
+    composition: Literal["auto", "sum", "over", "mixture"] = "auto"
     """How objects make a scene. sum: they add light. over: they are opaque, and each occludes those
-    behind it. auto: sum on black, over on other backgrounds."""
+    behind it. mixture: as over, and a pixel shows one of them, or the background, but no blend of
+    both. auto: sum on black, over on other backgrounds."""
     decoder_bias: float = -3.0
     """Constant added to the decoder's logits, with --composition sum. Below 0, windows are nearly
     black before training."""
