@@ -391,7 +391,7 @@ def drawn(run: Run, name: str, runner: Runner, plan: Plan) -> SiteDraws:
         log_prob = log_prob.sum(tuple(range(-dims, 0))) if dims else log_prob
 
     def slope() -> Tensor:
-        cost = run.summed(site.direct, name)
+        cost = run.summed(site.direct, name, joint=site.joint)
         leaves = [guide[name]["value"] for guide in run.guides]
         if not cost.requires_grad:
             return torch.zeros_like(value)
@@ -405,7 +405,10 @@ def drawn(run: Run, name: str, runner: Runner, plan: Plan) -> SiteDraws:
         fixed = plan.dependencies.not_after(name)
         values = {other: torch.cat([run.values(other)] * copies) for other in fixed}
         soft = runner(len(vectors), values={**values, name: vectors}, soft=(name,))
-        return soft.summed(site.direct, name)
+        return soft.summed(site.direct, name, joint=site.joint)
+
+    # An estimator compares its cost with that at relaxed values, which all joint variables change.
+    joint = site.joint if site.estimator.softens else ()
 
     return SiteDraws(
         name=name,
@@ -414,7 +417,7 @@ def drawn(run: Run, name: str, runner: Runner, plan: Plan) -> SiteDraws:
         logits=logits,
         value=value,
         log_prob=log_prob,
-        cost=run.summed(site.downstream, name, detach=True),
+        cost=run.summed(site.downstream, name, joint=joint, detach=True),
         joint=site.joint,
         infer=first["infer"],
         slope=slope,

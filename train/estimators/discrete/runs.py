@@ -139,14 +139,29 @@ class Run:
         event = len(self.guides[0][name]["fn"].event_shape)
         return self.site(name, lambda site: site["value"], event)
 
-    def summed(self, keys: Collection[CostKey], name: str, *, detach: bool = False) -> Tensor:
-        """Sums some costs to the plates of a site, of shape (K, plates)."""
+    def summed(
+        self,
+        keys: Collection[CostKey],
+        name: str,
+        *,
+        joint: Collection[int] = (),
+        detach: bool = False,
+    ) -> Tensor:
+        """Sums some costs to the plates of a site, of shape (K, plates).
+
+        Args:
+            keys: The costs.
+            name: The site.
+            joint: Dimensions of plates that are summed over as well, and then have size 1. A cost
+                outside of a plate is otherwise there for each of its members.
+            detach: Whether the sum has no gradient.
+        """
 
         def of_pair(costs: list[Cost]) -> Tensor:
             values = [(c.value, c.stack) for c in costs if key_of(c) in keys]
             if detach:
                 values = [(value.detach(), stack) for value, stack in values]
-            stack = self.guides[0][name]["cond_indep_stack"]
+            stack = [f for f in self.guides[0][name]["cond_indep_stack"] if f.dim not in joint]
             return torch.as_tensor(sum_to_plates(values, stack))
 
         return self.arranged(map(of_pair, self.costs))
