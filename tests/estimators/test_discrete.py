@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,11 +11,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.estimators.outcomes import PROGRAMS, Copied, copula_probability, z_scores
+from tests.estimators.outcomes import PROGRAMS, Copied, Outcomes, copula_probability, z_scores
 from train.estimators import (
     ARMS,
-    DiscreteELBO,
     DisARM,
+    DiscreteELBO,
+    DoubleCV,
     Enumerate,
     MeasureValued,
     Rebar,
@@ -24,9 +24,9 @@ from train.estimators import (
     Relax,
     SiteDraws,
 )
-from train.estimators.discrete import coupled, differentiable, elbo, exhaustive, families, score
+from train.estimators.discrete import coupled, differentiable, exhaustive, families, score
 from train.estimators.discrete.dependencies import Dependencies
-from train.estimators.discrete.runs import Runner
+from train.estimators.discrete.runs import Run, Runner
 
 pytestmark = pytest.mark.usefixtures("double")
 
@@ -179,7 +179,7 @@ def test_a_baseline_learns_to_predict_the_cost(monkeypatch):
 
 
 def test_a_closed_form_has_the_mean_over_noise():
-    nodes, weights = (torch.as_tensor(v) for v in hermite(40))
+    nodes, weights = (torch.as_tensor(v) for v in hermite(6))
     program = PROGRAMS["chain"]()
     totals: list[dict[str, Any]] = []
     for analytic in (False, True):
@@ -204,6 +204,40 @@ def hermite(number: int) -> tuple[Any, Any]:
 
     nodes, weights = hermegauss(number)
     return nodes, weights / weights.sum()
+
+
+def linear(rows: bool) -> Copied:
+    """A cost that is linear in all variables: of an event, or of the members of a plate."""
+
+    def draw(logits: Tensor, **options: Any) -> Tensor:
+        if not rows:
+            return pyro.sample("b", dist.Bernoulli(logits=logits).to_event(1), **options)
+        with pyro.plate("rows", 2, dim=-1):
+            return pyro.sample("b", dist.Bernoulli(logits=logits), **options)
+
+    def guide(p: Mapping[str, Tensor], infer: Callable[[str], dict[str, Any]]) -> None:
+        draw(p["b"], infer=infer("b"))
+
+    def model(p: Mapping[str, Tensor]) -> None:
+        # Members of a plate have no cost of their own.
+        b = draw(p["b"].detach() if rows else p["prior"])
+        pyro.factor("f", (b * p["weight"]).sum(-1, keepdim=rows))
+
+    shape = (2,) if rows else (1, 3)
+    return Copied(dict.fromkeys(("b", "prior", "weight"), shape), guide, model)
+
+
+@pytest.mark.parametrize("rows", [False, True])
+@pytest.mark.parametrize("name", ["double-cv", "muprop"])
+def test_what_is_linear_has_no_variance(rows, name):
+    """The mutations: a cost that is there once for each member, or the slope of log q left out."""
+
+    mean, variance = linear(rows).moments(
+        lambda: DiscreteELBO(DoubleCV(-1.0) if name == "double-cv" else name)
+    )
+    torch.testing.assert_close(mean, linear(rows).exact(), **CLOSE)
+    assert (variance["b"] < 1e-20).all()
+    assert (linear(rows).moments(maker("rloo"))[1]["b"] > 1e-2).all()
 
 
 # The draws of ARMS, whose joint probability is by inclusion and exclusion above
@@ -395,3 +429,210 @@ def test_variances_are_ordered(target):
     assert values["reinforce"] > values["rloo"] > values["disarm"]
     assert values["arm"] > values["disarm"]
     assert values["reinforce"] > 100 * values["rloo"]
+    # With more draws, the mean of pairs, and draws that all exclude each other.
+    assert variance("disarm", 4) == pytest.approx(values["disarm"] / 2, rel=1e-9)
+    assert variance("arms", 4) < variance("disarm", 4)
+    assert variance("rloo", 4) < variance("rloo", 3) < values["rloo"]
+    assert variance("mvd", 1) == pytest.approx(0.0, abs=1e-20)
+
+
+# Mutations, each of which has to be told from what is right
+
+
+def attribute(owner: Any, name: str, change: Callable[[Any], Any]) -> Callable[[Any], None]:
+    """A mutation that replaces an attribute by a function of it."""
+    return lambda patch: patch.setattr(owner, name, change(getattr(owner, name)))
+
+
+def negated(function: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda *args, **kwargs: -function(*args, **kwargs)
+
+
+def independent(_: Any) -> Callable[..., Tensor]:
+    """Bits of particles that are not coupled."""
+
+    def bits(self: Any, logits: Tensor, particles: int) -> Tensor:
+        full = logits.expand(particles, *logits.shape[1:])
+        return torch.distributions.Bernoulli(logits=full).sample()
+
+    return bits
+
+
+def without(name: str) -> Callable[[Any], Any]:
+    """Dependencies of which an observed site is left out."""
+    return lambda function: (
+        lambda self, latent: frozenset(key for key in function(self, latent) if key[1] != name)
+    )
+
+
+def alone(_: Any) -> Callable[[Any], Any]:
+    """Sums over the variables of an event, and not over those of a plate."""
+
+    def weights(self: Enumerate, draws: SiteDraws) -> Tensor:
+        return draws.log_prob.exp()
+
+    return weights
+
+
+def no_sharing(function: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda *args, shared=(), **options: function(*args, **options)
+
+
+def everyone(value: Tensor) -> Tensor:
+    """The mean over all particles, the own one too."""
+    return value.mean(0).expand(value.shape)
+
+
+def turned(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The particles in which one variable is changed, each taken for another variable's."""
+
+    def coupling(*args: Any) -> Tensor:
+        vectors = function(*args)
+        return torch.cat([vectors[:1], vectors[1:].roll(1, 0)])
+
+    return coupling
+
+
+def equal(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Ratios of a set, of which all are 1."""
+
+    def ratios(*args: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        p, ratio, rest = function(*args)
+        return p, torch.ones_like(ratio), rest
+
+    return ratios
+
+
+MUTANTS: dict[str, tuple[str, int, str, Callable[[Any], None]]] = {
+    "the sign of the score": (
+        *("reinforce", 1, "event"),
+        attribute(families.BernoulliFamily, "log_prob", lambda f: staticmethod(negated(f))),
+    ),
+    "a baseline that sees its own draw": (
+        *("reinforce", 2, "event"),
+        attribute(score, "baseline_of", lambda _: lambda draws: 0.5 * draws.cost),
+    ),
+    "the mean of all draws as a baseline": (
+        *("rloo", 2, "event"),
+        attribute(score, "leave_one_out", lambda _: lambda cost: cost - cost.mean(0)),
+    ),
+    "the sum of all draws as a baseline": (
+        *("rloo", 3, "event"),
+        attribute(score, "leave_one_out", lambda _: lambda cost: cost - 0.5 * cost.sum(0)),
+    ),
+    "disarm with draws that are not coupled": (
+        *("disarm", 2, "event"),
+        attribute(DisARM, "bits", independent),
+    ),
+    "arm with draws that are not coupled": (
+        *("arm", 2, "event"),
+        attribute(coupled.ARM, "bits", independent),
+    ),
+    "arms with draws that are not coupled": (
+        *("arms", 3, "event"),
+        # A sum over all draws has them here; that these are those of ARMS is a test above.
+        attribute(Outcomes, "copula", independent),
+    ),
+    "arms with another correlation": (
+        *("arms", 3, "event"),
+        attribute(coupled, "correlation", lambda f: lambda p, particles: f(p, particles + 1)),
+    ),
+    "disarm with another draw of what is before": (
+        *("disarm", 2, "chain"),
+        attribute(Runner, "__call__", no_sharing),
+    ),
+    "arms with another draw of what is before": (
+        *("arms", 3, "chain"),
+        attribute(Runner, "__call__", no_sharing),
+    ),
+    "the sign of double-cv's correction": (
+        *("double-cv", 2, "event"),
+        attribute(SiteDraws, "covariance", negated),
+    ),
+    "double-cv's control that sees its own draw": (
+        *("double-cv", 2, "event"),
+        attribute(differentiable, "mean_of_others", lambda _: everyone),
+    ),
+    "the sign of muprop's correction": (
+        *("muprop", 1, "event"),
+        attribute(SiteDraws, "covariance", negated),
+    ),
+    "rodeo's control that sees its own draw": (
+        *("rodeo", 2, "event"),
+        attribute(differentiable, "mean_of_others", lambda _: everyone),
+    ),
+    "rodeo's network that sees its own draw": (
+        *("rodeo", 2, "event"),
+        attribute(
+            differentiable.Rodeo,
+            "network",
+            lambda f: lambda self, linear, cost: f(self, linear, cost.roll(1, 0)),
+        ),
+    ),
+    "the sign of mvd": (
+        *("mvd", 1, "event"),
+        attribute(SiteDraws, "unflat", negated),
+    ),
+    "mvd with another variable's values": (
+        *("mvd", 1, "event"),
+        attribute(MeasureValued, "coupling", turned),
+    ),
+    "mvd with another draw of what is before": (
+        *("mvd", 1, "chain"),
+        attribute(Runner, "__call__", no_sharing),
+    ),
+    "the ratios of an unordered set": (
+        *("unordered-set", 2, "classes"),
+        attribute(exhaustive, "ratios", equal),
+    ),
+    "a set with another draw of what is before": (
+        *("unordered-set", 2, "chain"),
+        attribute(Runner, "__call__", no_sharing),
+    ),
+    "values that are enumerated for each member of a plate": (
+        *("enumerate", 1, "together"),
+        attribute(Enumerate, "weights", alone),
+    ),
+    "weights without what a site depends on": (
+        *("enumerate", 1, "chain"),
+        attribute(Dependencies, "closure", lambda _: lambda self, latents: frozenset()),
+    ),
+    **{
+        f"{name} without a cost downstream": (
+            *(name, particles, "chain"),
+            attribute(Dependencies, "downstream", without("x")),
+        )
+        for name, particles in {
+            **{"reinforce": 1, "rloo": 2, "disarm": 2, "arm": 2, "arms": 2, "double-cv": 2},
+            **{"rodeo": 2, "muprop": 1, "mvd": 1, "unordered-set": 2},
+        }.items()
+    },
+}
+
+
+@pytest.mark.parametrize("mutant", MUTANTS)
+def test_what_is_wrong_is_told_from_what_is_right(mutant, monkeypatch):
+    name, particles, program, mutate = MUTANTS[mutant]
+    mutate(monkeypatch)
+    with pytest.raises(AssertionError):
+        check(PROGRAMS[program](), maker(name, particles))
+
+
+RELAXED_MUTANTS: dict[str, Callable[[Any], None]] = {
+    "no derivative of noise that is not given": attribute(
+        families.BernoulliFamily, "normalized", lambda _: staticmethod(Tensor.detach)
+    ),
+    "a cost for each member of a plate that all of them change": attribute(
+        Run, "summed", lambda f: lambda self, keys, name, joint=(), **o: f(self, keys, name, **o)
+    ),
+    "a cost downstream left out": attribute(Dependencies, "downstream", without("x")),
+}
+
+
+@pytest.mark.parametrize("mutant", RELAXED_MUTANTS)
+def test_a_wrong_relaxed_control_variate_is_told_from_a_right_one(mutant, monkeypatch):
+    program = PROGRAMS["together"]()
+    exact = program.exact()
+    RELAXED_MUTANTS[mutant](monkeypatch)
+    drawn = program.drawn(lambda: DiscreteELBO(Rebar(0.6), 1, analytic=False), 6_000)
+    assert (z_scores(drawn, exact) > 8).any()

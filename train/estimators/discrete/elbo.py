@@ -9,6 +9,7 @@ from typing import Any
 
 import pyro
 import torch
+from pyro.distributions.util import scale_and_mask
 from pyro.infer.elbo import ELBOModule
 from torch import Tensor, nn
 
@@ -394,11 +395,21 @@ def drawn(run: Run, name: str, runner: Runner, plan: Plan) -> SiteDraws:
         cost = run.summed(site.direct, name, joint=site.joint)
         leaves = [guide[name]["value"] for guide in run.guides]
         if not cost.requires_grad:
-            return torch.zeros_like(value)
+            return -log_q_slope()
         slopes = torch.autograd.grad(
             cost.sum(), leaves, retain_graph=True, materialize_grads=True, allow_unused=True
         )
-        return run.arranged(slopes, events)
+        return run.arranged(slopes, events) - log_q_slope()
+
+    def log_q_slope() -> Tensor:
+        # A cost has the site's own log-probability detached, as of any that has no rsample.
+        vectors, fixed = value.clone().requires_grad_(), logits.detach()
+        (slopes,) = torch.autograd.grad(family.log_prob(fixed, vectors).sum(), vectors)
+        weight = run.site(
+            name,
+            lambda s: scale_and_mask(fixed.new_ones(s["fn"].batch_shape), s["scale"], s["mask"]),
+        )
+        return slopes * weight.reshape(weight.shape + (1,) * events)
 
     def evaluate(vectors: Tensor) -> Tensor:
         copies = len(vectors) // run.particles
