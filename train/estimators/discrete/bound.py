@@ -79,6 +79,8 @@ class MultiSampleELBO(DifferentiableELBO):
         self, model: Program, guide: Program, args: tuple[Any, ...], kwargs: Any
     ) -> Contract:
         contract = super()._examine(model, guide, args, kwargs)
+        # Until all is checked, the pair is not examined: a pair that is refused stays so.
+        examined, self._examined = self._examined, None
         contract.require_one_scale("MultiSampleELBO")
         self._dependencies = find_dependencies(model, guide, args, kwargs)
         if self.gradient == "disarm":
@@ -92,6 +94,7 @@ class MultiSampleELBO(DifferentiableELBO):
                         f"site {name} depends on the draw of {before}, and disarm of the "
                         'importance-weighted bound needs latents that do not: use "vimco"'
                     )
+        self._examined = examined
         return contract
 
     def estimate(

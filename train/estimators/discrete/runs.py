@@ -70,19 +70,24 @@ class SetDraws(Messenger):
         if name in self.relaxed:
             msg["fn"] = fn = Relaxed(fn, self.relaxed[name])
         if name in self.leaves:
-            msg["value"] = fn(*msg["args"], **msg["kwargs"]).detach().requires_grad_()
+            msg["value"] = self._drawn(msg).detach().requires_grad_()
             msg["done"] = True
             return
         event = len(fn.event_shape)
         if name not in self.values:
             if name in self.shared:
-                self.values[name] = self._first(fn(*msg["args"], **msg["kwargs"]), event)
+                self.values[name] = self._first(self._drawn(msg), event)
             elif name in self.draws:
                 self.values[name] = self.draws[name](fn, self.particles, self.width)
             else:
                 return
         msg["value"] = self._of_this_run(self.values[name], event)
         msg["done"] = True
+
+    @staticmethod
+    def _drawn(msg: dict[str, Any]) -> Tensor:
+        """Returns the draw of a handler inside of this one, if there is one, or a new draw."""
+        return msg["value"] if msg["done"] else msg["fn"](*msg["args"], **msg["kwargs"])
 
     def _first(self, value: Tensor, event: int) -> Tensor:
         plates = value.ndim - event
