@@ -244,6 +244,36 @@ class Copied:
                         log_q = log_q + draw_log_prob(site).sum(-1)
         return {n: v.sum(0) for n, v in self.gradients((log_q.exp() * elbo).sum()).items()}
 
+    def exact_bound(self, particles: int, joint: bool) -> dict[str, Tensor]:
+        """Returns the importance-weighted bound's exact gradients and value, by Pyro alone.
+
+        Args:
+            particles: The number of draws.
+            joint: Whether a weight is that of all rows together.
+        """
+        outcomes = Outcomes()
+        for _ in range(2):
+            self.copy(outcomes.copies)
+            with outcomes:
+                guides = [poutine.trace(self.guide).get_trace() for _ in range(particles)]
+        log_q: Any = 0.0
+        log_w = []
+        for guide in guides:
+            model = poutine.trace(poutine.replay(self.model, trace=guide)).get_trace()
+            weight = torch.zeros(())
+            for sign, trace in ((1, model), (-1, guide)):
+                trace.compute_log_prob()
+                for site in trace.nodes.values():
+                    if site["type"] == "sample" and site["name"] not in ("copies", "rows"):
+                        value = site["log_prob"]
+                        weight = weight + sign * (value.sum(-1, keepdim=True) if joint else value)
+                        if sign < 0 and not site["fn"].has_rsample:
+                            log_q = log_q + draw_log_prob(site).sum(-1)
+            log_w.append(weight / self.scale)
+        mean = torch.stack(log_w).logsumexp(0) - math.log(particles)
+        bound = (self.scale * mean).sum(-1)
+        return {n: v.sum(0) for n, v in self.gradients((log_q.exp() * bound).sum()).items()}
+
     def moments(
         self, make: Callable[[], Any], noise: Any = NOISE
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -266,6 +296,23 @@ class Copied:
             mean[name] = -torch.tensordot(outcomes.weights, value, 1)
             variance[name] = torch.tensordot(outcomes.weights, (value + mean[name]) ** 2, 1)
         return mean, variance
+
+    def value(self, make: Callable[[], Any]) -> Tensor:
+        """Returns the expectation of an estimator's value, with the ELBO's sign.
+
+        A loss is linear in a scale of model and guide, which is the outcome's probability here.
+        """
+        outcomes = Outcomes()
+        for _ in range(3):
+            weights = outcomes.weights
+            self.copy(outcomes.copies)
+            if len(weights) == outcomes.copies:
+                self.scale = weights[:, None]
+            estimator = make()
+            estimator.prepare(self.model, self.guide, (), {})
+            with outcomes:
+                loss = estimator.differentiable_loss(self.model, self.guide)
+        return -loss.detach()
 
     def drawn(self, make: Callable[[], Any], copies: int) -> dict[str, Tensor]:
         """Returns an estimator's gradients and values in independent copies, as :meth:`exact`."""

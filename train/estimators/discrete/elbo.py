@@ -18,7 +18,7 @@ from train.estimators.contract import Contract, SitesChanged
 from train.estimators.costs import elbo_terms, total
 from train.estimators.discrete.dependencies import CostKey, Dependencies, find_dependencies
 from train.estimators.discrete.exhaustive import Enumerate, Weighted
-from train.estimators.discrete.families import family_of, logits_of
+from train.estimators.discrete.families import family_of, logits_of, unmasked
 from train.estimators.discrete.names import by_name
 from train.estimators.discrete.runs import Run, Runner
 from train.estimators.discrete.site import SiteDraws, SiteEstimator
@@ -414,9 +414,9 @@ def drawn(run: Run, name: str, runner: Runner, plan: Plan) -> SiteDraws:
         )
         value = value.expand(logits.shape)
     if family is None:
-        log_prob = run.site(name, lambda s: s["fn"].log_prob(s["value"].detach()))
+        log_prob = run.site(name, lambda s: unmasked(s["fn"]).log_prob(s["value"].detach()))
     else:
-        # Not that of the distribution: one that is masked draws where its mask is false, too.
+        # Not that of the distribution, which may be masked.
         log_prob = family.log_prob(logits, value)
         dims = log_prob.ndim - 1 - run.width
         log_prob = log_prob.sum(tuple(range(-dims, 0))) if dims else log_prob
