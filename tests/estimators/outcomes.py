@@ -432,6 +432,28 @@ def pairs_model(p: Mapping[str, Tensor]) -> None:
     pyro.sample("x", dist.Normal(loc, 0.8), obs=torch.tensor(1.3))
 
 
+def masked_guide(p: Mapping[str, Tensor], infer: Callable[[str], dict[str, Any]]) -> None:
+    """Of two rows, the guide leaves the second one's draw out of its log-probability."""
+    with (
+        pyro.plate("rows", 2, dim=-1),
+        poutine.mask(mask=torch.tensor([True, False])),
+    ):
+        pyro.sample("b", dist.Bernoulli(logits=p["b"]), infer=infer("b"))
+
+
+def masked_model(p: Mapping[str, Tensor]) -> None:
+    with pyro.plate("rows", 2, dim=-1):
+        b = pyro.sample("b", dist.Bernoulli(logits=p["prior"]))
+        pyro.sample("x", dist.Normal(b * p["weight"], 0.8), obs=torch.tensor([1.3, -0.4]))
+
+
+def own_masked_guide(p: Mapping[str, Tensor], infer: Callable[[str], dict[str, Any]]) -> None:
+    """As :func:`masked_guide`, by a mask of the distribution's own."""
+    with pyro.plate("rows", 2, dim=-1):
+        fn = dist.Bernoulli(logits=p["b"]).mask(torch.tensor([True, False]))
+        pyro.sample("b", fn, infer=infer("b"))
+
+
 PROGRAMS: dict[str, Callable[..., Copied]] = {
     # An event of three variables.
     "event": lambda **o: Copied(
@@ -472,5 +494,12 @@ PROGRAMS: dict[str, Callable[..., Copied]] = {
     # An event of two classes.
     "pairs": lambda **o: Copied(
         {"c": (1, 2, 3), "prior": (1, 2, 3), "weight": (1, 2, 3)}, pairs_guide, pairs_model, **o
+    ),
+    # A row whose draw the guide leaves out, by a handler or by the distribution.
+    "masked": lambda **o: Copied(
+        dict.fromkeys(("b", "prior", "weight"), (2,)), masked_guide, masked_model, **o
+    ),
+    "own_masked": lambda **o: Copied(
+        dict.fromkeys(("b", "prior", "weight"), (2,)), own_masked_guide, masked_model, **o
     ),
 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,7 +9,6 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from pyro import poutine
 from torch import Tensor
 
 from tests.estimators.outcomes import PROGRAMS, Copied
@@ -36,39 +34,11 @@ def two_model(p: Mapping[str, Tensor]) -> None:
     pyro.sample("x", dist.Normal(a * w + b * p["weight"], 0.8), obs=torch.tensor(1.3))
 
 
-def masked_guide(p: Mapping[str, Tensor], infer: Callable[[str], dict[str, Any]]) -> None:
-    """Of two rows, the guide leaves the second one's draw out of its log-probability."""
-    with (
-        pyro.plate("rows", 2, dim=-1),
-        poutine.mask(mask=torch.tensor([True, False])),
-    ):
-        pyro.sample("b", dist.Bernoulli(logits=p["b"]), infer=infer("b"))
-
-
-def masked_model(p: Mapping[str, Tensor]) -> None:
-    with pyro.plate("rows", 2, dim=-1):
-        b = pyro.sample("b", dist.Bernoulli(logits=p["prior"]))
-        pyro.sample("x", dist.Normal(b * p["weight"], 0.8), obs=torch.tensor([1.3, -0.4]))
-
-
-def own_masked_guide(p: Mapping[str, Tensor], infer: Callable[[str], dict[str, Any]]) -> None:
-    """As :func:`masked_guide`, by a mask of the distribution's own."""
-    with pyro.plate("rows", 2, dim=-1):
-        fn = dist.Bernoulli(logits=p["b"]).mask(torch.tensor([True, False]))
-        pyro.sample("b", fn, infer=infer("b"))
-
-
 BOUND_PROGRAMS: dict[str, Callable[[], Copied]] = {
     **PROGRAMS,
     # Two sites, neither of which depends on the other's draw.
     "two": lambda: Copied(
         dict.fromkeys(("a", "w", "b", "prior", "weight"), (1,)), two_guide, two_model
-    ),
-    "masked": lambda: Copied(
-        dict.fromkeys(("b", "prior", "weight"), (2,)), masked_guide, masked_model
-    ),
-    "own_masked": lambda: Copied(
-        dict.fromkeys(("b", "prior", "weight"), (2,)), own_masked_guide, masked_model
     ),
 }
 TOGETHER = ("event", "together", "chain", "one_hot", "pairs", "two")
@@ -111,3 +81,125 @@ def test_the_bound_is_exact_in_expectation(gradient, particles, name):
 )
 def test_so_it_is_with_draws_one_after_another(gradient, particles, name):
     check(gradient, particles, name, vectorized=False)
+
+
+def test_terms_have_the_bound():
+    program = BOUND_PROGRAMS["rows"]()
+    program.copy(5)
+    estimator = MultiSampleELBO(3)
+    loss = estimator.differentiable_loss(program.model, program.guide)
+    terms = dict(estimator.terms)
+    torch.testing.assert_close(terms.pop("iw_bound"), -loss.detach())
+    elbo = terms.pop("elbo")
+    torch.testing.assert_close(elbo, terms.pop("log_likelihood") - sum(terms.values()))
+    # Of the same draws, the bound is not below the ELBO.
+    assert elbo < -loss
+
+
+def test_more_draws_make_a_tighter_bound():
+    bounds = [
+        BOUND_PROGRAMS["rows"]().value(lambda k=k: MultiSampleELBO(k, gradient="reinforce"))
+        for k in (1, 2, 3)
+    ]
+    assert bounds[0] < bounds[1] < bounds[2]
+    # The ELBO is that of one.
+    exact = BOUND_PROGRAMS["rows"]().exact()["elbo"]
+    torch.testing.assert_close(bounds[0], exact.reshape(()), **CLOSE)
+
+
+def without_control(sets: Tensor) -> Tensor:
+    """Each draw's weight replaced by the mean of all, the own one too."""
+    geometric = sets.mean(1, keepdim=True).expand(sets.shape)
+    return sets.logsumexp(1, keepdim=True) - bound.with_one_replaced(sets, geometric)
+
+
+def uncoupled(self: DisARM, logits: Tensor, particles: int) -> Tensor:
+    full = logits.expand(particles, *logits.shape[1:])
+    return torch.distributions.Bernoulli(logits=full).sample()
+
+
+def masked_score(fn: Any) -> Any:
+    return fn
+
+
+MUTANTS: dict[str, tuple[str, int, str, Any, str, Any]] = {
+    "a control that sees its own draw": (
+        *("vimco", 3, "rows"),
+        *(bound, "vimco_signal", without_control),
+    ),
+    "the sign of the signal": (
+        *("vimco", 2, "rows"),
+        *(bound, "vimco_signal", lambda sets, keep=bound.vimco_signal: -keep(sets)),
+    ),
+    "no gradient of a weight's own log q": (
+        *("vimco", 2, "rows"),
+        *(bound, "log_prob", lambda site: site["fn"].log_prob(site["value"]).detach()),
+    ),
+    "a weight's own log q without its mask": (
+        *("vimco", 2, "masked"),
+        *(bound, "scale_and_mask", lambda value, mask: value),
+    ),
+    "the score of what is masked left out": (
+        *("reinforce", 2, "own_masked"),
+        *(bound, "unmasked", masked_score),
+    ),
+    "draws that are not coupled": (
+        *("disarm", 4, "event"),
+        *(DisARM, "bits", uncoupled),
+    ),
+    "a draw of the other set": (
+        *("disarm", 4, "event"),
+        *(bound, "pair_differences", lambda sets, keep=bound.pair_differences: keep(sets).flip(0)),
+    ),
+    "weights of all rows together": (
+        *("vimco", 2, "rows"),
+        *(bound, "to_plates", lambda value, kept, keep=bound.to_plates: keep(value, kept - {-1})),
+    ),
+    "weights of each row": (
+        *("vimco", 2, "together"),
+        *(bound, "to_plates", lambda value, kept: value),
+    ),
+}
+
+
+@pytest.mark.parametrize("mutant", MUTANTS)
+def test_what_is_wrong_is_told_from_what_is_right(mutant, monkeypatch):
+    gradient, particles, name, owner, attribute, mutation = MUTANTS[mutant]
+    monkeypatch.setattr(owner, attribute, mutation)
+    with pytest.raises(AssertionError):
+        check(gradient, particles, name)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"gradient": "rloo"}, "gradient is 'rloo': give vimco, disarm, reinforce"),
+        ({"num_particles": 1}, "num_particles is 1: vimco needs particles, 2 or more"),
+        (
+            {"num_particles": 3, "gradient": "disarm"},
+            "num_particles is 3: disarm needs an even number of particles, 2 or more",
+        ),
+        ({"num_particles": 0, "gradient": "reinforce"}, "reinforce needs particles, 1 or more"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(options, words):
+    with pytest.raises(ValueError, match=words):
+        MultiSampleELBO(**options)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("chain", r"site b depends on the draw of [aw], and disarm of the importance-weighted"),
+        ("classes", "site c is a Categorical, and disarm has a form for Bernoulli"),
+    ],
+)
+def test_disarm_refuses_a_site_by_name(name, words):
+    program = BOUND_PROGRAMS[name]()
+    program.copy(1)
+    estimator = MultiSampleELBO(2, gradient="disarm")
+    # The second time, too.
+    for _ in range(2):
+        with pytest.raises(ValueError, match=words) as caught:
+            estimator.differentiable_loss(program.model, program.guide)
+        assert "\n" not in str(caught.value)

@@ -69,25 +69,24 @@ class SetDraws(Messenger):
             return
         if name in self.relaxed:
             msg["fn"] = fn = Relaxed(fn, self.relaxed[name])
-        if name in self.leaves:
-            msg["value"] = self._drawn(msg).detach().requires_grad_()
-            msg["done"] = True
-            return
         event = len(fn.event_shape)
-        if name not in self.values:
-            if name in self.shared:
-                self.values[name] = self._first(self._drawn(msg), event)
-            elif name in self.draws:
-                self.values[name] = self.draws[name](fn, self.particles, self.width)
-            else:
-                return
-        msg["value"] = self._of_this_run(self.values[name], event)
-        msg["done"] = True
+        if name not in self.values and name in self.draws:
+            self.values[name] = self.draws[name](fn, self.particles, self.width)
+        if name in self.values:
+            msg["value"] = self._of_this_run(self.values[name], event)
+            msg["done"] = True
 
-    @staticmethod
-    def _drawn(msg: dict[str, Any]) -> Tensor:
-        """Returns the draw of a handler inside of this one, if there is one, or a new draw."""
-        return msg["value"] if msg["done"] else msg["fn"](*msg["args"], **msg["kwargs"])
+    def _pyro_post_sample(self, msg: dict[str, Any]) -> None:
+        # Whatever has drawn it: the distribution, or a handler inside or outside of this one.
+        name = msg["name"]
+        if msg["is_observed"] or site_is_subsample(msg):
+            return
+        if name in self.leaves:
+            msg["value"] = msg["value"].detach().requires_grad_()
+        elif name in self.shared and name not in self.values:
+            event = len(msg["fn"].event_shape)
+            self.values[name] = self._first(msg["value"], event)
+            msg["value"] = self._of_this_run(self.values[name], event)
 
     def _first(self, value: Tensor, event: int) -> Tensor:
         plates = value.ndim - event
