@@ -20,13 +20,18 @@ OTHER_ESTIMATORS = "use TraceGraphELBO, or pyro.infer.Trace_ELBO"
 
 
 class SitesChanged(ValueError):
-    """Model or guide have other sites than when they were examined."""
+    """Model or guide have other sites than when they were examined.
 
-    def __init__(self) -> None:
-        super().__init__(
-            "model or guide have other sites from run to run: mask them with poutine.mask, or "
-            f"{OTHER_ESTIMATORS}"
-        )
+    Args:
+        message: What is said; Pyro's trace adds shapes to it.
+    """
+
+    def __init__(
+        self,
+        message: str = "model or guide have other sites from run to run: mask them with "
+        f"poutine.mask, or {OTHER_ESTIMATORS}",
+    ) -> None:
+        super().__init__(message)
 
 
 class Contract(NamedTuple):

@@ -6,14 +6,15 @@ import math
 from typing import Any, Literal
 
 import torch
+from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 
 from train.estimators.base import DifferentiableELBO
 from train.estimators.contract import Contract
-from train.estimators.costs import elbo_terms, score_function
+from train.estimators.costs import elbo_terms, log_prob
 from train.estimators.discrete.coupled import DisARM
 from train.estimators.discrete.dependencies import Dependencies, find_dependencies
-from train.estimators.discrete.families import logits_of
+from train.estimators.discrete.families import logits_of, unmasked
 from train.estimators.discrete.runs import Run, Runner
 from train.estimators.programs import Program, preserved_state, run_guide, samples
 
@@ -79,6 +80,8 @@ class MultiSampleELBO(DifferentiableELBO):
         self, model: Program, guide: Program, args: tuple[Any, ...], kwargs: Any
     ) -> Contract:
         contract = super()._examine(model, guide, args, kwargs)
+        # Until all is checked, the pair is not examined: a pair that is refused stays so.
+        examined, self._examined = self._examined, None
         contract.require_one_scale("MultiSampleELBO")
         self._dependencies = find_dependencies(model, guide, args, kwargs)
         if self.gradient == "disarm":
@@ -92,6 +95,7 @@ class MultiSampleELBO(DifferentiableELBO):
                         f"site {name} depends on the draw of {before}, and disarm of the "
                         'importance-weighted bound needs latents that do not: use "vimco"'
                     )
+        self._examined = examined
         return contract
 
     def estimate(
@@ -129,19 +133,27 @@ class MultiSampleELBO(DifferentiableELBO):
         self, run: Run, sets: Tensor, scale: Tensor | float, common: frozenset[int]
     ) -> Tensor:
         """Returns a scalar with the gradient of the discrete draws."""
-        # A weight has the gradient of its own log q, too.
-        signal = -sets.softmax(1) / len(sets)
+
+        def of_draws(signal: Tensor) -> Tensor:
+            return scale * signal.movedim(0, 1).flatten(0, 1)
+
+        own = of_draws(sets.softmax(1) / len(sets))
+        signal: Tensor | None = None
         if self.gradient == "vimco":
-            signal = signal + vimco_signal(sets)
+            signal = of_draws(vimco_signal(sets))
         elif self.gradient == "reinforce":
-            signal = signal + sets.logsumexp(1, keepdim=True) - math.log(sets.shape[1])
-        signal = scale * signal.movedim(0, 1).flatten(0, 1)
-        term = signal.new_zeros(())
+            whole = sets.logsumexp(1, keepdim=True) - math.log(sets.shape[1])
+            signal = of_draws(whole.expand(sets.shape))
+        term = own.new_zeros(())
         for name in self._dependencies.discrete:
-            score = run.site(name, lambda site: torch.as_tensor(score_function(site)))
-            term = term + (to_plates(score, common) * signal).sum()
-            if self.gradient == "disarm":
+            # A weight has the gradient of its own log q, too, which masks leave out.
+            log_q = run.site(name, lambda site: scale_and_mask(log_prob(site), mask=site["mask"]))
+            term = term - (to_plates(log_q, common) * own).sum()
+            if signal is None:
                 term = term + pairs_term(run, name, scale * pair_differences(sets))
+            else:
+                score = run.site(name, lambda site: unmasked(site["fn"]).log_prob(site["value"]))
+                term = term + (to_plates(score, common) * signal).sum()
         return term
 
 

@@ -9,15 +9,16 @@ from typing import Any
 
 import pyro
 import torch
+from pyro.distributions.util import scale_and_mask
 from pyro.infer.elbo import ELBOModule
 from torch import Tensor, nn
 
 from train.estimators.base import DifferentiableELBO
-from train.estimators.contract import Contract
+from train.estimators.contract import Contract, SitesChanged
 from train.estimators.costs import elbo_terms, total
 from train.estimators.discrete.dependencies import CostKey, Dependencies, find_dependencies
 from train.estimators.discrete.exhaustive import Enumerate, Weighted
-from train.estimators.discrete.families import family_of, logits_of
+from train.estimators.discrete.families import family_of, logits_of, unmasked
 from train.estimators.discrete.names import by_name
 from train.estimators.discrete.runs import Run, Runner
 from train.estimators.discrete.site import SiteDraws, SiteEstimator
@@ -128,6 +129,8 @@ class DiscreteELBO(DifferentiableELBO):
         self, model: Program, guide: Program, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> Contract:
         contract = super()._examine(model, guide, args, kwargs)
+        # Until there is a plan, the pair is not examined: a pair that is refused stays so.
+        examined, self._examined = self._examined, None
         dependencies = find_dependencies(model, guide, args, kwargs)
         with preserved_state(model, guide):
             trace, _ = run_guide(guide, args, kwargs)
@@ -148,16 +151,18 @@ class DiscreteELBO(DifferentiableELBO):
             choice = sites[name]["infer"].get("estimator", self.default)
             if isinstance(choice, str):
                 if choice not in self.estimators:
-                    self.estimators[choice] = by_name(choice, name)
-                    if self._collected and any(True for _ in self.estimators[choice].parameters()):
+                    made = by_name(choice, name)
+                    if self._collected and any(True for _ in made.parameters()):
                         raise ValueError(
                             f"site {name} names {choice}, whose parameters are made after those of "
                             "the module were collected: give the site an instance that is an "
                             "attribute of the guide, or DiscreteELBO this estimator"
                         )
+                    self.estimators[choice] = made
                 choice = self.estimators[choice]
             chosen[name] = choice
         self._plan = Plan.of(chosen, dependencies, sites, contract, self.num_particles)
+        self._examined = examined
         return contract
 
 
@@ -180,6 +185,16 @@ class Site:
     direct: frozenset[CostKey]
     joint: tuple[int, ...]
     fn: Any
+
+    def require_count(self, name: str, fn: Any, particles: int) -> None:
+        """Raises :class:`~.contract.SitesChanged` unless the number of values is as examined.
+
+        It changes with the size of a plate, if the plate's members change one cost together.
+        """
+        if isinstance(self.estimator, Weighted):
+            count = self.estimator.count(name, fn, particles, self.joint)
+            if count != self.count:
+                raise SitesChanged
 
 
 @dataclass
@@ -306,13 +321,16 @@ class Group:
 class CoupledGroup(Group):
     """Sites whose particles are drawn together, given one draw of all that is before them."""
 
+    @staticmethod
+    def draw(name: str, site: Site, fn: Any, particles: int, width: int) -> Tensor:
+        """Draws all particles of a site."""
+        site.require_count(name, fn, particles)
+        return site.estimator.draw(fn, particles, width, site.joint)
+
     def estimate(self, runner: Runner, plan: Plan) -> Estimate:
         ancestors = plan.dependencies.ancestors
         shared = frozenset().union(*(ancestors[name] for name in self.names))
-        draws = {
-            name: partial(plan.estimated[name].estimator.draw, joint=plan.estimated[name].joint)
-            for name in self.names
-        }
+        draws = {name: partial(self.draw, name, plan.estimated[name]) for name in self.names}
         run = runner(self.particles, shared=shared, draws=draws)
         weights: dict[CostKey, Tensor] = {}
         site = plan.estimated[self.names[0]]
@@ -325,9 +343,25 @@ class CoupledGroup(Group):
 class EnumeratedGroup(Group):
     """Sites whose values are all run in parallel, as if they were particles."""
 
+    @staticmethod
+    def values(name: str, site: Site, inner: int, fn: Any, particles: int, width: int) -> Tensor:
+        """Returns the values of a site in all combinations.
+
+        Args:
+            name: The site's name.
+            site: The site.
+            inner: The number of combinations of the sites after it.
+            fn: Its distribution.
+            particles: The number of all combinations.
+            width: The number of dimensions of plates.
+        """
+        site.require_count(name, fn, particles)
+        repeated = site.estimator.grid(fn, width, site.joint).repeat_interleave(inner, 0)
+        vectors = repeated.repeat(particles // len(repeated), *(1,) * (repeated.ndim - 1))
+        return family_of(fn).value(vectors)
+
     def estimate(self, runner: Runner, plan: Plan) -> Estimate:
         sites = {name: plan.estimated[name] for name in self.names}
-        width = runner.contract.nesting
         total = 1
         for site in sites.values():
             total *= site.count
@@ -336,14 +370,11 @@ class EnumeratedGroup(Group):
                 f"sites {', '.join(self.names)} have {total:,} values together, more than the "
                 f"{MOST_TOGETHER:,} that are enumerated: give some of them disarm or rloo"
             )
-        values, inner = {}, total
+        draws, inner = {}, total
         for name, site in sites.items():
-            grid = site.estimator.grid(site.fn, width, site.joint)
             inner //= site.count
-            repeated = grid.repeat_interleave(inner, 0)
-            vectors = repeated.repeat(total // len(repeated), *(1,) * (grid.ndim - 1))
-            values[name] = family_of(site.fn).value(vectors)
-        run = runner(total, values=values)
+            draws[name] = partial(self.values, name, site, inner)
+        run = runner(total, draws=draws)
         probabilities = {
             name: site.estimator.weights(drawn(run, name, runner, plan))
             for name, site in sites.items()
@@ -383,29 +414,42 @@ def drawn(run: Run, name: str, runner: Runner, plan: Plan) -> SiteDraws:
         )
         value = value.expand(logits.shape)
     if family is None:
-        log_prob = run.site(name, lambda s: s["fn"].log_prob(s["value"].detach()))
+        log_prob = run.site(name, lambda s: unmasked(s["fn"]).log_prob(s["value"].detach()))
     else:
-        # Not that of the distribution: one that is masked draws where its mask is false, too.
+        # Not that of the distribution, which may be masked.
         log_prob = family.log_prob(logits, value)
         dims = log_prob.ndim - 1 - run.width
         log_prob = log_prob.sum(tuple(range(-dims, 0))) if dims else log_prob
 
     def slope() -> Tensor:
-        cost = run.summed(site.direct, name)
+        cost = run.summed(site.direct, name, joint=site.joint)
         leaves = [guide[name]["value"] for guide in run.guides]
         if not cost.requires_grad:
-            return torch.zeros_like(value)
+            return -log_q_slope()
         slopes = torch.autograd.grad(
             cost.sum(), leaves, retain_graph=True, materialize_grads=True, allow_unused=True
         )
-        return run.arranged(slopes, events)
+        return run.arranged(slopes, events) - log_q_slope()
+
+    def log_q_slope() -> Tensor:
+        # A cost has the site's own log-probability detached, as of any that has no rsample.
+        vectors, fixed = value.clone().requires_grad_(), logits.detach()
+        (slopes,) = torch.autograd.grad(family.log_prob(fixed, vectors).sum(), vectors)
+        weight = run.site(
+            name,
+            lambda s: scale_and_mask(fixed.new_ones(s["fn"].batch_shape), s["scale"], s["mask"]),
+        )
+        return slopes * weight.reshape(weight.shape + (1,) * events)
 
     def evaluate(vectors: Tensor) -> Tensor:
         copies = len(vectors) // run.particles
         fixed = plan.dependencies.not_after(name)
         values = {other: torch.cat([run.values(other)] * copies) for other in fixed}
         soft = runner(len(vectors), values={**values, name: vectors}, soft=(name,))
-        return soft.summed(site.direct, name)
+        return soft.summed(site.direct, name, joint=site.joint)
+
+    # An estimator compares its cost with that at relaxed values, which all joint variables change.
+    joint = site.joint if site.estimator.softens else ()
 
     return SiteDraws(
         name=name,
@@ -414,7 +458,7 @@ def drawn(run: Run, name: str, runner: Runner, plan: Plan) -> SiteDraws:
         logits=logits,
         value=value,
         log_prob=log_prob,
-        cost=run.summed(site.downstream, name, detach=True),
+        cost=run.summed(site.downstream, name, joint=joint, detach=True),
         joint=site.joint,
         infer=first["infer"],
         slope=slope,

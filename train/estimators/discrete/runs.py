@@ -69,20 +69,24 @@ class SetDraws(Messenger):
             return
         if name in self.relaxed:
             msg["fn"] = fn = Relaxed(fn, self.relaxed[name])
-        if name in self.leaves:
-            msg["value"] = fn(*msg["args"], **msg["kwargs"]).detach().requires_grad_()
-            msg["done"] = True
-            return
         event = len(fn.event_shape)
-        if name not in self.values:
-            if name in self.shared:
-                self.values[name] = self._first(fn(*msg["args"], **msg["kwargs"]), event)
-            elif name in self.draws:
-                self.values[name] = self.draws[name](fn, self.particles, self.width)
-            else:
-                return
-        msg["value"] = self._of_this_run(self.values[name], event)
-        msg["done"] = True
+        if name not in self.values and name in self.draws:
+            self.values[name] = self.draws[name](fn, self.particles, self.width)
+        if name in self.values:
+            msg["value"] = self._of_this_run(self.values[name], event)
+            msg["done"] = True
+
+    def _pyro_post_sample(self, msg: dict[str, Any]) -> None:
+        # Whatever has drawn it: the distribution, or a handler inside or outside of this one.
+        name = msg["name"]
+        if msg["is_observed"] or site_is_subsample(msg):
+            return
+        if name in self.leaves:
+            msg["value"] = msg["value"].detach().requires_grad_()
+        elif name in self.shared and name not in self.values:
+            event = len(msg["fn"].event_shape)
+            self.values[name] = self._first(msg["value"], event)
+            msg["value"] = self._of_this_run(self.values[name], event)
 
     def _first(self, value: Tensor, event: int) -> Tensor:
         plates = value.ndim - event
@@ -140,14 +144,29 @@ class Run:
         event = len(self.guides[0][name]["fn"].event_shape)
         return self.site(name, lambda site: site["value"], event)
 
-    def summed(self, keys: Collection[CostKey], name: str, *, detach: bool = False) -> Tensor:
-        """Sums some costs to the plates of a site, of shape (K, plates)."""
+    def summed(
+        self,
+        keys: Collection[CostKey],
+        name: str,
+        *,
+        joint: Collection[int] = (),
+        detach: bool = False,
+    ) -> Tensor:
+        """Sums some costs to the plates of a site, of shape (K, plates).
+
+        Args:
+            keys: The costs.
+            name: The site.
+            joint: Dimensions of plates that are summed over as well, and then have size 1. A cost
+                outside of a plate is otherwise there for each of its members.
+            detach: Whether the sum has no gradient.
+        """
 
         def of_pair(costs: list[Cost]) -> Tensor:
             values = [(c.value, c.stack) for c in costs if key_of(c) in keys]
             if detach:
                 values = [(value.detach(), stack) for value, stack in values]
-            stack = self.guides[0][name]["cond_indep_stack"]
+            stack = [f for f in self.guides[0][name]["cond_indep_stack"] if f.dim not in joint]
             return torch.as_tensor(sum_to_plates(values, stack))
 
         return self.arranged(map(of_pair, self.costs))

@@ -30,14 +30,15 @@ class SiteDraws:
         logits: Its logits, differentiable; ``None`` without a family.
         value: The values as vectors of the family, of the shape of the logits.
         log_prob: The log-probability of each draw, differentiable, of shape (K, plates).
-        cost: The cost downstream of each draw, detached, of shape (K, plates).
+        cost: The cost downstream of each draw, detached, of shape (K, plates). If the estimator
+            softens, joint plates have size 1, and what is in them is summed.
         joint: The dimensions of the plates, from the right and without event, that some cost
             downstream is not in: their members change one cost together.
         infer: The site's options.
         slope: Returns the gradient of the costs, as far as they have one, with respect to the
             values, of the shape of the logits.
-        evaluate: Returns these costs at relaxed values, of shape (n K, plates), from vectors of the
-            shape of the logits with n K particles.
+        evaluate: Returns these costs at relaxed values, of shape (n K, plates) with joint plates of
+            size 1, from vectors of the shape of the logits with n K particles.
     """
 
     name: str
