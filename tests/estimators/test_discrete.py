@@ -512,7 +512,7 @@ def equal(function: Callable[..., Any]) -> Callable[..., Any]:
 MUTANTS: dict[str, tuple[str, int, str, Callable[[Any], None]]] = {
     "the sign of the score": (
         *("reinforce", 1, "event"),
-        attribute(families.BernoulliFamily, "log_prob", lambda f: staticmethod(negated(f))),
+        attribute(score.Reinforce, "surrogate", negated),
     ),
     "a baseline that sees its own draw": (
         *("reinforce", 2, "event"),

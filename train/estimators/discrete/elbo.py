@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from train.estimators.base import DifferentiableELBO
 from train.estimators.contract import Contract, SitesChanged
-from train.estimators.costs import elbo_terms, total
+from train.estimators.costs import elbo_terms, log_prob, total
 from train.estimators.discrete.dependencies import CostKey, Dependencies, find_dependencies
 from train.estimators.discrete.exhaustive import Enumerate, Weighted
-from train.estimators.discrete.families import family_of, logits_of, unmasked
+from train.estimators.discrete.families import family_of, is_masked, logits_of, unmasked
 from train.estimators.discrete.names import by_name
 from train.estimators.discrete.runs import Run, Runner
 from train.estimators.discrete.site import SiteDraws, SiteEstimator
@@ -413,13 +413,11 @@ def drawn(run: Run, name: str, runner: Runner, plan: Plan) -> SiteDraws:
             name, lambda s: family.vector(s["value"].detach(), logits_of(s["fn"]).detach()), events
         )
         value = value.expand(logits.shape)
-    if family is None:
-        log_prob = run.site(name, lambda s: unmasked(s["fn"]).log_prob(s["value"].detach()))
-    else:
-        # Not that of the distribution, which may be masked.
-        log_prob = family.log_prob(logits, value)
-        dims = log_prob.ndim - 1 - run.width
-        log_prob = log_prob.sum(tuple(range(-dims, 0))) if dims else log_prob
+    def compute_log_prob() -> Tensor:
+        if not is_masked(first["fn"]):
+            # Computed already, for the cost.
+            return run.site(name, log_prob)
+        return run.site(name, lambda s: unmasked(s["fn"]).log_prob(s["value"].detach()))
 
     def slope() -> Tensor:
         cost = run.summed(site.direct, name, joint=site.joint)
@@ -457,7 +455,7 @@ def drawn(run: Run, name: str, runner: Runner, plan: Plan) -> SiteDraws:
         family=family,
         logits=logits,
         value=value,
-        log_prob=log_prob,
+        compute_log_prob=compute_log_prob,
         cost=run.summed(site.downstream, name, joint=joint, detach=True),
         joint=site.joint,
         infer=first["infer"],

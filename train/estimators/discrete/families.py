@@ -246,6 +246,13 @@ def base_of(fn: Any) -> Any:
     return fn
 
 
+def is_masked(fn: Any) -> bool:
+    """Whether a distribution has a mask of its own."""
+    while isinstance(fn, Independent | ExpandedDistribution):
+        fn = fn.base_dist
+    return isinstance(fn, MaskedDistribution)
+
+
 def unmasked(fn: Any) -> Any:
     """Returns a distribution without masks: it draws where its mask is false, too."""
     if isinstance(fn, MaskedDistribution):

@@ -29,7 +29,7 @@ class SiteDraws:
         family: The family of the distribution; ``None`` if it is of none.
         logits: Its logits, differentiable; ``None`` without a family.
         value: The values as vectors of the family, of the shape of the logits.
-        log_prob: The log-probability of each draw, differentiable, of shape (K, plates).
+        compute_log_prob: Returns :attr:`log_prob`, which few estimators need.
         cost: The cost downstream of each draw, detached, of shape (K, plates). If the estimator
             softens, joint plates have size 1, and what is in them is summed.
         joint: The dimensions of the plates, from the right and without event, that some cost
@@ -46,7 +46,7 @@ class SiteDraws:
     family: type[Family] | None
     logits: Tensor | None
     value: Tensor | None
-    log_prob: Tensor
+    compute_log_prob: Callable[[], Tensor]
     cost: Tensor
     joint: tuple[int, ...]
     infer: dict[str, Any]
@@ -57,6 +57,11 @@ class SiteDraws:
     def particles(self) -> int:
         """The number of particles."""
         return self.cost.shape[0]
+
+    @cached_property
+    def log_prob(self) -> Tensor:
+        """The log-probability of each draw, differentiable, of shape (K, plates)."""
+        return self.compute_log_prob()
 
     @property
     def events(self) -> int:
