@@ -179,5 +179,3 @@ def check_drawn(spec: Spec, name: str, *, vectorized: bool, copies: int = 2_000)
 def test_draws_have_the_exact_mean_on_any_program(name, vectorized, spec):
     pyro.set_rng_seed(5)
     assert (check_drawn(spec, name, vectorized=vectorized) < 5).all()
-
-
