@@ -22,7 +22,7 @@ from train.estimators.discrete.families import family_of, logits_of, unmasked
 from train.estimators.discrete.names import by_name
 from train.estimators.discrete.runs import Run, Runner
 from train.estimators.discrete.site import SiteDraws, SiteEstimator
-from train.estimators.programs import Program, preserved_state, run_guide, run_model, samples
+from train.estimators.programs import Program, preserved_state, run_guide, samples
 
 
 class DiscreteELBO(DifferentiableELBO):
@@ -135,12 +135,7 @@ class DiscreteELBO(DifferentiableELBO):
         with preserved_state(model, guide):
             trace, _ = run_guide(guide, args, kwargs)
             sites = samples(trace)
-            enumerated = [
-                name
-                for name, site in samples(run_model(model, trace, args, kwargs)).items()
-                if site["infer"].get("enumerate")
-            ]
-        enumerated += [name for name, site in sites.items() if site["infer"].get("enumerate")]
+        enumerated = [name for name, site in sites.items() if site["infer"].get("enumerate")]
         for name in enumerated:
             raise ValueError(
                 f"site {name} is marked for Pyro's enumeration, and DiscreteELBO draws it: give "
