@@ -543,7 +543,7 @@ def test_particles_of_a_coupled_site_share_what_a_handler_draws():
 
     class Fixed(poutine.messenger.Messenger):
         def _pyro_sample(self, msg: dict[str, Any]) -> None:
-            if msg["name"] == "w" and not msg["is_observed"]:
+            if msg["name"] == "w" and not msg["done"]:
                 msg["value"] = torch.full(msg["fn"].batch_shape, 5.0)
                 msg["done"] = True
 

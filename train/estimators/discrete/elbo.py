@@ -440,7 +440,12 @@ def drawn(run: Run, name: str, runner: Runner, plan: Plan) -> SiteDraws:
         copies = len(vectors) // run.particles
         fixed = plan.dependencies.not_after(name)
         values = {other: torch.cat([run.values(other)] * copies) for other in fixed}
-        soft = runner(len(vectors), values={**values, name: vectors}, soft=(name,))
+        soft = runner(
+            len(vectors),
+            values={**values, name: vectors},
+            soft=(name,),
+            subsamples=run.subsamples,
+        )
         return soft.summed(site.direct, name, joint=site.joint)
 
     # An estimator compares its cost with that at relaxed values, which all joint variables change.
