@@ -28,6 +28,7 @@ from tests.estimators.programs import (
 )
 from tests.estimators.test_programs import KINDS, nothing_alone, small
 from train.estimators import (
+    SITE_ESTIMATORS,
     DiscreteELBO,
     DoubleCV,
     GumbelSoftmax,
@@ -605,6 +606,38 @@ def test_without_gradients_there_is_the_same_value():
         pyro.set_rng_seed(2)
         # A relaxed cost takes random numbers after the draws.
         assert estimator.loss(programs.model, programs.guide) == pytest.approx(with_gradients)
+
+
+@pytest.mark.parametrize("size", [60.0, 1e4])
+@pytest.mark.parametrize("name", SITE_ESTIMATORS)
+def test_a_site_that_is_sure_of_itself_has_finite_gradients(name, size):
+    """The mutation: probabilities that are too small for a number, in a denominator."""
+    logits = torch.tensor([size, -size, 0.3], requires_grad=True)
+    bernoulli_only = name in ("arm", "disarm", "arms", "rodeo")
+
+    def draw(logits: Tensor, one_hot: bool) -> Tensor:
+        fn = dist.OneHotCategorical if one_hot else dist.Bernoulli
+        fn = fn(logits=logits.expand(50, 3))
+        return pyro.sample("b", fn if one_hot else fn.to_event(1))
+
+    def model(one_hot: bool) -> None:
+        with pyro.plate("rows", 50):
+            b = draw(torch.zeros(3), one_hot)
+            loc = b @ torch.tensor([1.0, 2.0, -1.0])
+            pyro.sample("x", dist.Normal(loc, 1.0), obs=torch.tensor(0.5))
+
+    def guide(one_hot: bool) -> None:
+        with pyro.plate("rows", 50):
+            draw(logits, one_hot)
+
+    for one_hot in (False, True):
+        if (one_hot and bernoulli_only) or (name == "unordered-set" and not one_hot):
+            continue
+        estimator = DiscreteELBO(name, 2)
+        loss = estimator.differentiable_loss(model, guide, one_hot)
+        weights = [logits, *estimator.estimators.parameters()]
+        for value in (loss, *torch.autograd.grad(loss, weights)):
+            assert value.isfinite().all()
 
 
 # Relaxed values, which are biased
