@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import itertools
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pyro
@@ -372,16 +373,22 @@ class VAE(nn.Module):
         return torch.cat([value.detach().reshape(1), *(g.flatten() for g in gradients)])
 
 
-@pytest.mark.parametrize(
-    "name", [*dict.fromkeys(name for name, *_ in CASES if name != "unordered-set"), "rebar"]
-)
-@pytest.mark.parametrize("vectorized", [True, False])
+VAE_CASES = [
+    *[(name, True) for name in dict.fromkeys(name for name, *_ in CASES)],
+    *[("rebar", True), ("relax", True), ("disarm", False), ("mvd", False), ("rebar", False)],
+]
+# The only one for a single variable.
+VAE_CASES.remove(("unordered-set", True))
+
+
+@pytest.mark.parametrize(("name", "vectorized"), VAE_CASES)
 def test_an_estimator_is_right_for_a_vae(name, vectorized):
     vae = VAE()
     exact = vae.row(vae.exact())
     batches, copies = (1, 1) if name == "enumerate" else (20, 60)
     particles = {"enumerate": 1, "mvd": 1, "muprop": 1, "arms": 3}.get(name, 2)
-    estimator = maker(name, particles, vectorized=vectorized)()
+    chosen = Relax(Summed(1), 0.6) if name == "relax" else name
+    estimator = maker(chosen, particles, vectorized=vectorized)()
     x = vae.data.repeat(copies, 1)
     rows = []
     for _ in range(batches):
@@ -642,3 +649,49 @@ def test_a_wrong_relaxed_control_variate_is_told_from_a_right_one(mutant, monkey
     RELAXED_MUTANTS[mutant](monkeypatch)
     drawn = program.drawn(lambda: DiscreteELBO(Rebar(0.6), 1, analytic=False), 6_000)
     assert (z_scores(drawn, exact) > 8).any()
+
+
+# A plate of which each run draws a part
+
+
+def subsampled(size: int) -> Copied:
+    """The program of rows, of which each run has some."""
+
+    def guide(p: Mapping[str, Tensor], infer: Callable[[str], dict[str, Any]]) -> None:
+        with pyro.plate("rows", 2, subsample_size=size, dim=-1) as rows:
+            b = pyro.sample("b", dist.Bernoulli(logits=p["b"][..., rows]), infer=infer("b"))
+            pyro.sample("c", dist.Bernoulli(logits=p["c"][..., rows] + b), infer=infer("c"))
+
+    def model(p: Mapping[str, Tensor]) -> None:
+        with pyro.plate("rows", 2, subsample_size=size, dim=-1) as rows:
+            b = pyro.sample("b", dist.Bernoulli(logits=p["prior"][..., rows]))
+            c = pyro.sample("c", dist.Bernoulli(logits=p["prior"][..., rows] + 0.5))
+            obs = torch.tensor([1.3, -0.4])[rows]
+            pyro.sample("x", dist.Normal(b * p["weight"][..., rows] + b * c, 0.8), obs=obs)
+
+    return Copied(dict.fromkeys(("b", "c", "prior", "weight"), (2,)), guide, model)
+
+
+@pytest.mark.parametrize(
+    ("name", "vectorized"),
+    [("disarm", True)]
+    + [(name, False) for name in ("rloo", "disarm", "muprop", "enumerate", "mvd", "unordered-set")],
+)
+def test_particles_have_the_same_rows(name, vectorized, monkeypatch):
+    """The mutation: each particle has rows of its own, and draws of the first one's rows."""
+    rows: list[Iterator[int]] = []
+
+    def randperm(*args: Any, **kwargs: Any) -> Tensor:
+        first = next(rows[-1])
+        return torch.tensor([first, 1 - first])
+
+    monkeypatch.setattr(torch, "randperm", randperm)
+    make = maker(name, 1 if name == "muprop" else 2, vectorized=vectorized)
+    total: dict[str, Any] = {}
+    # What one run has, and what the next one would draw.
+    for both in itertools.product((0, 1), repeat=2):
+        rows.append(itertools.cycle(both))
+        value, _ = subsampled(1).moments(make)
+        for key, gradient in value.items():
+            total[key] = total.get(key, 0.0) + gradient / 4
+    torch.testing.assert_close(total, subsampled(2).exact(), **CLOSE)

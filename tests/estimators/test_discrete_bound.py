@@ -118,10 +118,6 @@ def uncoupled(self: DisARM, logits: Tensor, particles: int) -> Tensor:
     return torch.distributions.Bernoulli(logits=full).sample()
 
 
-def masked_score(fn: Any) -> Any:
-    return fn
-
-
 MUTANTS: dict[str, tuple[str, int, str, Any, str, Any]] = {
     "a control that sees its own draw": (
         *("vimco", 3, "rows"),
@@ -141,7 +137,7 @@ MUTANTS: dict[str, tuple[str, int, str, Any, str, Any]] = {
     ),
     "the score of what is masked left out": (
         *("reinforce", 2, "own_masked"),
-        *(bound, "unmasked", masked_score),
+        *(bound, "unmasked", lambda fn: fn),
     ),
     "draws that are not coupled": (
         *("disarm", 4, "event"),

@@ -22,7 +22,7 @@ from train.estimators.discrete.families import family_of, is_masked, logits_of, 
 from train.estimators.discrete.names import by_name
 from train.estimators.discrete.runs import Run, Runner
 from train.estimators.discrete.site import SiteDraws, SiteEstimator
-from train.estimators.programs import Program, preserved_state, run_guide, run_model, samples
+from train.estimators.programs import Program, preserved_state, run_guide, samples
 
 
 class DiscreteELBO(DifferentiableELBO):
@@ -135,12 +135,7 @@ class DiscreteELBO(DifferentiableELBO):
         with preserved_state(model, guide):
             trace, _ = run_guide(guide, args, kwargs)
             sites = samples(trace)
-            enumerated = [
-                name
-                for name, site in samples(run_model(model, trace, args, kwargs)).items()
-                if site["infer"].get("enumerate")
-            ]
-        enumerated += [name for name, site in sites.items() if site["infer"].get("enumerate")]
+        enumerated = [name for name, site in sites.items() if site["infer"].get("enumerate")]
         for name in enumerated:
             raise ValueError(
                 f"site {name} is marked for Pyro's enumeration, and DiscreteELBO draws it: give "
@@ -413,6 +408,7 @@ def drawn(run: Run, name: str, runner: Runner, plan: Plan) -> SiteDraws:
             name, lambda s: family.vector(s["value"].detach(), logits_of(s["fn"]).detach()), events
         )
         value = value.expand(logits.shape)
+
     def compute_log_prob() -> Tensor:
         if not is_masked(first["fn"]):
             # Computed already, for the cost.
@@ -443,7 +439,12 @@ def drawn(run: Run, name: str, runner: Runner, plan: Plan) -> SiteDraws:
         copies = len(vectors) // run.particles
         fixed = plan.dependencies.not_after(name)
         values = {other: torch.cat([run.values(other)] * copies) for other in fixed}
-        soft = runner(len(vectors), values={**values, name: vectors}, soft=(name,))
+        soft = runner(
+            len(vectors),
+            values={**values, name: vectors},
+            soft=(name,),
+            subsamples=run.subsamples,
+        )
         return soft.summed(site.direct, name, joint=site.joint)
 
     # An estimator compares its cost with that at relaxed values, which all joint variables change.

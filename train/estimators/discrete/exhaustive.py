@@ -293,6 +293,8 @@ def ratios(p: Tensor, outside: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         (K, K, *), with :math:`s` first. At :math:`s' = s` it is 1, as :math:`s` itself is then not
         drawn again.
     """
+    # Where all but one have a probability that is too small for a number.
+    p = p.clamp(min=torch.finfo(p.dtype).tiny)
     members = range(len(p))
     known: dict[frozenset[int], Tensor] = {}
 

@@ -196,10 +196,10 @@ class OneHotFamily(Family):
     def perturbed_given(logits: Tensor, vector: Tensor) -> Tensor:
         # The largest is a Gumbel draw; the others are Gumbel draws that are below it.
         exponential = -(uniform(logits.shape, logits).clamp(min=TINY)).log().clamp(max=-TINY)
-        largest = (vector * exponential).sum(-1, keepdim=True)
-        p = logits.softmax(-1).clamp(min=TINY)
-        below = -(exponential / p + largest).log()
-        return torch.where(vector > 0, -largest.log(), below)
+        largest = (vector * exponential).sum(-1, keepdim=True).log()
+        # In logarithms: the probability of a class may be too small for a number.
+        below = -torch.logaddexp(exponential.log() - logits.log_softmax(-1), largest)
+        return torch.where(vector > 0, -largest, below)
 
     @staticmethod
     def hard(perturbed: Tensor) -> Tensor:

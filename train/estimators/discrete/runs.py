@@ -39,6 +39,7 @@ class SetDraws(Messenger):
         draws: Sites whose particles are drawn together.
         relaxed: Sites whose draws are relaxed, with a function of logits that draws them.
         leaves: Sites with respect to whose draws costs are differentiated.
+        subsamples: What subsampled plates have, by plate; drawn once for all particles if not here.
 
     Attributes:
         particle: The particle of the present run, where each has a run of its own.
@@ -55,17 +56,24 @@ class SetDraws(Messenger):
         draws: Mapping[str, Draw],
         relaxed: Mapping[str, Callable[[Tensor], Tensor] | None],
         leaves: Collection[str],
+        subsamples: Mapping[str, Tensor],
     ) -> None:
         super().__init__()
         self.particles, self.width, self.vectorized = particles, width, vectorized
         self.values = dict(values)
         self.shared, self.draws, self.relaxed = shared, draws, relaxed
         self.leaves = leaves
+        self.subsamples = dict(subsamples)
         self.particle = 0
 
     def _pyro_sample(self, msg: dict[str, Any]) -> None:
         name, fn = msg["name"], msg["fn"]
-        if msg["is_observed"] or site_is_subsample(msg):
+        if site_is_subsample(msg):
+            # Particles are draws for the same data, also where each has a run of its own.
+            if name in self.subsamples:
+                msg["value"], msg["done"] = self.subsamples[name], True
+            return
+        if msg["is_observed"]:
             return
         if name in self.relaxed:
             msg["fn"] = fn = Relaxed(fn, self.relaxed[name])
@@ -79,7 +87,10 @@ class SetDraws(Messenger):
     def _pyro_post_sample(self, msg: dict[str, Any]) -> None:
         # Whatever has drawn it: the distribution, or a handler inside or outside of this one.
         name = msg["name"]
-        if msg["is_observed"] or site_is_subsample(msg):
+        if site_is_subsample(msg):
+            self.subsamples[name] = msg["value"]
+            return
+        if msg["is_observed"]:
             return
         if name in self.leaves:
             msg["value"] = msg["value"].detach().requires_grad_()
@@ -113,6 +124,7 @@ class Run:
         width: The number of dimensions of plates.
         vectorized: Whether one run has all particles.
         analytic: Latents whose KL divergence is taken in closed form.
+        subsamples: What subsampled plates have, by plate.
     """
 
     def __init__(
@@ -122,7 +134,9 @@ class Run:
         width: int,
         vectorized: bool,
         analytic: Collection[str],
+        subsamples: Mapping[str, Tensor],
     ) -> None:
+        self.subsamples = subsamples
         self.guides = [guide for guide, _ in pairs]
         self.particles, self.width = particles, width
         self.together = vectorized and particles > 1
@@ -238,6 +252,7 @@ class Runner:
         draws: Mapping[str, Draw] | None = None,
         soft: Collection[str] = (),
         leaves: Collection[str] = (),
+        subsamples: Mapping[str, Tensor] | None = None,
     ) -> Run:
         """Runs guide and model.
 
@@ -248,6 +263,7 @@ class Runner:
             draws: Sites whose particles are drawn together.
             soft: Sites whose given values are relaxed.
             leaves: Sites with respect to whose draws costs are differentiated.
+            subsamples: What subsampled plates have, by plate; drawn if not here.
         """
         relaxed = {**self.relaxed, **dict.fromkeys(soft)}
         setter = SetDraws(
@@ -259,6 +275,7 @@ class Runner:
             draws=draws or {},
             relaxed=relaxed,
             leaves=leaves,
+            subsamples=subsamples or {},
         )
         guide, model = self.programs
         together = self.vectorized and particles > 1
@@ -276,7 +293,10 @@ class Runner:
             sites = samples(guide_trace), samples(model_trace)
             self.contract.require_sites(*sites)
             pairs.append(sites)
-        return Run(pairs, particles, self.contract.nesting, self.vectorized, self.analytic)
+        return Run(
+            *(pairs, particles, self.contract.nesting, self.vectorized, self.analytic),
+            setter.subsamples,
+        )
 
 
 class RelaxObserved(Messenger):
