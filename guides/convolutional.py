@@ -106,6 +106,10 @@ class ConvolutionalGuide(StepwiseGuide):
             raise ValueError("square_windows is False: a convolutional guide needs square windows")
         super().__init__(model, baseline=baseline)
         inputs = model.shape.channels + (2 if model.opaque else 0)
+        # A decoded colour is that of the object, and a contrast is not without the background.
+        # Guides of "over" lack it, so that runs of earlier versions can be loaded.
+        self.sees_colours = model.composition == "mixture"
+        inputs += model.shape.channels if self.sees_colours else 0
         self.features = nn.Sequential(
             nn.Conv2d(inputs, channels, 5, stride=2, padding=2),
             nn.ReLU(),
@@ -153,7 +157,8 @@ class ConvolutionalGuide(StepwiseGuide):
             contrast = images - background
             faint = self.faint(contrast)
             visible = torch.ones_like(contrast[..., :1, :, :])
-            seen = uncovered(visible, contrast)
+            colours = images if self.sees_colours else None
+            seen = uncovered(visible, contrast, colours)
         for i in range(model.max_objects):
             pooled = self.pooled(seen)
             maps = features(pooled.flatten(0, -4))
@@ -178,7 +183,7 @@ class ConvolutionalGuide(StepwiseGuide):
                 seen = seen - model.paste(z_what, z_where)
             else:
                 _, visible = model.occlude(visible, background, z_what, z_where)
-                seen = uncovered(visible, contrast)
+                seen = uncovered(visible, contrast, colours)
 
     def faint(self, contrast: Tensor) -> Tensor | float:
         r"""Returns the change of colour that counts half as much as a full one.
@@ -218,7 +223,11 @@ class ConvolutionalGuide(StepwiseGuide):
             channels = self.model.shape.channels
             change = windows[..., channels : channels + 1, :, :]
             largest = change.amax((-2, -1), keepdim=True).clamp(min=FAINT)
-            parts = windows[..., :channels, :, :], change / largest, windows[..., -1:, :, :]
+            parts = (
+                windows[..., :channels, :, :],
+                change / largest,
+                windows[..., channels + 1 :, :, :],
+            )
             windows = torch.cat(parts, dim=-3)
         return windows.flatten(-3)
 
@@ -249,20 +258,22 @@ class ConvolutionalGuide(StepwiseGuide):
         return (choice - 0.5 * distance).softmax(dim=-1)
 
 
-def uncovered(visible: Tensor, contrast: Tensor) -> Tensor:
-    r"""Returns what no object has covered yet: colours, their change, and what is visible.
+def uncovered(visible: Tensor, contrast: Tensor, colours: Tensor | None = None) -> Tensor:
+    r"""Returns what no object has covered yet: contrasts, their sum, what is visible, and colours.
 
     Args:
         visible: The share of each pixel that no object covers, of shape :math:`(*, 1, H, W)`.
         contrast: The image minus its background, of shape :math:`(*, C, H, W)`.
+        colours: The image, if it is to be seen as well.
 
     Returns:
-        Of shape :math:`(*, C + 2, H, W)`.
+        Of shape :math:`(*, C + 2, H, W)`, with colours :math:`(*, 2 C + 2, H, W)`.
     """
     left = visible * contrast
-    return torch.cat(
-        [left, left.abs().sum(-3, keepdim=True), visible.expand_as(left[..., :1, :, :])], dim=-3
-    )
+    parts = [left, left.abs().sum(-3, keepdim=True), visible.expand_as(left[..., :1, :, :])]
+    if colours is not None:
+        parts.append((visible * colours).expand_as(left))
+    return torch.cat(parts, dim=-3)
 
 
 def cells(sides: tuple[int, int], pool: int, window: float) -> Cells:
