@@ -10,6 +10,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro.infer import SVI
 from torch import Tensor, nn
 
 from tests.pages import blocks, read
@@ -87,6 +88,21 @@ def test_an_instance_of_the_guide_is_trained():
     same = {name for before, (name, weight) in pairs if torch.equal(before, weight)}
     # A constant beside the cost cancels.
     assert same <= {"relax.network.2.bias"}
+
+
+def test_parameters_of_the_default_need_no_line():
+    names = run("first", **{"range(100)": "range(1)"})
+    pyro.clear_param_store()
+    elbo = DiscreteELBO("rebar")
+    start = elbo.default.log_temperature.item()
+    svi = SVI(names["model"], names["guide"], pyro.optim.Adam({"lr": 0.03}), elbo)
+    svi.step(names["digits"])
+    assert "estimators$$$rebar.log_temperature" in pyro.get_param_store()
+    assert elbo.default.log_temperature.item() != start
+    module = DiscreteELBO("rebar")(nn.Module(), nn.Module())
+    assert {id(weight) for weight in module.elbo.default.parameters()} == {
+        id(weight) for weight in module.parameters()
+    }
 
 
 def test_a_plain_loop_cannot_make_parameters_late():
