@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -24,6 +23,7 @@ from pyro_models.networks import Convolutions
 from pyro_models.store import ParameterStoreError
 from tests.data.refusals import refused
 from tests.estimators.exact import Projections, z_scores
+from tests.pages import blocks, read
 from tests.test_train_air import SMALL
 from train import acai, air, figures
 from train.acai import ACAISettings
@@ -36,8 +36,7 @@ from train.estimators import MarginalELBO, TraceGraphELBO
 from train.methods import METHODS
 from train.trained import load
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
-BLOCKS = dict(re.findall(r"```python (\S+)\n(.*?)```", README, re.DOTALL))
+BLOCKS = blocks(read("README.md"))
 """The README's Python, by the names that its fences have."""
 
 
