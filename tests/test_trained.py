@@ -36,7 +36,15 @@ FLAGS = {
     "icvae vae": ("--condition", "none", "--invariance", "none", "--hidden", "16"),
     "icvae sees": ("--encoder-sees-labels", "--invariance", "none", "--hidden", "16"),
     "air": (*SCENES, "--max-objects", "2"),
-    "air image": (*SCENES, "--max-objects", "2", "--background", "image", "--composition", "mixture"),
+    "air image": (
+        *SCENES,
+        "--max-objects",
+        "2",
+        "--background",
+        "image",
+        "--composition",
+        "mixture",
+    ),
 }
 
 
