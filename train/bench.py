@@ -34,6 +34,16 @@ ROWS = (
     "concrete",
     "iw",
     "rws",
+    "rloo",
+    "disarm",
+    "arms",
+    "double-cv",
+    "rodeo",
+    "muprop",
+    "rebar",
+    "straight-through",
+    "mvd",
+    "enumerate",
 )
 COLUMNS = ("estimator", "variance", "bias_se", "bias_share", "milliseconds", "variance_time")
 
