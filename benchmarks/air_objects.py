@@ -24,7 +24,7 @@ from repeat import results
 from train.tables import markdown
 
 SPRITES = (
-    "--max-objects 5 --window-size 24 --batch-size 32 --likelihood-scale 0.2 --beta-start 4 "
+    "--composition mixture --max-objects 5 --window-size 24 --batch-size 32 --beta-start 4 "
     "--anneal-steps 2000"
 )
 """At first, latents weigh as much as they do at a deviation of 0.4: an object that is not drawn

@@ -13,8 +13,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from train.estimators.discrete.families import BernoulliFamily, Family, uniform
-from train.estimators.discrete.site import SiteDraws, SiteEstimator
+from train.estimators.discrete.families import BernoulliFamily, uniform
+from train.estimators.discrete.site import Common, SiteDraws, SiteEstimator
 
 
 class Antithetic(SiteEstimator):
@@ -24,22 +24,26 @@ class Antithetic(SiteEstimator):
     coupled = True
     families = (BernoulliFamily,)
 
-    def coupling(
-        self,
-        logits: Tensor,
-        particles: int,
-        joint: tuple[int, ...],
-        family: type[Family],
-        plates: int,
-    ) -> Tensor:
-        return self.bits(logits, particles)
+    def coupling(self, common: Common, particles: int) -> Tensor:
+        return self.bits(common.logits, particles)
 
     def bits(self, logits: Tensor, particles: int) -> Tensor:
         """Draws values of shape (K, *) from logits of shape (1, *)."""
         raise NotImplementedError
 
 
-class DisARM(Antithetic):
+class Pairs(Antithetic):
+    """The base of estimators with antithetic pairs, one after the other in order of particles."""
+
+    even = True
+
+    def bits(self, logits: Tensor, particles: int) -> Tensor:
+        u = uniform((particles // 2, *logits.shape[1:]), logits)
+        pair = torch.stack([u > (-logits).sigmoid(), u < logits.sigmoid()], dim=1)
+        return pair.to(logits.dtype).flatten(0, 1)
+
+
+class DisARM(Pairs):
     r"""Antithetic pairs, with the uniform draw integrated out (DisARM, or U2G).
 
     .. math::
@@ -57,12 +61,6 @@ class DisARM(Antithetic):
     """
 
     title = "disarm"
-    even = True
-
-    def bits(self, logits: Tensor, particles: int) -> Tensor:
-        u = uniform((particles // 2, *logits.shape[1:]), logits)
-        pair = torch.stack([u > (-logits).sigmoid(), u < logits.sigmoid()], dim=1)
-        return pair.to(logits.dtype).flatten(0, 1)
 
     def surrogate(self, draws: SiteDraws) -> Tensor:
         cost, value = draws.cost, draws.value
@@ -72,7 +70,7 @@ class DisARM(Antithetic):
         return (gradient * draws.logits[::2]).sum()
 
 
-class ARM(Antithetic):
+class ARM(Pairs):
     r"""Antithetic pairs, weighted by the uniform draw (augment, reinforce, merge).
 
     .. math::
@@ -87,12 +85,6 @@ class ARM(Antithetic):
     """
 
     title = "arm"
-    even = True
-
-    def bits(self, logits: Tensor, particles: int) -> Tensor:
-        u = uniform((particles // 2, *logits.shape[1:]), logits)
-        pair = torch.stack([u > (-logits).sigmoid(), u < logits.sigmoid()], dim=1)
-        return pair.to(logits.dtype).flatten(0, 1)
 
     def surrogate(self, draws: SiteDraws) -> Tensor:
         # Given the pair, u is uniform in an interval: where b = b', in the middle, between

@@ -10,7 +10,13 @@ import torch
 from torch import Tensor
 
 from train.estimators.discrete.families import Family, family_of, logits_of, uniform
-from train.estimators.discrete.site import SiteDraws, SiteEstimator, flatten, unflatten
+from train.estimators.discrete.site import (
+    Common,
+    SiteDraws,
+    SiteEstimator,
+    flatten,
+    unflatten,
+)
 
 MOST = 4_096
 """The largest number of values that are enumerated."""
@@ -123,14 +129,8 @@ class MeasureValued(Weighted):
             )
         return count
 
-    def coupling(
-        self,
-        logits: Tensor,
-        particles: int,
-        joint: tuple[int, ...],
-        family: type[Family],
-        plates: int,
-    ) -> Tensor:
+    def coupling(self, common: Common, particles: int) -> Tensor:
+        logits, family, joint, plates = common
         base = family.hard(family.perturbed(logits))
         flat = flatten(base, plates, joint, family.one_hot)
         classes = family.classes(logits)
@@ -226,14 +226,8 @@ class UnorderedSet(Weighted):
             )
         return particles
 
-    def coupling(
-        self,
-        logits: Tensor,
-        particles: int,
-        joint: tuple[int, ...],
-        family: type[Family],
-        plates: int,
-    ) -> Tensor:
+    def coupling(self, common: Common, particles: int) -> Tensor:
+        logits, family = common.logits, common.family
         scores = log_probabilities(logits, family)
         noise = uniform(scores.shape, scores).clamp(min=torch.finfo(scores.dtype).tiny)
         # The K largest of logits with Gumbel noise are draws without replacement.

@@ -11,7 +11,7 @@ from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -146,6 +146,22 @@ def unflatten(
     return value.reshape(sizes).permute(back)
 
 
+class Common(NamedTuple):
+    """The distribution that all particles of a coupled site have.
+
+    Attributes:
+        logits: Its logits, detached, of shape (1, plates, event).
+        family: Its family.
+        joint: See :attr:`SiteDraws.joint`.
+        plates: The number of dimensions left of the event, that of the particles included.
+    """
+
+    logits: Tensor
+    family: type[Family]
+    joint: tuple[int, ...]
+    plates: int
+
+
 class SiteEstimator(nn.Module):
     """A gradient estimator of one discrete site, or of several.
 
@@ -198,18 +214,11 @@ class SiteEstimator(nn.Module):
         family, logits = family_of(fn), logits_of(fn)
         events = logits.ndim - len(fn.batch_shape)
         logits = logits.reshape((1,) * (1 + width + events - logits.ndim) + logits.shape)[:1]
-        vectors = self.coupling(logits.detach(), particles, joint, family, width + 1)
+        vectors = self.coupling(Common(logits.detach(), family, joint, width + 1), particles)
         return family.value(vectors)
 
-    def coupling(
-        self,
-        logits: Tensor,
-        particles: int,
-        joint: tuple[int, ...],
-        family: type[Family],
-        plates: int,
-    ) -> Tensor:
-        """Draws vectors of all particles, of shape (K, *), from logits of shape (1, *)."""
+    def coupling(self, common: Common, particles: int) -> Tensor:
+        """Draws vectors of all particles, of shape (K, *)."""
         raise NotImplementedError
 
     def require(self, name: str, fn: Any, particles: int) -> None:
