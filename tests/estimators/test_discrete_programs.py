@@ -886,3 +886,21 @@ def test_what_cannot_be_followed_is_found_by_changing_it(double):
         torch.autograd.grad(loss, [logit, slope, weight]), wanted, strict=True
     ):
         torch.testing.assert_close(actual, -expected, **CLOSE)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_networks_of_estimators_have_the_precision_of_the_program(dtype):
+    """The mutation: single precision, whatever the program has."""
+    logits = torch.zeros(2, dtype=dtype, requires_grad=True)
+
+    def model():
+        z = pyro.sample("z", dist.Bernoulli(0.5 * torch.ones(2, dtype=dtype)).to_event(1))
+        pyro.sample("x", dist.Normal(z.sum(-1), 1.0), obs=torch.tensor(1.0, dtype=dtype))
+
+    def guide():
+        pyro.sample("z", dist.Bernoulli(logits=logits).to_event(1))
+
+    elbo = DiscreteELBO("rodeo")
+    (gradient,) = torch.autograd.grad(elbo.differentiable_loss(model, guide), [logits])
+    assert gradient.isfinite().all()
+    assert {weight.dtype for weight in elbo.estimators.parameters()} == {dtype}

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from train.estimators.base import DifferentiableELBO
 from train.estimators.contract import Contract
+from train.estimators.costs import log_prob
 from train.estimators.discrete.dependencies import find_dependencies
 from train.estimators.discrete.groups import combined, groups_of
 from train.estimators.discrete.names import by_name
@@ -150,6 +151,10 @@ class DiscreteELBO(DifferentiableELBO):
                         )
                     self.estimators[choice] = made
                 choice = self.estimators[choice]
+            if choice in self.estimators.values():
+                # Made before there was a program, of which a device and a precision could be known.
+                value = log_prob(sites[name])
+                choice.to(device=value.device, dtype=value.dtype)
             chosen[name] = choice
         self._plan = Plan.of(chosen, dependencies, sites, self.num_particles)
         self._examined = examined
