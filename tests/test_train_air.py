@@ -16,6 +16,7 @@ from tests.data.refusals import refused
 from tests.kills import PLAIN, TIMES
 from train.air import METHOD, AIRSettings, main
 from train.cli import command
+from train.trained import load
 
 SMALL = {
     "train_scenes": 300,
@@ -197,6 +198,21 @@ def test_a_run_of_an_earlier_version_is_resumed(tmp_path):
         del config["settings"][name]
     path.write_text(json.dumps(config))
     assert main(small(tmp_path, steps=8, resume=True))["steps"] == 8
+
+
+def test_an_estimators_parameters_are_trained_saved_and_resumed(tmp_path):
+    """The mutation: an optimiser that lacks them, or a checkpoint."""
+    options = {"estimator": "rodeo", "particles": 3, "decay": "none"}
+    main(small(tmp_path, **options))
+    first = load(tmp_path / "run").objective.estimators["rodeo"]
+    assert first.alpha != 0
+    assert first.beta != 0
+    main(small(tmp_path, **options, steps=8, resume=True))
+    main(small(tmp_path, **options, steps=8, run_dir=tmp_path / "once"))
+    resumed, once = (load(tmp_path / name).objective.state_dict() for name in ("run", "once"))
+    assert "estimators.rodeo.alpha" in once
+    for name, value in once.items():
+        assert torch.equal(value, resumed[name]), name
 
 
 @pytest.mark.parametrize(
