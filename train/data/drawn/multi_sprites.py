@@ -21,6 +21,7 @@ from train.data.composition import MIN_ACCEPTANCE, MOST_MASKED, TRIES, ink_boxes
 from train.data.counts import checked
 from train.data.drawn import sprites
 from train.errors import require
+from train.progress import progress
 
 COUNTS = (2, 3, 4, 5)
 """The numbers of sprites in a scene."""
@@ -107,7 +108,8 @@ def sample(n: int, seed: int, *, coloured: bool = False, counts: Sequence[int] =
     require(most <= MOST_MASKED, f"{most} sprites: give counts up to {MOST_MASKED}")
     scenes = _empty(numbers, most)
     tried = accepted = 0
-    for start in range(0, n, CHUNK):
+    starts = range(0, n, CHUNK)
+    for start in progress(starts, "drawing scenes", len(starts), f"{CHUNK:,} scenes"):
         pending = np.arange(start, min(start + CHUNK, n))
         while len(pending):
             factors = _draw_factors(rng, numbers[pending], most, coloured)

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from train.data.drawn import factors, hues
 from train.data.labelled import Images, Split
+from train.progress import progress
 
 SIZE = 64
 """Height and width of an image, in pixels."""
@@ -178,7 +179,8 @@ def _layers(geometry: np.ndarray) -> np.ndarray:
     layers = np.empty((len(geometry), 4, SIZE * SIZE), dtype=np.float32)
     for kind, name in enumerate(SHAPES):
         (rows,) = np.nonzero(geometry[:, 0] == kind)
-        for chunk in np.split(rows, range(CHUNK, len(rows), CHUNK)):
+        chunks = np.split(rows, range(CHUNK, len(rows), CHUNK))
+        for chunk in progress(chunks, "drawing rooms", len(chunks), f"{CHUNK} rooms"):
             if len(chunk):
                 layers[chunk] = _cast(name, *geometry[chunk, 1:].T)
     return layers
