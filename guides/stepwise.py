@@ -45,8 +45,9 @@ class Detection(NamedTuple):
             in part.
         masks: The share of each object in each pixel, in [0, 1], of shape :math:`(B, N, H, W)`;
             zeros beyond the first ``counts``. If objects add up, it is a share of the pixel's ink:
-            see :func:`~pyro_models.masks.shares`. If they are opaque, it is the visible part of
-            the object's mask.
+            see :func:`~pyro_models.masks.shares`. If they are opaque, it is the probability that
+            the pixel shows the object, given its colour: see
+            :meth:`~pyro_models.likelihoods.LayeredImage.responsibilities`.
         background: What is under the objects, of shape :math:`(B, C, H, W)`.
         z_background: The background's latent, flattened, of shape :math:`(B, K)`; :math:`K` is 0 if
             it has none.

@@ -140,7 +140,7 @@ class AIR(GuardedModule):
     ) -> None:
         super().__init__()
         if background != "black" and composition == "sum":
-            raise ValueError(f"background {background!r} needs composition 'over'")
+            raise ValueError(f"background {background!r} needs composition 'over' or 'mixture'")
         if not 0 < presence_prior < 1:
             raise ValueError(f"presence_prior is {presence_prior}: it must be between 0 and 1")
         self.shape = Shape.of(shape)

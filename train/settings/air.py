@@ -58,7 +58,7 @@ class AIRSettings(EstimatorSettings, SceneSettings):
     """Input of each inference step. residual: the image minus the objects inferred so far.
     recurrent: the whole image, as in the paper. convolutional: as residual, by convolutions without
     a state, whose weights work on any canvas and with any number of objects. auto: residual, or
-    convolutional with --composition over."""
+    convolutional with other compositions than sum."""
     guide_hidden: Count = 256
     """Size of the hidden layers and the recurrent state of --guide residual and recurrent."""
     guide_channels: Count = 16
@@ -69,8 +69,8 @@ class AIRSettings(EstimatorSettings, SceneSettings):
     the position, as in the paper."""
     likelihood_scale: Positive | None = None
     """Standard deviation of a pixel given the objects (Normal likelihood); None: 0.4 with
-    --composition sum, 0.2 with over, where objects may differ little from the background, 0.3 with
-    --background image and learned, which have texture that is no object."""
+    --composition sum, 0.2 with over and mixture, where objects may differ little from the
+    background, 0.3 with --background image and learned, which have texture that is no object."""
     presence_prior: Probability = 0.001
     """Prior probability of one more object."""
     presence_prior_start: Probability | None = 0.3
