@@ -20,7 +20,7 @@ from torch import Tensor
 
 from train import fitting
 from train.data.conditions import LABELS, named_columns
-from train.data.images import CHANNELS
+from train.data.images import CHANNELS, channels_first
 from train.data.labelled import Images, Split
 from train.data.labels import as_labels
 from train.engine import runtime
@@ -239,7 +239,7 @@ class Layout(NamedTuple):
         """Returns images ``(M, *sides)`` as (M, C, H, W)."""
         if len(self.sides) == 2:
             return images.unsqueeze(1)
-        return images.movedim(3, 1) if self.channels_last else images
+        return channels_first(images) if self.channels_last else images
 
     def flattened(self, images: Tensor) -> Tensor:
         """Returns images (M, C, H, W) as rows: the inverse of :meth:`with_channels`."""

@@ -269,7 +269,15 @@ def _with_channels(
     )
     if first and last:
         say(f"{name} has shape {original}, and is taken for (N, C, H, W)")
-    return images if first else images.movedim(3, 1)
+    return images if first else channels_first(images)
+
+
+def channels_first(images: Tensor) -> Tensor:
+    """Returns images :math:`(M, H, W, C)` as :math:`(M, C, H, W)`, in this order of memory too.
+
+    In another order of memory PyTorch's convolutions round otherwise, on some processors.
+    """
+    return images.movedim(3, 1).contiguous()
 
 
 def _of_shape(images: Tensor, shape: Shape, name: str) -> Tensor:
@@ -286,7 +294,7 @@ def _of_shape(images: Tensor, shape: Shape, name: str) -> Tensor:
         f"{name} has shape {original}: this model takes {_batch_of(shape)}, images of {expected}",
     )
     channels_last = tuple(images.shape[1:]) != tuple(shape) and images.ndim == 4
-    images = images.movedim(3, 1) if channels_last else images
+    images = channels_first(images) if channels_last else images
     return images.reshape(len(images), *shape)
 
 

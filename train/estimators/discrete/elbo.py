@@ -60,6 +60,7 @@ class DiscreteELBO(DifferentiableELBO):
 
     Example:
         >>> import pyro
+        >>> import torch
         >>> import pyro.distributions as dist
         >>> from pyro.infer import SVI
         >>> def model():
