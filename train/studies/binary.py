@@ -29,6 +29,7 @@ from train.metrics.watch import Watch
 from train.objective import Batch, ELBOObjective
 from train.plots import Panel
 from train.settings.binary import BinaryBenchSettings, BinaryVAESettings
+from train.studies.gradients import moments
 
 BOUNDS = {"vimco": "vimco", "disarm-bound": "disarm", "reinforce-bound": "reinforce"}
 """Names of estimators of the importance-weighted bound, and their gradients."""
@@ -126,14 +127,17 @@ class BinaryWatch(Watch):
         The papers' is that of a moving average over steps, in which batches vary too.
         """
         batch = (self.binary("train", self.settings.batch_size).to(self.device),)
-        weights = list(self.objective.guide.parameters())
-        mean = squares = torch.zeros((), dtype=torch.float64)
+        weights = dict(self.objective.guide.named_parameters())
         draws = self.settings.variance_draws
-        for _ in range(draws):
-            loss = ELBOObjective.forward(self.objective, batch, torch.tensor(0))[0]["elbo"]
-            gradient = torch.cat([g.flatten() for g in torch.autograd.grad(loss, weights)]).double()
-            mean, squares = mean + gradient / draws, squares + gradient.square() / draws
-        return float((squares - mean.square()).mean() * draws / max(draws - 1, 1))
+        if draws == 1:
+            return 0.0
+
+        def loss() -> Tensor:
+            # Not that of the method, which would draw the images anew.
+            return ELBOObjective.forward(self.objective, batch, torch.tensor(0))[0]["elbo"]
+
+        variance = moments(loss, weights, draws).variance
+        return float(torch.cat([value.flatten() for value in variance.values()]).mean())
 
     def evaluate(self, step: int) -> dict[str, float]:
         values = {"held_out_elbo": self.bound("test")}
@@ -197,11 +201,14 @@ def race(run: Run, settings: BinaryBenchSettings) -> list[dict[str, Any]]:
         far, ``held_out_elbo`` and ``gradient_variance``. The last row of a run has its results,
         and the others ``None``.
     """
+    for name in settings.estimators:
+        chosen = run_settings(settings, name, 0)
+        # A name that is not known is told before the first run, and not after hours.
+        make_estimator(chosen.estimator, chosen.particles, chosen.latents)
     rows: list[dict[str, Any]] = []
     for seed in range(settings.training_seeds):
         for name in settings.estimators:
             chosen = run_settings(settings, name, seed)
-            make_estimator(chosen.estimator, chosen.particles, chosen.latents)
             folder = run.directory / "training" / f"{name}-{seed}"
             resume = (folder / "config.json").exists()
             chosen = replace(chosen, run_dir=folder, resume=resume)

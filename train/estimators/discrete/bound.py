@@ -12,7 +12,7 @@ from torch import Tensor
 from train.estimators.base import DifferentiableELBO
 from train.estimators.contract import Contract
 from train.estimators.costs import elbo_terms, log_prob
-from train.estimators.discrete.coupled import DisARM
+from train.estimators.discrete.coupled import DisARM, pairs_surrogate
 from train.estimators.discrete.dependencies import Dependencies, find_dependencies
 from train.estimators.discrete.families import logits_of, unmasked
 from train.estimators.discrete.runs import Run, Runner
@@ -103,7 +103,7 @@ class MultiSampleELBO(DifferentiableELBO):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         contract, dependencies = self.prepare(model, guide, args, kwargs), self._dependencies
         runner = Runner(
-            *(model, guide, args, kwargs, contract, dependencies),
+            *(model, guide, args, kwargs, contract),
             vectorized=self.vectorize_particles,
             analytic=(),
             relaxed={},
@@ -138,10 +138,11 @@ class MultiSampleELBO(DifferentiableELBO):
             return scale * signal.movedim(0, 1).flatten(0, 1)
 
         own = of_draws(sets.softmax(1) / len(sets))
-        signal: Tensor | None = None
         if self.gradient == "vimco":
             signal = of_draws(vimco_signal(sets))
-        elif self.gradient == "reinforce":
+        elif self.gradient == "disarm":
+            signal = scale * pair_differences(sets)
+        else:
             whole = sets.logsumexp(1, keepdim=True) - math.log(sets.shape[1])
             signal = of_draws(whole.expand(sets.shape))
         term = own.new_zeros(())
@@ -149,8 +150,8 @@ class MultiSampleELBO(DifferentiableELBO):
             # A weight has the gradient of its own log q, too, which masks leave out.
             log_q = run.site(name, lambda site: scale_and_mask(log_prob(site), mask=site["mask"]))
             term = term - (to_plates(log_q, common) * own).sum()
-            if signal is None:
-                term = term + pairs_term(run, name, scale * pair_differences(sets))
+            if self.gradient == "disarm":
+                term = term + pairs_term(run, name, signal)
             else:
                 score = run.site(name, lambda site: unmasked(site["fn"]).log_prob(site["value"]))
                 term = term + (to_plates(score, common) * signal).sum()
@@ -199,8 +200,6 @@ def pairs_term(run: Run, name: str, difference: Tensor) -> Tensor:
     """Returns a scalar with the gradient of :class:`~.coupled.DisARM` at one site."""
     fn = run.guides[0][name]["fn"]
     events = len(fn.event_shape)
-    logits = run.site(name, lambda site: logits_of(site["fn"]), events)[::2]
-    value = run.values(name)
+    logits = run.site(name, lambda site: logits_of(site["fn"]), events)
     difference = difference.reshape(difference.shape + (1,) * events)
-    gradient = 0.5 * difference * (value[::2] - value[1::2]) * logits.abs().sigmoid()
-    return (gradient.detach() * logits).sum()
+    return pairs_surrogate(difference, run.values(name), logits)

@@ -63,11 +63,8 @@ class DisARM(Pairs):
     title = "disarm"
 
     def surrogate(self, draws: SiteDraws) -> Tensor:
-        cost, value = draws.cost, draws.value
-        difference = draws.to_logits(cost[::2] - cost[1::2]) * (value[::2] - value[1::2])
-        logits = draws.fixed_logits[::2]
-        gradient = 0.5 * difference * logits.abs().sigmoid() / len(difference)
-        return (gradient * draws.logits[::2]).sum()
+        difference = draws.to_logits(draws.cost[::2] - draws.cost[1::2])
+        return pairs_surrogate(difference, draws.value, draws.logits) / len(difference)
 
 
 class ARM(Pairs):
@@ -136,6 +133,18 @@ class ARMS(Antithetic):
         centred = draws.cost - draws.cost.mean(0)
         signal = draws.to_logits(centred) / (particles - 1)
         return (signal * draws.score / (1 - correlation(rare, particles)) * draws.logits).sum()
+
+
+def pairs_surrogate(difference: Tensor, value: Tensor, logits: Tensor) -> Tensor:
+    """Returns a scalar with the gradient of :class:`DisARM`, summed over pairs.
+
+    Args:
+        difference: :math:`f(b) - f(b')` of each pair, which broadcasts with a pair's logits.
+        value: The draws, one pair after another, of the shape of the logits.
+        logits: The logits of each draw.
+    """
+    gradient = 0.5 * difference * (value[::2] - value[1::2]) * logits[::2].abs().sigmoid()
+    return (gradient.detach() * logits[::2]).sum()
 
 
 def correlation(rare: Tensor, particles: int) -> Tensor:

@@ -13,7 +13,7 @@ from train.estimators.base import DifferentiableELBO
 from train.estimators.contract import Contract
 from train.estimators.costs import log_prob
 from train.estimators.discrete.dependencies import find_dependencies
-from train.estimators.discrete.groups import combined, groups_of
+from train.estimators.discrete.groups import Group, combined, groups_of
 from train.estimators.discrete.names import by_name
 from train.estimators.discrete.plan import Plan
 from train.estimators.discrete.runs import Runner
@@ -92,6 +92,7 @@ class DiscreteELBO(DifferentiableELBO):
         self.analytic = analytic
         self.estimators = nn.ModuleDict({default.title: default})
         self._plan: Plan | None = None
+        self._groups: list[Group] = []
         self._collected = False
 
     def __call__(self, model: nn.Module, guide: nn.Module) -> ELBOModule:
@@ -114,12 +115,12 @@ class DiscreteELBO(DifferentiableELBO):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         contract, plan = self.prepare(model, guide, args, kwargs), self._plan
         runner = Runner(
-            *(model, guide, args, kwargs, contract, plan.dependencies),
+            *(model, guide, args, kwargs, contract),
             vectorized=self.vectorize_particles,
             analytic=contract.ordered - plan.estimated.keys() if self.analytic else (),
             relaxed=plan.relaxed,
         )
-        estimates = [group.estimate(runner, plan) for group in groups_of(plan, self.num_particles)]
+        estimates = [group.estimate(runner, plan) for group in self._groups]
         return combined(estimates)
 
     def _examine(
@@ -158,5 +159,6 @@ class DiscreteELBO(DifferentiableELBO):
                 choice.to(device=value.device, dtype=value.dtype)
             chosen[name] = choice
         self._plan = Plan.of(chosen, dependencies, sites, self.num_particles)
+        self._groups = list(groups_of(self._plan, self.num_particles))
         self._examined = examined
         return contract

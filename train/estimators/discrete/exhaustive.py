@@ -144,15 +144,13 @@ class MeasureValued(Weighted):
 
     def _by_variable(self, draws: SiteDraws) -> tuple[Tensor, Tensor, Tensor]:
         """Returns probabilities and costs, of shape (classes, plates, D), and the scores there."""
-        family = draws.family
+        one_hot = draws.family.one_hot
         score = draws.flat(draws.score)
-        chosen = draws.flat(draws.value)
-        p = draws.flat(draws.mean)
-        one_hot = family.one_hot
-        p = (chosen * p).sum(-1) if one_hot else chosen * p + (1 - chosen) * (1 - p)
-        shape = draws.value.shape[:-1] if one_hot else draws.value.shape
-        cost = draws.cost.reshape(draws.cost.shape + (1,) * (len(shape) - draws.cost.ndim))
-        cost = flatten(cost.expand(shape), draws.cost.ndim, draws.joint, False)
+        cost = draws.to_variables(draws.cost).expand(draws.probability.shape)
+        p, cost = (
+            flatten(each, draws.cost.ndim, draws.joint, one_hot=False)
+            for each in (draws.probability, cost)
+        )
         number = cost.shape[-1]
         classes = (draws.particles - 1) // number + 1
 
@@ -238,29 +236,20 @@ class UnorderedSet(Weighted):
     def _ratios(self, draws: SiteDraws) -> tuple[Tensor, Tensor, Tensor]:
         """Returns p(s), R(S, s), and R without s of each s', with particles first."""
         one_hot = draws.family.one_hot
-        p = (
-            (draws.value * draws.mean).sum(-1)
-            if one_hot
-            else (draws.value * draws.mean + (1 - draws.value) * (1 - draws.mean))
-        )
         first = log_probabilities(draws.fixed_logits[:1], draws.family)[0]
         classes = first.shape[-1]
         index = draws.value.argmax(-1) if one_hot else draws.value.long()
         inside = torch.nn.functional.one_hot(index, classes).sum(0).bool()
         outside = torch.where(inside, 0.0, first.exp()).sum(-1)
-        return ratios(p, outside)
+        return ratios(draws.probability, outside)
 
     def surrogate(self, draws: SiteDraws) -> Tensor:
         p, ratio, without = self._ratios(draws)
-        cost = self._cost(draws)
+        cost = draws.to_variables(draws.cost)
         baseline = (without * p * cost).sum(1)
         signal = p * ratio * (cost - baseline)
         signal = signal[..., None] if draws.family.one_hot else signal
         return (signal * draws.score * draws.logits).sum()
-
-    def _cost(self, draws: SiteDraws) -> Tensor:
-        shape = draws.value.shape[:-1] if draws.family.one_hot else draws.value.shape
-        return draws.cost.reshape(draws.cost.shape + (1,) * (len(shape) - draws.cost.ndim))
 
     def weights(self, draws: SiteDraws) -> Tensor:
         p, ratio, _ = self._ratios(draws)

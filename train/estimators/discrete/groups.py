@@ -51,14 +51,18 @@ class Group:
         """Runs guide and model, and estimates the gradients of the group's sites."""
         leaves = [n for n in self.names if plan.estimated[n].estimator.needs_gradient]
         run = runner(self.particles, leaves=leaves)
-        return Estimate(run, {}, self.surrogate(run, runner, plan))
+        return Estimate(run, {}, self.surrogate(self.drawn(run, runner, plan), plan))
 
-    def surrogate(self, run: Run, runner: Runner, plan: Plan) -> Tensor | float:
+    def drawn(self, run: Run, runner: Runner, plan: Plan) -> dict[str, SiteDraws]:
+        """Returns what a run has drawn at the group's sites."""
+        return {name: drawn(run, name, runner, plan) for name in self.names}
+
+    @staticmethod
+    def surrogate(draws: Mapping[str, SiteDraws], plan: Plan) -> Tensor | float:
         """Sums the surrogates of all sites."""
         if not torch.is_grad_enabled():
             return 0.0
-        sites = plan.estimated
-        return sum(sites[n].estimator.surrogate(drawn(run, n, runner, plan)) for n in self.names)
+        return sum(plan.estimated[n].estimator.surrogate(site) for n, site in draws.items())
 
 
 class CoupledGroup(Group):
@@ -73,14 +77,15 @@ class CoupledGroup(Group):
     def estimate(self, runner: Runner, plan: Plan) -> Estimate:
         ancestors = plan.dependencies.ancestors
         shared = frozenset().union(*(ancestors[name] for name in self.names))
-        draws = {name: partial(self.draw, name, plan.estimated[name]) for name in self.names}
-        run = runner(self.particles, shared=shared, draws=draws)
+        draw = {name: partial(self.draw, name, plan.estimated[name]) for name in self.names}
+        run = runner(self.particles, shared=shared, draws=draw)
+        draws = self.drawn(run, runner, plan)
         weights: dict[CostKey, Tensor] = {}
         site = plan.estimated[self.names[0]]
         if isinstance(site.estimator, Weighted):
-            value = site.estimator.weights(drawn(run, self.names[0], runner, plan))
+            value = site.estimator.weights(draws[self.names[0]])
             weights = dict.fromkeys(site.downstream, value)
-        return Estimate(run, weights, self.surrogate(run, runner, plan))
+        return Estimate(run, weights, self.surrogate(draws, plan))
 
 
 class EnumeratedGroup(Group):
@@ -113,15 +118,13 @@ class EnumeratedGroup(Group):
                 f"sites {', '.join(self.names)} have {total:,} values together, more than the "
                 f"{MOST:,} that are enumerated: give some of them disarm or rloo"
             )
-        draws, inner = {}, total
+        values, inner = {}, total
         for name, site in sites.items():
             inner //= site.count
-            draws[name] = partial(self.values, name, site, inner)
-        run = runner(total, draws=draws)
-        probabilities = {
-            name: site.estimator.weights(drawn(run, name, runner, plan))
-            for name, site in sites.items()
-        }
+            values[name] = partial(self.values, name, site, inner)
+        run = runner(total, draws=values)
+        draws = self.drawn(run, runner, plan)
+        probabilities = {name: sites[name].estimator.weights(draws[name]) for name in sites}
         weights: dict[CostKey, Tensor] = {}
         for key, latents in plan.dependencies.costs.items():
             wanted = plan.dependencies.closure(latents)

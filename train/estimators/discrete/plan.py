@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from train.estimators.contract import SitesChanged
@@ -83,7 +84,7 @@ class Plan:
             estimated[name] = Site(estimator, count, downstream, direct, joint, fn)
         return cls(dependencies, estimated)
 
-    @property
+    @cached_property
     def relaxed(self) -> dict[str, Any]:
         """The sites whose draws are relaxed, with the functions that draw them."""
         return {

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from train.estimators.contract import Contract
 from train.estimators.costs import PARTICLES, Cost, Site, sum_to_plates
-from train.estimators.discrete.dependencies import CostKey, Dependencies, costs_of, key_of
+from train.estimators.discrete.dependencies import CostKey, costs_of, key_of
 from train.estimators.discrete.families import Relaxed
 from train.estimators.programs import Program, samples
 
@@ -219,7 +219,6 @@ class Runner:
         args: Positional arguments of both.
         kwargs: Keyword arguments of both.
         contract: What was found by examining the pair.
-        dependencies: What depends on what.
         vectorized: Whether particles are run in parallel.
         analytic: Latents whose KL divergence is taken in closed form.
         relaxed: Sites whose draws are relaxed in each run.
@@ -232,7 +231,6 @@ class Runner:
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
         contract: Contract,
-        dependencies: Dependencies,
         *,
         vectorized: bool,
         analytic: Collection[str],
@@ -240,7 +238,7 @@ class Runner:
     ) -> None:
         self.programs = guide, model
         self.args, self.kwargs = args, kwargs
-        self.contract, self.dependencies = contract, dependencies
+        self.contract = contract
         self.vectorized, self.analytic, self.relaxed = vectorized, analytic, relaxed
 
     def __call__(

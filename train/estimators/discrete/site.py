@@ -83,6 +83,18 @@ class SiteDraws:
         r""":math:`\nabla_\phi \log q(z)`, detached, of the shape of the logits."""
         return self.value - self.mean
 
+    @cached_property
+    def probability(self) -> Tensor:
+        """The probability of each variable's value, detached; without class dimension."""
+        value, mean = self.value, self.mean
+        if self.family.one_hot:
+            return (value * mean).sum(-1)
+        return value * mean + (1 - value) * (1 - mean)
+
+    def to_variables(self, signal: Tensor) -> Tensor:
+        """Appends the event's dimensions but that of the classes, of size 1, to (K, plates)."""
+        return signal.reshape(signal.shape + (1,) * (self.events - int(self.family.one_hot)))
+
     def covariance(self, vector: Tensor) -> Tensor:
         """Returns the covariance matrix of the site's vector times another vector."""
         return self.family.covariance(self.fixed_logits, vector)
