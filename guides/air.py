@@ -50,6 +50,7 @@ def model_and_guide(
     square_windows: bool = True,
     background: Kind = "black",
     composition: Composition = "sum",
+    texture: bool = True,
 ) -> tuple[AIR, StepwiseGuide]:
     r"""Makes a model, and a guide with a baseline.
 
@@ -78,6 +79,7 @@ def model_and_guide(
         background: See :class:`~pyro_models.air.AIR`.
         composition: See :class:`~pyro_models.air.AIR`. All but ``"sum"`` need the
             convolutional guide.
+        texture: See :class:`~pyro_models.air.AIR`.
 
     Example:
         >>> model, guide = model_and_guide((50, 50), baseline="average")
@@ -102,6 +104,7 @@ def model_and_guide(
         square_windows=square_windows,
         background=background,
         composition=composition,
+        texture=texture,
     )
     is_local = guide == "convolutional"
     make_baseline = {

@@ -52,7 +52,8 @@ class Appearance(NamedTuple):
 
     Attributes:
         mask: In [0, 1], of shape :math:`(*, 1, S, S)`. That of a grey object is its grey level.
-        colour: In [0, 1], of shape :math:`(*, C, S, S)`. That of a grey object is 1.
+        colour: In [0, 1], of shape :math:`(*, C, S, S)`, or :math:`(*, C, 1, 1)` without texture.
+            That of a grey object is 1.
     """
 
     mask: Tensor
@@ -103,6 +104,11 @@ class AIR(GuardedModule):
             Normal around the mean of what is there, with ``"mixture"`` around one of the objects or
             the background: see :class:`~pyro_models.likelihoods.LayeredImage`. A background other
             than black needs one of these, as a sum cannot be darker than the background.
+        texture: Whether an object has a colour for each pixel of its window, or, if not, one colour.
+            Objects of one colour cannot draw two neighbours that differ in it.
+
+    Raises:
+        ValueError: If arguments exclude each other.
 
     Attributes:
         window_pixels: The side, in pixels of the canvas, of a window with the prior median of
@@ -137,6 +143,7 @@ class AIR(GuardedModule):
         square_windows: bool = True,
         background: Kind = "black",
         composition: Composition = "sum",
+        texture: bool = True,
     ) -> None:
         super().__init__()
         if background != "black" and composition == "sum":
@@ -155,8 +162,12 @@ class AIR(GuardedModule):
         # Where a grey object only adds light, its mask is all of it.
         self.opaque = composition != "sum"
         self.has_colour = self.shape.channels > 1 or self.opaque
-        maps = 1 + self.shape.channels if self.has_colour else 1
-        self.decoder = MLP(what_dim, maps * window_size**2, (hidden,))
+        if not (texture or self.has_colour):
+            raise ValueError("texture is False: grey objects that add light have no colour")
+        self.texture = texture
+        pixels = window_size**2
+        colours = self.shape.channels * (pixels if texture else 1) if self.has_colour else 0
+        self.decoder = MLP(what_dim, pixels + colours, (hidden,))
         s, x, y = where_loc
         s_scale, x_scale, y_scale = where_scale
         self.window_pixels = min(self.shape.sides) / s
@@ -176,14 +187,14 @@ class AIR(GuardedModule):
 
     def appearance(self, z_what: Tensor) -> Appearance:
         r"""Decodes codes of shape :math:`(*, D)` to masks and colours."""
-        logits = self.decoder(z_what).unflatten(-1, (-1, self.window_size, self.window_size))
+        window = (1, self.window_size, self.window_size)
+        mask, colour = self.decoder(z_what).tensor_split((self.window_size**2,), dim=-1)
+        mask = mask.unflatten(-1, window)
+        mask = (4 * mask + self.disc if self.opaque else mask + self.decoder_bias).sigmoid()
         if not self.has_colour:
-            mask = (logits + self.decoder_bias).sigmoid()
             return Appearance(mask, torch.ones_like(mask))
-        mask, colour = logits.tensor_split((1,), dim=-3)
-        if self.opaque:
-            return Appearance((4 * mask + self.disc).sigmoid(), colour.sigmoid())
-        return Appearance((mask + self.decoder_bias).sigmoid(), colour.sigmoid())
+        sides = window[1:] if self.texture else (1, 1)
+        return Appearance(mask, colour.sigmoid().unflatten(-1, (self.shape.channels, *sides)))
 
     def decode(self, z_what: Tensor) -> Tensor:
         r"""Decodes codes of shape :math:`(*, D)` to windows :math:`(*, C, S, S)` in [0, 1]."""
@@ -241,8 +252,9 @@ class AIR(GuardedModule):
     def _paste_both(self, z_what: Tensor, z_where: Tensor) -> Tensor:
         """Pastes colours, multiplied by masks, and masks, of shape (*, C + 1, H, W)."""
         mask, colour = self.appearance(z_what)
-        layers = torch.cat([mask * colour, mask], dim=-3)
-        return paste(layers, z_where, self.shape.sides, square=self.square_windows)
+        layers = torch.cat([mask * colour, mask], dim=-3) if self.texture else mask
+        layers = paste(layers, z_where, self.shape.sides, square=self.square_windows)
+        return layers if self.texture else torch.cat([layers * colour, layers], dim=-3)
 
     def crop(self, images: Tensor, z_where: Tensor) -> Tensor:
         r"""Crops the windows of objects out of images: see :func:`~pyro_models.networks.crop`."""

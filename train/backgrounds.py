@@ -78,7 +78,7 @@ def with_background(settings: AIRSettings, images: Any = None) -> AIRSettings:
             is black, as it was in versions without this setting.
 
     Raises:
-        InputError: If background, composition and guide cannot be combined.
+        InputError: If background, composition, texture and guide cannot be combined.
     """
     background = settings.background
     if background == "auto":
@@ -90,6 +90,10 @@ def with_background(settings: AIRSettings, images: Any = None) -> AIRSettings:
         background == "black" or composition != "sum",
         f"--composition sum cannot draw objects on --background {background}, which they may be "
         "darker than: give --composition over",
+    )
+    require(
+        settings.texture or composition != "sum" or images is None or images.shape[1] > 1,
+        "--no-texture: grey objects that add light have no colour: give --composition over",
     )
     guide = settings.guide
     if guide == "auto":

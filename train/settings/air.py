@@ -51,6 +51,9 @@ class AIRSettings(EstimatorSettings, SceneSettings):
     """How objects make a scene. sum: they add light. over: they are opaque, and each occludes those
     behind it. mixture: as over, and a pixel shows one of them, or the background, but no blend of
     both. auto: sum on black, over on other backgrounds."""
+    texture: bool = True
+    """Objects have a colour for each pixel. --no-texture: each object has one colour, so that it
+    cannot draw two neighbours that differ in theirs. Not for grey scenes with --composition sum."""
     decoder_bias: float = -3.0
     """Constant added to the decoder's logits, with --composition sum. Below 0, windows are nearly
     black before training."""
