@@ -104,7 +104,7 @@ class AIR(GuardedModule):
             Normal around the mean of what is there, with ``"mixture"`` around one of the objects or
             the background: see :class:`~pyro_models.likelihoods.LayeredImage`. A background other
             than black needs one of these, as a sum cannot be darker than the background.
-        texture: Whether an object has a colour for each pixel of its window, or, if not, one colour.
+        texture: Whether an object has a colour for each pixel of its window, or else one colour.
             Objects of one colour cannot draw two neighbours that differ in it.
 
     Raises:

@@ -12,7 +12,7 @@ import torch
 from pyro.infer import TraceEnum_ELBO, config_enumerate
 
 from guides.air import ConvolutionalGuide, ResidualGuide, model_and_guide
-from pyro_models.air import AIR
+from pyro_models.air import AIR, EDGE
 from pyro_models.likelihoods import LayeredImage, Layers
 from pyro_models.networks import paste
 from tests.data.refusals import refused
@@ -93,6 +93,36 @@ def test_the_model_and_the_verbs_draw_the_same(small_air, background):
     torch.testing.assert_close(found.background, absent.expand_as(air.images))
 
 
+def test_an_object_without_texture_has_one_colour(double):
+    """It is drawn as its mask times that colour, also where the mask ends.
+
+    The mutation: a colour that is not multiplied by the mask, or that differs between pixels.
+    """
+    model = AIR((3, 12, 14), window_size=6, what_dim=3, hidden=8, texture=False, **OPAQUE)
+    z_what, z_where = torch.randn(4, 1, 3), torch.zeros(4, 1, 3) + torch.tensor([0.7, 0.1, -0.2])
+    mask, colour = model.appearance(z_what[:, 0])
+    assert mask.shape == (4, 1, 6, 6)
+    assert colour.shape == (4, 3, 1, 1)
+    ink = paste(mask * colour, z_where[:, 0], (12, 14), square=True)
+    alpha = paste(mask, z_where[:, 0], (12, 14), square=True)
+    drawn = model.draw(z_where, z_what, torch.ones(4), torch.full((4, 3), 0.5))
+    torch.testing.assert_close(drawn, 0.5 * (1 - alpha) + ink)
+    layers = model.opaque_layers([(z_what[:, 0], z_where[:, 0])], torch.zeros(3, 1, 1))
+    inside = (alpha > EDGE).expand_as(ink)
+    assert 0 < inside.sum() < inside.numel()
+    torch.testing.assert_close(layers.colours[0][inside], colour.expand_as(ink)[inside])
+
+
+@pytest.mark.parametrize("composition", ["sum", "mixture"])
+def test_a_run_without_texture_is_loaded(tmp_path, composition):
+    settings = small(
+        tmp_path, data="tetrominoes", composition=composition, guide="convolutional", texture=False
+    )
+    main(settings)
+    model = load(settings.run_dir).objective.model
+    assert (model.composition, model.texture) == (composition, False)
+
+
 def test_one_colour_is_around_the_median(small_air):
     air = small_air(ConvolutionalGuide, shape=(3, 10, 11), **OPAQUE)
     medians = air.images.flatten(-2).median(-1).values
@@ -149,6 +179,10 @@ def test_what_cannot_be_combined_is_refused():
         with_background(AIRSettings(composition="over", guide="residual"))
     with pytest.raises(ValueError, match="composition"):
         ResidualGuide(AIR(**OPAQUE))
+    with refused("--no-texture", "--composition over"):
+        with_background(AIRSettings(texture=False), torch.zeros(5, 1, 8, 8, dtype=torch.uint8))
+    with pytest.raises(ValueError, match="texture"):
+        AIR(texture=False)
 
 
 def test_black_scenes_stay_sums():
