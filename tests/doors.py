@@ -98,7 +98,8 @@ def run_command(
         flags: See :func:`start`.
         said: See :func:`start`.
         env: Environment variables to set.
-        still: Draw the mean of every Normal, so that results depend on the data only.
+        still: Draw the mean of every Normal, and the same uniform numbers for all data, so that
+            results depend on the data only.
         dies_at: The point, while files are written, at which the process is killed; see
             :func:`kill_while_writing`.
         memory: How many bytes of address space it may allocate.
@@ -113,6 +114,8 @@ def run_command(
         os.dup2(file.fileno(), 2)
     if still:
         torch.distributions.normal._standard_normal = zeros
+        torch.rand = evenly
+        torch.bernoulli = lambda probs: (evenly(probs.shape) < probs).to(probs.dtype)
     if dies_at is not None:
         kill_while_writing(dies_at)
     if memory is not None:
@@ -140,6 +143,15 @@ def exit_after_training(*_: Any) -> None:
 def zeros(shape: Any, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     """Replaces PyTorch's draws from a standard Normal."""
     return torch.zeros(shape, dtype=dtype, device=device)
+
+
+def evenly(*shape: Any, **options: Any) -> torch.Tensor:
+    """Replaces uniform draws by numbers that differ along the first dimension alone: particles."""
+    shape = shape[0] if len(shape) == 1 and not isinstance(shape[0], int) else shape
+    if not shape:
+        return torch.full((), 0.5, **options)
+    draws = (torch.arange(shape[0], **options) + 0.45) / shape[0]
+    return draws.reshape(-1, *(1 for _ in shape[1:])).expand(shape).clone()
 
 
 def kill_while_writing(point: int) -> None:

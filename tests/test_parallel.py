@@ -36,6 +36,8 @@ METHODS = {
         *("--window-size", "8", "--what-hidden", "8", "--guide-hidden", "8", "--anchors", "2"),
     ),
 }
+ESTIMATORS = ("enumerate", "rloo", "disarm", "double-cv", "rodeo", "rebar", "mvd")
+"""Estimators of discrete latents, some of which learn parameters of their own."""
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +81,24 @@ def test_two_ranks_train_what_one_does(tmp_path, own, method):
         assert [doors.finish(process) for process in processes] == [0, 0], words(said)
     flags = (*flags_of(method, own, two, 12), "--resume")
     assert doors.finish(doors.start(method, *flags, said=said, **options)) == 0, words(said)
+    assert_close(two, one)
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_two_ranks_estimate_what_one_does(tmp_path, own, estimator):
+    """Every particle has the same uniform draws for all data, so that ranks draw what one does.
+
+    The mutation: gradients are not averaged, those of an estimator's own parameters included.
+    """
+    one, two, said = tmp_path / "one", tmp_path / "two", tmp_path / "said"
+    options = {"still": True, "trains_only": True}
+    flags = ("--estimator", estimator, "--presence-prior", "0.5", "--presence-prior-start", "None")
+    # A single particle has no dimension by which doors.evenly could tell it from data.
+    flags += ("--particles", "2") if estimator == "rebar" else ()
+    alone = doors.start("air", *flags_of("air", own, one, 6), *flags, said=said, **options)
+    flags = (*flags_of("air", own, two, 6), *flags)
+    with doors.together(2, "air", *flags, said=said, **options) as processes:
+        assert [doors.finish(process) for process in (alone, *processes)] == [0, 0, 0], words(said)
     assert_close(two, one)
 
 
