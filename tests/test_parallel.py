@@ -36,8 +36,8 @@ METHODS = {
         *("--window-size", "8", "--what-hidden", "8", "--guide-hidden", "8", "--anchors", "2"),
     ),
 }
-ESTIMATORS = ("enumerate", "rloo", "disarm", "double-cv", "rodeo", "rebar", "mvd")
-"""Estimators of discrete latents, some of which learn parameters of their own."""
+ESTIMATORS = ("enumerate", "disarm", "rebar")
+"""Estimators of discrete latents; the last one learns parameters of its own."""
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +100,9 @@ def test_two_ranks_estimate_what_one_does(tmp_path, own, estimator):
     with doors.together(2, "air", *flags, said=said, **options) as processes:
         assert [doors.finish(process) for process in (alone, *processes)] == [0, 0, 0], words(said)
     assert_close(two, one)
+    found, expected = (load_file(run / "model.safetensors") for run in (two, one))
+    for name in (name for name in expected if name.startswith("estimators.")):
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-4, atol=1e-5)
 
 
 def words(said: Path) -> str:
