@@ -48,7 +48,7 @@ class Benchmark:
     """Train ABC with several seeds, and print a table with a row for each measure."""
 
     protocol: tyro.conf.Positional[Literal["default", "tutorial"]]
-    """Settings of the runs, as the README names them."""
+    """Settings of the runs, as the documentation names them."""
     seeds: int = 3
     """Number of seeds, counted from 0."""
     data_dir: Path = Path("data")

@@ -40,7 +40,7 @@ class Benchmark:
     """Train AIR with several seeds, and print a table of the results."""
 
     protocol: tyro.conf.Positional[Literal[tuple(PROTOCOLS)]]
-    """Settings of the runs, as the README names them."""
+    """Settings of the runs, as the documentation names them."""
     seeds: int = 10
     """Number of seeds, counted from 0."""
     data_dir: Path = Path("data")

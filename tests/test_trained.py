@@ -344,7 +344,7 @@ NAMES = {
         (["z_where", "z_what", "counts", "z_background"], ["reconstruction"]),
     ],
 }
-"""What the README says that encoder and decoder take and give."""
+"""What docs/trained.md says that encoder and decoder take and give."""
 
 
 @pytest.mark.parametrize("name", FLAGS)

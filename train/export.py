@@ -25,7 +25,7 @@ class ExportSettings:
     """Export the encoder and decoder of a run as PyTorch programs, and check them against the run.
 
     The programs are read with torch.export.load. They take batches of any size, of float images in
-    [0, 1]. The README lists their inputs and outputs."""
+    [0, 1]. docs/trained.md lists their inputs and outputs."""
 
     run: tyro.conf.Positional[Path]
     """Run folder."""

@@ -1,4 +1,4 @@
-"""The README's Python runs as it stands."""
+"""The Python of README and pages runs as it stands, and their links lead somewhere."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from pyro_models.networks import Convolutions
 from pyro_models.store import ParameterStoreError
 from tests.data.refusals import refused
 from tests.estimators.exact import Projections, z_scores
-from tests.pages import blocks, read
+from tests.pages import PAGES, ROOT, anchors, blocks, links, read
 from tests.test_train_air import SMALL
 from train import acai, air, figures
 from train.acai import ACAISettings
@@ -36,8 +36,43 @@ from train.estimators import MarginalELBO, TraceGraphELBO
 from train.methods import METHODS
 from train.trained import load
 
-BLOCKS = blocks(read("README.md"))
-"""The README's Python, by the names that its fences have."""
+BLOCKS = blocks("".join(map(read, set(PAGES) - {"docs/estimators.md"})))
+"""Their Python, by the names that its fences have; one page has tests of its own."""
+RUN = (
+    *("first", "air", "scenes", "canvas", "drawn", "leave-one-out", "trained", "guide", "method"),
+    *("method-used", "logger", "likelihood"),
+)
+"""The blocks that tests of this file run."""
+
+
+def test_every_block_is_run():
+    assert set(BLOCKS) == set(RUN)
+
+
+def test_the_readme_is_short():
+    assert len(read("README.md").splitlines()) <= 150
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page):
+    """Files that are there, and headings that they have."""
+    for file, anchor in links(read(page)):
+        target = (ROOT / page).parent / file if file else ROOT / page
+        assert target.exists(), file
+        if anchor:
+            assert anchor in anchors(target.read_text()), f"{file}#{anchor}"
+
+
+@pytest.mark.parametrize("page", PAGES[1:])
+def test_a_page_is_found_from_the_readme(page):
+    assert page in {file for file, _ in links(read("README.md"))}
+
+
+def test_the_first_lines():
+    names: dict = {}
+    exec(BLOCKS["first"], names)
+    assert names["loss"] > 0
+    assert names["detection"].masks.shape == (64, 3, 50, 50)
 
 
 def test_what_air_finds_in_images():
@@ -153,7 +188,7 @@ def test_another_guide(channels):
 
 @pytest.fixture
 def sparse(tmp_path, monkeypatch) -> Path:
-    """The README's own method in a file, and the folder as the working one."""
+    """The page's own method in a file, and the folder as the working one."""
     (tmp_path / "sparse.py").write_text(BLOCKS["method"])
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
@@ -213,7 +248,7 @@ def test_another_method_is_taken_by_whatever_takes_a_method(sparse, monkeypatch)
 
 
 def test_another_logger(monkeypatch, tmp_path):
-    """Of the names that the README calls; the library itself is not needed."""
+    """Of the names that the page calls; the library itself is not needed."""
     calls = []
 
     class Run:
