@@ -11,6 +11,7 @@ import torch
 from pyro import poutine
 from torch import Tensor, nn
 
+from pyro_models.grids import Grid
 from pyro_models.likelihoods import NormalImage
 from pyro_models.networks import MLP, Deconvolutions
 from pyro_models.objective import annealed
@@ -23,6 +24,7 @@ class ICVAE(GuardedModule):
 
     .. math:: z \sim \mathcal{N}(0, I), \qquad x \sim p(x | f(z, c))
 
+    or, with finitely many codes, :math:`z` uniform over the cells of a grid,
     with a condition :math:`c`. :math:`p` is a Normal of fixed standard deviation, or a Bernoulli.
     Sites are ``z`` and ``x``, in the plate ``images``.
 
@@ -38,7 +40,9 @@ class ICVAE(GuardedModule):
         likelihood_scale: The Normal's standard deviation. With :math:`\sqrt{1/2}` the negative
             log-likelihood is the squared error summed over pixels, plus a constant.
         prior: Whether :math:`z` has the prior above. Without it the site is masked, for a guide
-            that contributes its exact rate itself: :class:`guides.icvae.EchoGuide`.
+            that contributes its exact rate itself: :class:`guides.echo.EchoGuide`.
+        levels: The number of values of each number of a code, for codes that are the cells of a
+            grid: see :class:`~pyro_models.grids.Grid`; ``None`` for the Normal prior.
 
     Example:
         >>> model = ICVAE((28, 28), c_dim=10, z_dim=2)
@@ -62,6 +66,7 @@ class ICVAE(GuardedModule):
         likelihood: Literal["normal", "bernoulli"] = "normal",
         likelihood_scale: float = math.sqrt(0.5),
         prior: bool = True,
+        levels: int | None = None,
     ) -> None:
         super().__init__()
         self.shape = shape = Shape.of(shape)
@@ -70,6 +75,7 @@ class ICVAE(GuardedModule):
         self.likelihood = likelihood
         self.likelihood_scale = likelihood_scale
         self.prior = prior
+        self.levels = levels
         if network == "dense":
             self.decoder: nn.Module = MLP(z_dim + c_dim, shape.values, hidden, nn.Tanh)
         else:
@@ -103,10 +109,15 @@ class ICVAE(GuardedModule):
             require_batch(images, self.shape)
         plate = pyro.plate("images", len(c), device=c.device)
         with annealed(beta), plate, poutine.mask(mask=self.prior):
-            prior = dist.Normal(self.zero, 1.0).expand([self.z_dim]).to_event(1)
-            z = pyro.sample("z", prior)
+            z = pyro.sample("z", self.code_prior())
         with annealed(reconstruction), plate:
             return pyro.sample("x", self.pixels(z, c), obs=images)
+
+    def code_prior(self) -> dist.TorchDistribution:
+        r"""Returns the distribution of a code, with event shape :math:`(D)`."""
+        if self.levels is not None:
+            return Grid(self.levels, (self.z_dim,), self.zero).to_event(1)
+        return dist.Normal(self.zero, 1.0).expand([self.z_dim]).to_event(1)
 
     def pixels(self, z: Tensor, c: Tensor) -> dist.Distribution:
         """Returns the likelihood; override it for another one."""
@@ -128,4 +139,4 @@ class ICVAE(GuardedModule):
     @torch.no_grad()
     def sample(self, c: Tensor) -> Tensor:
         r"""Decodes a code from the prior for each row of ``c``: images :math:`(B, C, H, W)`."""
-        return self.decode(torch.randn(len(c), self.z_dim, device=c.device), c)
+        return self.decode(self.code_prior().sample((len(c),)), c)

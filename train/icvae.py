@@ -65,8 +65,11 @@ class ICVAE(SizedELBOMethod):
         condition = conditions.restored(inputs["condition"])
         c_dim = condition.size if settings.conditional else 0
         penalty = losses.invariance(settings.invariance, condition.sizes)
-        names = ("z_dim", "invariance", "hidden", "likelihood", "likelihood_scale", "memory")
-        options = self.arguments(settings, inputs, *names, "encoder_sees_labels", "echo_terms")
+        names = ("z_dim", "levels", "invariance", "memory", "hidden")
+        pixels = ("likelihood", "likelihood_scale")
+        options = self.arguments(
+            settings, inputs, *names, *pixels, "encoder_sees_labels", "echo_terms"
+        )
         model, guide = model_and_guide(self.shape(inputs), c_dim, penalty, **options)
         annealed = schedule(settings, "beta", "weight")
         annealed |= losses.penalty_weights(settings.invariance, annealed.pop("weight"))

@@ -12,7 +12,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from guides.icvae import EchoGuide, GaussianGuide
+from guides.icvae import Guide
 from pyro_models.icvae import ICVAE
 from train import plots
 from train.data.batches import as_input
@@ -20,13 +20,12 @@ from train.data.conditions import LABELS, AnyCondition, Condition
 from train.data.labelled import Images, Split
 from train.estimators import MeanFieldELBO
 from train.metrics.goals import Beats, Goal, Stays
+from train.metrics.guarantees import guarantee
 from train.metrics.measuring import Measures
 from train.metrics.probes import Leakage, leakage
 from train.metrics.reading import add_readings, label_names, readable
 from train.metrics.references import majority, mean_image_mse
 from train.metrics.watch import TrainingLog, Watch
-
-Guide = GaussianGuide | EchoGuide
 
 
 class Codes(NamedTuple):
@@ -145,7 +144,9 @@ class ICVAEWatch(Watch):
           see :func:`~train.metrics.probes.leakage`. ``leakage_linear`` is the score of the linear
           adversary, and ``leakage_adversaries`` has the score of each adversary by its name.
         - ``leakage_mean`` and ``leakage_parameters`` are the best scores from the posterior means
-          and from the encoder's outputs.
+          and from the encoder's outputs. Where codes are finite, these are the codes, and
+          ``leakage_bound`` is the score that nobody exceeds, with a confidence of 95%:
+          see :mod:`train.metrics.guarantees`.
         - ``chance`` is the score without codes.
         - ``read.NAME`` is how well a column that is no condition is read from sampled codes, and
           ``read_chance.NAME`` the score without codes: see
@@ -199,6 +200,9 @@ class ICVAEWatch(Watch):
         """
         suffix = "" if part.name is None else f".{part.name}"
 
+        is_finite = self.model.levels is not None
+
+        @cache
         def adversaries(kind: str) -> Leakage:
             sets = ((train_codes(), self.train), (codes(), self.held_out))
             pairs = [(getattr(z, kind).numpy(), part.targets(images)) for z, images in sets]
@@ -217,9 +221,17 @@ class ICVAEWatch(Watch):
 
         names = ("leakage", "leakage_linear", "leakage_adversaries")
         measures.add([f"{name}{suffix}" for name in names], sampled)
-        measures.add(f"leakage_mean{suffix}", lambda: adversaries("mean").best)
-        measures.add(f"leakage_parameters{suffix}", lambda: adversaries("parameters").best)
+        # An encoder of finite codes gives nothing but these.
+        mean, parameters = ("sampled",) * 2 if is_finite else ("mean", "parameters")
+        measures.add(f"leakage_mean{suffix}", lambda: adversaries(mean).best)
+        measures.add(f"leakage_parameters{suffix}", lambda: adversaries(parameters).best)
         measures.add(f"chance{suffix}", chance)
+        if is_finite:
+            targets = part.targets(self.held_out)
+            measures.add(
+                f"leakage_bound{suffix}",
+                lambda: guarantee(codes().sampled.numpy(), targets).bound,
+            )
 
     def others(self) -> list[str]:
         """Returns the names of the columns that are no condition, the label first."""

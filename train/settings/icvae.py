@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from train.errors import require
 from train.settings.common import ELBOSettings
-from train.settings.values import Count, NonNegative, Positive, Whole
+from train.settings.values import Count, NonNegative, Positive, Range, Whole
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,10 @@ class ICVAESettings(ELBOSettings):
     1 + lambda."""
     weight_start: NonNegative | None = None
     """Value of --weight at step 0, annealed over --anneal-steps; None: constant."""
+    levels: Annotated[int, Range(2, 1_000)] | None = None
+    """Number of values of each number of a code. Codes are then the cells of a grid, of which there
+    are levels to the power of --z-dim, and leakage_bound says what anybody can read in them at
+    most. None: codes with noise. Not for --invariance echo."""
     memory: Whole = 2048
     """Number of codes of earlier batches with which --invariance direct compares a batch."""
     network: Literal["auto", "dense", "conv"] = "auto"
@@ -83,6 +87,10 @@ class ICVAESettings(ELBOSettings):
         require(
             self.conditional or self.invariance == "none",
             f"--condition none: there is nothing for --invariance {self.invariance} to keep out",
+        )
+        require(
+            self.levels is None or self.invariance != "echo",
+            "--levels: codes with Echo noise are not finite: give another --invariance",
         )
         require(bool(self.hidden), "--hidden is empty: give at least one width")
         require(not (self.sweep and self.resume), "--sweep goes on by itself: leave --resume out")

@@ -33,6 +33,9 @@ class TrainedICVAE(Trained):
     them. By default, :meth:`encode` returns posterior means, which may reveal more: compare
     ``leakage`` and ``leakage_mean`` in ``results.json``.
 
+    With ``levels``, codes are the cells of a grid, and nothing is drawn: ``leakage_bound`` is what
+    anybody can read in them at most.
+
     With ``invariance`` ``echo``, the noise of a code is made of the other images in its batch, so a
     batch must have more than ``echo_terms`` images. The noise is drawn again in each call, also for
     means.
@@ -53,6 +56,13 @@ class TrainedICVAE(Trained):
     def echo(self) -> bool:
         """Whether codes have Echo noise, and therefore no prior."""
         return self.settings.invariance == "echo"
+
+    @property
+    def encoder_outputs(self) -> tuple[str, ...]:
+        """The names of what the encoder gives."""
+        if self.settings.levels is not None:
+            return ("z",)
+        return ("signal", "gain") if self.echo else ("mean", "log_variance")
 
     def conditions(self, labels: Labels | None, n: int) -> Tensor:
         r"""Converts labels to the condition :math:`c` of model and guide.
@@ -98,7 +108,7 @@ class TrainedICVAE(Trained):
             "encoder": TensorFunction(
                 lambda x, *c: guide.encode(self.with_channels(x), condition(x, c)),
                 {"image": self.example(*self.shape.outside)} | encoder_label,
-                ("signal", "gain") if self.echo else ("mean", "log_variance"),
+                self.encoder_outputs,
             ),
             "decoder": TensorFunction(
                 lambda z, *c: without_grey_axis(model.decode(z, condition(z, c))),

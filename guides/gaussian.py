@@ -1,0 +1,103 @@
+"""A guide for ICVAE with Gaussian codes."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+
+from guides.encoders import Invariance, PenalisedEncoder
+from pyro_models.icvae import ICVAE
+from pyro_models.objective import annealed
+
+
+class GaussianGuide(PenalisedEncoder):
+    r"""A Gaussian encoder with a penalty for invariance.
+
+    .. math:: z \sim \mathcal{N}(\mu(x), \text{diag}(e^{l(x)})), \qquad |l| < 8
+
+    The penalty is a :func:`pyro.factor` of the batch, in nats for each datum, so that it works with
+    any model, likelihood and estimator. Means are unbounded: a tanh would keep codes out of the
+    tails of a :math:`\mathcal{N}(0, I)` prior.
+
+    Args:
+        model: The model whose codes are inferred.
+        invariance: The penalty, such as those of :mod:`train.losses`; ``None`` for a CVAE.
+        memory: The number of codes of earlier batches that the penalty has in training; 0 for none.
+        hidden: See :class:`~guides.encoders.Encoder`.
+        network: See :class:`~guides.encoders.Encoder`.
+        further_halvings: See :class:`~guides.encoders.Encoder`.
+        sees_c: See :class:`~guides.encoders.Encoder`.
+
+    Example:
+        >>> guide = GaussianGuide(ICVAE((28, 28), c_dim=10, z_dim=2))
+        >>> guide.draw(torch.rand(5, 1, 28, 28), torch.eye(10)[:5]).shape
+        torch.Size([5, 2])
+
+    References:
+        | Invariant Representations without Adversarial Training (Moyer et al., 2018)
+        | https://arxiv.org/abs/1805.09458
+    """
+
+    LIMIT = 8.0
+
+    def __init__(
+        self,
+        model: ICVAE,
+        invariance: Invariance | None = None,
+        *,
+        memory: int = 0,
+        hidden: tuple[int, ...] = (512, 512),
+        network: Literal["dense", "conv"] = "dense",
+        further_halvings: int = 0,
+        sees_c: bool = False,
+    ) -> None:
+        sizes = {"hidden": hidden, "network": network, "further_halvings": further_halvings}
+        super().__init__(model, invariance, memory, **sizes, sees_c=sees_c)
+
+    def forward(
+        self,
+        images: Tensor,
+        c: Tensor,
+        *,
+        beta: Tensor | float = 1.0,
+        reconstruction: Tensor | float = 1.0,
+        invariance: Tensor | float = 0.0,
+    ) -> Tensor:
+        r"""Samples the codes.
+
+        Args:
+            images: Images, of shape :math:`(B, C, H, W)`, in [0, 1].
+            c: The condition, of shape :math:`(B, K)`.
+            beta: Weight of the code's log-density in a loss.
+            reconstruction: Weight of the model's likelihood. It is unused here: Pyro calls model
+                and guide with the same arguments.
+            invariance: Weight of the penalty.
+
+        Returns:
+            The codes, of shape :math:`(B, D)`.
+        """
+        mu, log_variance = self.encode(images, c)
+        plate = pyro.plate("images", len(images), device=images.device)
+        with annealed(beta), plate:
+            z = pyro.sample("z", dist.Normal(mu, (0.5 * log_variance).exp()).to_event(1))
+        with plate:
+            self.penalise(z, mu, log_variance, c, invariance)
+        return z
+
+    def encode(self, images: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        r"""Returns mean and log-variance of the codes, each of shape :math:`(B, D)`."""
+        mu, log_variance = self.outputs(images, c)
+        return mu, self.LIMIT * (log_variance / self.LIMIT).tanh()
+
+    def mean(self, images: Tensor, c: Tensor) -> Tensor:
+        r"""Returns the mean of each code, of shape :math:`(B, D)`."""
+        return self.encode(images, c)[0]
+
+    def draw(self, images: Tensor, c: Tensor) -> Tensor:
+        r"""Samples each code, of shape :math:`(B, D)`."""
+        mu, log_variance = self.encode(images, c)
+        return mu + (0.5 * log_variance).exp() * torch.randn_like(mu)
