@@ -4,10 +4,10 @@
     python benchmarks/icvae_colours.py --evaluate-on validation # to choose settings
 
 ICVAE is told ink and paper, which its codes are not to reveal, and the class is to be read from
-them. Leakage is the accuracy, above chance, of the best of seven adversaries of held-out codes: see
-``train.metrics.probes.leakage``. The class is read by the better of two probes: see
+them. Leakage is the accuracy, above chance, of the best of eight adversaries of held-out codes: see
+``train.metrics.adversaries.leakage``. The class is read by the better of two probes: see
 ``train.metrics.probes.read``. Both are measured on sampled codes, of which the penalty speaks, and
-on their means. The row ``noise`` has random codes, which reveal nothing: the best of seven
+on their means. The row ``noise`` has random codes, which reveal nothing: the best of eight
 adversaries is a little above chance by luck.
 """
 
@@ -28,7 +28,8 @@ from sklearn.decomposition import PCA
 from train.data import datasets
 from train.data.labelled import Images, Split
 from train.data.labels import Classes
-from train.metrics.probes import leakage, read
+from train.metrics.adversaries import leakage
+from train.metrics.probes import read
 from train.tables import markdown
 from train.transformers import ICVAETransformer
 

@@ -25,7 +25,7 @@ from tests.data.refusals import refused
 from tests.estimators.exact import Projections, z_scores
 from tests.pages import PAGES, ROOT, anchors, blocks, links, read
 from tests.test_train_air import SMALL
-from train import acai, air, figures
+from train import acai, air, figures, icvae
 from train.acai import ACAISettings
 from train.air import AIRSettings
 from train.bench import BenchSettings
@@ -33,6 +33,7 @@ from train.bench import main as bench
 from train.data import datasets
 from train.data.labelled import Split
 from train.estimators import MarginalELBO, TraceGraphELBO
+from train.icvae import ICVAESettings
 from train.methods import METHODS
 from train.trained import load
 
@@ -40,7 +41,7 @@ BLOCKS = blocks("".join(map(read, set(PAGES) - {"docs/estimators.md"})))
 """Their Python, by the names that its fences have; one page has tests of its own."""
 RUN = (
     *("first", "air", "scenes", "canvas", "drawn", "leave-one-out", "trained", "guide", "method"),
-    *("method-used", "logger", "likelihood"),
+    *("method-used", "logger", "likelihood", "guarantee"),
 )
 """The blocks that tests of this file run."""
 
@@ -245,6 +246,20 @@ def test_another_method_is_taken_by_whatever_takes_a_method(sparse, monkeypatch)
         load("runs/my-sparse", METHODS["ae"])
     with refused("method is 'cuda', no Method", "or device='cuda'"):
         load("runs/my-sparse", "cuda")
+
+
+def test_a_guarantee(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    data = datasets.load("mnist5k", Path("data"), "test").held_out.select(torch.arange(200))
+    settings = ICVAESettings(
+        steps=2, levels=2, hidden=(8,), memory=0, run_dir=Path("runs/my-finite"), device="cpu"
+    )
+    icvae.main(settings, data=data)
+    names = {"images": data.images, "labels": data.labels.numpy(), "frequencies": np.full(10, 0.1)}
+    exec(BLOCKS["guarantee"], names)
+    assert names["found"].cells <= 4
+    assert names["found"].estimate < names["found"].bound < 1
+    assert names["most"] == pytest.approx(0.207, abs=0.001)
 
 
 def test_another_logger(monkeypatch, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from train.metrics.adversaries import leakage
 from train.metrics.guarantees import (
     accuracy_from_information,
     class_guarantee,
@@ -12,7 +13,6 @@ from train.metrics.guarantees import (
     margin,
     quantity_guarantee,
 )
-from train.metrics.probes import leakage
 
 
 def joint(rng: np.random.Generator, cells: int, classes: int, sharpness: float) -> np.ndarray:

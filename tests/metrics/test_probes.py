@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 
@@ -9,81 +8,7 @@ from pyro_models.icvae import ICVAE
 from tests.data.refusals import refused
 from train.data.conditions import Condition
 from train.data.labelled import Images, Split
-from train.metrics import probes
 from train.metrics.coding import ICVAEWatch, encode
-from train.metrics.probes import leakage
-
-ADVERSARIES = {"linear", "mlp1", "mlp2", "mlp3", "nearest1", "nearest15", "trees"}
-SMOOTH = ("linear", "mlp1", "mlp2", "mlp3")
-
-
-def rings(n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Two classes at two radii: nothing for a line, all for a network."""
-    labels = rng.integers(0, 2, n)
-    angles, radii = rng.uniform(0, 2 * np.pi, n), 1 + 2 * labels + 0.1 * rng.normal(size=n)
-    return np.stack([radii * np.cos(angles), radii * np.sin(angles)], 1), labels
-
-
-def test_what_a_line_cannot_read_a_network_can():
-    rng = np.random.default_rng(0)
-    found = leakage(rings(2_000, rng), rings(1_000, rng))
-    assert found.best > 0.98
-    assert found.linear < 0.6
-    assert set(found.scores) == ADVERSARIES
-    assert found.best == max(found.scores.values())
-
-
-def test_noise_gives_nothing_away():
-    rng = np.random.default_rng(0)
-    labels = rng.choice(3, size=3_000, p=[0.5, 0.3, 0.2])
-    codes = rng.normal(size=(3_000, 4))
-    found = leakage((codes[:2_000], labels[:2_000]), (codes[2_000:], labels[2_000:]))
-    assert found.chance == pytest.approx(np.mean(labels[2_000:] == 0))
-    error = (0.25 / 1_000) ** 0.5
-    assert found.best < found.chance + 5 * error
-
-
-@pytest.mark.parametrize("columns", [1, 2])
-def test_quantities_are_read_as_r2(columns):
-    rng = np.random.default_rng(0)
-    codes = rng.normal(size=(3_000, 3))
-    wanted = np.stack([codes[:, 0] ** 2, codes[:, 1] * codes[:, 2]], 1)[:, :columns]
-    wanted = wanted[:, 0] if columns == 1 else wanted
-    found = leakage((codes[:2_000], wanted[:2_000]), (codes[2_000:], wanted[2_000:]))
-    assert found.best > 0.8
-    assert found.linear < 0.1
-    assert found.chance == 0
-
-
-def test_fine_structure_is_read_by_neighbours_and_trees():
-    """A class that alternates along a line, and a wave: networks take both for noise."""
-    rng = np.random.default_rng(0)
-    codes = rng.uniform(size=(3_000, 1))
-    stripes, wave = (codes[:, 0] * 50).astype(int) % 2, np.sin(200 * codes[:, 0])
-    for labels, blind, near, trees in ((stripes, 0.6, 0.95, 0.9), (wave, 0.1, 0.95, 0.8)):
-        found = leakage((codes[:2_000], labels[:2_000]), (codes[2_000:], labels[2_000:]))
-        assert max(found.scores[name] for name in SMOOTH) < blind
-        assert found.scores["nearest1"] > near
-        assert found.scores["trees"] > trees
-        assert found.best > near
-
-
-def test_adversaries_of_many_classes_and_many_codes(monkeypatch):
-    """Trees have a limit, and say so by not being there; a class may have a single member."""
-    codes = np.random.default_rng(0).normal(size=(120, 2))
-    few = np.r_[np.zeros(119, dtype=int), 1]
-    assert set(probes.local_adversaries(few, 0, classes=True)) == {"nearest1", "nearest15", "trees"}
-    probes.fit(probes.local_adversaries(few, 0, classes=True), (codes, few))
-    many = np.arange(120) % (probes.MOST_CLASSES + 1)
-    assert set(probes.local_adversaries(many, 0, classes=True)) == {"nearest1", "nearest15"}
-    monkeypatch.setattr(probes, "MOST_CODES", 60)
-    known = (codes, np.arange(120) % 2)
-    # Half of what it is asked about the nearest neighbour has seen, and knows.
-    nearest = leakage(known, known).scores["nearest1"]
-    assert nearest == pytest.approx(0.75, abs=5 * (0.25 / 60) ** 0.5 / 2)
-
-
-# Conditions
 
 
 def images(labels: torch.Tensor | None) -> Images:

@@ -19,10 +19,10 @@ from train.data.batches import as_input
 from train.data.conditions import LABELS, AnyCondition, Condition
 from train.data.labelled import Images, Split
 from train.estimators import MeanFieldELBO
+from train.metrics.adversaries import Leakage, leakage
 from train.metrics.goals import Beats, Goal, Stays
 from train.metrics.guarantees import guarantee
-from train.metrics.measuring import Measures
-from train.metrics.probes import Leakage, leakage
+from train.metrics.measuring import Measures, Unmeasurable
 from train.metrics.reading import add_readings, label_names, readable
 from train.metrics.references import majority, mean_image_mse
 from train.metrics.watch import TrainingLog, Watch
@@ -141,8 +141,11 @@ class ICVAEWatch(Watch):
         - ``reconstruction_mse`` and ``elbo`` are those of :class:`Codes`.
         - ``reconstruction_mse_mean_image`` is the error of predicting the mean training image.
         - ``leakage`` is the score of the best adversary that predicts labels from sampled codes:
-          see :func:`~train.metrics.probes.leakage`. ``leakage_linear`` is the score of the linear
-          adversary, and ``leakage_adversaries`` has the score of each adversary by its name.
+          see :func:`~train.metrics.adversaries.leakage`. ``leakage_linear`` is that of the linear
+          one, and ``leakage_adversaries`` has the score of each adversary by its name.
+          ``leakage_interval`` is a 95% confidence interval of the best one's score. Of classes,
+          ``leakage_balanced`` and ``leakage_auc`` are the highest mean recall, and the highest area
+          under the ROC curve.
         - ``leakage_mean`` and ``leakage_parameters`` are the best scores from the posterior means
           and from the encoder's outputs. Where codes are finite, these are the codes, and
           ``leakage_bound`` is the score that nobody exceeds, with a confidence of 95%:
@@ -214,13 +217,22 @@ class ICVAEWatch(Watch):
                 f"leakage{suffix}": scores.best,
                 f"leakage_linear{suffix}": scores.linear,
                 f"leakage_adversaries{suffix}": scores.scores,
+                f"leakage_interval{suffix}": list(scores.interval),
             }
+
+        def area() -> float:
+            if (found := adversaries("sampled").auc) is None:
+                raise Unmeasurable("a class is not among the held-out images")
+            return found
 
         def chance() -> float:
             return majority(part.targets(self.held_out)) if part.classes else 0.0
 
-        names = ("leakage", "leakage_linear", "leakage_adversaries")
+        names = ("leakage", "leakage_linear", "leakage_adversaries", "leakage_interval")
         measures.add([f"{name}{suffix}" for name in names], sampled)
+        if part.classes:
+            measures.add(f"leakage_balanced{suffix}", lambda: adversaries("sampled").balanced)
+            measures.add(f"leakage_auc{suffix}", area)
         # An encoder of finite codes gives nothing but these.
         mean, parameters = ("sampled",) * 2 if is_finite else ("mean", "parameters")
         measures.add(f"leakage_mean{suffix}", lambda: adversaries(mean).best)

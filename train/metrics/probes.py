@@ -25,10 +25,6 @@ Labelled = tuple[np.ndarray, np.ndarray]
 (M,) or (M, K)."""
 
 
-MOST_CODES = 100_000
-"""Most codes that nearest neighbours and trees are fitted to."""
-MOST_CLASSES = 50
-"""Most classes for which trees are fitted, as each class has trees of its own."""
 MOST_READ = 10_000
 """Most codes that :func:`read` fits its probes to, and most that it scores them on."""
 MOST_LINEAR = 100
@@ -56,77 +52,6 @@ def fit(models: Mapping[str, BaseEstimator], train: Labelled) -> dict[str, BaseE
         warnings.simplefilter("ignore", ConvergenceWarning)
         models = progress(pipelines.items(), "fitting probes", len(pipelines), "probe")
         return {name: model.fit(*train) for name, model in models}
-
-
-def local_adversaries(labels: np.ndarray, seed: int, *, classes: bool) -> dict[str, BaseEstimator]:
-    """Makes nearest neighbours, and boosted trees unless there are too many classes."""
-    # Imported here, as it takes a third of a second, for which training would wait.
-    from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
-    from sklearn.multioutput import MultiOutputRegressor
-
-    neighbours = KNeighborsClassifier if classes else KNeighborsRegressor
-    models = {f"nearest{k}": neighbours(min(k, len(labels))) for k in (1, 15)}
-    counts = np.unique(labels, return_counts=True)[1] if classes else np.array([len(labels)])
-    if classes and len(counts) > MOST_CLASSES:
-        return models
-    # Early stopping holds out a tenth of the examples, which must contain every class.
-    early_stopping = counts.min() > 1 and len(labels) >= 10 * len(counts)
-    options = {"early_stopping": bool(early_stopping), "n_iter_no_change": 5, "random_state": seed}
-    options["max_iter"] = 100 if early_stopping else 20
-    trees = (HistGradientBoostingClassifier if classes else HistGradientBoostingRegressor)(
-        **options
-    )
-    return models | {"trees": trees if labels.ndim == 1 else MultiOutputRegressor(trees)}
-
-
-class Leakage(NamedTuple):
-    """Held-out scores of adversaries: accuracies for classes, :math:`R^2` for quantities.
-
-    The maximum of several scores is biased upwards: the best of seven adversaries that know nothing
-    is on average 1.4 standard errors above chance.
-
-    Attributes:
-        best: The highest score.
-        linear: The score of the linear adversary.
-        chance: The score without codes: the frequency of the majority class, or 0.
-        scores: The score of each adversary, by its name.
-    """
-
-    best: float
-    linear: float
-    chance: float
-    scores: dict[str, float]
-
-
-def leakage(train: Labelled, held_out: Labelled, seed: int = 0) -> Leakage:
-    """Fits adversaries that predict labels from codes, and scores them on held-out codes.
-
-    Their weaknesses differ: a linear model; networks of 1, 2 and 3 hidden layers, for smooth
-    boundaries in many dimensions; 1 and 15 nearest neighbours, for fine structure; and boosted
-    trees. Neighbours and trees are fitted to at most :data:`MOST_CODES` random codes, and trees to
-    at most :data:`MOST_CLASSES` classes.
-
-    Args:
-        train: Codes and labels to fit to.
-        held_out: The same, of images that neither the encoder nor the adversaries were trained on.
-        seed: Seed of the adversaries.
-    """
-    codes, labels = train
-    classes = np.issubdtype(labels.dtype, np.integer)
-    if not classes and labels.ndim > 1 and labels.shape[1] == 1:
-        labels, held_out = labels[:, 0], (held_out[0], held_out[1][:, 0])
-    adversaries = {"linear": LogisticRegression(max_iter=300) if classes else LinearRegression()}
-    for layers in (1, 2, 3):
-        adversaries[f"mlp{layers}"] = network(layers, len(codes), seed, classes=classes)
-    models = fit(adversaries, (codes, labels))
-    if len(codes) > MOST_CODES:
-        rows = np.random.default_rng(seed).choice(len(codes), MOST_CODES, replace=False)
-        codes, labels = codes[rows], labels[rows]
-    models |= fit(local_adversaries(labels, seed, classes=classes), (codes, labels))
-    scores = {name: float(model.score(*held_out)) for name, model in models.items()}
-    return Leakage(
-        max(scores.values()), scores["linear"], majority(held_out[1]) if classes else 0.0, scores
-    )
 
 
 def probe_accuracy(train: Labelled, held_out: Labelled) -> float:

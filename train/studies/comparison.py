@@ -22,9 +22,10 @@ from train.data.images import luminance
 from train.data.labelled import Images, Split
 from train.engine.saved import read_results
 from train.errors import require
+from train.metrics.adversaries import leakage
 from train.metrics.clusters import cluster_accuracy
 from train.metrics.measuring import NOT_FINITE, Unmeasurable, attempt, finite
-from train.metrics.probes import leakage, probe_accuracy
+from train.metrics.probes import probe_accuracy
 from train.metrics.style import STYLES, morphometrics, style_r2
 from train.verbs.base import Trained
 
