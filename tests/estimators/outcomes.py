@@ -454,6 +454,12 @@ def own_masked_guide(p: Mapping[str, Tensor], infer: Callable[[str], dict[str, A
         pyro.sample("b", fn, infer=infer("b"))
 
 
+def wholly_masked_guide(p: Mapping[str, Tensor], infer: Callable[[str], dict[str, Any]]) -> None:
+    """As :func:`own_masked_guide`, with a mask that is no tensor."""
+    with pyro.plate("rows", 2, dim=-1):
+        pyro.sample("b", dist.Bernoulli(logits=p["b"]).mask(False), infer=infer("b"))
+
+
 PROGRAMS: dict[str, Callable[..., Copied]] = {
     # An event of three variables.
     "event": lambda **o: Copied(
@@ -501,5 +507,8 @@ PROGRAMS: dict[str, Callable[..., Copied]] = {
     ),
     "own_masked": lambda **o: Copied(
         dict.fromkeys(("b", "prior", "weight"), (2,)), own_masked_guide, masked_model, **o
+    ),
+    "wholly_masked": lambda **o: Copied(
+        dict.fromkeys(("b", "prior", "weight"), (2,)), wholly_masked_guide, masked_model, **o
     ),
 }

@@ -65,7 +65,7 @@ CASES = [
 CASES += [
     (name, {"enumerate": 1, "mvd": 1, "muprop": 1}.get(name, 2), program)
     for name in dict.fromkeys(name for name, *_ in CASES)
-    for program in ("masked", "own_masked")
+    for program in ("masked", "own_masked", "wholly_masked")
 ]
 
 

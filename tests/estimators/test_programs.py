@@ -18,6 +18,7 @@ from pyro import poutine
 from torch import Tensor
 
 from pyro_models.presence import FixPresence
+from tests.estimators.outcomes import PROGRAMS
 from tests.estimators.programs import (
     SPECS,
     Given,
@@ -647,3 +648,14 @@ def test_too_few_plates_are_refused():
     pair = Pair(Spec(pixels=True))
     with pytest.raises(ValueError, match="give max_plate_nesting=2, or leave it out"):
         MarginalELBO(max_plate_nesting=1).differentiable_loss(pair.model, pair.guide)
+
+
+@pytest.mark.parametrize("program", ["masked", "own_masked", "wholly_masked"])
+def test_a_draw_that_is_masked_changes_costs_all_the_same(double, program):
+    """By a handler's mask, and by one of the distribution's own.
+
+    The mutation: a score function that the mask of a distribution takes out.
+    """
+    pair = PROGRAMS[program]()
+    found, _ = pair.moments(lambda: MeanFieldELBO(analytic=False))
+    torch.testing.assert_close(found, pair.exact(), **CLOSE)

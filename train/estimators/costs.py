@@ -13,9 +13,10 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from pyro.distributions import MaskedDistribution
+from pyro.distributions.torch_distribution import ExpandedDistribution
 from pyro.distributions.util import is_identically_zero, scale_and_mask
 from torch import Tensor
-from torch.distributions import kl_divergence
+from torch.distributions import Independent, kl_divergence
 
 Site = Mapping[str, Any]
 """A site of a trace."""
@@ -82,17 +83,36 @@ def log_prob(site: Site) -> Tensor:
     return site["unscaled_log_prob"]
 
 
+def is_masked(fn: Any) -> bool:
+    """Whether a distribution has a mask of its own."""
+    while isinstance(fn, Independent | ExpandedDistribution):
+        fn = fn.base_dist
+    return isinstance(fn, MaskedDistribution)
+
+
+def unmasked(fn: Any) -> Any:
+    """Returns a distribution without masks: it draws where its mask is false, too."""
+    if isinstance(fn, MaskedDistribution):
+        return unmasked(fn.base_dist)
+    if isinstance(fn, Independent):
+        return unmasked(fn.base_dist).to_event(fn.reinterpreted_batch_ndims)
+    if isinstance(fn, ExpandedDistribution):
+        return unmasked(fn.base_dist).expand(fn.batch_shape)
+    return fn
+
+
 def score_function(site: Site) -> Tensor | None:
     """Returns the log-probability in the score function of a draw.
 
-    Scales and masks are not in it: they weight costs, and do not change how a value is drawn.
+    Scales and masks are not in it, also not a mask of the distribution's own: they weight costs,
+    and do not change how a value is drawn.
 
     Returns:
         ``None`` if the draw is reparameterized.
     """
     if getattr(site["fn"], "has_rsample", False):
         return None
-    parts = site["fn"].score_parts(site["value"], *site["args"], **site["kwargs"])
+    parts = unmasked(site["fn"]).score_parts(site["value"], *site["args"], **site["kwargs"])
     return None if is_identically_zero(parts.score_function) else parts.score_function
 
 

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from train.estimators.base import DifferentiableELBO
 from train.estimators.contract import Contract
-from train.estimators.costs import elbo_terms, log_prob
+from train.estimators.costs import elbo_terms, log_prob, unmasked
 from train.estimators.discrete.coupled import DisARM, pairs_surrogate
 from train.estimators.discrete.dependencies import Dependencies, find_dependencies
-from train.estimators.discrete.families import logits_of, unmasked
+from train.estimators.discrete.families import logits_of
 from train.estimators.discrete.runs import Run, Runner
 from train.estimators.programs import Program, preserved_state, run_guide, samples
 

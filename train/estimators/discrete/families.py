@@ -246,24 +246,6 @@ def base_of(fn: Any) -> Any:
     return fn
 
 
-def is_masked(fn: Any) -> bool:
-    """Whether a distribution has a mask of its own."""
-    while isinstance(fn, Independent | ExpandedDistribution):
-        fn = fn.base_dist
-    return isinstance(fn, MaskedDistribution)
-
-
-def unmasked(fn: Any) -> Any:
-    """Returns a distribution without masks: it draws where its mask is false, too."""
-    if isinstance(fn, MaskedDistribution):
-        return unmasked(fn.base_dist)
-    if isinstance(fn, Independent):
-        return unmasked(fn.base_dist).to_event(fn.reinterpreted_batch_ndims)
-    if isinstance(fn, ExpandedDistribution):
-        return unmasked(fn.base_dist).expand(fn.batch_shape)
-    return fn
-
-
 def family_of(fn: Any) -> type[Family] | None:
     """Returns the family of a distribution; ``None`` if it is of none of :data:`FAMILIES`."""
     base = base_of(fn)

@@ -11,10 +11,10 @@ import torch
 from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 
-from train.estimators.costs import elbo_terms, log_prob, total
+from train.estimators.costs import elbo_terms, is_masked, log_prob, total, unmasked
 from train.estimators.discrete.dependencies import CostKey
 from train.estimators.discrete.exhaustive import MOST, Enumerate, Weighted
-from train.estimators.discrete.families import family_of, is_masked, logits_of, unmasked
+from train.estimators.discrete.families import family_of, logits_of
 from train.estimators.discrete.plan import Plan, Site
 from train.estimators.discrete.runs import Run, Runner
 from train.estimators.discrete.site import SiteDraws
