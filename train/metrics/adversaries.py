@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from sklearn.base import BaseEstimator
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
@@ -22,6 +23,8 @@ MOST_CLASSES = 50
 """Most classes for which trees are fitted, as each class has trees of its own."""
 FEWEST_TUNED = 1_000
 """Fewest codes for which settings are chosen on a part of them."""
+MOST_TUNED = 10_000
+"""Most codes with which settings are chosen."""
 VALIDATION = 0.2
 """The part of the codes on which settings are chosen."""
 CONFIDENCE = 0.95
@@ -65,10 +68,10 @@ def leakage(train: Labelled, held_out: Labelled, seed: int = 0) -> Leakage:
 
     Their weaknesses differ: a linear model; networks of 1, 2 and 3 hidden layers, for smooth
     boundaries in many dimensions; the nearest neighbour, and several, for fine structure; a random
-    forest and boosted trees. Each is fitted with every setting of :func:`candidates` to four fifths
-    of the codes, and with the best on the last fifth to all; with fewer than :data:`FEWEST_TUNED`
-    codes it has the first setting. Neighbours and trees are fitted to at most :data:`MOST_CODES`
-    random codes, and trees to at most :data:`MOST_CLASSES` classes.
+    forest and boosted trees. Settings of :func:`candidates` are chosen on a fifth of at most
+    :data:`MOST_TUNED` random codes, after a fit to the others; with fewer than
+    :data:`FEWEST_TUNED` codes it is the first one. Neighbours and trees are fitted to at most
+    :data:`MOST_CODES` random codes, and trees to at most :data:`MOST_CLASSES` classes.
 
     Args:
         train: Codes and labels to fit to.
@@ -141,7 +144,8 @@ def candidates(
         return made
     forest = RandomForestClassifier if classes else RandomForestRegressor
     made["forest"] = [
-        forest(100, min_samples_leaf=least, random_state=seed) for least in (5, 1, 25)
+        forest(50, min_samples_leaf=least, random_state=seed, n_jobs=torch.get_num_threads())
+        for least in (5, 1, 25)
     ]
     boosting = HistGradientBoostingClassifier if classes else HistGradientBoostingRegressor
     trees = [
@@ -173,7 +177,8 @@ def tuned(
     several = {name: settings for name, settings in kinds.items() if len(settings) > 1}
     if len(codes) < FEWEST_TUNED or not several:
         return chosen
-    parts = train_test_split(codes, labels, test_size=VALIDATION, random_state=seed)
+    rows = np.random.default_rng(seed).permutation(len(codes))[:MOST_TUNED]
+    parts = train_test_split(codes[rows], labels[rows], test_size=VALIDATION, random_state=seed)
     fitted = fit(
         {
             f"{name} {i}": setting
