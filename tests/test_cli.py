@@ -217,6 +217,19 @@ def test_the_list_of_commands(capsys):
     assert stop.value.code == 2
 
 
+def test_the_version_is_the_same_everywhere(capsys):
+    list_commands(["--version"])
+    shown = capsys.readouterr().out.strip()
+    root = Path(__file__).parents[1]
+    for file, line in (
+        ("pyproject.toml", f'version = "{shown}"'),
+        ("README.md", f"version = {{{shown}}}"),
+        ("CITATION.cff", f"version: {shown}"),
+        ("CHANGELOG.md", f"## {shown}"),
+    ):
+        assert line in (root / file).read_text(), file
+
+
 WITHOUT_TORCH = """
 import contextlib, io, json, runpy, sys, traceback
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from importlib.metadata import version
 
 COMMANDS = {
     "train.air": "Train AIR: count and locate objects in scenes.",
@@ -19,7 +20,15 @@ COMMANDS = {
 
 
 def main(args: list[str]) -> None:
-    """Prints the commands; with any argument but ``--help``, names the mistake and exits with 2."""
+    """Prints the commands, or the version.
+
+    Raises:
+        SystemExit: With status 2, after one line that names the mistake, for any other argument
+            than ``--help`` and ``--version``.
+    """
+    if args == ["--version"]:
+        print(version("structured-latents"))
+        return
     if args and args[0] not in ("-h", "--help"):
         print(f"error: {args[0]}: no such command; see python -m train", file=sys.stderr)
         raise SystemExit(2)
