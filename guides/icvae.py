@@ -68,6 +68,7 @@ def model_and_guide(
         ValueError: If ``levels`` is given with ``"echo"``.
 
     Example:
+        >>> import torch
         >>> model, guide = model_and_guide((28, 28), 10, invariance="echo", echo_terms=5)
         >>> guide.draw(torch.rand(8, 1, 28, 28), torch.zeros(8, 10)).shape
         torch.Size([8, 2])

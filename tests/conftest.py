@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from guides.air import ConvolutionalGuide, ResidualGuide, StepwiseGuide
 from pyro_models.air import AIR
+from tests import undrawn
+from train import verdict
 
 # Networks are small and tests run side by side: more threads would wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -34,19 +36,23 @@ def _clean_pyro() -> None:
 
 @pytest.fixture(autouse=True)
 def _quick_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Makes figures of runs, and saves an empty one in their place.
+    """Saves a blank file in place of each figure of a run, to make which is half of a short run.
 
-    To render them takes half of a short run. Where figures are what a test is about, it is marked
-    so, and they are rendered.
+    Where figures are what a test is about, it is marked ``figures``, and they are rendered. Where
+    it is about what they show, or whether they can be drawn, it is marked ``drawn``: they are made,
+    and not rendered.
     """
     if request.node.get_closest_marker("figures"):
         return
-    save = Figure.savefig
+    if request.node.get_closest_marker("drawn"):
+        save = Figure.savefig
 
-    def savefig(figure: Figure, file: Any, **options: Any) -> None:
-        save(Figure(figsize=(1, 1)), file, **options | {"dpi": 20})
+        def savefig(figure: Figure, file: Any, **options: Any) -> None:
+            save(Figure(figsize=(1, 1)), file, **options | {"dpi": 20})
 
-    monkeypatch.setattr(Figure, "savefig", savefig)
+        monkeypatch.setattr(Figure, "savefig", savefig)
+        return
+    monkeypatch.setattr(verdict, "draw", undrawn.draw)
 
 
 @pytest.fixture

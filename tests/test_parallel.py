@@ -91,7 +91,7 @@ def test_two_ranks_estimate_what_one_does(tmp_path, own, estimator):
     The mutation: gradients are not averaged, those of an estimator's own parameters included.
     """
     one, two, said = tmp_path / "one", tmp_path / "two", tmp_path / "said"
-    options = {"still": True, "trains_only": True}
+    options = {"still": True, "even": True, "trains_only": True}
     flags = ("--estimator", estimator, "--presence-prior", "0.5", "--presence-prior-start", "None")
     # A single particle has no dimension by which doors.evenly could tell it from data.
     flags += ("--particles", "2") if estimator == "rebar" else ()

@@ -89,6 +89,7 @@ def test_a_resumed_run_is_the_same(tmp_path, own):
         assert resumed[key] == straight[key]
 
 
+@pytest.mark.drawn
 def test_sets_of_a_column(tmp_path, monkeypatch):
     """Of text: sets are named by it on the command line, in figures, and in the run."""
     labels = np.stack([np.linspace(0, 1, 200).astype(str), ["ant", "007", "7", "bee"] * 50], axis=1)

@@ -58,7 +58,6 @@ def images(number: int) -> np.ndarray:
         ("ae", 10, 10, {"cluster_accuracy"}),
         # Networks among the probes hold a part of what they learn from out, by class.
         ("abc", 12, 3, {"class_accuracy", "class_probes", "class_accuracy_untrained"}),
-        ("icvae", 12, 3, {"leakage", "leakage_linear", "leakage_parameters"}),
     ],
 )
 def test_a_measure_that_fails_loses_no_results(tmp_path, method, number, classes, missing):
@@ -71,6 +70,7 @@ def test_a_measure_that_fails_loses_no_results(tmp_path, method, number, classes
     assert method == "abc" or results["reconstruction_mse"] > 0
 
 
+@pytest.mark.drawn
 def test_a_figure_and_a_look_that_fail_lose_no_results(tmp_path, monkeypatch):
     """ACAI looks at its probes while it trains, too."""
 

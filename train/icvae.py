@@ -46,8 +46,9 @@ class ICVAE(SizedELBOMethod):
         return [batch, fitting.echo_terms(settings.echo_terms, size, len(data.held_out))]
 
     def inputs(self, settings: ICVAESettings, data: Split) -> dict[str, Any]:
-        condition = self.condition(settings, data)
-        return super().inputs(settings, data) | {"condition": condition.state()}
+        return super().inputs(settings, data) | {
+            "condition": self.condition(settings, data).state()
+        }
 
     def batches(
         self, settings: ICVAESettings, data: Split, device: torch.device
@@ -65,11 +66,9 @@ class ICVAE(SizedELBOMethod):
         condition = conditions.restored(inputs["condition"])
         c_dim = condition.size if settings.conditional else 0
         penalty = losses.invariance(settings.invariance, condition.sizes)
-        names = ("z_dim", "levels", "invariance", "memory", "hidden")
-        pixels = ("likelihood", "likelihood_scale")
-        options = self.arguments(
-            settings, inputs, *names, *pixels, "encoder_sees_labels", "echo_terms"
-        )
+        names = ("z_dim", "levels", "invariance", "memory", "hidden", "echo_terms")
+        names += ("likelihood", "likelihood_scale", "encoder_sees_labels")
+        options = self.arguments(settings, inputs, *names)
         model, guide = model_and_guide(self.shape(inputs), c_dim, penalty, **options)
         annealed = schedule(settings, "beta", "weight")
         annealed |= losses.penalty_weights(settings.invariance, annealed.pop("weight"))
