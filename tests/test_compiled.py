@@ -251,10 +251,22 @@ def assert_same(make: Callable[[], Objective], settings: Settings, count: int, a
         torch.testing.assert_close(found[name], value, rtol=1e-9, atol=1e-9, msg=name)
 
 
-@pytest.mark.parametrize("name", NEVER_WAIT)
+# One of each kind of guide, estimator, penalty and loss: the others differ in a term.
+REPLAYED = [
+    name
+    for name in NEVER_WAIT
+    if name
+    not in (
+        *("air constant", "air learned", "air clipped", "icvae pairwise", "icvae kt"),
+        *("icvae bernoulli", "abc linf", "abc deep"),
+    )
+]
+
+
+@pytest.mark.parametrize("name", REPLAYED)
 def test_replayed_steps_equal_eager_ones(double, monkeypatch, name):
     """In double precision and with a small learning rate, so that rounding errors stay small."""
-    count = 25 if name in ("air", "icvae", "abc", "acai", "ae") else 6
+    count = 12 if name in ("air", "icvae", "abc", "acai", "ae") else 5
     settings = replace(CASES[name], learning_rate=1e-5, steps=30)
     assert_same(lambda: build(settings), settings, count, captured(monkeypatch, traced=True))
 

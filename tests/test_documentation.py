@@ -169,10 +169,12 @@ def test_trained_models_put_to_use(tmp_path, monkeypatch):
         )
     )
     names: dict = {}
-    exec(BLOCKS["trained"], names)
+    block = BLOCKS["trained"].replace("steps=300", "steps=100")
+    assert block != BLOCKS["trained"]
+    exec(block, names)
     assert names["codes"].shape == (1_000, 16)
     assert names["between"].shape == (5, 7, 28, 28)
-    assert names["scores"].mean() > 0.6
+    assert names["scores"].mean() > 0.5
 
 
 @pytest.mark.parametrize("channels", [1, 3])

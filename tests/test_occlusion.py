@@ -134,11 +134,11 @@ def test_one_colour_is_around_the_median(small_air):
 def test_score_functions_take_the_same_pair(small_air, background):
     air = small_air(ConvolutionalGuide, shape=(3, 10, 11), **OPAQUE | {"background": background})
     losses = []
-    for seed in range(25):
+    for seed in range(12):
         pyro.set_rng_seed(seed)
         losses.append(TraceGraphELBO().loss(*air))
     pyro.set_rng_seed(0)
-    exact = np.mean([MarginalELBO().loss(*air) for _ in range(25)])
+    exact = np.mean([MarginalELBO().loss(*air) for _ in range(12)])
     error = np.std(losses) / np.sqrt(len(losses))
     assert abs(np.mean(losses) - exact) < 5 * error
 

@@ -351,8 +351,8 @@ NAMES = {
 def test_exports_are_their_originals(runs, tmp_path, name):
     """Also when they are read again, in batches of other sizes than they were made with."""
     trained = load(runs(name))
-    # A method's variants are the same to ONNX.
-    kinds = (".pt2", ".onnx") if name in NAMES else (".pt2",)
+    # A method's variants are the same to ONNX, and ACAI is an autoencoder.
+    kinds = (".pt2", ".onnx") if name in NAMES.keys() - {"acai"} else (".pt2",)
     files = export(trained, tmp_path, onnx=".onnx" in kinds)
     functions = trained.functions()
     assert [file.name for file in files] == [f"{key}{kind}" for key in functions for kind in kinds]

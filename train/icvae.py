@@ -40,15 +40,13 @@ class ICVAE(SizedELBOMethod):
 
         fitting.require_classes(settings.invariance, self.condition(settings, data).classes)
         (batch,) = super().misfits(settings, data)
-        if settings.invariance != "echo":
-            return [batch]
         size = batch.fits if batch else settings.batch_size
-        return [batch, fitting.echo_terms(settings.echo_terms, size, len(data.held_out))]
+        terms = fitting.echo_terms(settings.echo_terms, size, len(data.held_out))
+        return [batch, terms if settings.invariance == "echo" else None]
 
     def inputs(self, settings: ICVAESettings, data: Split) -> dict[str, Any]:
-        return super().inputs(settings, data) | {
-            "condition": self.condition(settings, data).state()
-        }
+        state = self.condition(settings, data).state()
+        return super().inputs(settings, data) | {"condition": state}
 
     def batches(
         self, settings: ICVAESettings, data: Split, device: torch.device
