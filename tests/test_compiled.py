@@ -66,6 +66,7 @@ CASES: dict[str, Settings] = {
     "icvae pairwise": replace(ICVAE, invariance="pairwise", weight_start=1.0, beta_start=1.0),
     "icvae kt": replace(ICVAE, invariance="kt", memory=0),
     "icvae echo": replace(ICVAE, invariance="echo", memory=0, echo_terms=3),
+    "icvae finite": replace(ICVAE, levels=4),
     "icvae bernoulli": replace(ICVAE, likelihood="bernoulli", network="conv"),
     "abc linf": replace(ABC, similarity="linf", views=1),
     "abc deep": replace(ABC, network="deep", normalise=True),
