@@ -468,6 +468,7 @@ def test_a_models_own_images_are_taken(runs, name):
         assert 0 == far.min() < far.max() <= 1
 
 
+@pytest.mark.drawn
 def test_labels_are_the_persons_own(tmp_path, monkeypatch):
     """Numbered by those that occur, kept with the run, named in figures; one is for all images."""
     values = ["ant", "cat", "dog"]

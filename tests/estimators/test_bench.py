@@ -80,6 +80,7 @@ def test_a_baseline_does_not_change_the_other_weights(tmp_path, monkeypatch):
         assert torch.equal(plain[name], weight)
 
 
+@pytest.mark.drawn
 def test_the_same_weights_in_each_row_and_those_of_the_checkpoint(tmp_path, monkeypatch):
     def broken(table: list) -> None:
         raise RuntimeError("no such font")
