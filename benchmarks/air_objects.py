@@ -24,8 +24,8 @@ from repeat import results
 from train.tables import markdown
 
 SPRITES = (
-    "--composition mixture --max-objects 5 --window-size 24 --batch-size 32 --beta-start 4 "
-    "--anneal-steps 2000"
+    "--composition mixture --no-texture --max-objects 5 --window-size 24 --batch-size 32 "
+    "--beta-start 4 --anneal-steps 2000"
 )
 """At first, latents weigh as much as they do at a deviation of 0.4: an object that is not drawn
 well yet would otherwise be explained by several."""
