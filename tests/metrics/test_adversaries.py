@@ -101,6 +101,20 @@ def test_settings_are_chosen_on_a_part_of_the_codes():
     assert tuned(kinds, few, 0)["nearest"].n_neighbors == 15
 
 
+def test_a_class_that_hardly_occurs_does_not_keep_settings_from_being_chosen():
+    """Two codes in 1,500 are of it, of which a held-out part has none.
+
+    The mutation: settings chosen with all classes.
+    """
+    rng = np.random.default_rng(3)
+    codes, labels = rng.normal(size=(1_500, 2)), rng.integers(0, 2, 1_500)
+    labels[:2] = 2
+    assert 0.3 < leakage((codes, labels), (codes[:300], labels[:300])).linear < 0.7
+    everyone = np.r_[np.zeros(1_499, dtype=int), 1]
+    kinds = candidates(everyone, 0, classes=True)
+    assert tuned(kinds, (codes, everyone), 0)["nearest"].n_neighbors == 15
+
+
 def test_rare_classes_are_seen_by_recall_and_area():
     """Of 5% rare codes the half are told apart: accuracy hardly says so."""
     rng = np.random.default_rng(1)

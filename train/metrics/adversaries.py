@@ -25,6 +25,8 @@ FEWEST_TUNED = 1_000
 """Fewest codes for which settings are chosen on a part of them."""
 MOST_TUNED = 10_000
 """Most codes with which settings are chosen."""
+FEWEST_OF_A_CLASS = 20
+"""Fewest codes of a class with which settings are chosen; rarer classes are left out of that."""
 VALIDATION = 0.2
 """The part of the codes on which settings are chosen."""
 CONFIDENCE = 0.95
@@ -178,6 +180,12 @@ def tuned(
     if len(codes) < FEWEST_TUNED or not several:
         return chosen
     rows = np.random.default_rng(seed).permutation(len(codes))[:MOST_TUNED]
+    if np.issubdtype(labels.dtype, np.integer):
+        # Parts of these are held out in turn, in which every class must be.
+        _, index, counts = np.unique(labels[rows], return_inverse=True, return_counts=True)
+        rows = rows[counts[index] >= FEWEST_OF_A_CLASS]
+        if len(np.unique(labels[rows])) < 2:
+            return chosen
     parts = train_test_split(codes[rows], labels[rows], test_size=VALIDATION, random_state=seed)
     fitted = fit(
         {
