@@ -214,6 +214,7 @@ def test_classes_are_kept_out_of_codes(tmp_path):
     """A short real run: with the term an adversary reads less than without."""
     short = {"steps": 200, "batch_size": 128, "hidden": (128, 128)}
     short |= {"log_every": 100, "eval_every": 200, "checkpoint_every": 200}
+    short |= {"measure_on": (2_000, 1_000)}
     found = {}
     for weight in (0.0, 10.0):
         settings = ICVAESettings(
