@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -29,8 +29,12 @@ class Encoder(GuardedModule):
         further_halvings: How many more than two of these there are, for large images: see
             :func:`pyro_models.networks.further_halvings`.
         sees_c: Whether :math:`c` is an input too.
-        outputs: The number of heads.
+
+    Attributes:
+        HEADS: The number of heads.
     """
+
+    HEADS: ClassVar = 2
 
     def __init__(
         self,
@@ -40,11 +44,9 @@ class Encoder(GuardedModule):
         network: Literal["dense", "conv"] = "dense",
         further_halvings: int = 0,
         sees_c: bool = False,
-        outputs: int = 2,
     ) -> None:
         super().__init__()
         self.shape = model.shape
-        self.number = outputs
         self.sees_c = sees_c
         extra = model.c_dim if sees_c else 0
         if network == "dense":
@@ -55,7 +57,7 @@ class Encoder(GuardedModule):
             channels = (32, 64, *(64,) * further_halvings)
             convolutions = Convolutions(model.shape, hidden[0], channels=channels)
             self.features = nn.Sequential(convolutions, nn.Tanh())
-        self.heads = MLP(hidden[0] + extra, outputs * model.z_dim, hidden[1:], nn.Tanh)
+        self.heads = MLP(hidden[0] + extra, self.HEADS * model.z_dim, hidden[1:], nn.Tanh)
 
     def outputs(self, images: Tensor, c: Tensor) -> tuple[Tensor, ...]:
         r"""Returns the output of each head, of shape :math:`(B, D)`."""
@@ -63,7 +65,7 @@ class Encoder(GuardedModule):
         features = self.features(images)
         if self.sees_c:
             features = torch.cat([features, c.to(features.dtype)], dim=-1)
-        return self.heads(features).to(images.dtype).chunk(self.number, dim=-1)
+        return self.heads(features).to(images.dtype).chunk(self.HEADS, dim=-1)
 
 
 class Memory(nn.Module):
@@ -103,13 +105,25 @@ class PenalisedEncoder(Encoder):
         model: The model whose codes are inferred.
         invariance: The penalty, such as those of :mod:`train.losses`; ``None`` for a CVAE.
         memory: The number of codes of earlier batches that the penalty has in training; 0 for none.
-        sizes: The other arguments of :class:`Encoder`.
+        hidden: See :class:`Encoder`.
+        network: See :class:`Encoder`.
+        further_halvings: See :class:`Encoder`.
+        sees_c: See :class:`Encoder`.
     """
 
     def __init__(
-        self, model: ICVAE, invariance: Invariance | None, memory: int, **sizes: Any
+        self,
+        model: ICVAE,
+        invariance: Invariance | None = None,
+        *,
+        memory: int = 0,
+        hidden: tuple[int, ...] = (512, 512),
+        network: Literal["dense", "conv"] = "dense",
+        further_halvings: int = 0,
+        sees_c: bool = False,
     ) -> None:
-        super().__init__(model, **sizes)
+        sizes = {"hidden": hidden, "network": network, "further_halvings": further_halvings}
+        super().__init__(model, **sizes, sees_c=sees_c)
         self.invariance = invariance
         self.memory = Memory(memory, model.z_dim, model.c_dim) if memory else None
 

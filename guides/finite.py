@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, ClassVar
 
 import pyro
 import pyro.distributions as dist
@@ -36,11 +36,7 @@ class FiniteGuide(PenalisedEncoder):
     Args:
         model: The model whose codes are inferred, made with ``levels``.
         invariance: See :class:`~guides.gaussian.GaussianGuide`.
-        memory: See :class:`~guides.gaussian.GaussianGuide`.
-        hidden: See :class:`~guides.encoders.Encoder`.
-        network: See :class:`~guides.encoders.Encoder`.
-        further_halvings: See :class:`~guides.encoders.Encoder`.
-        sees_c: See :class:`~guides.encoders.Encoder`.
+        options: The other arguments of :class:`~guides.encoders.PenalisedEncoder`.
 
     Raises:
         ValueError: If the model's codes are not finite.
@@ -59,21 +55,12 @@ class FiniteGuide(PenalisedEncoder):
         | https://arxiv.org/abs/2210.07213
     """
 
-    def __init__(
-        self,
-        model: ICVAE,
-        invariance: Invariance | None = None,
-        *,
-        memory: int = 0,
-        hidden: tuple[int, ...] = (512, 512),
-        network: Literal["dense", "conv"] = "dense",
-        further_halvings: int = 0,
-        sees_c: bool = False,
-    ) -> None:
+    HEADS: ClassVar = 1
+
+    def __init__(self, model: ICVAE, invariance: Invariance | None = None, **options: Any) -> None:
         if model.levels is None:
             raise ValueError("the model's codes are not finite: make it with levels")
-        sizes = {"hidden": hidden, "network": network, "further_halvings": further_halvings}
-        super().__init__(model, invariance, memory, **sizes, sees_c=sees_c, outputs=1)
+        super().__init__(model, invariance, **options)
         self.levels = model.levels
         self.log_variance = 2 * math.log(BLUR * 2 * EDGE / self.levels)
 

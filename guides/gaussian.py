@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import pyro
 import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from guides.encoders import Invariance, PenalisedEncoder
-from pyro_models.icvae import ICVAE
+from guides.encoders import PenalisedEncoder
 from pyro_models.objective import annealed
 
 
@@ -33,6 +30,7 @@ class GaussianGuide(PenalisedEncoder):
         sees_c: See :class:`~guides.encoders.Encoder`.
 
     Example:
+        >>> from pyro_models.icvae import ICVAE
         >>> guide = GaussianGuide(ICVAE((28, 28), c_dim=10, z_dim=2))
         >>> guide.draw(torch.rand(5, 1, 28, 28), torch.eye(10)[:5]).shape
         torch.Size([5, 2])
@@ -43,20 +41,6 @@ class GaussianGuide(PenalisedEncoder):
     """
 
     LIMIT = 8.0
-
-    def __init__(
-        self,
-        model: ICVAE,
-        invariance: Invariance | None = None,
-        *,
-        memory: int = 0,
-        hidden: tuple[int, ...] = (512, 512),
-        network: Literal["dense", "conv"] = "dense",
-        further_halvings: int = 0,
-        sees_c: bool = False,
-    ) -> None:
-        sizes = {"hidden": hidden, "network": network, "further_halvings": further_halvings}
-        super().__init__(model, invariance, memory, **sizes, sees_c=sees_c)
 
     def forward(
         self,

@@ -252,9 +252,12 @@ class AIR(GuardedModule):
     def _paste_both(self, z_what: Tensor, z_where: Tensor) -> Tensor:
         """Pastes colours, multiplied by masks, and masks, of shape (*, C + 1, H, W)."""
         mask, colour = self.appearance(z_what)
-        layers = torch.cat([mask * colour, mask], dim=-3) if self.texture else mask
-        layers = paste(layers, z_where, self.shape.sides, square=self.square_windows)
-        return layers if self.texture else torch.cat([layers * colour, layers], dim=-3)
+        options = {"sides": self.shape.sides, "square": self.square_windows}
+        if self.texture:
+            return paste(torch.cat([mask * colour, mask], dim=-3), z_where, **options)
+        # Of one colour, only the mask has to be pasted.
+        mask = paste(mask, z_where, **options)
+        return torch.cat([mask * colour, mask], dim=-3)
 
     def crop(self, images: Tensor, z_where: Tensor) -> Tensor:
         r"""Crops the windows of objects out of images: see :func:`~pyro_models.networks.crop`."""

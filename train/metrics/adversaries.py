@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +14,7 @@ from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 from sklearn.model_selection import train_test_split
 from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 
-from train.metrics.probes import Labelled, fit, network
+from train.metrics.probes import Labelled, drawn, fit, network
 from train.metrics.references import majority
 
 MOST_CODES = 100_000
@@ -90,17 +90,14 @@ def leakage(train: Labelled, held_out: Labelled, seed: int = 0) -> Leakage:
     if not classes and labels.ndim > 1 and labels.shape[1] == 1:
         labels, held_out = labels[:, 0], (held_out[0], held_out[1][:, 0])
     everyone = candidates(labels, seed, classes=classes)
-    some = (codes, labels)
-    if len(codes) > MOST_CODES:
-        rows = np.random.default_rng(seed).choice(len(codes), MOST_CODES, replace=False)
-        some = codes[rows], labels[rows]
+    some = drawn((codes, labels), MOST_CODES, seed)
     models: dict[str, BaseEstimator] = {}
     for known, of in (((codes, labels), SMOOTH), (some, set(everyone) - set(SMOOTH))):
         group = {name: kinds for name, kinds in everyone.items() if name in of}
         models |= fit(tuned(group, known, seed), known)
-    predictions = {name: model.predict(held_out[0]) for name, model in models.items()}
     if classes:
-        return of_classes(models, predictions, held_out)
+        return of_classes(models, held_out)
+    predictions = {name: model.predict(held_out[0]) for name, model in models.items()}
     return of_quantities(predictions, held_out[1], seed)
 
 
@@ -201,13 +198,13 @@ def tuned(
     return chosen
 
 
-def of_classes(
-    models: Mapping[str, BaseEstimator],
-    predictions: Mapping[str, np.ndarray],
-    held_out: Labelled,
-) -> Leakage:
+def of_classes(models: Mapping[str, BaseEstimator], held_out: Labelled) -> Leakage:
     """Scores adversaries that predict a class."""
     codes, labels = held_out
+    # Predictions are read off the probabilities, as neighbours and forests take long to ask.
+    given = {name: model.predict_proba(codes) for name, model in models.items()}
+    known = next(iter(models.values())).classes_
+    predictions = {name: known[of.argmax(1)] for name, of in given.items()}
     scores = {name: float(np.mean(found == labels)) for name, found in predictions.items()}
     with warnings.catch_warnings():
         # A class that is only predicted has no recall.
@@ -221,19 +218,19 @@ def of_classes(
         scores,
         accuracy_interval(round(best * len(labels)), len(labels)),
         float(balanced),
-        area_under_curve(models, codes, labels),
+        area_under_curve(given.values(), labels) if set(known) == set(labels) else None,
     )
 
 
-def area_under_curve(
-    models: Mapping[str, BaseEstimator], codes: np.ndarray, labels: np.ndarray
-) -> float | None:
-    """Returns the highest area under the ROC curve; ``None`` if a class is not held out."""
+def area_under_curve(probabilities: Iterable[np.ndarray], labels: np.ndarray) -> float:
+    """Returns the highest area under the ROC curve.
+
+    Args:
+        probabilities: Those of the classes, of shape (n, C), of each adversary.
+        labels: Classes, of shape (n,), among which all C are.
+    """
     areas = []
-    for model in models.values():
-        if set(model.classes_) != set(labels):
-            return None
-        given = model.predict_proba(codes)
+    for given in probabilities:
         given = given[:, 1] if given.shape[1] == 2 else given / given.sum(1, keepdims=True)
         areas.append(roc_auc_score(labels, given, multi_class="ovr"))
     return float(max(areas))

@@ -150,8 +150,8 @@ def read(
         >>> read(codes, codes[:, 0] > 20, codes, codes[:, 0] > 20).score
         1.0
     """
-    train = _drawn(train_codes, train_column, seed)
-    held_out = _drawn(held_out_codes, held_out_column, seed)
+    train = drawn((train_codes, train_column), MOST_READ, seed)
+    held_out = drawn((held_out_codes, held_out_column), MOST_READ, seed)
     if train[1].dtype.kind == "f":
         if any((column == column[:1]).all(0).any() for _, column in (train, held_out)):
             raise Unmeasurable("it is the same for every image")
@@ -172,12 +172,19 @@ def read(
     return Reading(score, majority(held_out[1]))
 
 
-def _drawn(codes: np.ndarray, column: np.ndarray, seed: int) -> Labelled:
-    """Draws :data:`MOST_READ` codes, or returns all of fewer, with their rows of a column."""
-    if len(codes) <= MOST_READ:
-        return codes, column
-    rows = np.random.default_rng(seed).choice(len(codes), MOST_READ, replace=False)
-    return codes[rows], column[rows]
+def drawn(known: Labelled, most: int, seed: int) -> Labelled:
+    """Draws random codes with their labels; returns all of no more than ``most``.
+
+    Args:
+        known: Codes and labels.
+        most: The number of codes that are drawn.
+        seed: Seed of the draw.
+    """
+    codes, labels = known
+    if len(codes) <= most:
+        return known
+    rows = np.random.default_rng(seed).choice(len(codes), most, replace=False)
+    return codes[rows], labels[rows]
 
 
 def _numbered(train: Labelled, held_out: Labelled) -> tuple[Labelled, Labelled, int]:
