@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import pyro
 import torch
@@ -11,7 +11,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 from guides.encoders import Encoder
-from pyro_models.icvae import ICVAE
+from pyro_models.icvae import ConditionalModel
 from pyro_models.objective import annealed
 
 
@@ -80,10 +80,7 @@ class EchoGuide(Encoder):
         model: The model whose codes are inferred, made with ``prior=False``.
         terms: The number :math:`M` of other images; a batch needs more images.
         limit: :math:`r`, below 1.
-        hidden: See :class:`~guides.encoders.Encoder`.
-        network: See :class:`~guides.encoders.Encoder`.
-        further_halvings: See :class:`~guides.encoders.Encoder`.
-        sees_c: See :class:`~guides.encoders.Encoder`.
+        options: The other arguments of :class:`~guides.encoders.Encoder`.
 
     Raises:
         ValueError: If a batch has not more images than ``terms``.
@@ -95,17 +92,13 @@ class EchoGuide(Encoder):
 
     def __init__(
         self,
-        model: ICVAE,
+        model: ConditionalModel,
         *,
         terms: int = 100,
         limit: float = 0.8373,
-        hidden: tuple[int, ...] = (512, 512),
-        network: Literal["dense", "conv"] = "dense",
-        further_halvings: int = 0,
-        sees_c: bool = False,
+        **options: Any,
     ) -> None:
-        sizes = {"hidden": hidden, "network": network, "further_halvings": further_halvings}
-        super().__init__(model, **sizes, sees_c=sees_c)
+        super().__init__(model, **options)
         self.terms = terms
         self.limit = limit
 

@@ -3,20 +3,57 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from pyro_models.icvae import ICVAE
+from pyro_models.icvae import ConditionalModel
 from pyro_models.networks import MLP, Convolutions
 from pyro_models.objective import penalty
-from pyro_models.shapes import require_batch
+from pyro_models.shapes import Shape, require_batch
 from pyro_models.store import GuardedModule
 
 Invariance = Callable[..., Tensor]
 """A penalty: from z, mu, log-variances and c of a batch, and mu, log-variances and c of earlier
 codes if the guide has a memory, to nats for each datum, of shape (B)."""
+
+
+class ImageFeatures(nn.Sequential):
+    r"""The first layers of an encoder of images.
+
+    Args:
+        shape: The images' channels, height and width.
+        width: The number :math:`F` of features.
+        network: See :class:`Encoder`.
+        further_halvings: See :class:`Encoder`.
+
+    Shape:
+        :math:`(B, C, H, W)` to :math:`(B, F)`.
+
+    Raises:
+        ValueError: If a batch is of another shape.
+    """
+
+    def __init__(
+        self,
+        shape: Shape,
+        width: int,
+        network: Literal["dense", "conv"] = "dense",
+        further_halvings: int = 0,
+    ) -> None:
+        if network == "dense":
+            layers = (nn.Flatten(), MLP(shape.values, width))
+        else:
+            channels = (32, 64, *(64,) * further_halvings)
+            layers = (Convolutions(shape, width, channels=channels),)
+        super().__init__(*layers, nn.Tanh())
+        self.shape = shape
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Returns the features of images."""
+        require_batch(images, self.shape)
+        return super().forward(images)
 
 
 class Encoder(GuardedModule):
@@ -29,6 +66,8 @@ class Encoder(GuardedModule):
         further_halvings: How many more than two of these there are, for large images: see
             :func:`pyro_models.networks.further_halvings`.
         sees_c: Whether :math:`c` is an input too.
+        features: The first layers, from a batch of data to features of shape :math:`(B, H)`, with
+            :math:`H` the first of ``hidden``; those of images if ``None``.
 
     Attributes:
         HEADS: The number of heads.
@@ -38,30 +77,24 @@ class Encoder(GuardedModule):
 
     def __init__(
         self,
-        model: ICVAE,
+        model: ConditionalModel,
         *,
         hidden: tuple[int, ...] = (512, 512),
         network: Literal["dense", "conv"] = "dense",
         further_halvings: int = 0,
         sees_c: bool = False,
+        features: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        self.shape = model.shape
         self.sees_c = sees_c
         extra = model.c_dim if sees_c else 0
-        if network == "dense":
-            self.features: nn.Module = nn.Sequential(
-                nn.Flatten(), MLP(model.shape.values, hidden[0]), nn.Tanh()
-            )
-        else:
-            channels = (32, 64, *(64,) * further_halvings)
-            convolutions = Convolutions(model.shape, hidden[0], channels=channels)
-            self.features = nn.Sequential(convolutions, nn.Tanh())
+        if features is None:
+            features = ImageFeatures(model.shape, hidden[0], network, further_halvings)
+        self.features = features
         self.heads = MLP(hidden[0] + extra, self.HEADS * model.z_dim, hidden[1:], nn.Tanh)
 
     def outputs(self, images: Tensor, c: Tensor) -> tuple[Tensor, ...]:
         r"""Returns the output of each head, of shape :math:`(B, D)`."""
-        require_batch(images, self.shape)
         features = self.features(images)
         if self.sees_c:
             features = torch.cat([features, c.to(features.dtype)], dim=-1)
@@ -105,25 +138,18 @@ class PenalisedEncoder(Encoder):
         model: The model whose codes are inferred.
         invariance: The penalty, such as those of :mod:`train.losses`; ``None`` for a CVAE.
         memory: The number of codes of earlier batches that the penalty has in training; 0 for none.
-        hidden: See :class:`Encoder`.
-        network: See :class:`Encoder`.
-        further_halvings: See :class:`Encoder`.
-        sees_c: See :class:`Encoder`.
+        options: The other arguments of :class:`Encoder`.
     """
 
     def __init__(
         self,
-        model: ICVAE,
+        model: ConditionalModel,
         invariance: Invariance | None = None,
         *,
         memory: int = 0,
-        hidden: tuple[int, ...] = (512, 512),
-        network: Literal["dense", "conv"] = "dense",
-        further_halvings: int = 0,
-        sees_c: bool = False,
+        **options: Any,
     ) -> None:
-        sizes = {"hidden": hidden, "network": network, "further_halvings": further_halvings}
-        super().__init__(model, **sizes, sees_c=sees_c)
+        super().__init__(model, **options)
         self.invariance = invariance
         self.memory = Memory(memory, model.z_dim, model.c_dim) if memory else None
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from guides.encoders import Invariance, PenalisedEncoder
 from pyro_models.grids import EDGE, quantised
-from pyro_models.icvae import ICVAE
+from pyro_models.icvae import ConditionalModel
 from pyro_models.objective import annealed
 
 BLUR = 0.5
@@ -42,6 +42,7 @@ class FiniteGuide(PenalisedEncoder):
         ValueError: If the model's codes are not finite.
 
     Example:
+        >>> from pyro_models.icvae import ICVAE
         >>> guide = FiniteGuide(ICVAE((28, 28), c_dim=10, z_dim=2, levels=16))
         >>> z = guide.mean(torch.rand(5, 1, 28, 28), torch.eye(10)[:5])
         >>> torch.equal(z, quantised(z, 16))
@@ -57,7 +58,9 @@ class FiniteGuide(PenalisedEncoder):
 
     HEADS: ClassVar = 1
 
-    def __init__(self, model: ICVAE, invariance: Invariance | None = None, **options: Any) -> None:
+    def __init__(
+        self, model: ConditionalModel, invariance: Invariance | None = None, **options: Any
+    ) -> None:
         if model.levels is None:
             raise ValueError("the model's codes are not finite: make it with levels")
         super().__init__(model, invariance, **options)

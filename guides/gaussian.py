@@ -24,10 +24,7 @@ class GaussianGuide(PenalisedEncoder):
         model: The model whose codes are inferred.
         invariance: The penalty, such as those of :mod:`train.losses`; ``None`` for a CVAE.
         memory: The number of codes of earlier batches that the penalty has in training; 0 for none.
-        hidden: See :class:`~guides.encoders.Encoder`.
-        network: See :class:`~guides.encoders.Encoder`.
-        further_halvings: See :class:`~guides.encoders.Encoder`.
-        sees_c: See :class:`~guides.encoders.Encoder`.
+        options: The other arguments of :class:`~guides.encoders.Encoder`.
 
     Example:
         >>> from pyro_models.icvae import ICVAE

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from guides.echo import Echo, EchoGuide
 from guides.encoders import Encoder, Invariance, Memory
 from guides.finite import FiniteGuide
 from guides.gaussian import GaussianGuide
-from pyro_models.icvae import ICVAE
+from pyro_models.icvae import ICVAE, ConditionalModel
 from pyro_models.shapes import Shape
 
 __all__ = [
@@ -79,9 +79,31 @@ def model_and_guide(
     if has_echo and levels is not None:
         raise ValueError("codes with Echo noise are not finite: leave levels out")
     model = ICVAE(shape, c_dim, z_dim, **sizes, **pixels, prior=not has_echo, levels=levels)
-    sizes["sees_c"] = encoder_sees_labels
-    if has_echo:
-        return model, EchoGuide(model, terms=echo_terms, **sizes)
+    choice = {"invariance": invariance, "memory": memory, "echo_terms": echo_terms}
+    return model, guide_of(model, penalty, **choice, **sizes, sees_c=encoder_sees_labels)
+
+
+def guide_of(
+    model: ConditionalModel,
+    penalty: Invariance | None,
+    *,
+    invariance: str,
+    memory: int,
+    echo_terms: int,
+    **options: Any,
+) -> Guide:
+    """Makes the guide that belongs to a penalty, for any conditional model.
+
+    Args:
+        model: The model; without a prior if the penalty is ``"echo"``.
+        penalty: See :func:`model_and_guide`.
+        invariance: See :func:`model_and_guide`.
+        memory: See :func:`model_and_guide`.
+        echo_terms: See :func:`model_and_guide`.
+        options: The arguments of :class:`~guides.encoders.Encoder`.
+    """
+    if invariance == "echo":
+        return EchoGuide(model, terms=echo_terms, **options)
     memory = memory if invariance == "direct" else 0
-    kind = GaussianGuide if levels is None else FiniteGuide
-    return model, kind(model, penalty, memory=memory, **sizes)
+    kind = GaussianGuide if model.levels is None else FiniteGuide
+    return kind(model, penalty, memory=memory, **options)

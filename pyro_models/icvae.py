@@ -19,7 +19,76 @@ from pyro_models.shapes import Shape, require_batch
 from pyro_models.store import GuardedModule
 
 
-class ICVAE(GuardedModule):
+class ConditionalModel(GuardedModule):
+    r"""A code, and data given the code and a condition; a subclass has the likelihood.
+
+    .. math:: z \sim \mathcal{N}(0, I), \qquad x \sim p(x | z, c)
+
+    or, with finitely many codes, :math:`z` uniform over the cells of a grid. Sites are ``z`` and
+    ``x``, in the plate ``images``.
+
+    Args:
+        c_dim: The size :math:`K` of :math:`c`; 0 for a VAE.
+        z_dim: The size :math:`D` of the code.
+        prior: See :class:`ICVAE`.
+        levels: See :class:`ICVAE`.
+    """
+
+    def __init__(
+        self, c_dim: int, z_dim: int, *, prior: bool = True, levels: int | None = None
+    ) -> None:
+        super().__init__()
+        self.c_dim = c_dim
+        self.z_dim = z_dim
+        self.prior = prior
+        self.levels = levels
+        self.register_buffer("zero", torch.zeros(()), persistent=False)
+
+    def forward(
+        self,
+        x: Tensor | None,
+        c: Tensor,
+        *,
+        beta: Tensor | float = 1.0,
+        reconstruction: Tensor | float = 1.0,
+        invariance: Tensor | float = 0.0,
+    ) -> Tensor:
+        r"""Runs the generative process.
+
+        Args:
+            x: Observed data, of shape :math:`(B, *)`; sampled if ``None``.
+            c: The condition, of shape :math:`(B, K)`.
+            beta: Weight of the code's log-density in a loss.
+            reconstruction: Weight of the log-likelihood in a loss.
+            invariance: Weight of the guide's penalty. It is unused here: Pyro calls model and guide
+                with the same arguments.
+
+        Returns:
+            The data, of shape :math:`(B, *)`.
+        """
+        plate = pyro.plate("images", len(c), device=c.device)
+        with annealed(beta), plate, poutine.mask(mask=self.prior):
+            z = pyro.sample("z", self.code_prior())
+        with plate:
+            return self.observe(x, z, c, reconstruction)
+
+    def observe(self, x: Tensor | None, z: Tensor, c: Tensor, weight: Tensor | float) -> Tensor:
+        r"""Samples or observes the data, with a weight of the log-likelihood in a loss."""
+        with annealed(weight):
+            return pyro.sample("x", self.x_given(z, c), obs=x)
+
+    def x_given(self, z: Tensor, c: Tensor) -> dist.TorchDistribution:
+        """Returns the distribution of the data given codes and conditions."""
+        raise NotImplementedError
+
+    def code_prior(self) -> dist.TorchDistribution:
+        r"""Returns the distribution of a code, with event shape :math:`(D)`."""
+        if self.levels is not None:
+            return Grid(self.levels, (self.z_dim,), self.zero).to_event(1)
+        return dist.Normal(self.zero, 1.0).expand([self.z_dim]).to_event(1)
+
+
+class ICVAE(ConditionalModel):
     r"""The generative model of ICVAE, that of a conditional VAE.
 
     .. math:: z \sim \mathcal{N}(0, I), \qquad x \sim p(x | f(z, c))
@@ -68,56 +137,23 @@ class ICVAE(GuardedModule):
         prior: bool = True,
         levels: int | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(c_dim, z_dim, prior=prior, levels=levels)
         self.shape = shape = Shape.of(shape)
-        self.c_dim = c_dim
-        self.z_dim = z_dim
         self.likelihood = likelihood
         self.likelihood_scale = likelihood_scale
-        self.prior = prior
-        self.levels = levels
         if network == "dense":
             self.decoder: nn.Module = MLP(z_dim + c_dim, shape.values, hidden, nn.Tanh)
         else:
             channels = (*(64,) * further_halvings, 64, 32)
             self.decoder = Deconvolutions(z_dim + c_dim, shape, hidden, channels)
-        self.register_buffer("zero", torch.zeros(()), persistent=False)
 
-    def forward(
-        self,
-        images: Tensor | None,
-        c: Tensor,
-        *,
-        beta: Tensor | float = 1.0,
-        reconstruction: Tensor | float = 1.0,
-        invariance: Tensor | float = 0.0,
-    ) -> Tensor:
-        r"""Runs the generative process.
+    def observe(self, x: Tensor | None, z: Tensor, c: Tensor, weight: Tensor | float) -> Tensor:
+        if x is not None:
+            require_batch(x, self.shape)
+        return super().observe(x, z, c, weight)
 
-        Args:
-            images: Observed images, of shape :math:`(B, C, H, W)`, in [0, 1]; sampled if ``None``.
-            c: The condition, of shape :math:`(B, K)`.
-            beta: Weight of the code's log-density in a loss.
-            reconstruction: Weight of the log-likelihood in a loss.
-            invariance: Weight of the guide's penalty. It is unused here: Pyro calls model and guide
-                with the same arguments.
-
-        Returns:
-            The images, of shape :math:`(B, C, H, W)`.
-        """
-        if images is not None:
-            require_batch(images, self.shape)
-        plate = pyro.plate("images", len(c), device=c.device)
-        with annealed(beta), plate, poutine.mask(mask=self.prior):
-            z = pyro.sample("z", self.code_prior())
-        with annealed(reconstruction), plate:
-            return pyro.sample("x", self.pixels(z, c), obs=images)
-
-    def code_prior(self) -> dist.TorchDistribution:
-        r"""Returns the distribution of a code, with event shape :math:`(D)`."""
-        if self.levels is not None:
-            return Grid(self.levels, (self.z_dim,), self.zero).to_event(1)
-        return dist.Normal(self.zero, 1.0).expand([self.z_dim]).to_event(1)
+    def x_given(self, z: Tensor, c: Tensor) -> dist.TorchDistribution:
+        return self.pixels(z, c)
 
     def pixels(self, z: Tensor, c: Tensor) -> dist.Distribution:
         """Returns the likelihood; override it for another one."""

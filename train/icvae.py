@@ -2,83 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from train.cli import command
+from train.data.tabular.roles import is_table
+from train.invariant import InvariantMethod
 from train.settings.icvae import ICVAESettings
 from train.sized import SizedELBOMethod
+from train.tabular import TABLES
 
 if TYPE_CHECKING:
-    import torch
-
-    from train.data.conditions import AnyCondition
+    from guides.encoders import Invariance
     from train.data.labelled import Split
-    from train.fitting import Misfit
+    from train.method import Method
     from train.metrics.coding import ICVAEWatch
-    from train.objective import Batch, ELBOObjective
+    from train.objective import ELBOObjective
     from train.verbs.conditional import TrainedICVAE
 
 
-class ICVAE(SizedELBOMethod):
-    """Codes that say nothing about a known factor; also a CVAE and a VAE."""
+class ICVAE(InvariantMethod, SizedELBOMethod):
+    """Codes of images that say nothing about a known factor; also a CVAE and a VAE.
 
-    name = "icvae"
-    settings = ICVAESettings
-    estimators = ("meanfield", "tracegraph")
+    Tables are trained and loaded by the record of :mod:`train.tabular`.
+    """
+
     needs_labels = True
 
-    def condition(self, settings: ICVAESettings, data: Split) -> AnyCondition:
-        """Returns what converts labels, or columns of the data, to the condition."""
-        from train.data import conditions
-
-        return conditions.fit(*data, settings.condition)
-
-    def misfits(self, settings: ICVAESettings, data: Split) -> list[Misfit | None]:
-        from train import fitting
-
-        fitting.require_classes(settings.invariance, self.condition(settings, data).classes)
-        (batch,) = super().misfits(settings, data)
-        size = batch.fits if batch else settings.batch_size
-        terms = fitting.echo_terms(settings.echo_terms, size, len(data.held_out))
-        return [batch, terms if settings.invariance == "echo" else None]
-
-    def inputs(self, settings: ICVAESettings, data: Split) -> dict[str, Any]:
-        state = self.condition(settings, data).state()
-        return super().inputs(settings, data) | {"condition": state}
-
-    def batches(
-        self, settings: ICVAESettings, data: Split, device: torch.device
-    ) -> Callable[[int], Batch]:
-        c = self.condition(settings, data).of_images(data.train, settings.conditional)
-        return data.train.batches(settings.batch_size, settings.seed, device, c)
-
-    def build(self, settings: ICVAESettings, inputs: Mapping[str, Any]) -> ELBOObjective:
+    def networks(
+        self, settings: ICVAESettings, inputs: Mapping[str, Any], c_dim: int, penalty: Invariance
+    ) -> tuple[Any, Any]:
         from guides.icvae import model_and_guide
-        from train import losses
-        from train.data import conditions
-        from train.estimators import restored
-        from train.objective import ELBOObjective, schedule
 
-        condition = conditions.restored(inputs["condition"])
-        c_dim = condition.size if settings.conditional else 0
-        penalty = losses.invariance(settings.invariance, condition.sizes)
         names = ("z_dim", "levels", "invariance", "memory", "hidden", "echo_terms")
         names += ("likelihood", "likelihood_scale", "encoder_sees_labels")
         options = self.arguments(settings, inputs, *names)
-        model, guide = model_and_guide(self.shape(inputs), c_dim, penalty, **options)
-        annealed = schedule(settings, "beta", "weight")
-        annealed |= losses.penalty_weights(settings.invariance, annealed.pop("weight"))
-        return ELBOObjective(model, guide, self.estimator(settings, restored), annealed=annealed)
+        return model_and_guide(self.shape(inputs), c_dim, penalty, **options)
 
     def watch(self, settings: ICVAESettings, data: Split, objective: ELBOObjective) -> ICVAEWatch:
         from train.metrics.coding import ICVAEWatch
 
-        condition, sampled = self.condition(settings, data), self.sampled(settings, data)
-        options = {"conditional": settings.conditional, "seed": settings.seed}
-        options["invariance"] = settings.invariance != "none"
-        return ICVAEWatch(objective.model, objective.guide, sampled, condition, **options)
+        others, options = self.watching(settings, data)
+        return ICVAEWatch(objective.model, objective.guide, *others, **options)
 
     @property
     def trained(self) -> type[TrainedICVAE]:
@@ -86,9 +52,16 @@ class ICVAE(SizedELBOMethod):
 
         return TrainedICVAE
 
+    def of_run(self, inputs: Mapping[str, Any]) -> Method:
+        return TABLES if "schema" in inputs else self
+
     def main(self, settings: ICVAESettings, *arguments: Any, **options: Any) -> dict[str, Any]:
         from train.studies import sweeps
 
+        data = options.get("data")
+        if is_table(settings.data) if data is None else TABLES.takes(data):
+            return TABLES.main(settings, *arguments, **options)
+        settings.require_defaults(settings.TABLES, "is a setting of tables (.csv, .tsv, .parquet)")
         train = partial(super().main, **options)
         return sweeps.tradeoff(settings, train) if settings.sweep else train(settings, *arguments)
 

@@ -195,6 +195,14 @@ class Method(ABC):
 
         return Trained
 
+    def of_run(self, inputs: Mapping[str, Any]) -> Method:
+        """Returns the record that loads a run: this one, unless data of its kind have their own.
+
+        Args:
+            inputs: What ``config.json`` has of :meth:`inputs`.
+        """
+        return self
+
     def shape(self, inputs: Mapping[str, Any]) -> Shape:
         """Reads the images' channels, height and width out of :meth:`inputs`.
 

@@ -69,6 +69,7 @@ def load(
         "shape" in config.inputs,
         f"{run_dir}: its config.json, of an earlier version, has no inputs: train it anew",
     )
+    method = method.of_run(config.inputs)
     # Settings may ask for any amount of memory: the file of weights says whether it is needed.
     with _damage(directory), weightless():
         outline = method.trained(

@@ -8,7 +8,8 @@ from pyro_models.icvae import ICVAE
 from tests.data.refusals import refused
 from train.data.conditions import Condition
 from train.data.labelled import Images, Split
-from train.metrics.coding import ICVAEWatch, encode
+from train.metrics.coding import ICVAEWatch
+from train.metrics.invariance import encode
 
 
 def images(labels: torch.Tensor | None) -> Images:
@@ -63,13 +64,14 @@ def test_measures_of_codes():
     condition = Condition.fit(data, data)
     model = ICVAE((8, 8), 3, 2, hidden=(12, 12))
     guide = GaussianGuide(model, hidden=(12, 12))
-    codes = encode(model, guide, data.images, condition.of_images(data), batch=50)
+    watch = ICVAEWatch(model, guide, Split(data, data), condition)
+    codes = encode(model, guide, data.images, condition.of_images(data), watch.error, batch=50)
     x, c = data.images / 255, condition.of_images(data)
     mu, log_variance = guide.encode(x, c)
     torch.testing.assert_close(codes.parameters, torch.cat([mu, log_variance], 1))
     torch.testing.assert_close(codes.mean, mu)
     wanted = (model.decode(mu, c) - x).square().mean().item()
-    assert codes.reconstruction_mse == pytest.approx(wanted, rel=1e-5)
+    assert codes.error == pytest.approx(wanted, rel=1e-5)
     noise = (codes.sampled - mu) / (0.5 * log_variance).exp()
     assert noise.mean().abs() < 5 / 460**0.5
     assert (noise.std() - 1).abs() < 5 / 920**0.5

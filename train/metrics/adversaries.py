@@ -85,17 +85,27 @@ def leakage(train: Labelled, held_out: Labelled, seed: int = 0) -> Leakage:
           representations that look fair to weak adversaries
         | https://arxiv.org/abs/2407.03834
     """
+    return scored(fitted(train, seed), held_out, seed)
+
+
+def fitted(train: Labelled, seed: int = 0) -> dict[str, BaseEstimator]:
+    """Fits the adversaries of :func:`leakage`; returns them by name."""
     codes, labels = train
     classes = np.issubdtype(labels.dtype, np.integer)
     if not classes and labels.ndim > 1 and labels.shape[1] == 1:
-        labels, held_out = labels[:, 0], (held_out[0], held_out[1][:, 0])
+        labels = labels[:, 0]
     everyone = candidates(labels, seed, classes=classes)
     some = drawn((codes, labels), MOST_CODES, seed)
     models: dict[str, BaseEstimator] = {}
     for known, of in (((codes, labels), SMOOTH), (some, set(everyone) - set(SMOOTH))):
         group = {name: kinds for name, kinds in everyone.items() if name in of}
         models |= fit(tuned(group, known, seed), known)
-    if classes:
+    return models
+
+
+def scored(models: Mapping[str, BaseEstimator], held_out: Labelled, seed: int = 0) -> Leakage:
+    """Scores fitted adversaries: see :func:`leakage`."""
+    if np.issubdtype(held_out[1].dtype, np.integer):
         return of_classes(models, held_out)
     predictions = {name: model.predict(held_out[0]) for name, model in models.items()}
     return of_quantities(predictions, held_out[1], seed)

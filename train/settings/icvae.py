@@ -6,15 +6,15 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
 from train.errors import require
-from train.settings.common import ELBOSettings
+from train.settings.tabular import TabularSettings
 from train.settings.values import Count, NonNegative, Positive, Range, Whole
 
 
 @dataclass(frozen=True)
-class ICVAESettings(ELBOSettings):
+class ICVAESettings(TabularSettings):
     """Train ICVAE: a conditional VAE whose codes z are independent of the condition c."""
 
-    FREE: ClassVar = ELBOSettings.FREE | {"eval_every", "measure_on"}
+    FREE: ClassVar = TabularSettings.FREE | {"eval_every", "measure_on"}
     GROUPS: ClassVar = {
         "loss": ("estimator", "invariance", "weight", "weight_start", "memory", "echo_terms"),
         "training": ("sweep",),
@@ -99,6 +99,12 @@ class ICVAESettings(ELBOSettings):
     def conditional(self) -> bool:
         """Whether there is a condition."""
         return self.condition != "none"
+
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """The names of the conditions; ``labels`` for the labels, and none without a condition."""
+        names = (self.condition,) if isinstance(self.condition, str) else self.condition
+        return names if self.conditional else ()
 
     def _check_condition(self) -> None:
         """Checks the names of conditions; a tuple of one name becomes the name."""

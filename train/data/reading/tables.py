@@ -73,14 +73,19 @@ class Table:
         return len(self.lines)
 
 
-def read(path: Path) -> Table:
+def read(path: Path, flag: str = "--labels", row: str = "an image") -> Table:
     """Reads a table with a header, whose cells are separated by commas, semicolons or tabs.
+
+    Args:
+        path: The file.
+        flag: The setting that names it, for messages.
+        row: What a row describes, for messages.
 
     Raises:
         InputError: If there is no such file, it is not UTF-8, has no header or no rows, two columns
             of one name, or rows of different lengths.
     """
-    text = _text(path)
+    text = _text(path, flag, row)
     delimiter = _delimiter(path, text)
     lines: list[int] = []
     try:
@@ -104,32 +109,32 @@ def read(path: Path) -> Table:
             f"{path}, line {reader.line_num}: {error}: close the quotes, and write quotes inside "
             'quotes twice, ""'
         ) from error
-    require(len(lines) > 0, f"{path} has a header but no rows: give one row an image")
+    require(len(lines) > 0, f"{path} has a header but no rows: give one row {row}")
     return Table(path, dict(zip(names, columns, strict=True)), lines)
 
 
-def _text(path: Path) -> str:
+def _text(path: Path, flag: str, row: str) -> str:
     kind = kind_of(path)
-    require(kind is not None, f"--labels {path}: no such file: give a .csv or .tsv file")
+    require(kind is not None, f"{flag} {path}: no such file: give a .csv or .tsv file")
     require(
         kind == "file" and path.suffix.lower() in SUFFIXES,
-        f"--labels {path} is {'a ' if kind == 'folder' else ''}"
+        f"{flag} {path} is {'a ' if kind == 'folder' else ''}"
         f"{'another file' if kind == 'file' else kind}: give a .csv or .tsv file",
     )
     try:
         memory.require_available(
-            OVERHEAD * path.stat().st_size, f"--labels {path} needs", "give fewer columns"
+            OVERHEAD * path.stat().st_size, f"{flag} {path} needs", "give fewer columns"
         )
         # Spreadsheets begin UTF-8 with a byte order mark.
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(
-            f"--labels {path} is not UTF-8 (byte {error.start}): save it as CSV UTF-8"
+            f"{flag} {path} is not UTF-8 (byte {error.start}): save it as CSV UTF-8"
         ) from error
     except OSError as error:
-        raise InputError(f"--labels {path} may not be read: change its permissions") from error
-    require("\0" not in text, f"--labels {path} is no table of text: save it as CSV UTF-8")
-    require(bool(text.strip()), f"--labels {path} is empty: give a header and one row an image")
+        raise InputError(f"{flag} {path} may not be read: change its permissions") from error
+    require("\0" not in text, f"{flag} {path} is no table of text: save it as CSV UTF-8")
+    require(bool(text.strip()), f"{flag} {path} is empty: give a header and one row {row}")
     return text
 
 
