@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -98,22 +98,43 @@ class TrainedICVAE(Trained):
 
     def functions(self) -> dict[str, TensorFunction]:
         model, guide = self.objective.model, self.objective.guide
-        label = {"label": self.example(model.c_dim)} if model.c_dim else {}
-        encoder_label = label if self.settings.encoder_sees_labels else {}
+        return self.exported(
+            {"image": self.example(*self.shape.outside)},
+            lambda x, c: guide.encode(self.with_channels(x), c),
+            "reconstruction",
+            lambda z, c: without_grey_axis(model.decode(z, c)),
+        )
+
+    def exported(
+        self,
+        example: dict[str, Tensor],
+        encode: Callable[[Tensor, Tensor], Any],
+        output: str,
+        decode: Callable[[Tensor, Tensor], Tensor],
+    ) -> dict[str, TensorFunction]:
+        """Makes encoder and decoder, which take the condition where it is needed.
+
+        Args:
+            example: A datum, by the name of the encoder's input.
+            encode: From data and conditions to what the encoder gives.
+            output: The name of the decoder's output.
+            decode: From codes and conditions to data.
+        """
+        c_dim = self.objective.model.c_dim
+        label = {"label": self.example(c_dim)} if c_dim else {}
+        seen = label if self.settings.encoder_sees_labels else {}
 
         def condition(rows: Tensor, labels: tuple[Tensor, ...]) -> Tensor:
             return labels[0] if labels else rows.new_zeros(rows.shape[0], 0)
 
         return {
             "encoder": TensorFunction(
-                lambda x, *c: guide.encode(self.with_channels(x), condition(x, c)),
-                {"image": self.example(*self.shape.outside)} | encoder_label,
-                self.encoder_outputs,
+                lambda x, *c: encode(x, condition(x, c)), example | seen, self.encoder_outputs
             ),
             "decoder": TensorFunction(
-                lambda z, *c: without_grey_axis(model.decode(z, condition(z, c))),
+                lambda z, *c: decode(z, condition(z, c)),
                 {"z": self.example(self.settings.z_dim)} | label,
-                ("reconstruction",),
+                (output,),
             ),
         }
 

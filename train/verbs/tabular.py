@@ -10,11 +10,13 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from pyro_models.shapes import Shape
 from train.arguments import whole
 from train.data.conditions import named_columns
+from train.data.tabular.frames import cleaned
 from train.data.tabular.schema import Schema
 from train.errors import InputError, require
-from train.verbs.base import Labels, TensorFunction
+from train.verbs.base import Codec, Labels, TensorFunction
 from train.verbs.conditional import TrainedICVAE
 
 
@@ -43,7 +45,7 @@ class TrainedTable(TrainedICVAE):
                 raise InputError(
                     f"rows are a {type(images).__name__}: give a data frame"
                 ) from error
-        return self.schema.encode(images).to(self.device)
+        return self.schema.encode(cleaned(images)).to(self.device)
 
     def labels_in(self, rows: Any, labels: Labels | None) -> Labels | None:
         """Returns labels, those of a data frame if none are given."""
@@ -139,20 +141,10 @@ class TrainedTable(TrainedICVAE):
         row = self.in_batches(lambda z: self.objective.model.target_given(z).mode, z)
         return self.schema.target.decode(row[:, 0].cpu().numpy())
 
+    def codec(self, shape: Shape) -> Codec:
+        raise InputError("a run of a table is not compared on images: leave it out")
+
     def functions(self) -> dict[str, TensorFunction]:
-        functions = super().functions()
         model, guide = self.objective.model, self.objective.guide
-        encoder, decoder = functions["encoder"], functions["decoder"]
-
-        def encode(rows: Tensor, *c: Tensor) -> tuple[Tensor, ...]:
-            return guide.encode(rows, c[0] if c else rows.new_zeros(rows.shape[0], 0))
-
-        def decode(z: Tensor, *c: Tensor) -> Tensor:
-            return model.decode(z, c[0] if c else z.new_zeros(z.shape[0], 0))
-
-        labels = {name: value for name, value in encoder.inputs.items() if name != "image"}
         row = self.example(len(self.schema.encoded))
-        return {
-            "encoder": TensorFunction(encode, {"row": row} | labels, encoder.outputs),
-            "decoder": TensorFunction(decode, decoder.inputs, ("row",)),
-        }
+        return self.exported({"row": row}, guide.encode, "decoded", model.decode)

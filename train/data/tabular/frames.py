@@ -47,6 +47,34 @@ def read(path: Path) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
+def cleaned(frame: pd.DataFrame) -> pd.DataFrame:
+    """Returns a data frame whose text is objects without spaces around it, or None.
+
+    Args:
+        frame: Any columns. Cells of text that are in :data:`MISSING` count as missing.
+
+    Example:
+        >>> cleaned(pd.DataFrame({"a": [" x ", "?"], "b": [1, 2]}))["a"].tolist()
+        ['x', None]
+    """
+    frame = frame.infer_objects()
+    changed = {name: _cleaned(column) for name, column in frame.items() if _is_text(column)}
+    return frame.assign(**changed)
+
+
+def _is_text(column: pd.Series) -> bool:
+    return column.dtype == object or isinstance(column.dtype, pd.StringDtype)
+
+
+def _cleaned(column: pd.Series) -> pd.Series:
+    cells = [
+        None if absent else cell.strip() if isinstance(cell, str) else cell
+        for cell, absent in zip(column, column.isna(), strict=True)
+    ]
+    known = [None if isinstance(x, str) and x.lower() in MISSING else x for x in cells]
+    return pd.Series(known, index=column.index, dtype=object)
+
+
 def _parquet(path: Path) -> pd.DataFrame:
     require(kind_of(path) == "file", f"--data {path}: no such file: give a table")
     try:
@@ -78,7 +106,7 @@ def _typed(where: str, cells: Sequence[str], lines: Sequence[int]) -> pd.Series:
             values = [np.nan if cell in absent else float(cell) for cell in cells]
             return pd.Series(values, dtype=float)
     _require_no_slips(where, cells, lines, given - numbers, absent)
-    return pd.Series([None if cell.lower() in MISSING else cell for cell in cells], dtype=object)
+    return _cleaned(pd.Series(cells, dtype=object))
 
 
 def _require_no_slips(

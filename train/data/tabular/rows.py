@@ -14,6 +14,7 @@ from torch import Tensor
 from train.data.batches import Batches
 from train.data.splits import given_rows, hold_out, splits_of
 from train.data.tabular.columns import kind_of
+from train.data.tabular.frames import cleaned
 from train.data.tabular.roles import Roles
 from train.data.tabular.schema import FEWEST, Schema, declared
 from train.errors import note, require
@@ -122,23 +123,45 @@ def prepare(frame: pd.DataFrame, roles: Roles, evaluate_on: str = "test") -> Row
         InputError: If there are too few rows, a column cannot be what it is for, or a condition has
             missing cells.
     """
-    frame = frame.reset_index(drop=True)
-    frame.columns = [str(name) for name in frame.columns]
-    require(
-        len(set(frame.columns)) == frame.shape[1], "--data has two columns of one name: rename one"
-    )
+    frame = checked(frame, roles)
+    split = of_frame(frame, roles, *_split(frame, roles, evaluate_on))
+    for line in split.train.schema.lines(frame):
+        note(line)
+    return split
+
+
+def checked(frame: pd.DataFrame, roles: Roles) -> pd.DataFrame:
+    """Returns a table whose columns have names and whose text is clean.
+
+    Raises:
+        InputError: If there are too few rows, or a column that has a role does not exist.
+    """
+    names = [str(name) for name in frame.columns]
+    require(len(set(names)) == len(names), "--data has two columns of one name: rename one")
+    frame = cleaned(frame.reset_index(drop=True).set_axis(names, axis=1))
     roles.check(frame.columns)
     require(
         len(frame) >= FEWEST,
         f"--data has {len(frame)} rows: {FEWEST} are the fewest that can be trained and tested on",
     )
-    columns = {name: _condition(name, frame[name], roles) for name in roles.condition}
-    train, held_out = _split(frame, columns, roles, evaluate_on)
+    return frame
+
+
+def of_frame(
+    frame: pd.DataFrame, roles: Roles, train: np.ndarray, held_out: np.ndarray
+) -> RowsSplit:
+    """Encodes a table.
+
+    Args:
+        frame: The table: see :func:`checked`.
+        roles: What its columns are for.
+        train: The indices of the rows to train on, by which columns are scaled.
+        held_out: Those of the rows to evaluate on.
+    """
+    columns = {name: condition_of(name, frame[name], roles) for name in roles.condition}
     schema = Schema.fit(frame, train, roles)
     target = None if schema.target is None else schema.encode_target(frame)
     rows = Rows(schema.encode(frame), columns, target, schema)
-    for line in schema.lines(frame):
-        note(line)
     return RowsSplit(*(rows.select(torch.from_numpy(index)) for index in (train, held_out)))
 
 
@@ -163,12 +186,10 @@ def prepare_split(train: pd.DataFrame, held_out: pd.DataFrame, roles: Roles) -> 
     return prepare(pd.concat(parts), replace(roles, split=name))
 
 
-def _split(
-    frame: pd.DataFrame, columns: Mapping[str, np.ndarray], roles: Roles, evaluate_on: str
-) -> tuple[np.ndarray, np.ndarray]:
+def _split(frame: pd.DataFrame, roles: Roles, evaluate_on: str) -> tuple[np.ndarray, np.ndarray]:
     """Returns the indices of the rows to train on, and of those to evaluate on."""
     validation = evaluate_on == "validation"
-    strata = _strata(frame, columns, roles)
+    strata = _strata(frame, roles)
     if roles.split is None:
         train, held_out = hold_out(len(frame), strata)
         given = None if validation else held_out
@@ -186,19 +207,19 @@ def _split(
     return train, given
 
 
-def _strata(frame: pd.DataFrame, columns: Mapping[str, np.ndarray], roles: Roles) -> np.ndarray:
-    """Numbers the combinations of conditions and target that are classes."""
-    classes = [column for column in columns.values() if column.dtype.kind != "f"]
-    if roles.target is not None and kind_of(frame[roles.target]) != "number":
-        classes.append(frame[roles.target].astype(str).to_numpy(dtype=str))
+def _strata(frame: pd.DataFrame, roles: Roles) -> np.ndarray:
+    """Numbers the combinations of conditions and target that are categories."""
+    names = [*roles.condition, *(() if roles.target is None else (roles.target,))]
+    kinds = {name: declared(name, roles) or kind_of(frame[name]) for name in names}
+    classes = [frame[name].astype(str) for name in names if kinds[name] != "number"]
     strata = np.zeros(len(frame), dtype=np.int64)
     for column in classes:
-        _, index = np.unique(column, return_inverse=True)
+        _, index = np.unique(column.to_numpy(dtype=str), return_inverse=True)
         _, strata = np.unique(strata * (index.max() + 1) + index, return_inverse=True)
     return strata
 
 
-def _condition(name: str, series: pd.Series, roles: Roles) -> np.ndarray:
+def condition_of(name: str, series: pd.Series, roles: Roles) -> np.ndarray:
     """Converts a condition to classes, int64 or text, or numbers, float64."""
     missing = int(series.isna().sum())
     require(
