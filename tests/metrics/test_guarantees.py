@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
+from guides.tabular import model_and_guide
+from pyro_models.rows import ColumnKind, RowShape
 from train.metrics.adversaries import leakage
 from train.metrics.guarantees import (
     accuracy_from_information,
     class_guarantee,
     guarantee,
     margin,
+    numbered,
     quantity_guarantee,
 )
 
@@ -124,3 +128,47 @@ def test_fano_is_tight_where_errors_are_uniform(classes):
     assert accuracy_from_information(information, frequencies) == pytest.approx(0.7)
     assert accuracy_from_information(0.0, frequencies) == pytest.approx(1 / classes, abs=1e-6)
     assert accuracy_from_information(9.0, frequencies) == 1
+
+
+def test_bound_estimate_and_truth_of_a_table():
+    """Codes of a table whose cells say c with known probabilities: adversary, truth, bounds.
+
+    The encoder is a function of 4 x 3 possible rows, so that the joint distribution of code and
+    condition, the information, and the best accuracy are sums. The mutations: a bound without its
+    margin, and an information with a base other than e.
+    """
+    torch.manual_seed(1)
+    shape = RowShape((ColumnKind(4), ColumnKind(3)))
+    _, guide = model_and_guide(shape, 0, z_dim=2, levels=2, hidden=(16, 16))
+    # An untrained encoder has few different codes: make it differ more.
+    for weight in guide.parameters():
+        weight.data.mul_(3.0)
+    possible = torch.cartesian_prod(torch.arange(4.0), torch.arange(3.0))
+    cells = guide.mean(possible, torch.zeros(12, 0)).detach().numpy()
+    random = np.random.default_rng(0)
+    of_x, of_c = random.dirichlet(np.full(12, 2.0)), random.beta(0.5, 0.5, 12)
+    index, number = numbered(cells)
+    joint = np.zeros((number, 2))
+    np.add.at(joint, index, np.stack([of_x * (1 - of_c), of_x * of_c], axis=1))
+    truth = joint.max(1).sum()
+    of_rows = (of_x * np.maximum(of_c, 1 - of_c)).sum()
+    assert number > 2
+    assert joint.sum(0).max() + 0.02 < truth <= of_rows
+
+    def sample(n: int = 4_000) -> tuple[np.ndarray, np.ndarray]:
+        rows = random.choice(12, n, p=of_x)
+        return cells[rows], (random.random(n) < of_c[rows]).astype(np.int64)
+
+    standard_error = np.sqrt(truth * (1 - truth) / 4_000)
+    assert abs(leakage(sample(), sample()).best - truth) < 4 * standard_error
+    bounds = [class_guarantee(*sample()) for _ in range(100)]
+    assert sum(found.bound >= truth for found in bounds) >= 95
+    assert abs(np.mean([found.estimate for found in bounds]) - truth) < standard_error
+    # Without the margin it does not hold.
+    assert sum(found.estimate >= truth for found in bounds) < 80
+
+    marginal = joint.sum(1, keepdims=True) * joint.sum(0)
+    information = float((joint * np.log(joint / marginal)).sum())
+    assert accuracy_from_information(information, joint.sum(0)) >= truth
+    of_nothing = accuracy_from_information(0.0, joint.sum(0))
+    assert of_nothing == pytest.approx(joint.sum(0).max())
