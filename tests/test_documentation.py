@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -41,7 +42,7 @@ BLOCKS = blocks("".join(map(read, set(PAGES) - {"docs/estimators.md"})))
 """Their Python, by the names that its fences have; one page has tests of its own."""
 RUN = (
     *("first", "air", "scenes", "canvas", "drawn", "leave-one-out", "trained", "guide", "method"),
-    *("method-used", "logger", "likelihood", "guarantee"),
+    *("method-used", "logger", "likelihood", "guarantee", "table", "table-transformer"),
 )
 """The blocks that tests of this file run."""
 
@@ -175,6 +176,23 @@ def test_trained_models_put_to_use(tmp_path, monkeypatch):
     assert names["codes"].shape == (1_000, 16)
     assert names["between"].shape == (5, 7, 28, 28)
     assert names["scores"].mean() > 0.5
+
+
+def test_a_table(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    random = np.random.default_rng(0)
+    sex, rich = random.choice(["Male", "Female"], 200), random.choice(["low", "high"], 200)
+    frame = {"sex": sex, "age": random.integers(20, 60, 200), "job": list("abcd") * 50}
+    pd.DataFrame(frame | {"income": rich}).to_csv("people.csv", index=False)
+    names: dict = {}
+    short = {"z_dim=4": "z_dim=4, steps=3", "steps=500": "steps=3"}
+    for name in ("table", "table-transformer"):
+        block = BLOCKS[name]
+        for long, few in short.items():
+            block = block.replace(long, few)
+        assert block != BLOCKS[name]
+        exec(block, names)
+    assert names["model"].predict(names["people"]).shape == (200,)
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -18,7 +18,11 @@ from sklearn.pipeline import make_pipeline
 
 from tests.data.refusals import refused
 from train.cli import command
+from train.compare import CompareSettings
+from train.compare import main as compare
 from train.export import export
+from train.figures import FiguresSettings
+from train.figures import main as figures
 from train.icvae import ICVAESettings, main
 from train.table_transformer import TableTransformer
 from train.trained import load
@@ -261,3 +265,11 @@ def test_transformers_refuse_what_they_cannot_take():
         TableTransformer(condition="gender", steps=1).fit(frame)
     with pytest.raises(ValueError, match="y is missing"):
         TableTransformer(condition="sex", target_weight=1.0, steps=1).fit(frame)
+
+
+def test_other_commands_take_a_run_of_a_table_or_refuse_it(run, tmp_path):
+    assert set(figures(FiguresSettings(run=run))) == {"columns", "swaps", "codes", "curves"}
+    with refused("not compared on images"):
+        compare(CompareSettings(runs=(run,), run_dir=tmp_path / "compare"))
+    with refused("has no images"):
+        load(run, shape=(8, 8))

@@ -109,6 +109,9 @@ class TrainedTable(TrainedICVAE):
             c = others | dict(c)
         return super().transfer(images, c, known)
 
+    def resized(self, shape: Any = None, max_objects: int | None = None) -> TrainedTable:
+        raise InputError("a run of a table has no images: leave out shape and max_objects")
+
     def interpolate(self, *args: Any, **options: Any) -> Any:
         raise InputError("rows have categories, between which there is nothing: use decode")
 
