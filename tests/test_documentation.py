@@ -42,7 +42,7 @@ BLOCKS = blocks("".join(map(read, set(PAGES) - {"docs/estimators.md"})))
 """Their Python, by the names that its fences have; one page has tests of its own."""
 RUN = (
     *("first", "air", "scenes", "canvas", "drawn", "leave-one-out", "trained", "guide", "method"),
-    *("method-used", "logger", "likelihood", "guarantee", "table", "table-transformer"),
+    *("method-used", "logger", "likelihood", "guarantee", "table", "table-transformer", "shared"),
 )
 """The blocks that tests of this file run."""
 
@@ -176,6 +176,8 @@ def test_trained_models_put_to_use(tmp_path, monkeypatch):
     assert names["codes"].shape == (1_000, 16)
     assert names["between"].shape == (5, 7, 28, 28)
     assert names["scores"].mean() > 0.5
+    exec(BLOCKS["shared"], names)
+    assert torch.equal(names["model"].encode(images), names["acai"].encode(images))
 
 
 def test_a_table(tmp_path, monkeypatch):

@@ -30,7 +30,7 @@ ROOMS = (
     ("train.methods",),
     ("train.trained",),
     ("train.compare", "train.export", "train.figures", "train.bench"),
-    ("train.transformers", "train.table_transformer"),
+    ("train.transformers", "train.table_transformer", "train.pretrained"),
 )
 """Rooms from the lowest to the highest: a room imports from its own row and from those below."""
 

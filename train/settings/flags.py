@@ -81,7 +81,10 @@ def parse(settings: type[S], args: Sequence[str]) -> S:
 
 
 def program() -> str:
-    """The command that runs this program: ``python -m train.air``, or ``python sparse.py``."""
+    """The command that runs this program: ``python -m train.air``, ``python sparse.py``, or
+    ``structured-latents air``."""
+    if sys.argv[0].startswith("structured-latents "):
+        return sys.argv[0]
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     if spec is not None:
         return f"python -m {spec.name.removesuffix('.__main__')}"
