@@ -65,7 +65,10 @@ METHODS = {
         "--condition sex --invariance direct --z-dim 3 --levels 4", 10.0, (1.0, 3.0, 10.0, 30.0)
     ),
 }
-COMMON = "--target income --split-column split --z-dim 4 --hidden 256 256 --steps 1500"
+COMMON = (
+    "--target income --split-column split --z-dim 4 --hidden 256 256 --steps 1500 "
+    "--measure-on 50000 50000"
+)
 MEASURES = {
     "income": "read.income",
     "sex": "leakage.sex",
