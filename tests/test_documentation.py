@@ -26,8 +26,9 @@ from tests.data.refusals import refused
 from tests.estimators.exact import Projections, z_scores
 from tests.pages import PAGES, ROOT, anchors, blocks, links, read
 from tests.test_train_air import SMALL
-from train import acai, air, figures, icvae
+from train import acai, ae, air, figures, icvae
 from train.acai import ACAISettings
+from train.ae import AESettings
 from train.air import AIRSettings
 from train.bench import BenchSettings
 from train.bench import main as bench
@@ -43,6 +44,7 @@ BLOCKS = blocks("".join(map(read, set(PAGES) - {"docs/estimators.md"})))
 RUN = (
     *("first", "air", "scenes", "canvas", "drawn", "leave-one-out", "trained", "guide", "method"),
     *("method-used", "logger", "likelihood", "guarantee", "table", "table-transformer", "shared"),
+    "first-run",
 )
 """The blocks that tests of this file run."""
 
@@ -178,6 +180,15 @@ def test_trained_models_put_to_use(tmp_path, monkeypatch):
     assert names["scores"].mean() > 0.5
     exec(BLOCKS["shared"], names)
     assert torch.equal(names["model"].encode(images), names["acai"].encode(images))
+
+
+def test_the_first_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    ae.main(AESettings(steps=2, batch_size=16, cluster_starts=1, run_dir=Path("runs/first")))
+    names: dict = {}
+    exec(BLOCKS["first-run"], names)
+    assert names["images"].shape == (1_000, 28, 28)
+    assert names["between"].shape == (1, 7, 28, 28)
 
 
 def test_a_table(tmp_path, monkeypatch):
