@@ -17,6 +17,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
 from tests.data.refusals import refused
+from train import ae
+from train.ae import AESettings
 from train.cli import command
 from train.compare import CompareSettings
 from train.compare import main as compare
@@ -153,6 +155,11 @@ def test_settings_that_do_not_go_together_are_refused(file, flags, words, capsys
     assert stop.value.code == 2
     line = capsys.readouterr().err.strip().splitlines()[-1]
     assert all(word in line for word in words), line
+
+
+def test_other_methods_do_not_take_tables(file):
+    with refused("is a table", "train.icvae", "--labels"):
+        ae.main(AESettings(data=str(file)))
 
 
 def test_images_have_no_target():

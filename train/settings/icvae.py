@@ -121,8 +121,8 @@ class ICVAESettings(TabularSettings):
         require(not repeated, f"--condition {' '.join(names)}: {' '.join(repeated[:1])} is twice")
         require(
             not self.sweep or self.condition == "labels",
-            "--sweep compares what codes reveal of the labels: leave --condition out, or train a "
-            "run for each --weight",
+            "--sweep compares what codes reveal of the labels of images: leave --condition out, or "
+            "train a run for each --weight",
         )
         if len(names) == 1:
             object.__setattr__(self, "condition", names[0])

@@ -19,6 +19,7 @@ from train.data.reading.columns import Columns, default_label
 from train.data.reading.folders import Pictures
 from train.data.reading.paths import kind_of
 from train.data.splits import SPLITS, split_of
+from train.data.tabular.roles import is_table
 from train.errors import note, require
 
 FEWEST = 10
@@ -106,6 +107,11 @@ def open_images(data: str, options: DataOptions = DataOptions()) -> Contents:
 def _contents(data: str, options: DataOptions, in_memory: bool) -> Contents:
     path = Path(data).expanduser()
     kind = kind_of(path)
+    require(
+        kind != "file" or not is_table(data),
+        f"--data {path} is a table, which python -m train.icvae alone takes: give images, or name "
+        "the table by --labels if it has their labels",
+    )
     require(
         kind is not None,
         f"--data {data}: no such file or folder; give one, or one of {NAMES}",
