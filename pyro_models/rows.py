@@ -158,14 +158,19 @@ class Row(dist.TorchDistribution):
         present = ~rows.isnan()
         # NaN would spoil gradients even where it is multiplied by zero.
         values = rows.nan_to_num(0.0)
-        of_numbers = self.numbers.log_prob(values[..., self.shape.numbers])
-        columns: list[Tensor] = [rows.new_zeros(())] * len(self.shape)
-        for i, column in zip(self.shape.numbers, of_numbers.unbind(-1), strict=True):
-            columns[i] = column
+        of_numbers = self.numbers.log_prob(self._numbers_of(values))
+        of_categories = []
         for i, logits in zip(self.shape.categorical, self.logits, strict=True):
             index = values[..., i].long().unsqueeze(-1)
-            columns[i] = logits.expand(*index.shape[:-1], -1).gather(-1, index).squeeze(-1)
-        return torch.stack(columns, dim=-1) * present
+            of_category = logits.expand(*index.shape[:-1], -1).gather(-1, index)
+            of_categories.append(of_category.squeeze(-1))
+        return self._in_order(of_numbers, of_categories) * present
+
+    def _numbers_of(self, rows: Tensor) -> Tensor:
+        # A list of indices would be copied to the device in each step.
+        columns = rows.unbind(-1)
+        numbers = [columns[i] for i in self.shape.numbers]
+        return torch.stack(numbers, dim=-1) if numbers else rows[..., :0]
 
     def log_prob(self, value: Tensor) -> Tensor:
         r"""Returns the log-density in nats, of shape :math:`(*)`, of rows :math:`(*, K)`."""
@@ -174,7 +179,7 @@ class Row(dist.TorchDistribution):
     @property
     def mode(self) -> Tensor:
         r"""The most probable row, of shape :math:`(*, K)`: no cell of it is missing."""
-        return self._rows(self.numbers.mean, [logits.argmax(-1) for logits in self.logits])
+        return self._in_order(self.numbers.mean, [logits.argmax(-1) for logits in self.logits])
 
     @property
     def mean(self) -> Tensor:
@@ -186,9 +191,10 @@ class Row(dist.TorchDistribution):
             torch.distributions.Categorical(logits=logits).sample(sample_shape)
             for logits in self.logits
         ]
-        return self._rows(self.numbers.sample(sample_shape), categories)
+        return self._in_order(self.numbers.sample(sample_shape), categories)
 
-    def _rows(self, numbers: Tensor, categories: Sequence[Tensor]) -> Tensor:
+    def _in_order(self, numbers: Tensor, categories: Sequence[Tensor]) -> Tensor:
+        """Returns columns of numbers (*, N) and of categories in the order of the table."""
         columns: list[Tensor] = [numbers.new_zeros(())] * len(self.shape)
         for i, column in zip(self.shape.numbers, numbers.unbind(-1), strict=True):
             columns[i] = column

@@ -74,6 +74,15 @@ def test_another_encoding_is_refused_by_name(tmp_path):
     assert frame["name"].tolist() == ["José"]
 
 
+def test_parquet_keeps_the_kinds_of_columns(tmp_path):
+    size = pd.Categorical(["s", "l", "m"], ["s", "m", "l"], ordered=True)
+    frame = pd.DataFrame({"size": size, "pay": [1.5, None, 2.0], "old": [True, False, None]})
+    frame.to_parquet(tmp_path / "a.parquet")
+    read = frames.read(tmp_path / "a.parquet")
+    assert [kind_of(read[name]) for name in read] == ["ordered", "category", "category"]
+    assert read["size"].cat.categories.tolist() == ["s", "m", "l"]
+
+
 def test_a_missing_or_damaged_file_is_refused(tmp_path):
     with refused("--data", "no such file"):
         frames.read(tmp_path / "none.csv")
