@@ -103,7 +103,8 @@ class PenalisedEncoder(Encoder):
 
     Args:
         model: The model whose codes are inferred.
-        invariance: The penalty, such as those of :mod:`train.losses`; ``None`` for a CVAE.
+        invariance: The penalty, such as those of :mod:`train.losses.invariance`; ``None`` for a
+            CVAE.
         memory: The number of codes of earlier batches that the penalty has in training; 0 for none.
         hidden: See :class:`Encoder`.
         network: See :class:`Encoder`.

@@ -49,7 +49,8 @@ def model_and_guide(
     Args:
         shape: The images' shape :math:`(C, H, W)`, or :math:`(H, W)` of grey images.
         c_dim: The size :math:`K` of the condition; 0 for a VAE.
-        penalty: The penalty of a Gaussian guide, one of :mod:`train.losses`; ``None`` for none.
+        penalty: The penalty of a Gaussian guide, one of those of
+            :mod:`train.losses.invariance`; ``None`` for none.
         z_dim: The size :math:`D` of a code.
         invariance: The penalty's name. ``"echo"`` makes a guide with Echo noise and a model without
             a prior; ``"direct"`` gives the guide a memory.

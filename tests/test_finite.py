@@ -16,7 +16,7 @@ from tests.data.refusals import refused
 from tests.test_train_icvae import KEYS, saved, small
 from train.estimators import MeanFieldELBO, TraceGraphELBO
 from train.icvae import main
-from train.losses import INVARIANCES
+from train.losses.invariance import INVARIANCES
 from train.trained import load
 
 SMALL = {"hidden": (12, 10)}

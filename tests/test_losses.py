@@ -9,19 +9,16 @@ from torch import Tensor
 from torch.distributions import Independent, Normal, kl_divergence
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from train import losses
-from train.losses import (
-    Similarity,
-    class_information,
-    collapse,
-    cycle,
+from train.losses import chunks
+from train.losses.correspondence import Similarity, collapse, cycle, similarity
+from train.losses.gaussians import (
     gaussian_log_prob,
-    invariance,
     kolchinsky_tracey,
     mean_pairwise,
     pairwise_kl,
-    similarity,
 )
+from train.losses.information import class_information
+from train.losses.invariance import invariance
 
 DOUBLE = {"dtype": torch.float64}
 
@@ -373,7 +370,7 @@ def test_pairs_taken_in_turn_are_those_taken_at_once(pairs, monkeypatch):
         return largest.numbers, value, gradients
 
     most, *expected = run()
-    monkeypatch.setattr(losses, "CHUNK_ELEMENTS", 7 * 2 * CODES)
+    monkeypatch.setattr(chunks, "CHUNK_ELEMENTS", 7 * 2 * CODES)
     least, *actual = run()
     torch.testing.assert_close(actual, expected)
     # What it would be without chunks: the comparison can fail.

@@ -56,20 +56,20 @@ class ICVAE(SizedELBOMethod):
 
     def build(self, settings: ICVAESettings, inputs: Mapping[str, Any]) -> ELBOObjective:
         from guides.icvae import model_and_guide
-        from train import losses
         from train.data import conditions
         from train.estimators import restored
+        from train.losses.invariance import invariance, penalty_weights
         from train.objective import ELBOObjective, schedule
 
         condition = conditions.restored(inputs["condition"])
         c_dim = condition.size if settings.conditional else 0
-        penalty = losses.invariance(settings.invariance, condition.sizes)
+        penalty = invariance(settings.invariance, condition.sizes)
         names = ("z_dim", "levels", "invariance", "memory", "hidden", "echo_terms")
         names += ("likelihood", "likelihood_scale", "encoder_sees_labels")
         options = self.arguments(settings, inputs, *names)
         model, guide = model_and_guide(self.shape(inputs), c_dim, penalty, **options)
         annealed = schedule(settings, "beta", "weight")
-        annealed |= losses.penalty_weights(settings.invariance, annealed.pop("weight"))
+        annealed |= penalty_weights(settings.invariance, annealed.pop("weight"))
         return ELBOObjective(model, guide, self.estimator(settings, restored), annealed=annealed)
 
     def watch(self, settings: ICVAESettings, data: Split, objective: ELBOObjective) -> ICVAEWatch:

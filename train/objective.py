@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from pyro_models.ae import Autoencoder
 from pyro_models.sharing import one_estimate
-from train import losses
 from train.estimators import loss_and_terms
+from train.losses.correspondence import Similarity, cycle
 
 Batch = tuple[Tensor, ...]
 
@@ -189,7 +189,7 @@ class CorrespondenceObjective(Objective):
 
     Args:
         embedder: Maps images :math:`(*, C, H, W)` to embeddings :math:`(*, D)`.
-        similarity: See :func:`train.losses.similarity`.
+        similarity: See :func:`train.losses.correspondence.similarity`.
         temperature: The temperature of the softmax, above 0.
         view: Augments images. With it, each image is augmented twice: one view queries its
             neighbour, the other is the target of the way back.
@@ -201,7 +201,7 @@ class CorrespondenceObjective(Objective):
         self,
         embedder: nn.Module,
         *,
-        similarity: losses.Similarity = "l2sq",
+        similarity: Similarity = "l2sq",
         temperature: float = 1.0,
         view: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
@@ -213,8 +213,8 @@ class CorrespondenceObjective(Objective):
     def forward(self, batch: Batch, step: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         a, b = self.embed(batch, self.view)
         target_a, target_b = (a, b) if self.view is None else self.embed(batch, self.view)
-        loss_a, nearest_a = losses.cycle(a, b, target_a, **self.options)
-        loss_b, nearest_b = losses.cycle(b, a, target_b, **self.options)
+        loss_a, nearest_a = cycle(a, b, target_a, **self.options)
+        loss_b, nearest_b = cycle(b, a, target_b, **self.options)
         accuracy = (nearest_a.float().mean() + nearest_b.float().mean()) / 2
         return {"cycle": (loss_a + loss_b).mean()}, {"cycle_accuracy": accuracy}
 

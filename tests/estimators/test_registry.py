@@ -28,7 +28,7 @@ from train.estimators import (
     make,
     restored,
 )
-from train.losses import INVARIANCES
+from train.losses.invariance import INVARIANCES
 from train.objective import ELBOObjective
 
 LIGHT = """
