@@ -8,9 +8,10 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from guides.predictors import PredictivePenalty
 from pyro_models.icvae import ICVAE
 from pyro_models.networks import MLP, Convolutions
-from pyro_models.objective import penalty
+from pyro_models.objective import gradient_alone, penalty
 from pyro_models.shapes import require_batch
 from pyro_models.store import GuardedModule
 
@@ -149,4 +150,7 @@ class PenalisedEncoder(Encoder):
         else:
             nats = self.invariance(z, *codes)
         # Not poutine.scale, whose factor must be positive: a weight may start at zero.
-        penalty("invariance", weight * nats)
+        nats = weight * nats
+        if isinstance(self.invariance, PredictivePenalty):
+            nats = nats + gradient_alone(self.invariance.loss(z, c))
+        penalty("invariance", nats)

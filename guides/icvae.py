@@ -23,6 +23,9 @@ __all__ = [
     "model_and_guide",
 ]
 
+Term = Literal["none", "pairwise", "kt", "direct", "mmd", "club", "adversarial", "echo"]
+"""The names of penalties."""
+
 Guide = GaussianGuide | FiniteGuide | EchoGuide
 """The guides of :func:`model_and_guide`."""
 
@@ -33,7 +36,7 @@ def model_and_guide(
     penalty: Invariance | None = None,
     *,
     z_dim: int = 2,
-    invariance: Literal["none", "pairwise", "kt", "direct", "echo"] = "none",
+    invariance: Term = "none",
     hidden: tuple[int, ...] = (512, 512),
     network: Literal["dense", "conv"] = "dense",
     further_halvings: int = 0,

@@ -9,8 +9,10 @@ from torch import Tensor
 from torch.distributions import Independent, Normal, kl_divergence
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from guides.predictors import AdversarialPenalty, CLUBPenalty, Target
 from train.losses import chunks
 from train.losses.correspondence import Similarity, collapse, cycle, similarity
+from train.losses.discrepancy import class_discrepancy
 from train.losses.gaussians import (
     gaussian_log_prob,
     kolchinsky_tracey,
@@ -160,12 +162,32 @@ def test_the_information_of_several_conditions_is_a_sum():
             )
             for part, columns in parts
         )
-        actual = invariance("direct", (3, 2))(z, mu, log_variance, c, earlier)
+        actual = class_information(z, mu, log_variance, c, earlier, sizes=(3, 2))
         torch.testing.assert_close(actual, wanted)
-    assert invariance("direct", (5,)) is class_information
-    assert invariance("echo", (3, 2)) is invariance("none", (3, 2)) is None
-    pairwise = invariance("pairwise", (3, 2))(z, mu, log_variance, c)
-    torch.testing.assert_close(pairwise, mean_pairwise(mu, log_variance))
+
+
+def test_terms_have_names():
+    """Those that compare classes are told where one condition ends and the next begins."""
+    z, mu, log_variance = torch.randn(3, 9, 2)
+    c = torch.cat([torch.eye(3)[torch.arange(9) % 3], torch.eye(2)[torch.randperm(9) % 2]], dim=1)
+    targets = [Target(3, classes=True), Target(2, classes=True)]
+
+    def term(name: str) -> Tensor:
+        return invariance(name, targets, 2)(z, mu, log_variance, c)
+
+    for name, wanted in {
+        "pairwise": mean_pairwise(mu, log_variance),
+        "kt": kolchinsky_tracey(mu, log_variance),
+        "direct": class_information(z, mu, log_variance, c, sizes=(3, 2)),
+        "mmd": class_discrepancy(z, c, sizes=(3, 2)),
+    }.items():
+        torch.testing.assert_close(term(name), wanted)
+    for name, kind in {"club": CLUBPenalty, "adversarial": AdversarialPenalty}.items():
+        penalty = invariance(name, targets, 2)
+        assert type(penalty) is kind
+        assert penalty.targets == tuple(targets)
+    assert invariance("direct", targets[:1], 2) is class_information
+    assert invariance("echo", targets, 2) is invariance("none", targets, 2) is None
 
 
 @pytest.mark.parametrize(("distance", "wanted"), [(0.0, 0.0), (60.0, math.log(2))])
@@ -351,6 +373,7 @@ PAIRS = {
     "direct": lambda u, v: class_information(
         u + v, u, v, torch.eye(3).double().repeat(CODES // 3, 1)
     ),
+    "mmd": lambda u, v: class_discrepancy(u + v, torch.eye(3).double().repeat(CODES // 3, 1)),
     **{
         kind: lambda u, v, kind=kind: cycle(u.expand(2, -1, -1), v.expand(2, -1, -1), kind=kind)[0]
         for kind in get_args(Similarity)

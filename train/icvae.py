@@ -56,6 +56,7 @@ class ICVAE(SizedELBOMethod):
 
     def build(self, settings: ICVAESettings, inputs: Mapping[str, Any]) -> ELBOObjective:
         from guides.icvae import model_and_guide
+        from guides.predictors import Target
         from train.data import conditions
         from train.estimators import restored
         from train.losses.invariance import invariance, penalty_weights
@@ -63,7 +64,8 @@ class ICVAE(SizedELBOMethod):
 
         condition = conditions.restored(inputs["condition"])
         c_dim = condition.size if settings.conditional else 0
-        penalty = invariance(settings.invariance, condition.sizes)
+        targets = [Target(part.size, part.classes > 0) for part in condition.parts]
+        penalty = invariance(settings.invariance, targets, settings.z_dim)
         names = ("z_dim", "levels", "invariance", "memory", "hidden", "echo_terms")
         names += ("likelihood", "likelihood_scale", "encoder_sees_labels")
         options = self.arguments(settings, inputs, *names)

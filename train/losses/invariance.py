@@ -7,27 +7,48 @@ from functools import partial
 
 from torch import Tensor
 
+from guides.predictors import AdversarialPenalty, CLUBPenalty, Target
+from train.losses.discrepancy import class_discrepancy
 from train.losses.gaussians import kolchinsky_tracey, mean_pairwise
 from train.losses.information import class_information
+
+
+def discrepancy(
+    z: Tensor, mu: Tensor, log_variance: Tensor, c: Tensor, *, sizes: Sequence[int] | None = None
+) -> Tensor:
+    """Calls :func:`~train.losses.discrepancy.class_discrepancy` as terms are called."""
+    return class_discrepancy(z, c, sizes=sizes)
+
 
 INVARIANCES = {
     "none": None,
     "pairwise": lambda z, mu, log_variance, c: mean_pairwise(mu, log_variance),
     "kt": lambda z, mu, log_variance, c: kolchinsky_tracey(mu, log_variance),
     "direct": class_information,
+    "mmd": discrepancy,
 }
-"""Invariance terms by their names on the command line, called with (z, mu, log_variance, c)."""
+"""Invariance terms without weights of their own, by their names on the command line, called with
+(z, mu, log_variance, c)."""
+
+PREDICTIVE = {"club": CLUBPenalty, "adversarial": AdversarialPenalty}
+"""Invariance terms with a network of their own, by their names on the command line."""
 
 
-def invariance(name: str, sizes: Sequence[int]) -> Callable[..., Tensor] | None:
-    """Returns an invariance term for several conditions.
+def invariance(name: str, targets: Sequence[Target], z_dim: int) -> Callable[..., Tensor] | None:
+    """Returns an invariance term for one or several conditions.
 
     Args:
-        name: Its name; one that is not in :data:`INVARIANCES` has no term.
-        sizes: The size of each condition.
+        name: Its name; one that is neither in :data:`INVARIANCES` nor in :data:`PREDICTIVE` has no
+            term.
+        targets: The conditions, in order.
+        z_dim: The size of a code.
     """
+    if name in PREDICTIVE:
+        return PREDICTIVE[name](z_dim, targets)
     term = INVARIANCES.get(name)
-    return partial(term, sizes=sizes) if name == "direct" and len(sizes) > 1 else term
+    if name in ("direct", "mmd") and len(targets) > 1:
+        return partial(term, sizes=[target.size for target in targets])
+    return term
 
 
 def penalty_weights(

@@ -34,7 +34,9 @@ class ICVAESettings(ELBOSettings):
     """Condition c of the decoder. labels: the labels of the data. none: no condition, which makes
     the model a VAE. Or names of columns of the data, of classes or quantities: --condition ink
     paper."""
-    invariance: Literal["none", "pairwise", "kt", "direct", "echo"] = "direct"
+    invariance: Literal[
+        "none", "pairwise", "kt", "direct", "mmd", "club", "adversarial", "echo"
+    ] = "direct"
     """Penalty on the information I(z; c) between code and condition. none: no penalty (a CVAE).
     direct: an estimate of I(z; c), of classes; of several conditions, the sum. The others penalise
     I(z; x). pairwise: the mean pairwise KL divergence, the paper's bound. kt: Kolchinsky and
@@ -73,7 +75,7 @@ class ICVAESettings(ELBOSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check_condition()
-        compares = self.invariance in ("pairwise", "kt", "direct")
+        compares = self.invariance not in ("none", "adversarial", "echo")
         require(
             not compares or self.local_batch_size > 1,
             f"--batch-size {self.batch_size}: --invariance {self.invariance} compares images of a "
