@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -106,6 +106,10 @@ class PredictivePenalty(nn.Module, ABC):
         targets: The conditions that :math:`c` is made of, in order.
         hidden: The widths of the network's hidden layers.
     """
+
+    BETAS: ClassVar = (0.5, 0.999)
+    """Decay rates of Adam's moments for the network. With a longer memory of gradients it is late
+    where codes move away from it, as Radford et al. (https://arxiv.org/abs/1511.06434) found."""
 
     def __init__(
         self, z_dim: int, targets: Sequence[Target], hidden: Sequence[int] = (128, 128)

@@ -10,6 +10,7 @@ from torch.distributions import Independent, Normal, kl_divergence
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from guides.predictors import AdversarialPenalty, CLUBPenalty, Target
+from train.data.conditions import Condition
 from train.losses import chunks
 from train.losses.correspondence import Similarity, collapse, cycle, similarity
 from train.losses.discrepancy import class_discrepancy
@@ -20,7 +21,7 @@ from train.losses.gaussians import (
     pairwise_kl,
 )
 from train.losses.information import class_information
-from train.losses.invariance import invariance
+from train.losses.invariance import invariance, network_groups
 
 DOUBLE = {"dtype": torch.float64}
 
@@ -170,10 +171,10 @@ def test_terms_have_names():
     """Those that compare classes are told where one condition ends and the next begins."""
     z, mu, log_variance = torch.randn(3, 9, 2)
     c = torch.cat([torch.eye(3)[torch.arange(9) % 3], torch.eye(2)[torch.randperm(9) % 2]], dim=1)
-    targets = [Target(3, classes=True), Target(2, classes=True)]
+    conditions = [Condition(size, torch.zeros(0), torch.zeros(0)) for size in (3, 2)]
 
     def term(name: str) -> Tensor:
-        return invariance(name, targets, 2)(z, mu, log_variance, c)
+        return invariance(name, conditions, 2)(z, mu, log_variance, c)
 
     for name, wanted in {
         "pairwise": mean_pairwise(mu, log_variance),
@@ -183,11 +184,13 @@ def test_terms_have_names():
     }.items():
         torch.testing.assert_close(term(name), wanted)
     for name, kind in {"club": CLUBPenalty, "adversarial": AdversarialPenalty}.items():
-        penalty = invariance(name, targets, 2)
+        penalty = invariance(name, conditions, 2)
         assert type(penalty) is kind
-        assert penalty.targets == tuple(targets)
-    assert invariance("direct", targets[:1], 2) is class_information
-    assert invariance("echo", targets, 2) is invariance("none", targets, 2) is None
+        assert penalty.targets == (Target(3, classes=True), Target(2, classes=True))
+        assert network_groups(penalty, 0.1) == [(penalty, {"lr": 0.1, "betas": (0.5, 0.999)})]
+    assert network_groups(class_information, 0.1) == network_groups(None, 0.1) == []
+    assert invariance("direct", conditions[:1], 2) is class_information
+    assert invariance("echo", conditions, 2) is invariance("none", conditions, 2) is None
 
 
 @pytest.mark.parametrize(("distance", "wanted"), [(0.0, 0.0), (60.0, math.log(2))])

@@ -27,6 +27,7 @@ from guides.predictors import (
 )
 from pyro_models.icvae import ICVAE
 from tests.test_compiled import CASES, CPU, batches, build
+from train.data.conditions import Condition
 from train.engine.loop import fit
 from train.engine.runs import Run
 from train.estimators import MeanFieldELBO
@@ -70,6 +71,17 @@ def test_predictions_have_the_densities_of_pytorch(double):
     normal = torch.distributions.Normal(outputs[:, 3:5], (0.5 * log_variance).exp())
     torch.testing.assert_close(classes.log_prob(c[:, :3]), categorical.log_prob(c[:, :3]))
     torch.testing.assert_close(quantities.log_prob(c[:, 3:]), normal.log_prob(c[:, 3:]).sum(-1))
+
+
+@KINDS
+def test_the_networks_loss_is_the_negative_log_likelihood(double, kind):
+    penalty, z, c = kind(2, TARGETS, (8,)), torch.randn(9, 2), conditions()
+    outputs = penalty.network(z)
+    likelihood = ClassPrediction(outputs[:, :3]).log_prob(c[:, :3])
+    likelihood = likelihood + QuantityPrediction(outputs[:, 3:]).log_prob(c[:, 3:])
+    torch.testing.assert_close(penalty.loss(z, c), -likelihood)
+    if kind is AdversarialPenalty:
+        torch.testing.assert_close(penalty(z, z, z, c), likelihood)
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -239,12 +251,12 @@ def leakage(name: str, weight: float) -> float:
     x, c = torch.rand(400, 1, 4, 4), torch.eye(2)[labels]
     x[:, 0, 0] = labels[:, None].float()
     untold = Untold()
-    penalty = invariance(name, [Target(2, classes=True)], z_dim=2)
+    penalty = invariance(name, [Condition(2, torch.zeros(0), torch.zeros(0))], z_dim=2)
     guide = GaussianGuide(untold.model, penalty, hidden=(32, 32))
     annealed = {"invariance": lambda step: torch.tensor(weight), "beta": lambda step: 0.1}
     objective = ELBOObjective(untold, guide, MeanFieldELBO(), annealed=annealed)
     optimiser = torch.optim.Adam(objective.parameters(), 3e-3)
-    for step in range(300):
+    for step in range(150):
         rows = torch.randperm(400)[:100]
         optimiser.zero_grad()
         objective((x[rows], c[rows]), torch.tensor(step))[0]["elbo"].backward()

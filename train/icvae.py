@@ -56,30 +56,28 @@ class ICVAE(SizedELBOMethod):
 
     def build(self, settings: ICVAESettings, inputs: Mapping[str, Any]) -> ELBOObjective:
         from guides.icvae import model_and_guide
-        from guides.predictors import Target
         from train.data import conditions
         from train.estimators import restored
-        from train.losses.invariance import invariance, penalty_weights
+        from train.losses.invariance import invariance, network_groups, penalty_weights
         from train.objective import ELBOObjective, schedule
 
         condition = conditions.restored(inputs["condition"])
         c_dim = condition.size if settings.conditional else 0
-        targets = [Target(part.size, part.classes > 0) for part in condition.parts]
-        penalty = invariance(settings.invariance, targets, settings.z_dim)
+        penalty = invariance(settings.invariance, condition.parts, settings.z_dim)
         names = ("z_dim", "levels", "invariance", "memory", "hidden", "echo_terms")
         names += ("likelihood", "likelihood_scale", "encoder_sees_labels")
         options = self.arguments(settings, inputs, *names)
         model, guide = model_and_guide(self.shape(inputs), c_dim, penalty, **options)
-        annealed = schedule(settings, "beta", "weight")
-        annealed |= penalty_weights(settings.invariance, annealed.pop("weight"))
-        return ELBOObjective(model, guide, self.estimator(settings, restored), annealed=annealed)
+        annealed = penalty_weights(settings.invariance, **schedule(settings, "beta", "weight"))
+        groups = network_groups(penalty, settings.predictor_learning_rate)
+        estimator = self.estimator(settings, restored)
+        return ELBOObjective(model, guide, estimator, annealed=annealed, groups=groups)
 
     def watch(self, settings: ICVAESettings, data: Split, objective: ELBOObjective) -> ICVAEWatch:
         from train.metrics.coding import ICVAEWatch
 
         condition, sampled = self.condition(settings, data), self.sampled(settings, data)
-        options = {"conditional": settings.conditional, "seed": settings.seed}
-        options["invariance"] = settings.invariance != "none"
+        options = settings.select("conditional", "seed") | {"invariance": settings.penalised}
         return ICVAEWatch(objective.model, objective.guide, sampled, condition, **options)
 
     @property

@@ -15,8 +15,8 @@ from torch import Tensor
 
 import train.estimators
 from guides.icvae import EchoGuide, GaussianGuide
-from guides.predictors import Target
 from pyro_models.icvae import ICVAE
+from train.data.conditions import Condition
 from train.errors import InputError
 from train.estimators import (
     ESTIMATORS,
@@ -138,7 +138,7 @@ def icvae(kind: str, estimator: ELBO) -> ELBOObjective:
     if kind == "echo":
         guide = EchoGuide(model, terms=4, hidden=(8, 8))
     else:
-        penalty = invariance(kind, [Target(C, classes=True)], 2)
+        penalty = invariance(kind, [Condition(C, torch.zeros(0), torch.zeros(0))], 2)
         guide = GaussianGuide(model, penalty, hidden=(8, 8))
     annealed = {"beta": lambda step: 0.5 + 0.0 * step, "invariance": lambda step: 0.7 + 0.0 * step}
     return ELBOObjective(model, guide, estimator, annealed=annealed)

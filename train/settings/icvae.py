@@ -16,7 +16,10 @@ class ICVAESettings(ELBOSettings):
 
     FREE: ClassVar = ELBOSettings.FREE | {"eval_every", "measure_on"}
     GROUPS: ClassVar = {
-        "loss": ("estimator", "invariance", "weight", "weight_start", "memory", "echo_terms"),
+        "loss": (
+            *("estimator", "invariance", "weight", "weight_start", "predictor_learning_rate"),
+            *("memory", "echo_terms"),
+        ),
         "training": ("sweep",),
     }
 
@@ -50,6 +53,9 @@ class ICVAESettings(ELBOSettings):
     """Number of values of each number of a code. Codes are then the cells of a grid, of which there
     are levels to the power of --z-dim, and leakage_bound says what anybody can read in them at
     most. None: codes with noise. Not for --invariance echo."""
+    predictor_learning_rate: Positive = 1e-2
+    """Learning rate of the network that predicts c from codes, with --invariance club and
+    adversarial. It has to keep up with the encoder; --decay applies to it too."""
     memory: Whole = 2048
     """Number of codes of earlier batches with which --invariance direct compares a batch."""
     network: Literal["auto", "dense", "conv"] = "auto"
@@ -101,6 +107,11 @@ class ICVAESettings(ELBOSettings):
     def conditional(self) -> bool:
         """Whether there is a condition."""
         return self.condition != "none"
+
+    @property
+    def penalised(self) -> bool:
+        """Whether there is a penalty on the information between code and condition."""
+        return self.invariance != "none"
 
     def _check_condition(self) -> None:
         """Checks the names of conditions; a tuple of one name becomes the name."""
