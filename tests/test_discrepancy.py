@@ -21,7 +21,7 @@ def by_hand(z: Tensor, labels: Tensor, *, biased: bool = False) -> Tensor:
     """A loop over classes and pairs; biased with the pairs of a code with itself."""
     n = len(z)
     squares = (z.unsqueeze(1) - z).square().sum(-1)
-    kernel = (-squares / (squares.sum() / (n * (n - 1)))).exp()
+    kernel = (-4 * squares / (squares.sum() / (n * (n - 1)))).exp()
 
     def mean(rows: Tensor, columns: Tensor) -> Tensor:
         pairs = [kernel[i, j] for i in rows for j in columns if biased or i != j]
@@ -49,7 +49,7 @@ def test_two_classes_have_one_discrepancy():
     """The weights of both, which are their shares, add up to one."""
     z, labels = torch.randn(5, 2), torch.tensor([0, 1, 1, 0, 1])
     squares = (z.unsqueeze(1) - z).square().sum(-1)
-    kernel = (-squares / (squares.sum() / 20)).exp()
+    kernel = (-4 * squares / (squares.sum() / 20)).exp()
     one, other = kernel[[0, 3]], kernel[[1, 2, 4]]
     within = one[0, 3] + (other[0, 2] + other[0, 4] + other[1, 4]) / 3
     wanted = within - 2 * one[:, [1, 2, 4]].mean()

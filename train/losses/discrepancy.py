@@ -9,6 +9,9 @@ from torch import Tensor
 
 from train.losses.chunks import apply_in_chunks
 
+WIDTH = 0.25
+"""Width of the kernel, as a part of the mean squared distance of two codes of the batch."""
+
 
 def class_discrepancy(z: Tensor, c: Tensor, *, sizes: Sequence[int] | None = None) -> Tensor:
     r"""Estimates how far codes of each class are from codes of the others, without bias.
@@ -25,9 +28,9 @@ def class_discrepancy(z: Tensor, c: Tensor, *, sizes: Sequence[int] | None = Non
     As pairs of a code with itself are left out, its expectation is zero where codes do not depend
     on the class, and it may be negative. Louizos et al. approximate the same kernel by 500 random
     features. A batch of no more codes than that has fewer pairs than features, so the kernel is
-    taken exactly, which adds no noise of features. The width :math:`s` is the mean squared distance
-    of two codes of the batch, a constant for the gradient, so that the term does not depend on the
-    scale of codes or on their size.
+    taken exactly, which adds no noise of features. The width :math:`s` is a quarter of the mean
+    squared distance of two codes of the batch, a constant for the gradient, so that the term does
+    not depend on the scale of codes.
 
     Classes with a single code in the batch, and those with all codes but one, are left out.
 
@@ -54,8 +57,8 @@ def class_discrepancy(z: Tensor, c: Tensor, *, sizes: Sequence[int] | None = Non
     """
     n = len(z)
     centred = z.detach() - z.detach().mean(0)
-    squares = centred.square().sum() * (2 / max(n - 1, 1))
-    width = squares.clamp(min=torch.finfo(z.dtype).tiny)
+    mean_square = centred.square().sum() * (2 / max(n - 1, 1))
+    width = (WIDTH * mean_square).clamp(min=torch.finfo(z.dtype).tiny)
 
     def sums(_: int, rows: Tensor, classes: Tensor) -> Tensor:
         kernel = (-(rows.unsqueeze(1) - z).square().sum(-1) / width).exp()
