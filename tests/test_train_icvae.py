@@ -226,6 +226,13 @@ def test_classes_are_kept_out_of_codes(tmp_path):
     assert found[10.0]["reconstruction_mse"] < 0.06
 
 
+def test_the_default_weight_is_that_of_the_penalty():
+    """A discrepancy is far smaller than nats are."""
+    assert ICVAESettings().weight == 10
+    assert ICVAESettings(invariance="mmd").weight == 1_000
+    assert ICVAESettings(invariance="mmd", weight=0.0).weight == 0
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [

@@ -40,13 +40,15 @@ class ICVAESettings(ELBOSettings):
     invariance: Literal[
         "none", "pairwise", "kt", "direct", "mmd", "club", "adversarial", "echo"
     ] = "direct"
-    """Penalty on the information I(z; c) between code and condition. none: no penalty (a CVAE).
-    direct: an estimate of I(z; c), of classes; of several conditions, the sum. The others penalise
-    I(z; x). pairwise: the mean pairwise KL divergence, the paper's bound. kt: Kolchinsky and
-    Tracey's bound. echo: Echo noise, whose information is exact."""
-    weight: NonNegative = 10.0
-    """Weight lambda of that penalty. With pairwise, kt and echo the reconstruction has the weight
-    1 + lambda."""
+    """Penalty on the information I(z; c) between code and condition; of several conditions the sum.
+    none: no penalty (a CVAE). direct: an estimate of I(z; c), of classes. mmd: the maximum mean
+    discrepancy between codes of each class and the others. club: a contrastive upper bound, from a
+    network that predicts c from z. adversarial: the encoder is trained against that network. The
+    others penalise I(z; x). pairwise: the mean pairwise KL divergence, the paper's bound. kt:
+    Kolchinsky and Tracey's bound. echo: Echo noise, whose information is exact."""
+    weight: NonNegative | None = None
+    """Weight lambda of that penalty; None: 10, and 1000 for mmd. With pairwise, kt and echo the
+    reconstruction has the weight 1 + lambda."""
     weight_start: NonNegative | None = None
     """Value of --weight at step 0, annealed over --anneal-steps; None: constant."""
     levels: Annotated[int, Range(2, 1_000)] | None = None
@@ -81,6 +83,9 @@ class ICVAESettings(ELBOSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check_condition()
+        if self.weight is None:
+            # The dataclass is frozen, and this is its constructor.
+            object.__setattr__(self, "weight", 1_000.0 if self.invariance == "mmd" else 10.0)
         compares = self.invariance not in ("none", "adversarial", "echo")
         require(
             not compares or self.local_batch_size > 1,
