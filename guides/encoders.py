@@ -105,7 +105,8 @@ class PenalisedEncoder(Encoder):
     Args:
         model: The model whose codes are inferred.
         invariance: The penalty, such as those of :mod:`train.losses.invariance`; ``None`` for a
-            CVAE.
+            CVAE. A :class:`~guides.predictors.PredictivePenalty` has a network of its own, which is
+            trained beside the encoder.
         memory: The number of codes of earlier batches that the penalty has in training; 0 for none.
         hidden: See :class:`Encoder`.
         network: See :class:`Encoder`.

@@ -30,6 +30,7 @@ from tests.test_compiled import CASES, CPU, batches, build
 from train.data.conditions import Condition
 from train.engine.loop import fit
 from train.engine.runs import Run
+from train.engine.steps import Stepper
 from train.estimators import MeanFieldELBO
 from train.losses.invariance import invariance
 from train.objective import ELBOObjective
@@ -212,6 +213,22 @@ def test_each_network_has_the_gradient_of_its_own_loss(data, kind, weight):
     torch.testing.assert_close(gradients(loss, model), gradients(expected, model))
     own = gradients(network.loss(z, c).sum(), network)
     torch.testing.assert_close(gradients(loss, network), own)
+
+
+@pytest.mark.parametrize("optimiser", ["adam", "rmsprop"])
+def test_the_network_has_an_own_learning_rate_and_memory(optimiser):
+    """The mutation: a group that is left out, or that has weights of the others too."""
+    settings = replace(CASES["icvae adversarial"], predictor_learning_rate=0.3, optimiser=optimiser)
+    objective = build(settings)
+    stepper = Stepper(objective, settings, CPU)
+    others, own = stepper.optimisers["elbo"].param_groups
+    network = list(objective.guide.invariance.parameters())
+    assert [id(weight) for weight in own["params"]] == [id(weight) for weight in network]
+    assert len(others["params"]) + len(network) == len(list(objective.parameters()))
+    assert (others["lr"], own["lr"]) == (settings.learning_rate, 0.3)
+    if optimiser == "adam":
+        assert (others["betas"], own["betas"]) == ((0.9, 0.999), (0.5, 0.999))
+    stepper(batches(settings)(0), 0)
 
 
 @KINDS
