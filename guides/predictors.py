@@ -108,8 +108,9 @@ class PredictivePenalty(nn.Module, ABC):
     """
 
     BETAS: ClassVar = (0.5, 0.999)
-    """Decay rates of Adam's moments for the network. With a longer memory of gradients it is late
-    where codes move away from it, as Radford et al. (https://arxiv.org/abs/1511.06434) found."""
+    """Decay rates of Adam's moments for the network: those of Radford et al., 2016, for adversarial
+    training (https://arxiv.org/abs/1511.06434). With a longer memory of gradients it is late where
+    codes move away from it."""
 
     def __init__(
         self, z_dim: int, targets: Sequence[Target], hidden: Sequence[int] = (128, 128)
