@@ -30,7 +30,7 @@ from pyro_models.icvae import ICVAE
 from pyro_models.networks import crop, paste
 from train.engine.loop import TrainState
 from train.engine.runtime import tune_cpu
-from train.losses import class_information
+from train.losses.information import class_information
 from train.objective import Batch
 from train.studies.timing import median_ratio, turns
 from train.tables import markdown

@@ -8,9 +8,10 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from guides.predictors import PredictivePenalty
 from pyro_models.icvae import ConditionalModel
 from pyro_models.networks import MLP, Convolutions
-from pyro_models.objective import penalty
+from pyro_models.objective import gradient_alone, penalty
 from pyro_models.shapes import Shape, require_batch
 from pyro_models.store import GuardedModule
 
@@ -136,7 +137,9 @@ class PenalisedEncoder(Encoder):
 
     Args:
         model: The model whose codes are inferred.
-        invariance: The penalty, such as those of :mod:`train.losses`; ``None`` for a CVAE.
+        invariance: The penalty, such as those of :mod:`train.losses.invariance`; ``None`` for a
+            CVAE. A :class:`~guides.predictors.PredictivePenalty` has a network of its own, which is
+            trained beside the encoder.
         memory: The number of codes of earlier batches that the penalty has in training; 0 for none.
         options: The other arguments of :class:`Encoder`.
     """
@@ -174,4 +177,7 @@ class PenalisedEncoder(Encoder):
         else:
             nats = self.invariance(z, *codes)
         # Not poutine.scale, whose factor must be positive: a weight may start at zero.
-        penalty("invariance", weight * nats)
+        nats = weight * nats
+        if isinstance(self.invariance, PredictivePenalty):
+            nats = nats + gradient_alone(self.invariance.loss(z, c))
+        penalty("invariance", nats)

@@ -22,7 +22,8 @@ class GaussianGuide(PenalisedEncoder):
 
     Args:
         model: The model whose codes are inferred.
-        invariance: The penalty, such as those of :mod:`train.losses`; ``None`` for a CVAE.
+        invariance: The penalty, such as those of :mod:`train.losses.invariance`; ``None`` for a
+            CVAE.
         memory: The number of codes of earlier batches that the penalty has in training; 0 for none.
         options: The other arguments of :class:`~guides.encoders.Encoder`.
 

@@ -23,6 +23,9 @@ __all__ = [
     "model_and_guide",
 ]
 
+Term = Literal["none", "pairwise", "kt", "direct", "mmd", "club", "adversarial", "echo"]
+"""The names of penalties."""
+
 Guide = GaussianGuide | FiniteGuide | EchoGuide
 """The guides of :func:`model_and_guide`."""
 
@@ -33,7 +36,7 @@ def model_and_guide(
     penalty: Invariance | None = None,
     *,
     z_dim: int = 2,
-    invariance: Literal["none", "pairwise", "kt", "direct", "echo"] = "none",
+    invariance: Term = "none",
     hidden: tuple[int, ...] = (512, 512),
     network: Literal["dense", "conv"] = "dense",
     further_halvings: int = 0,
@@ -49,7 +52,8 @@ def model_and_guide(
     Args:
         shape: The images' shape :math:`(C, H, W)`, or :math:`(H, W)` of grey images.
         c_dim: The size :math:`K` of the condition; 0 for a VAE.
-        penalty: The penalty of a Gaussian guide, one of :mod:`train.losses`; ``None`` for none.
+        penalty: The penalty of a Gaussian guide, one of those of
+            :mod:`train.losses.invariance`; ``None`` for none.
         z_dim: The size :math:`D` of a code.
         invariance: The penalty's name. ``"echo"`` makes a guide with Echo noise and a model without
             a prior; ``"direct"`` gives the guide a memory.

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from torch import nn
 
 from guides.encoders import Invariance
-from guides.icvae import Guide, guide_of
+from guides.icvae import Guide, Term, guide_of
 from pyro_models.networks import MLP
 from pyro_models.rows import ColumnKind, Numbers, RowFeatures, RowShape
 from pyro_models.tabular import TabularICVAE
@@ -21,7 +19,7 @@ def model_and_guide(
     target: ColumnKind | None = None,
     target_weight: float = 1.0,
     z_dim: int = 2,
-    invariance: Literal["none", "pairwise", "kt", "direct", "echo"] = "none",
+    invariance: Term = "none",
     hidden: tuple[int, ...] = (512, 512),
     numbers: Numbers = "normal",
     encoder_sees_labels: bool = False,

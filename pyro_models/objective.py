@@ -56,3 +56,22 @@ def penalty(name: str, value: Tensor) -> None:
     """
     with _MarkPenalty():
         pyro.factor(name, value, has_rsample=True)
+
+
+def gradient_alone(loss: Tensor) -> Tensor:
+    r"""Returns zeros with the gradient of a loss.
+
+    A term plus these zeros trains what the loss trains too, and is what it was. So networks that
+    are trained beside a model, and are no part of its objective, need no optimiser of their own.
+
+    Args:
+        loss: The loss, of any shape.
+
+    Example:
+        >>> import torch
+        >>> weight = torch.tensor(3.0, requires_grad=True)
+        >>> zero = gradient_alone(weight**2)
+        >>> zero.item(), torch.autograd.grad(zero, weight)
+        (0.0, (tensor(6.),))
+    """
+    return loss - loss.detach()

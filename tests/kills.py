@@ -38,6 +38,9 @@ CASES = {
         *("icvae", *OWN, "--invariance", "echo", "--hidden", "16", "--echo-terms", "5"),
         *("--weight-start", "0.1", "--weight", "1"),
     ),
+    "icvae adversarial": (
+        *("icvae", *OWN, "--invariance", "adversarial", "--hidden", "16", "--weight-start", "0"),
+    ),
     "air": ("air", *SCENES),
     "air tracegraph": ("air", *SCENES, "--estimator", "tracegraph", "--baseline", "average"),
     "air network": ("air", *SCENES, "--estimator", "tracegraph", "--baseline", "network"),

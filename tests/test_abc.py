@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from pyro_models.abc import Embedder, augment
-from train.losses import collapse, cycle
+from train.losses.correspondence import collapse, cycle
 from train.metrics.embedding import retrieval
 from train.objective import CorrespondenceObjective
 

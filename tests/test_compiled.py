@@ -64,6 +64,9 @@ CASES: dict[str, Settings] = {
     "air image": replace(AIR, background="image", **SCORE, baseline="network"),
     "air learned": replace(AIR, background="learned"),
     "icvae pairwise": replace(ICVAE, invariance="pairwise", weight_start=1.0, beta_start=1.0),
+    "icvae mmd": replace(ICVAE, invariance="mmd"),
+    "icvae club": replace(ICVAE, invariance="club"),
+    "icvae adversarial": replace(ICVAE, invariance="adversarial", weight_start=0.0),
     "icvae kt": replace(ICVAE, invariance="kt", memory=0),
     "icvae echo": replace(ICVAE, invariance="echo", memory=0, echo_terms=3),
     "icvae finite": replace(ICVAE, levels=4),
@@ -259,7 +262,7 @@ REPLAYED = [
     if name
     not in (
         *("air constant", "air learned", "air clipped", "icvae pairwise", "icvae kt"),
-        *("icvae bernoulli", "abc linf", "abc deep"),
+        *("icvae bernoulli", "icvae club", "abc linf", "abc deep"),
     )
 ]
 

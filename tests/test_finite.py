@@ -16,7 +16,7 @@ from tests.data.refusals import refused
 from tests.test_train_icvae import KEYS, saved, small
 from train.estimators import MeanFieldELBO, TraceGraphELBO
 from train.icvae import main
-from train.losses import INVARIANCES
+from train.losses.invariance import INVARIANCES
 from train.trained import load
 
 SMALL = {"hidden": (12, 10)}
@@ -82,7 +82,7 @@ def test_the_gradient_passes_straight_through(data):
         torch.testing.assert_close(found[name], weight.grad)
 
 
-@pytest.mark.parametrize("invariance", ["pairwise", "kt", "direct"])
+@pytest.mark.parametrize("invariance", ["pairwise", "kt", "direct", "mmd"])
 def test_the_penalty_compares_codes_of_half_a_cell(data, invariance):
     model, guide = pair(invariance)
     x, c = data

@@ -16,7 +16,7 @@ from torch.distributions import Bernoulli, Normal, kl_divergence
 from guides.icvae import EchoGuide, GaussianGuide, Memory, model_and_guide
 from pyro_models.icvae import ICVAE
 from train.estimators import MeanFieldELBO
-from train.losses import INVARIANCES
+from train.losses.invariance import INVARIANCES
 
 NETWORKS = pytest.mark.parametrize("network", ["dense", "conv"])
 SMALL: dict[str, Any] = {"hidden": (12, 10)}

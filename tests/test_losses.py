@@ -9,19 +9,19 @@ from torch import Tensor
 from torch.distributions import Independent, Normal, kl_divergence
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from train import losses
-from train.losses import (
-    Similarity,
-    class_information,
-    collapse,
-    cycle,
+from guides.predictors import AdversarialPenalty, CLUBPenalty, Target
+from train.data.conditions import Condition
+from train.losses import chunks
+from train.losses.correspondence import Similarity, collapse, cycle, similarity
+from train.losses.discrepancy import class_discrepancy
+from train.losses.gaussians import (
     gaussian_log_prob,
-    invariance,
     kolchinsky_tracey,
     mean_pairwise,
     pairwise_kl,
-    similarity,
 )
+from train.losses.information import class_information
+from train.losses.invariance import invariance, network_groups
 
 DOUBLE = {"dtype": torch.float64}
 
@@ -163,12 +163,34 @@ def test_the_information_of_several_conditions_is_a_sum():
             )
             for part, columns in parts
         )
-        actual = invariance("direct", (3, 2))(z, mu, log_variance, c, earlier)
+        actual = class_information(z, mu, log_variance, c, earlier, sizes=(3, 2))
         torch.testing.assert_close(actual, wanted)
-    assert invariance("direct", (5,)) is class_information
-    assert invariance("echo", (3, 2)) is invariance("none", (3, 2)) is None
-    pairwise = invariance("pairwise", (3, 2))(z, mu, log_variance, c)
-    torch.testing.assert_close(pairwise, mean_pairwise(mu, log_variance))
+
+
+def test_terms_have_names():
+    """Those that compare classes are told where one condition ends and the next begins."""
+    z, mu, log_variance = torch.randn(3, 9, 2)
+    c = torch.cat([torch.eye(3)[torch.arange(9) % 3], torch.eye(2)[torch.randperm(9) % 2]], dim=1)
+    conditions = [Condition(size, torch.zeros(0), torch.zeros(0)) for size in (3, 2)]
+
+    def term(name: str) -> Tensor:
+        return invariance(name, conditions, 2)(z, mu, log_variance, c)
+
+    for name, wanted in {
+        "pairwise": mean_pairwise(mu, log_variance),
+        "kt": kolchinsky_tracey(mu, log_variance),
+        "direct": class_information(z, mu, log_variance, c, sizes=(3, 2)),
+        "mmd": class_discrepancy(z, c, sizes=(3, 2)),
+    }.items():
+        torch.testing.assert_close(term(name), wanted)
+    for name, kind in {"club": CLUBPenalty, "adversarial": AdversarialPenalty}.items():
+        penalty = invariance(name, conditions, 2)
+        assert type(penalty) is kind
+        assert penalty.targets == (Target(3, classes=True), Target(2, classes=True))
+        assert network_groups(penalty, 0.1) == [(penalty, {"lr": 0.1, "betas": (0.5, 0.999)})]
+    assert network_groups(class_information, 0.1) == network_groups(None, 0.1) == []
+    assert invariance("direct", conditions[:1], 2) is class_information
+    assert invariance("echo", conditions, 2) is invariance("none", conditions, 2) is None
 
 
 @pytest.mark.parametrize(("distance", "wanted"), [(0.0, 0.0), (60.0, math.log(2))])
@@ -354,6 +376,7 @@ PAIRS = {
     "direct": lambda u, v: class_information(
         u + v, u, v, torch.eye(3).double().repeat(CODES // 3, 1)
     ),
+    "mmd": lambda u, v: class_discrepancy(u + v, torch.eye(3).double().repeat(CODES // 3, 1)),
     **{
         kind: lambda u, v, kind=kind: cycle(u.expand(2, -1, -1), v.expand(2, -1, -1), kind=kind)[0]
         for kind in get_args(Similarity)
@@ -373,7 +396,7 @@ def test_pairs_taken_in_turn_are_those_taken_at_once(pairs, monkeypatch):
         return largest.numbers, value, gradients
 
     most, *expected = run()
-    monkeypatch.setattr(losses, "CHUNK_ELEMENTS", 7 * 2 * CODES)
+    monkeypatch.setattr(chunks, "CHUNK_ELEMENTS", 7 * 2 * CODES)
     least, *actual = run()
     torch.testing.assert_close(actual, expected)
     # What it would be without chunks: the comparison can fail.

@@ -30,7 +30,7 @@ METHODS = {
     # Ranks draw different mixing coefficients, so it is fixed: 0 leaves the partner's code alone.
     "acai": ("--mixing", "0", "--depth", "2", "--z-dim", "16", "--cluster-starts", "2"),
     "abc": ("--stack-size", "5", "--views", "1", "--withheld", "--channels", "4"),
-    "icvae": ("--invariance", "none", "--hidden", "16", "16"),
+    "icvae": ("--invariance", "adversarial", "--hidden", "16", "16"),
     "air": (
         *("--train-scenes", "40", "--held-out-scenes", "20", "--iw-particles", "2"),
         *("--window-size", "8", "--what-hidden", "8", "--guide-hidden", "8", "--anchors", "2"),

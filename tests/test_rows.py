@@ -22,7 +22,7 @@ from pyro_models.rows import (
 )
 from pyro_models.tabular import TabularICVAE
 from train.estimators import MeanFieldELBO, TraceGraphELBO
-from train.losses import INVARIANCES
+from train.losses.invariance import INVARIANCES
 
 NAN = float("nan")
 SHAPE = RowShape((ColumnKind(3), ColumnKind(), ColumnKind(4, ordered=True), ColumnKind()))

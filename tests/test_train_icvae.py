@@ -88,10 +88,10 @@ def test_a_run_leaves_its_files(tmp_path, own, changes):
     assert figures == {"reconstructions", "codes", "curves"} | ({"swaps"} if told else set())
 
 
-@pytest.mark.parametrize("shape", [(200,), (200, 2)])
-def test_quantities_as_condition(tmp_path, shape):
+@pytest.mark.parametrize(("shape", "invariance"), [((200,), "pairwise"), ((200, 2), "adversarial")])
+def test_quantities_as_condition(tmp_path, shape, invariance):
     data = saved(tmp_path / "own.npz", labels=np.random.default_rng(1).normal(size=shape))
-    results = main(small(tmp_path, data, invariance="pairwise"))
+    results = main(small(tmp_path, data, invariance=invariance))
     assert results["chance"] == 0
     assert results["leakage"] <= 1
 
@@ -116,7 +116,7 @@ def of_columns(monkeypatch: pytest.MonkeyPatch) -> Split:
     ("condition", "changes"),
     [
         (("ink", "class"), {}),
-        (("wall_hue", "ink", "size"), {"invariance": "kt", "encoder_sees_labels": True}),
+        (("wall_hue", "ink", "size"), {"invariance": "club", "encoder_sees_labels": True}),
         ("size", {"invariance": "echo"}),
     ],
 )
@@ -226,10 +226,19 @@ def test_classes_are_kept_out_of_codes(tmp_path):
     assert found[10.0]["reconstruction_mse"] < 0.06
 
 
+def test_the_default_weight_is_that_of_the_penalty():
+    """A discrepancy is far smaller than nats are."""
+    assert ICVAESettings().weight == 10
+    assert ICVAESettings(invariance="mmd").weight == 1_000
+    assert ICVAESettings(invariance="mmd", weight=0.0).weight == 0
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
         (["--batch-size", "1"], "--batch-size 1: --invariance direct"),
+        (["--invariance", "mmd", "--batch-size", "1"], "--invariance mmd compares images"),
+        (["--invariance", "club", "--batch-size", "1"], "--invariance club compares images"),
         (["--invariance", "echo", "--batch-size", "64"], "--echo-terms 100"),
         (["--condition", "none"], "nothing for --invariance direct to keep out"),
         (["--weight", "-1"], "--weight is -1"),
@@ -258,9 +267,11 @@ def test_bad_labels(tmp_path, arrays, words, capsys):
     assert not (tmp_path / "run").exists()
 
 
-def test_the_direct_term_needs_classes(tmp_path, capsys):
+@pytest.mark.parametrize("invariance", ["direct", "mmd"])
+def test_terms_that_need_classes(tmp_path, invariance, capsys):
     data = saved(tmp_path / "own.npz", labels=np.random.default_rng(1).normal(size=200))
-    refused(["--data", str(data), "--run-dir", str(tmp_path / "run")], "needs classes", capsys)
+    flags = ["--data", str(data), "--run-dir", str(tmp_path / "run"), "--invariance", invariance]
+    refused(flags, f"--invariance {invariance} needs classes, but the labels are", capsys)
     assert not (tmp_path / "run").exists()
 
 

@@ -34,7 +34,7 @@ FLAGS = {
     "icvae": ("--hidden", "16", "16", "--memory", "20"),
     "icvae echo": ("--hidden", "16", "16", "--invariance", "echo", "--echo-terms", "5"),
     "icvae vae": ("--condition", "none", "--invariance", "none", "--hidden", "16"),
-    "icvae sees": ("--encoder-sees-labels", "--invariance", "none", "--hidden", "16"),
+    "icvae sees": ("--encoder-sees-labels", "--invariance", "adversarial", "--hidden", "16"),
     "air": (*SCENES, "--max-objects", "2"),
     "air image": (
         *SCENES,

@@ -70,7 +70,7 @@ class AIR(ELBOMethod):
             guide,
             estimator,
             annealed=schedule(settings, "beta", "presence_prior", *annealed_names(estimator)),
-            rates=[(baseline, rate)] if baseline is not None else [],
+            groups=[(baseline, {"lr": rate})] if baseline is not None else [],
             begin=model.background.start,
         )
 

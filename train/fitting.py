@@ -142,8 +142,8 @@ def require_classes(invariance: str, classes: int | Mapping[str, int]) -> None:
     quantities = [name for name, count in by_name.items() if not count]
     values = "the labels" if None in quantities else f"the values of {', '.join(quantities)}"
     require(
-        not quantities or invariance != "direct",
-        f"--invariance direct needs classes, but {values} are quantities: give another one",
+        not quantities or invariance not in ("direct", "mmd"),
+        f"--invariance {invariance} needs classes, but {values} are quantities: give another one",
     )
 
 

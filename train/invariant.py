@@ -57,22 +57,22 @@ class InvariantMethod(ELBOMethod):
         return data.train.batches(settings.batch_size, settings.seed, device, c)
 
     def build(self, settings: ICVAESettings, inputs: Mapping[str, Any]) -> ELBOObjective:
-        from train import losses
         from train.data import conditions
         from train.estimators import restored
+        from train.losses.invariance import invariance, network_groups, penalty_weights
         from train.objective import ELBOObjective, schedule
 
         condition = conditions.restored(inputs["condition"])
         c_dim = condition.size if settings.conditional else 0
-        penalty = losses.invariance(settings.invariance, condition.sizes)
+        penalty = invariance(settings.invariance, condition.parts, settings.z_dim)
         model, guide = self.networks(settings, inputs, c_dim, penalty)
-        annealed = schedule(settings, "beta", "weight")
-        annealed |= losses.penalty_weights(settings.invariance, annealed.pop("weight"))
-        return ELBOObjective(model, guide, self.estimator(settings, restored), annealed=annealed)
+        annealed = penalty_weights(settings.invariance, **schedule(settings, "beta", "weight"))
+        groups = network_groups(penalty, settings.predictor_learning_rate)
+        estimator = self.estimator(settings, restored)
+        return ELBOObjective(model, guide, estimator, annealed=annealed, groups=groups)
 
     def watching(self, settings: ICVAESettings, data: Any) -> tuple[tuple[Any, ...], dict]:
         """Returns what the method's watch takes after model and guide."""
         condition, sampled = self.condition(settings, data), self.sampled(settings, data)
-        options = {"conditional": settings.conditional, "seed": settings.seed}
-        options["invariance"] = settings.invariance != "none"
+        options = settings.select("conditional", "seed") | {"invariance": settings.penalised}
         return (sampled, condition), options

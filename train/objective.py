@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from pyro_models.ae import Autoencoder
 from pyro_models.sharing import one_estimate
-from train import losses
 from train.estimators import loss_and_terms
+from train.losses.correspondence import Similarity, cycle
 
 Batch = tuple[Tensor, ...]
 
@@ -126,7 +126,8 @@ class ELBOObjective(Objective):
         annealed: Keyword arguments that change over the steps, as functions of the number of
             completed steps, such as :class:`Anneal`. Model and guide take them, but those in
             :func:`train.estimators.annealed_names`, which the estimator takes.
-        rates: Pairs of a submodule of model or guide and its own learning rate.
+        groups: Pairs of a submodule of model or guide and the options of its parameter group: its
+            own learning rate ``lr``, and others that the optimiser has.
         begin: Initialises weights from batches of images, before the first step; ``None`` if there
             is nothing to initialise.
     """
@@ -138,7 +139,7 @@ class ELBOObjective(Objective):
         estimator: ELBO,
         *,
         annealed: Mapping[str, Callable[[Tensor], Tensor]] | None = None,
-        rates: Sequence[tuple[nn.Module, float]] = (),
+        groups: Sequence[tuple[nn.Module, Mapping[str, Any]]] = (),
         begin: Callable[[Iterable[Tensor]], None] | None = None,
     ) -> None:
         super().__init__()
@@ -147,7 +148,7 @@ class ELBOObjective(Objective):
         self.guide = guide
         self.estimator = estimator
         self.annealed = dict(annealed or {})
-        self.rates = tuple((tuple(module.parameters()), rate) for module, rate in rates)
+        self.groups = tuple((tuple(module.parameters()), options) for module, options in groups)
 
     @property
     def estimator(self) -> ELBO:
@@ -174,10 +175,10 @@ class ELBOObjective(Objective):
         return {"elbo": loss / size}, {name: value / size for name, value in terms.items()}
 
     def parameter_groups(self, learning_rate: float) -> dict[str, list[dict[str, Any]]]:
-        special = {id(weight) for weights, _ in self.rates for weight in weights}
+        special = {id(weight) for weights, _ in self.groups for weight in weights}
         others = [weight for weight in self.parameters() if id(weight) not in special]
         groups = [{"params": others, "lr": learning_rate}]
-        groups += [{"params": list(weights), "lr": rate} for weights, rate in self.rates]
+        groups += [{"params": list(weights), **options} for weights, options in self.groups]
         return {"elbo": groups}
 
 
@@ -189,7 +190,7 @@ class CorrespondenceObjective(Objective):
 
     Args:
         embedder: Maps images :math:`(*, C, H, W)` to embeddings :math:`(*, D)`.
-        similarity: See :func:`train.losses.similarity`.
+        similarity: See :func:`train.losses.correspondence.similarity`.
         temperature: The temperature of the softmax, above 0.
         view: Augments images. With it, each image is augmented twice: one view queries its
             neighbour, the other is the target of the way back.
@@ -201,7 +202,7 @@ class CorrespondenceObjective(Objective):
         self,
         embedder: nn.Module,
         *,
-        similarity: losses.Similarity = "l2sq",
+        similarity: Similarity = "l2sq",
         temperature: float = 1.0,
         view: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
@@ -213,8 +214,8 @@ class CorrespondenceObjective(Objective):
     def forward(self, batch: Batch, step: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         a, b = self.embed(batch, self.view)
         target_a, target_b = (a, b) if self.view is None else self.embed(batch, self.view)
-        loss_a, nearest_a = losses.cycle(a, b, target_a, **self.options)
-        loss_b, nearest_b = losses.cycle(b, a, target_b, **self.options)
+        loss_a, nearest_a = cycle(a, b, target_a, **self.options)
+        loss_b, nearest_b = cycle(b, a, target_b, **self.options)
         accuracy = (nearest_a.float().mean() + nearest_b.float().mean()) / 2
         return {"cycle": (loss_a + loss_b).mean()}, {"cycle_accuracy": accuracy}
 

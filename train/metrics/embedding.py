@@ -21,7 +21,7 @@ from train.data.images import luminance
 from train.data.labelled import Images
 from train.data.stacks import StackPairs
 from train.errors import require
-from train.losses import collapse
+from train.losses.correspondence import collapse
 from train.metrics.goals import Beats, Goal, Stays
 from train.metrics.measuring import Measures, Unmeasurable
 from train.metrics.probes import ClassAccuracy, class_accuracy

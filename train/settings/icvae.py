@@ -16,7 +16,10 @@ class ICVAESettings(TabularSettings):
 
     FREE: ClassVar = TabularSettings.FREE | {"eval_every", "measure_on"}
     GROUPS: ClassVar = {
-        "loss": ("estimator", "invariance", "weight", "weight_start", "memory", "echo_terms"),
+        "loss": (
+            *("estimator", "invariance", "weight", "weight_start", "predictor_learning_rate"),
+            *("memory", "echo_terms"),
+        ),
         "training": ("sweep",),
     }
 
@@ -34,20 +37,27 @@ class ICVAESettings(TabularSettings):
     """Condition c of the decoder. labels: the labels of the data. none: no condition, which makes
     the model a VAE. Or names of columns of the data, of classes or quantities: --condition ink
     paper."""
-    invariance: Literal["none", "pairwise", "kt", "direct", "echo"] = "direct"
-    """Penalty on the information I(z; c) between code and condition. none: no penalty (a CVAE).
-    direct: an estimate of I(z; c), of classes; of several conditions, the sum. The others penalise
-    I(z; x). pairwise: the mean pairwise KL divergence, the paper's bound. kt: Kolchinsky and
-    Tracey's bound. echo: Echo noise, whose information is exact."""
-    weight: NonNegative = 10.0
-    """Weight lambda of that penalty. With pairwise, kt and echo the reconstruction has the weight
-    1 + lambda."""
+    invariance: Literal[
+        "none", "pairwise", "kt", "direct", "mmd", "club", "adversarial", "echo"
+    ] = "direct"
+    """Penalty on the information I(z; c) between code and condition; of several conditions the sum.
+    none: no penalty (a CVAE). direct: an estimate of I(z; c), of classes. mmd: the maximum mean
+    discrepancy between codes of each class and the others. club: a contrastive upper bound, from a
+    network that predicts c from z. adversarial: the encoder is trained against that network. The
+    others penalise I(z; x). pairwise: the mean pairwise KL divergence, the paper's bound. kt:
+    Kolchinsky and Tracey's bound. echo: Echo noise, whose information is exact."""
+    weight: NonNegative | None = None
+    """Weight lambda of that penalty; None: 10, and 1000 for mmd. With pairwise, kt and echo the
+    reconstruction has the weight 1 + lambda."""
     weight_start: NonNegative | None = None
     """Value of --weight at step 0, annealed over --anneal-steps; None: constant."""
     levels: Annotated[int, Range(2, 1_000)] | None = None
     """Number of values of each number of a code. Codes are then the cells of a grid, of which there
     are levels to the power of --z-dim, and leakage_bound says what anybody can read in them at
     most. None: codes with noise. Not for --invariance echo."""
+    predictor_learning_rate: Positive = 1e-2
+    """Learning rate of the network that predicts c from codes, with --invariance club and
+    adversarial. It has to keep up with the encoder; --decay applies to it too."""
     memory: Whole = 2048
     """Number of codes of earlier batches with which --invariance direct compares a batch."""
     network: Literal["auto", "dense", "conv"] = "auto"
@@ -73,7 +83,10 @@ class ICVAESettings(TabularSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check_condition()
-        compares = self.invariance in ("pairwise", "kt", "direct")
+        if self.weight is None:
+            # The dataclass is frozen, and this is its constructor.
+            object.__setattr__(self, "weight", 1_000.0 if self.invariance == "mmd" else 10.0)
+        compares = self.invariance not in ("none", "adversarial", "echo")
         require(
             not compares or self.local_batch_size > 1,
             f"--batch-size {self.batch_size}: --invariance {self.invariance} compares images of a "
@@ -105,6 +118,11 @@ class ICVAESettings(TabularSettings):
         """The names of the conditions; ``labels`` for the labels, and none without a condition."""
         names = (self.condition,) if isinstance(self.condition, str) else self.condition
         return names if self.conditional else ()
+
+    @property
+    def penalised(self) -> bool:
+        """Whether there is a penalty on the information between code and condition."""
+        return self.invariance != "none"
 
     def _check_condition(self) -> None:
         """Checks the names of conditions; a tuple of one name becomes the name."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from train import losses
 from train.arguments import whole
 from train.errors import require
+from train.losses import correspondence
 from train.verbs.base import Array, TensorFunction, Trained
 
 
@@ -48,6 +48,6 @@ class TrainedABC(Trained):
         kind = self.settings.similarity
 
         def nearest(codes: Tensor) -> Tensor:
-            return losses.similarity(codes, candidates, kind).topk(k, dim=-1).indices
+            return correspondence.similarity(codes, candidates, kind).topk(k, dim=-1).indices
 
         return torch.cat([nearest(codes) for codes in self.encode(query).split(100)])

@@ -1,0 +1,1 @@
+"""Losses other than the ELBO: pure functions of tensors, in nats."""
