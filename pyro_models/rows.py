@@ -149,7 +149,8 @@ class Row(dist.TorchDistribution):
     support = constraints.independent(constraints.real, 1)
 
     def __init__(self, shape: RowShape, numbers: dist.Distribution, logits: Sequence[Tensor]):
-        self.shape, self.numbers, self.logits = shape, numbers, tuple(logits)
+        # Not called shape, which is a method of Pyro's distributions.
+        self.columns, self.numbers, self.logits = shape, numbers, tuple(logits)
         super().__init__(numbers.batch_shape[:-1], torch.Size([len(shape)]), validate_args=False)
 
     def log_probs(self, rows: Tensor) -> Tensor:
@@ -160,7 +161,7 @@ class Row(dist.TorchDistribution):
         values = rows.nan_to_num(0.0)
         of_numbers = self.numbers.log_prob(self._numbers_of(values))
         of_categories = []
-        for i, logits in zip(self.shape.categorical, self.logits, strict=True):
+        for i, logits in zip(self.columns.categorical, self.logits, strict=True):
             index = values[..., i].long().unsqueeze(-1)
             of_category = logits.expand(*index.shape[:-1], -1).gather(-1, index)
             of_categories.append(of_category.squeeze(-1))
@@ -169,7 +170,7 @@ class Row(dist.TorchDistribution):
     def _numbers_of(self, rows: Tensor) -> Tensor:
         # A list of indices would be copied to the device in each step.
         columns = rows.unbind(-1)
-        numbers = [columns[i] for i in self.shape.numbers]
+        numbers = [columns[i] for i in self.columns.numbers]
         return torch.stack(numbers, dim=-1) if numbers else rows[..., :0]
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -195,10 +196,10 @@ class Row(dist.TorchDistribution):
 
     def _in_order(self, numbers: Tensor, categories: Sequence[Tensor]) -> Tensor:
         """Returns columns of numbers (*, N) and of categories in the order of the table."""
-        columns: list[Tensor] = [numbers.new_zeros(())] * len(self.shape)
-        for i, column in zip(self.shape.numbers, numbers.unbind(-1), strict=True):
+        columns: list[Tensor] = [numbers.new_zeros(())] * len(self.columns)
+        for i, column in zip(self.columns.numbers, numbers.unbind(-1), strict=True):
             columns[i] = column
-        for i, column in zip(self.shape.categorical, categories, strict=True):
+        for i, column in zip(self.columns.categorical, categories, strict=True):
             columns[i] = column.to(numbers.dtype)
         return torch.stack(columns, dim=-1)
 
@@ -206,7 +207,7 @@ class Row(dist.TorchDistribution):
         """Expands the batch shape."""
         batch = torch.Size(batch_shape)
         logits = [logits.expand(*batch, -1) for logits in self.logits]
-        return Row(self.shape, self.numbers.expand((*batch, len(self.shape.numbers))), logits)
+        return Row(self.columns, self.numbers.expand((*batch, len(self.columns.numbers))), logits)
 
 
 class RowHeads(nn.Module):

@@ -90,7 +90,7 @@ def test_draws_have_the_frequencies_of_their_distribution():
     pyro.set_rng_seed(0)
     given = row().expand((3,))
     draws = given.sample((4_000,))
-    assert draws.shape == (4_000, 3, 4)
+    assert draws.shape == given.shape((4_000,)) == (4_000, 3, 4)
     frequencies = torch.stack([(draws[..., 0] == k).double().mean(0) for k in range(3)], dim=1)
     # A standard error is at most 0.008.
     assert (frequencies - given.logits[0].exp()).abs().max() < 4 * 0.008
