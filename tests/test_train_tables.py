@@ -28,6 +28,7 @@ from train.figures import main as figures
 from train.icvae import ICVAESettings, main
 from train.table_transformer import TableTransformer
 from train.trained import load
+from train.transformers import ICVAETransformer
 
 SMALL = {
     **{"steps": 6, "log_every": 2, "eval_every": 3, "checkpoint_every": 3, "batch_size": 32},
@@ -262,6 +263,17 @@ def test_a_transformer_works_with_others():
     assert list(decoded) == ["height", "degree", "age", "city", "rich"]
     again = pickle.loads(pickle.dumps(fitted))
     np.testing.assert_array_equal(again.transform(frame), fitted.transform(frame))
+
+
+def test_a_table_is_not_taken_for_images():
+    """The mutation: one range for all columns, by which those of small numbers are lost."""
+    frame = people(60)
+    for columns in (["age", "height"], ["city", "degree", "age", "height"]):
+        with pytest.raises(ValueError, match="TableTransformer takes tables"):
+            ICVAETransformer(steps=1).fit(frame[columns], frame["sex"])
+    pixels = pd.DataFrame(np.random.default_rng(0).random((60, 16)))
+    codes = ICVAETransformer(steps=1, hidden=(8,), batch_size=20, memory=5)
+    assert codes.fit(pixels, frame["sex"]).transform(pixels).shape == (60, 2)
 
 
 def test_transformers_refuse_what_they_cannot_take():

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import Tags
@@ -315,6 +316,11 @@ class ICVAETransformer(Transformer):
     method = METHODS["icvae"]
     OPTIONS: ClassVar = {**Transformer.OPTIONS, "sample": False}
 
+    def fit(self, X: Any, y: Any = None) -> Transformer:
+        if self.image_shape is None:
+            _refuse_tables(X)
+        return super().fit(X, y)
+
     def _encode(self, images: Tensor) -> Tensor:
         return self.trained_.encode(images, sample=self.sample, seed=self.seed)
 
@@ -327,6 +333,23 @@ class ICVAETransformer(Transformer):
         if settings.condition != LABELS or not data.columns:
             return settings
         return replace(settings, condition=tuple(data.columns))
+
+
+def _refuse_tables(X: Any) -> None:
+    """Raises :class:`ValueError` if ``X`` is a data frame whose columns are no pixels.
+
+    Pixels have one range. Columns of a table have ranges of their own, and scaled by one range
+    those with small numbers would be lost.
+    """
+    if not isinstance(X, pd.DataFrame):
+        return
+    is_numeric = all(pd.api.types.is_numeric_dtype(kind) for kind in X.dtypes)
+    if not is_numeric or math.isqrt(X.shape[1]) ** 2 != X.shape[1]:
+        raise ValueError(
+            f"X is a data frame of {X.shape[1]} columns, which are not the pixels of a square "
+            "image: train.table_transformer.TableTransformer takes tables, and image_shape says "
+            "that the columns are pixels"
+        )
 
 
 class AIRTransformer(Transformer):
