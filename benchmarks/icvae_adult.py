@@ -61,11 +61,15 @@ METHODS = {
     "kt": Method("--condition sex --invariance kt", 1.0, (0.1, 0.3, 1.0, 3.0)),
     "echo": Method("--condition sex --invariance echo", 1.0, (0.1, 0.3, 1.0, 3.0)),
     "mmd": Method("--condition sex --invariance mmd", 1_000.0, (100.0, 300.0, 1_000.0, 3_000.0)),
-    "club": Method("--condition sex --invariance club", 10.0, (1.0, 3.0, 10.0, 30.0)),
-    "adversarial": Method("--condition sex --invariance adversarial", 10.0, (1.0, 3.0, 10.0, 30.0)),
+    "club": Method("--condition sex --invariance club", 30.0, (3.0, 10.0, 30.0, 100.0)),
+    "adversarial": Method(
+        "--condition sex --invariance adversarial", 30.0, (3.0, 10.0, 30.0, 100.0)
+    ),
     "direct": Method("--condition sex --invariance direct", 20.0, (3.0, 10.0, 20.0, 60.0)),
     "finite": Method(
-        "--condition sex --invariance direct --z-dim 3 --levels 4", 20.0, (3.0, 10.0, 20.0, 60.0)
+        "--condition sex --invariance direct --z-dim 3 --levels 4 --steps 3000",
+        20.0,
+        (3.0, 10.0, 20.0, 60.0),
     ),
 }
 COMMON = (
