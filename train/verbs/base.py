@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import wraps
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from train.settings import Settings, flags_to_arguments, restore
 
 if TYPE_CHECKING:
     from train.data.labelled import Images
+    from train.explorer.base import View
 
 Array = Any
 """Grey images of shape :math:`(M, H, W)`, colour images of shape :math:`(M, C, H, W)` or
@@ -105,7 +106,11 @@ class Trained:
         objective: The networks. A Pyro model and guide are ``objective.model`` and
             ``objective.guide``.
         shape: Channels, height and width of the images.
+        view: What shows the method in a browser: see :mod:`train.explore`; ``None`` if nothing
+            does.
     """
+
+    view: ClassVar[type[View] | None] = None
 
     batch = 1_000
     """Approximate number of images that a network processes at once, to bound memory."""

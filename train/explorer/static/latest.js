@@ -1,0 +1,26 @@
+// Requests that follow a pointer: one is under way, and only the last of the others waits.
+import { report } from "./notice.js";
+
+/** Returns a function that calls `work` with its latest arguments, never twice at once. */
+export function latest(work) {
+  let waiting = null;
+  let running = false;
+  return async (...given) => {
+    waiting = given;
+    if (running) return;
+    running = true;
+    while (waiting) {
+      const now = waiting;
+      waiting = null;
+      try {
+        await work(...now);
+      } catch (error) {
+        report(error);
+      }
+    }
+    running = false;
+  };
+}
+
+/** A name for requests of this page, that those of another page do not supersede. */
+export const page = Math.random().toString(36).slice(2, 10);
