@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import tyro
 
 from train.cli import command, leaves_no_trace
 from train.errors import InputError, require
-from train.settings import Count, Range
 
 if TYPE_CHECKING:
     from train.explorer.base import View
@@ -27,9 +26,9 @@ class ExploreSettings:
 
     runs: tyro.conf.Positional[tuple[Path, ...]] = ()
     """Run folders of any methods, or of python -m train.estimators."""
-    port: Annotated[int, Range(0, 65_535)] = 0
+    port: int = 0
     """Port to serve on; 0: a free one."""
-    images: Count = 1_000
+    images: int = 1_000
     """Number of held-out images that are shown at most."""
     data: str | None = None
     """Path of the runs' data; None: as in each run."""
@@ -37,6 +36,11 @@ class ExploreSettings:
     """Folder of downloaded data sets; None: as in each run."""
     labels: Path | None = None
     """Path of the runs' table of labels; None: as in each run."""
+
+    def __post_init__(self) -> None:
+        require(bool(self.runs), "give one or more run folders, such as runs/my-ae")
+        require(0 <= self.port < 2**16, f"--port {self.port}: give 0 to {2**16 - 1}")
+        require(self.images > 0, f"--images {self.images}: give 1 or more")
 
 
 def opened(path: Path, settings: ExploreSettings, methods: Sequence[Method] = ()) -> View:
@@ -81,7 +85,6 @@ def main(settings: ExploreSettings, methods: Sequence[Method] = ()) -> dict[str,
     Raises:
         InputError: If a run cannot be shown, the port is taken, or the extra is missing.
     """
-    require(bool(settings.runs), "give one or more run folders, such as runs/my-ae")
     try:
         from train.explorer.server import serve
     except ModuleNotFoundError as error:

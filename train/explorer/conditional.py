@@ -23,15 +23,14 @@ class ConditionalView(CodesView):
     def measures(self) -> Sequence[Measure]:
         found = []
         for part in self.trained.condition.parts:
-            suffix, name = ("", "class") if part.name is None else (f".{part.name}", part.name)
-            share, score = bool(part.classes), "" if part.classes else "R² of "
+            own = "class" if part.classes else "quantities"
+            suffix, name = ("", own) if part.name is None else (f".{part.name}", part.name)
+            share = bool(part.classes)
+            read = f"{name}, read from codes" if share else f"R² of {name} read from codes"
+            most = f"{name}, the most anybody can read"
             found += [
-                Measure(
-                    f"leakage{suffix}", f"{score}{name}, read from codes", f"chance{suffix}", share
-                ),
-                Measure(
-                    f"leakage_bound{suffix}", f"{name}, the most anybody can read", None, share
-                ),
+                Measure(f"leakage{suffix}", read, f"chance{suffix}", share),
+                Measure(f"leakage_bound{suffix}", most, None, share),
             ]
         return (*found, RECONSTRUCTION)
 

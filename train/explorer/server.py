@@ -6,7 +6,10 @@ import json
 import math
 import secrets
 import socket
-from collections.abc import Callable, Sequence
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from http import HTTPStatus
 from typing import Any
 
@@ -24,6 +27,8 @@ from train.explorer.base import View
 from train.explorer.guard import Guard, refusal
 from train.explorer.worker import SupersededError, Worker
 
+BACKLOG = 256
+"""Connections that wait to be accepted at most."""
 MOST_CHANNEL = 80
 """Characters of a channel's name."""
 
@@ -131,6 +136,8 @@ def listen(port: int) -> socket.socket:
     opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         opened.bind(("127.0.0.1", port))
+        # Before it listens, another process may take the port too.
+        opened.listen(BACKLOG)
     except (OSError, OverflowError) as error:
         opened.close()
         raise InputError(
@@ -140,8 +147,31 @@ def listen(port: int) -> socket.socket:
     return opened
 
 
+def announce(address: str) -> None:
+    """Prints the address, at once: the command goes on."""
+    print(f"{address} (Ctrl-C ends it)", flush=True)
+
+
+def server(views: Sequence[View], token: str) -> uvicorn.Server:
+    """Makes the server of :func:`application`."""
+    config = uvicorn.Config(
+        application(views, token),
+        log_level="error",
+        lifespan="off",
+        ws="none",
+        server_header=False,
+        access_log=False,
+    )
+    return uvicorn.Server(config)
+
+
+def address(opened: socket.socket, token: str) -> str:
+    """Returns the address of the page."""
+    return f"http://127.0.0.1:{opened.getsockname()[1]}/{token}/"
+
+
 def serve(
-    views: Sequence[View], port: int = 0, started: Callable[[str], None] = print
+    views: Sequence[View], port: int = 0, started: Callable[[str], None] = announce
 ) -> dict[str, Any]:
     """Serves views until Ctrl-C is pressed.
 
@@ -154,11 +184,32 @@ def serve(
         InputError: If the port cannot be opened.
     """
     token = secrets.token_urlsafe(24)
-    app = application(views, token)
     with listen(port) as opened:
-        config = uvicorn.Config(
-            app, log_level="error", lifespan="off", ws="none", server_header=False, access_log=False
-        )
-        started(f"http://127.0.0.1:{opened.getsockname()[1]}/{token}/")
-        uvicorn.Server(config).run([opened])
+        made = server(views, token)
+        started(address(opened, token))
+        made.run([opened])
     return {}
+
+
+@contextmanager
+def serving(views: Sequence[View]) -> Iterator[str]:
+    """Serves views in a thread of this process, for the time of a block.
+
+    Args:
+        views: The views.
+
+    Yields:
+        The address of the page.
+    """
+    token = secrets.token_urlsafe(24)
+    with listen(0) as opened:
+        made = server(views, token)
+        thread = threading.Thread(target=made.run, args=([opened],))
+        thread.start()
+        try:
+            while not made.started and thread.is_alive():
+                time.sleep(0.005)
+            yield address(opened, token)
+        finally:
+            made.should_exit = True
+            thread.join()

@@ -4,7 +4,6 @@ import { ask } from "./backend.js";
 import { button, card, checkbox, column, controls, el, picture, select, slider, written } from "./elements.js";
 import { latest, page } from "./latest.js";
 import { Map2D, legend } from "./map.js";
-import { say } from "./notice.js";
 import { draw, drawStrip, fitted, reserve } from "./pixels.js";
 import { lift, project } from "./planes.js";
 import { follow, publish } from "./shared.js";
@@ -35,11 +34,15 @@ export class CodesView {
     ];
   }
 
-  /** Asks for what is drawn at first. */
-  async start() {
+  /** Asks for the held-out images. */
+  async load() {
     this.images = (await ask(this.index, "images")).images;
-    if (this.showsImages?.()) this.map.images(this.images);
-    this.pick(0);
+    if (this.showsImages()) this.map.images(this.images);
+  }
+
+  /** Draws what is there at first; another view may have given an image already. */
+  async start() {
+    if (!this.given) this.pick(0);
     await Promise.all([this.rewalk(), this.redecode()]);
   }
 
@@ -193,8 +196,8 @@ export class CodesView {
 
   /** Takes an image of another view. */
   take(image) {
+    this.given = true;
     const mine = fitted(image, this.about.shape);
-    if (mine !== image) say(`${this.about.name} takes images of ${this.about.shape.slice(1).join("×")}: this one is fitted.`);
     this.sketch.show(mine, true);
     this.reencode(mine);
   }

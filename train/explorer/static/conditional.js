@@ -21,7 +21,7 @@ export class ConditionalView extends CodesView {
     if (!mine.length) return super.columns();
     return [
       column(this.mapCard(), this.sliderCard()),
-      column(...mine, this.imageCard()),
+      column(...mine, ...(this.canvas ? [] : [this.imageCard()])),
       column(this.sketchCard(), this.walkCard()),
     ];
   }
@@ -40,12 +40,19 @@ export class ConditionalView extends CodesView {
 
   /** Classes around the image of the chosen one. */
   wheel(part, i, name) {
-    const middle = reserve(picture("The code under the chosen class"), this.about.shape);
+    // The first wheel has the decoded image in its middle.
+    const first = !this.canvas;
+    const middle = reserve(picture("Decoded image"), this.about.shape);
+    if (first) {
+      this.canvas = middle;
+      this.canvas.dataset.name = "decoded";
+      this.caption = el("p", { class: "numbers" });
+    }
     const options = this.options(part, i);
     options.forEach(({ element }, k) => {
       const angle = (2 * Math.PI * k) / options.length - Math.PI / 2;
-      element.style.left = `${50 + 40 * Math.cos(angle)}%`;
-      element.style.top = `${50 + 40 * Math.sin(angle)}%`;
+      element.style.left = `${50 + 41 * Math.cos(angle)}%`;
+      element.style.top = `${50 + 41 * Math.sin(angle)}%`;
     });
     const ring = el(
       "div",
@@ -53,13 +60,13 @@ export class ConditionalView extends CodesView {
       el("div", { class: "middle" }, middle),
       ...options.map(({ element }) => element),
     );
-    ring.style.setProperty("--share", `${Math.min(19, 170 / options.length)}%`);
+    ring.style.setProperty("--share", `${Math.min(18, 150 / options.length)}%`);
     this.draws[i] = (images) => {
       options.forEach(({ canvas }, k) => draw(canvas, row(images, k)));
-      draw(middle, row(images, part.classes.indexOf(this.chosen[i])));
+      if (!first) draw(middle, row(images, part.classes.indexOf(this.chosen[i])));
       this.press(options, part, i);
     };
-    return card(`Every ${name}`, ring, el("p", { class: "hint" }, `One code under each ${name}. Choose one with a click or the arrow keys.`));
+    return card(`Every ${name}`, ring, first ? this.caption : null, el("p", { class: "hint" }, `One code under each ${name}. Choose one with a click or the arrow keys.`));
   }
 
   /** Many classes: a grid of them. */

@@ -29,6 +29,8 @@ export class CurvesView {
     new ResizeObserver(() => this.redraw()).observe(this.element);
   }
 
+  async load() {}
+
   async start() {
     this.redraw();
   }
@@ -146,11 +148,12 @@ export class CurvesView {
   }
 }
 
-/** The columns of a table that are measures. */
+/** The columns of a table that are measures: numbers that differ. */
 function measures(rows) {
-  return Object.keys(rows[0]).filter(
-    (name) => !NOT_DRAWN.includes(name) && rows.some((row) => typeof row[name] === "number"),
-  );
+  return Object.keys(rows[0]).filter((name) => {
+    const values = new Set(rows.map((row) => row[name]).filter((value) => typeof value === "number"));
+    return !NOT_DRAWN.includes(name) && (values.size > 1 || (values.size && rows.length === 1));
+  });
 }
 
 function plot(chart, series) {

@@ -58,10 +58,11 @@ export function slider(label, { low, high, step, value, marks, oninput, format =
   };
   const track = el("span", { class: "track" }, range);
   if (marks) {
-    const place = (x) => `${(100 * (x - low)) / (high - low || 1)}%`;
+    // The middle of the thumb is half its width away from the ends.
+    const share = (x) => (x - low) / (high - low || 1);
     const mark = el("span", { class: "marks", "aria-hidden": "true" });
-    mark.style.left = place(marks[0]);
-    mark.style.width = `${(100 * (marks[1] - marks[0])) / (high - low || 1)}%`;
+    mark.style.left = `calc(8px + (100% - 16px) * ${share(marks[0])})`;
+    mark.style.width = `calc((100% - 16px) * ${share(marks[1]) - share(marks[0])})`;
     track.prepend(mark);
   }
   const element = el("label", { class: "slider" }, el("span", {}, label), track, output);

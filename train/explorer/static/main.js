@@ -47,6 +47,7 @@ export async function show(main, descriptions) {
   main.setAttribute("aria-busy", "false");
   // The first paint is done before anything is asked.
   await new Promise((done) => requestAnimationFrame(done));
+  await Promise.all(sections.map(({ view }) => view.load()));
   for (const { view } of sections) await view.start();
   main.dataset.ready = "true";
 }

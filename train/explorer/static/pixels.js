@@ -19,15 +19,12 @@ export function draw(canvas, image) {
   canvas.getContext("2d").putImageData(imageData(image), 0, 0);
 }
 
-/** Draws images side by side, in rows of so many. */
-export function drawStrip(canvas, images, across = images.shape[0]) {
+/** Draws images side by side. */
+export function drawStrip(canvas, images) {
   const [n, , height, width] = images.shape;
-  fit(canvas, height * Math.ceil(n / across), width * Math.min(n, across));
+  fit(canvas, height, width * n);
   const context = canvas.getContext("2d");
-  for (let i = 0; i < n; i++) {
-    const [x, y] = [(i % across) * width, Math.floor(i / across) * height];
-    context.putImageData(imageData(row(images, i)), x, y);
-  }
+  for (let i = 0; i < n; i++) context.putImageData(imageData(row(images, i)), i * width, 0);
 }
 
 function fit(canvas, height, width) {
@@ -37,8 +34,8 @@ function fit(canvas, height, width) {
 }
 
 /** Gives a canvas the size of an image before there is one, so that nothing moves later. */
-export function reserve(canvas, [, height, width], across = 1, down = 1) {
-  fit(canvas, height * down, width * across);
+export function reserve(canvas, [, height, width], across = 1) {
+  fit(canvas, height, width * across);
   return canvas;
 }
 

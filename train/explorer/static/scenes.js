@@ -5,7 +5,7 @@ import { colourOf } from "./colours.js";
 import { button, card, column, controls, el, picture, select } from "./elements.js";
 import { latest, page } from "./latest.js";
 import { say } from "./notice.js";
-import { draw, drawStrip, fitted, reserve } from "./pixels.js";
+import { draw, fitted, reserve } from "./pixels.js";
 import { box, moved, normal, scaled } from "./places.js";
 import { follow, publish } from "./shared.js";
 import { Sketch } from "./sketch.js";
@@ -34,12 +34,14 @@ export class ScenesView {
     follow(this, (image) => this.take(image));
   }
 
-  async start() {
+  async load() {
     this.images = (await ask(this.index, "images")).images;
+  }
+
+  async start() {
     const { counts } = this.about;
     // The fullest of the first scenes has most to see.
-    const first = counts ? counts.indexOf(Math.max(...counts.slice(0, 50))) : 0;
-    this.pick(first);
+    if (!this.given) this.pick(counts ? counts.indexOf(Math.max(...counts.slice(0, 50))) : 0);
     await this.sample();
   }
 
@@ -130,8 +132,11 @@ export class ScenesView {
   }
 
   priorCard() {
-    this.prior = reserve(picture(`${DRAWS} scenes drawn from the prior`, { class: "strip" }), this.about.shape, 3, DRAWS / 3);
-    this.prior.dataset.name = "prior";
+    this.prior = Array.from({ length: DRAWS }, (_, i) => {
+      const canvas = reserve(picture(`Scene ${i + 1} drawn from the prior`, { class: "strip" }), this.about.shape);
+      canvas.dataset.name = `prior ${i + 1}`;
+      return canvas;
+    });
     const counts = [["", "as the prior has it"], ...this.bars.map((_, n) => [n, n === 1 ? "1 object" : `${n} objects`])];
     const choice = select("count", counts, (value) => {
       this.count = value === "" ? null : +value;
@@ -140,7 +145,7 @@ export class ScenesView {
     // The prior of few models has objects in most scenes.
     this.count = Math.min(2, this.about.objects);
     choice.querySelector("select").value = String(this.count);
-    return card("Draws from the prior", this.prior, controls(choice, button("Draw again", () => this.sample())));
+    return card("Draws from the prior", el("div", { class: "draws" }, ...this.prior), controls(choice, button("Draw again", () => this.sample())));
   }
 
   pick(i) {
@@ -151,6 +156,7 @@ export class ScenesView {
   }
 
   take(image) {
+    this.given = true;
     const mine = fitted(image, this.about.shape);
     this.sketch.show(mine, true);
     this.redetect(mine);
@@ -159,7 +165,7 @@ export class ScenesView {
   async sample() {
     const seed = Math.floor(Math.random() * 2 ** 32);
     const { images } = await this.ask("sample", { n: DRAWS, count: this.count, seed }, "prior");
-    drawStrip(this.prior, images, 3);
+    this.prior.forEach((canvas, i) => draw(canvas, row(images, i)));
   }
 
   async detected(image) {

@@ -28,10 +28,13 @@ export class SetsView {
     follow(this, (image) => this.take(image));
   }
 
-  async start() {
+  async load() {
     this.images = (await ask(this.index, "images")).images;
     if (this.drawn.checked) this.map.images(this.images);
-    this.pick(0);
+  }
+
+  async start() {
+    if (!this.given) this.pick(0);
   }
 
   mapCard() {
@@ -113,6 +116,7 @@ export class SetsView {
   }
 
   take(image) {
+    this.given = true;
     this.shownIndex = null;
     const mine = fitted(image, this.about.shape);
     this.sketch.show(mine, true);
