@@ -1,14 +1,22 @@
 // Requests that follow a pointer: one is under way, and only the last of the others waits.
 import { report } from "./notice.js";
 
+let running = 0;
+
+function count(change) {
+  running += change;
+  document.body.dataset.busy = String(running > 0);
+}
+
 /** Returns a function that calls `work` with its latest arguments, never twice at once. */
 export function latest(work) {
   let waiting = null;
-  let running = false;
+  let busy = false;
   return async (...given) => {
     waiting = given;
-    if (running) return;
-    running = true;
+    if (busy) return;
+    busy = true;
+    count(1);
     while (waiting) {
       const now = waiting;
       waiting = null;
@@ -18,7 +26,8 @@ export function latest(work) {
         report(error);
       }
     }
-    running = false;
+    busy = false;
+    count(-1);
   };
 }
 

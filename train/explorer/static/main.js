@@ -36,6 +36,8 @@ export function section(index, about) {
     el("dl", {}, ...measures),
   );
   const element = el("article", { class: "run", "aria-labelledby": id, data: { kind: about.kind } }, head, view.element);
+  // For whoever looks from the console.
+  element.view = view;
   return { element, view };
 }
 
