@@ -49,7 +49,8 @@ class SetsView(EncodedView):
             {"name": name, "rows": rows.tolist(), "withheld": name in withheld}
             for name, rows in self.rows.items()
         ]
-        return super().description() | {"sets": sets}
+        similarity = self.trained.settings.similarity
+        return super().description() | {"sets": sets, "similarity": similarity}
 
     @property
     def verbs(self) -> Mapping[str, Callable[[Fields], dict[str, Any]]]:
