@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, ClassVar
 
 from train.errors import require
@@ -54,8 +53,3 @@ class View(ABC):
         known = self.verbs
         require(verb in known, f"there is no verb {verb:.40}: give {', '.join(known)}")
         return known[verb](fields)
-
-
-def run_name(trained: Any, path: Path | None = None) -> str:
-    """Returns what the page calls a run: the name of its folder, or of its method."""
-    return trained.method.name if path is None else path.resolve().name

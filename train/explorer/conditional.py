@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from train.data.labelled import Images
 from train.errors import brief, require
 from train.explorer.arrays import images_of, is_number, packed, packed_images, rows_of
 from train.explorer.base import Fields
@@ -19,6 +20,16 @@ class ConditionalView(CodesView):
     """Codes that are decoded under a condition: classes, quantities or several of them."""
 
     kind = "conditional"
+
+    def __init__(
+        self, trained: Any, held_out: Images, name: str, results: Mapping[str, Any]
+    ) -> None:
+        known = trained.labels_of(held_out)
+        require(
+            known is not None or not trained.settings.conditional,
+            "labels are missing: this model decodes an image under them",
+        )
+        super().__init__(trained, held_out, name, results)
 
     def measures(self) -> Sequence[Measure]:
         found = []

@@ -14,7 +14,7 @@ from train.data.annotated import Scenes
 from train.data.fingerprint import fingerprint
 from train.data.images import as_bytes, as_images
 from train.data.labelled import Images
-from train.data.labels import are_classes
+from train.data.labels import are_classes, as_labels
 from train.errors import require
 
 MOST_BYTES = 4 * 2**20
@@ -52,9 +52,25 @@ def labelled(held_out: Images | Scenes) -> Images:
     return held_out.as_images() if isinstance(held_out, Scenes) else held_out
 
 
-def given(images: Any, shape: Shape) -> Images:
-    """Returns images that a person gives, of any type: see :func:`train.data.images.as_images`."""
-    return Images(as_bytes(as_images(images, shape)).cpu(), None)
+def given(images: Any, shape: Shape, labels: Any = None) -> Images:
+    """Returns images that a person gives, with their labels.
+
+    Args:
+        images: Of any type: see :func:`train.data.images.as_images`.
+        shape: The channels, height and width that they must have.
+        labels: See :func:`train.data.labels.as_labels`; ``None`` if there are none.
+
+    Raises:
+        InputError: If they are of another shape or type, or there are more or fewer labels.
+    """
+    pixels = as_bytes(as_images(images, shape)).cpu()
+    values = None if labels is None else as_labels(labels)
+    require(
+        values is None or len(values) == len(pixels),
+        f"there are {0 if values is None else len(values)} labels for {len(pixels)} images: give "
+        "as many",
+    )
+    return Images.labelled(pixels, values)
 
 
 def sampled(images: Images, most: int) -> Images:

@@ -38,6 +38,8 @@ export function point(context, shape, x, y, r) {
   } else context.fill();
 }
 
+/** The element that has the colours of the style sheet: in a notebook not the whole page. */
+export const root = { element: document.documentElement };
+
 /** A colour of the style sheet, as it is now. */
-export const theme = (name) =>
-  getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
+export const theme = (name) => getComputedStyle(root.element).getPropertyValue(`--${name}`).trim();

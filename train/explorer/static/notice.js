@@ -11,6 +11,11 @@ export function report(error) {
 /** Says something for some seconds. */
 export function say(text, kind = "note") {
   const notice = document.getElementById("notice");
+  if (!notice) {
+    // In a notebook.
+    console.warn(text);
+    return;
+  }
   notice.querySelector("p").textContent = text;
   notice.dataset.kind = kind;
   notice.hidden = false;
