@@ -82,3 +82,22 @@ export function written(x) {
 export function picture(alt, properties = {}) {
   return el("canvas", { role: "img", "aria-label": alt, ...properties });
 }
+
+/**
+ * The event of a pointer that moves: where there is one that does not wait for the next frame, an
+ * image is there a frame earlier.
+ */
+export const MOVE = "onpointerrawupdate" in window ? "pointerrawupdate" : "pointermove";
+
+/** Returns a function that has `draw` called once before the next frame, however often it is. */
+export function framed(draw) {
+  let asked = false;
+  return () => {
+    if (asked) return;
+    asked = true;
+    requestAnimationFrame(() => {
+      asked = false;
+      draw();
+    });
+  };
+}

@@ -1,7 +1,7 @@
 // A map of points in the plane: a pointer, a finger or the arrow keys move over it.
 import { row } from "./arrays.js";
 import { colourOf, point, shapeOf, theme, viridis } from "./colours.js";
-import { el } from "./elements.js";
+import { MOVE, el, framed } from "./elements.js";
 import { canvasOf } from "./pixels.js";
 
 const MARGIN = 0.06;
@@ -22,6 +22,7 @@ export class Map2D {
     this.thumbnails = null;
     this.colouring = null;
     this.hidden = new Set();
+    this.recross = framed(() => this.cross());
     this.below = el("canvas", { "aria-hidden": "true" });
     this.above = el("canvas", {
       class: "touch",
@@ -78,7 +79,7 @@ export class Map2D {
       const box = this.above.getBoundingClientRect();
       return this.plane((event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height);
     };
-    this.above.addEventListener("pointermove", (event) => this.move(place(event)));
+    this.above.addEventListener(MOVE, (event) => this.move(place(event)));
     this.above.addEventListener("pointerdown", (event) => {
       this.above.setPointerCapture(event.pointerId);
       this.move(place(event));
@@ -127,7 +128,7 @@ export class Map2D {
   /** Moves the cross without a call. */
   mark(place) {
     this.cursor = place;
-    this.cross();
+    this.recross();
   }
 
   plane(u, v) {

@@ -2,7 +2,7 @@
 import { lists, pack, row, stack } from "./arrays.js";
 import { ask } from "./backend.js";
 import { colourOf } from "./colours.js";
-import { button, card, column, controls, el, picture, select } from "./elements.js";
+import { MOVE, button, card, column, controls, el, framed, picture, select } from "./elements.js";
 import { latest, page } from "./latest.js";
 import { say } from "./notice.js";
 import { draw, fitted, reserve } from "./pixels.js";
@@ -22,6 +22,7 @@ export class ScenesView {
     this.selected = 0;
     this.redetect = latest((image) => this.detected(image));
     this.redraw = latest(() => this.drawn());
+    this.frames = framed(() => this.outline());
     this.element = el(
       "div",
       { class: "columns" },
@@ -220,7 +221,7 @@ export class ScenesView {
   }
 
   /** Draws the boxes: those found on the scene, those of windows on the model's scene. */
-  frames() {
+  outline() {
     frame(this.found, this.about.shape, this.boxes ?? []);
     const windows = this.objects.map(({ where }) => box(where, this.about.shape, this.about.aspect));
     frame(this.handles, this.about.shape, windows, this.selected);
@@ -298,7 +299,7 @@ export class ScenesView {
       this.choices();
       this.frames();
     });
-    canvas.addEventListener("pointermove", (event) => {
+    canvas.addEventListener(MOVE, (event) => {
       if (!last) return;
       const here = place(event);
       this.shift(here[0] - last[0], here[1] - last[1]);

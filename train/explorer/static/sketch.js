@@ -1,5 +1,5 @@
 // A pad to draw on, with a mouse, a finger or the keyboard, or to drop an image on.
-import { button, controls, el } from "./elements.js";
+import { MOVE, button, controls, el } from "./elements.js";
 import { draw, fromFile, read, reserve } from "./pixels.js";
 import { report } from "./notice.js";
 
@@ -100,7 +100,7 @@ export class Sketch {
       last = place(event);
       this.stroke(last, last);
     });
-    canvas.addEventListener("pointermove", (event) => {
+    canvas.addEventListener(MOVE, (event) => {
       if (!last) return;
       for (const each of event.getCoalescedEvents?.().length ? event.getCoalescedEvents() : [event]) {
         const here = place(each);
