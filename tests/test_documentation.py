@@ -25,7 +25,7 @@ from tests.data.refusals import refused
 from tests.estimators.exact import Projections, z_scores
 from tests.pages import PAGES, ROOT, anchors, blocks, links, read
 from tests.test_train_air import SMALL
-from train import acai, air, figures, icvae
+from train import acai, ae, air, figures, icvae
 from train.acai import ACAISettings
 from train.air import AIRSettings
 from train.bench import BenchSettings
@@ -285,6 +285,18 @@ def test_another_logger(monkeypatch, tmp_path):
         (2, {"validation_mse"}),
         0,
     ]
+
+
+def test_a_cell_of_a_notebook(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    images = np.random.default_rng(0).integers(0, 256, (30, 8, 8), dtype=np.uint8)
+    np.savez("few.npz", images=images)
+    settings = {"steps": 1, "z_dim": 2, "hidden": (4,), "cluster_starts": 1, "device": "cpu"}
+    ae.main(ae.AESettings(**settings, data="few.npz", run_dir=Path("runs/my-ae")))
+    *lines, last = BLOCKS["notebook"].strip().splitlines()
+    names = {"images": images}
+    exec("\n".join([*lines, f"shown = {last}"]), names)
+    assert names["shown"].about["codes"]["shape"] == [30, 2]
 
 
 def test_another_likelihood():

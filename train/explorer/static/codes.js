@@ -1,7 +1,7 @@
 // The view of a method that encodes and decodes: a map, an image at each point, sliders, a walk.
 import { lists, pack, row, stack } from "./arrays.js";
 import { ask } from "./backend.js";
-import { button, card, checkbox, column, controls, el, picture, select, slider, written } from "./elements.js";
+import { button, card, checkbox, column, controls, el, framed, picture, select, slider, written } from "./elements.js";
 import { latest, page } from "./latest.js";
 import { Map2D, legend } from "./map.js";
 import { draw, drawStrip, fitted, reserve } from "./pixels.js";
@@ -21,6 +21,7 @@ export class CodesView {
     this.ends = [0, Math.max(1, this.codes.length >> 1)].map((i) => this.codes[i] ?? this.z);
     this.redecode = latest(() => this.decoded());
     this.rewalk = latest(() => this.walked());
+    this.reslide = framed(() => this.sliders.forEach((each, i) => each.set(this.z[i])));
     this.reencode = latest((image) => this.encoded(image));
     this.element = el("div", { class: "columns" }, ...this.columns());
     follow(this, (image) => this.take(image));
@@ -180,7 +181,7 @@ export class CodesView {
   at(z, source) {
     this.z = z;
     if (source !== "map") this.map.mark(project(this.about.plane, z));
-    if (source !== "slider") this.sliders.forEach((each, i) => each.set(z[i]));
+    if (source !== "slider") this.reslide();
     this.redecode();
   }
 
