@@ -41,7 +41,7 @@ BLOCKS = blocks("".join(map(read, set(PAGES) - {"docs/estimators.md"})))
 """Their Python, by the names that its fences have; one page has tests of its own."""
 RUN = (
     *("first", "air", "scenes", "canvas", "drawn", "leave-one-out", "trained", "guide", "method"),
-    *("method-used", "logger", "likelihood", "guarantee"),
+    *("method-used", "logger", "likelihood", "guarantee", "notebook"),
 )
 """The blocks that tests of this file run."""
 
