@@ -17,6 +17,7 @@ from train.methods import METHODS
 from train.settings import Settings
 
 SHAPE = (12, 10)
+NAMES = ("grey", "colour", "quantities", "table", "scenes")
 MEASURED = {"reconstruction_mse": 0.0123, "leakage": 0.122, "chance": 0.1, "count_accuracy": 0.9}
 
 
@@ -30,10 +31,12 @@ def save_data(folder: Path) -> dict[str, str]:
     np.savez(folder / "colour.npz", images=coloured, labels=classes)
     np.savez(folder / "quantities.npz", images=images, labels=rng.normal(size=(60, 2)))
     scenes = rng.integers(0, 256, (40, 20, 24), dtype=np.uint8)
-    np.savez(folder / "scenes.npz", images=scenes, counts=np.arange(40) % 3)
-    return {
-        name: str(folder / f"{name}.npz") for name in ("grey", "colour", "quantities", "scenes")
-    }
+    np.savez(folder / "scenes.npz", images=scenes, counts=np.arange(40) % 2)
+    np.savez(folder / "table.npz", images=images)
+    sizes = [f"{size:.3f}" for size in rng.normal(size=60)]
+    rows = [f"{kind},{size}" for kind, size in zip(classes, sizes, strict=True)]
+    (folder / "table.csv").write_text("\n".join(["kind,size", *rows]) + "\n")
+    return {name: str(folder / f"{name}.npz") for name in NAMES}
 
 
 def settings(data: dict[str, str]) -> dict[str, Settings]:
@@ -41,6 +44,8 @@ def settings(data: dict[str, str]) -> dict[str, Settings]:
     common: dict[str, Any] = {"batch_size": 8, "device": "cpu"}
     grey, small = common | {"data": data["grey"]}, {"hidden": (8,)}
     conditional = common | small | {"memory": 8, "batch_size": 20}
+    scenes = common | {"data": data["scenes"], "guide": "convolutional", "window_size": 8}
+    scenes |= {"guide_channels": 4, "guide_hidden": 8, "what_hidden": 8, "what_dim": 3}
     return {
         "ae": ae.AESettings(**grey, **small, z_dim=2),
         "ae-colour": ae.AESettings(**common, **small, data=data["colour"], z_dim=3),
@@ -49,6 +54,13 @@ def settings(data: dict[str, str]) -> dict[str, Settings]:
         "icvae-quantities": icvae.ICVAESettings(
             **conditional, data=data["quantities"], invariance="kt", encoder_sees_labels=True
         ),
+        "icvae-columns": icvae.ICVAESettings(
+            **conditional,
+            data=data["table"],
+            labels=Path(data["table"]).with_suffix(".csv"),
+            condition=("kind", "size"),
+            invariance="kt",
+        ),
         "icvae-echo": icvae.ICVAESettings(
             **conditional, data=data["grey"], invariance="echo", echo_terms=5
         ),
@@ -56,18 +68,8 @@ def settings(data: dict[str, str]) -> dict[str, Settings]:
             **conditional, data=data["grey"], condition="none", invariance="none"
         ),
         "abc": abc.ABCSettings(**grey, stack_size=5, withheld=("cat",), channels=4),
-        "air": air.AIRSettings(
-            **common,
-            data=data["scenes"],
-            guide="convolutional",
-            guide_channels=4,
-            guide_hidden=8,
-            what_hidden=8,
-            what_dim=3,
-            window_size=8,
-            anchors=2,
-            max_objects=3,
-        ),
+        "air": air.AIRSettings(**scenes, max_objects=3),
+        "air-single": air.AIRSettings(**scenes, max_objects=1),
     }
 
 
@@ -87,7 +89,7 @@ def make_runs(folder: Path) -> dict[str, Path]:
             for weight in objective.parameters():
                 scale = weight[0].numel() ** -0.5 if weight.ndim > 1 else 0.3
                 weight.data.normal_(0, scale, generator=generator)
-            if name == "air":
+            if method.name == "air":
                 # There are objects in most scenes.
                 objective.guide.gains.data[:] = torch.tensor([5.0, 9.0])
         made[name] = save(folder / name, method.name, session, objective)

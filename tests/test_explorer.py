@@ -32,7 +32,8 @@ from train.verbs.base import Trained
 
 JSON = {"content-type": "application/json"}
 RUNS = (Path("runs/my-run"),)
-KINDS = ("ae", "ae-colour", "icvae", "icvae-quantities", "icvae-echo", "icvae-vae", "abc", "air")
+DECODING = ("ae", "ae-colour", "icvae", "icvae-quantities", "icvae-echo", "icvae-vae")
+KINDS = (*DECODING, "icvae-columns", "abc", "air")
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +107,7 @@ def shown(view: View) -> torch.Tensor:
     return view.held_out.images
 
 
-@pytest.mark.parametrize("name", [name for name in KINDS if name not in ("abc", "air")])
+@pytest.mark.parametrize("name", DECODING)
 def test_codes_and_images_are_those_of_the_verbs(ask, explored, views, name):
     trained, view = load(explored[name]), views[name]
     images = shown(view)[:3]
@@ -194,6 +195,18 @@ def test_measures_are_told_in_words(views):
     }  # fmt: skip
 
 
+def test_named_conditions(ask, explored, views):
+    icvae = load(explored["icvae-columns"])
+    kind, size = views["icvae-columns"].description()["conditions"]
+    assert kind["classes"] == ["ant", "bee", "cat"]
+    assert size["low"][0] < size["high"][0]
+    given = [["bee", [0.5]], ["cat", [-1]]]
+    images = unpacked(ask("icvae-columns", "decode", codes=[[0, 1]] * 2, labels=given)["images"])
+    labels = {"kind": ["bee", "cat"], "size": [0.5, -1.0]}
+    expected = icvae.decode([[0, 1]] * 2, labels)
+    assert np.array_equal(images[:, 0], levels(expected))
+
+
 def test_what_is_described_is_what_there_is(request_of, views):
     described = request_of("GET", "/TOKEN/views").json
     assert [each["name"] for each in described] == list(views)
@@ -215,6 +228,8 @@ def test_what_is_described_is_what_there_is(request_of, views):
         ("GET", "/TOKEN/", {"Host": "127.0.0.1.evil.example:80"}, "", 421, "evil.example"),
         ("GET", "/TOKEN/", {"Origin": "http://evil.example"}, "", 403, "evil.example"),
         ("GET", "/TOKEN/static/..%2f..%2fserver.py", {}, "", 404, ""),
+        ("GET", f"/TOKEN/views/{'9' * 5_000}/decode", {}, "", 400, "cannot be answered"),
+        ("OPTIONS", "*", {}, "", 403, "token"),
         ("GET", "/TOKEN/static/nothing.js", {}, "", 404, "nothing.js"),
         ("POST", "/TOKEN/views", JSON, "{}", 405, ""),
         ("DELETE", "/TOKEN/views/0/decode", {}, "", 405, ""),

@@ -103,14 +103,14 @@ class Guard:
         origin = headers.get("origin")
         if origin is not None and origin != f"http://{host}":
             raise RefusedError(HTTPStatus.FORBIDDEN, f"a page of {origin:.60} may not ask")
-        _, given, *path = scope["path"].split("/", 2)
+        given, _, path = scope["path"].lstrip("/").partition("/")
         if not hmac.compare_digest(given.encode(errors="replace"), self.token.encode()):
             reason = "the token is missing or wrong: open the address that the command printed"
             raise RefusedError(HTTPStatus.FORBIDDEN, reason)
         length = headers.get("content-length", "0")
         if not (length.isascii() and length.isdigit()) or int(length[:20]) > MOST_BYTES:
             raise TOO_LARGE
-        inner = "/" + "".join(path)
+        inner = f"/{path}"
         return {**scope, "path": inner, "raw_path": inner.encode(errors="replace")}
 
 

@@ -66,5 +66,7 @@ class Worker:
 
 
 def _prepare() -> None:
-    # A flag of the thread. Trained weights have denormals, which slow a CPU down.
+    # Both are of the thread. Trained weights have denormals, which slow a CPU down; and of a single
+    # image each layer is so short that several threads would mostly wait for each other.
     torch.set_flush_denormal(True)
+    torch.set_num_threads(1)

@@ -6,6 +6,8 @@ const TITLES = {
   elbo: "held-out ELBO, nats",
   count_accuracy: "scenes counted right",
   variance: "gradient variance, nats²",
+  bias: "distance of the mean from the exact gradient, nats",
+  bias_share: "bias, as a share of the exact gradient",
   bias_se: "bias, standard errors",
   milliseconds: "milliseconds a step",
   variance_time: "variance × time, nats² s",
@@ -209,11 +211,11 @@ function rule(context, ...[x0, y0, x1, y1]) {
   context.stroke();
 }
 
-/** Leaves out the lowest tenth, as a run that diverged would press the others together. */
+/** Leaves out the lowest tenth where it is far below, as a run that diverged would press the others together. */
 function inliers(values) {
   const sorted = [...values].sort((a, b) => a - b);
-  const low = sorted[Math.floor(sorted.length / 10)];
-  return values.filter((value) => value >= low);
+  const [low, high] = [sorted[Math.floor(sorted.length / 10)], sorted.at(-1)];
+  return low - sorted[0] > high - low ? values.filter((value) => value >= low) : values;
 }
 
 function axis(values, from, to, log) {
