@@ -69,7 +69,10 @@ def settings(data: dict[str, str]) -> dict[str, Settings]:
         ),
         "abc": abc.ABCSettings(**grey, stack_size=5, withheld=("cat",), channels=4),
         "air": air.AIRSettings(**scenes, max_objects=3),
-        "air-single": air.AIRSettings(**scenes, max_objects=1),
+        # A small graph, as its export takes long.
+        "air-single": air.AIRSettings(
+            **scenes, max_objects=1, background="black", composition="sum"
+        ),
     }
 
 

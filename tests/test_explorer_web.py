@@ -17,6 +17,7 @@ import torch
 from tests import browser
 from tests.browser import Page
 from tests.data.refusals import refused
+from train import export
 from train.errors import InputError
 from train.explore import ExploreSettings, opened
 from train.explorer import runtime
@@ -64,8 +65,10 @@ def served(folder: Path) -> Iterator[str]:
 
 
 @pytest.fixture
-def show(chromium, explored, ort, tmp_path) -> Iterator[Callable[[str], Page]]:
+def show(chromium, explored, ort, tmp_path, monkeypatch) -> Iterator[Callable[[str], Page]]:
     """Exports a run, and opens the page."""
+    # What it is at other sizes is another test's.
+    monkeypatch.setattr(export, "SIZES", (2,))
     with ExitStack() as stack:
         pages = []
 
