@@ -137,7 +137,7 @@ export class ConditionalView extends CodesView {
         move.set(this.chosen[i][k]);
       });
     };
-    return card(`Every ${name}`, ...strips.flatMap(({ strip, move }) => [move.element, strip]));
+    return card(part.name ? `Every ${name}` : "Quantities", ...strips.flatMap(({ strip, move }) => [move.element, strip]));
   }
 
   choose(i, value) {

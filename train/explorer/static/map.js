@@ -1,7 +1,7 @@
 // A map of points in the plane: a pointer, a finger or the arrow keys move over it.
 import { row } from "./arrays.js";
 import { colourOf, point, shapeOf, theme, viridis } from "./colours.js";
-import { MOVE, el, framed } from "./elements.js";
+import { MOVE, el, framed, written } from "./elements.js";
 import { canvasOf } from "./pixels.js";
 
 const MARGIN = 0.06;
@@ -231,7 +231,7 @@ export function legend(map, colouring) {
   if (!colouring) return el("div", { class: "legend" });
   if (!colouring.classes) {
     const known = colouring.values.filter((value) => value !== null);
-    const ends = [Math.min(...known), Math.max(...known)].map((x) => String(+x.toPrecision(3)));
+    const ends = [Math.min(...known), Math.max(...known)].map(written);
     return el(
       "div",
       { class: "legend" },
