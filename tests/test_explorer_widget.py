@@ -47,7 +47,7 @@ def test_a_widget_answers_messages(explored, monkeypatch):
     good, *bad = said
     assert good["id"] == 5
     assert good["answer"]["images"]["shape"] == [1, 1, 12, 10]
-    assert ["1 to 256" in bad[0]["error"], "no verb x" in bad[1]["error"]] == [True, True]
+    assert ["1 to 512" in bad[0]["error"], "no verb x" in bad[1]["error"]] == [True, True]
     assert "cannot be answered" in answer(None, {"id": 1})["error"]
     # Without images, those of the run.
     assert load(explored["air"]).explore().about["kind"] == "scenes"

@@ -17,7 +17,7 @@ from torch import Tensor
 from pyro_models.shapes import Shape
 from train.errors import InputError, brief, require
 
-MOST_ROWS = 256
+MOST_ROWS = 512
 """Most codes or images in a request."""
 
 

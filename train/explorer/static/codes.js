@@ -206,7 +206,12 @@ export class CodesView {
   async decoded() {
     const z = this.z;
     const { images } = await this.decode([z], "map");
-    draw(this.canvas, row(images, 0));
+    this.shown(z, row(images, 0));
+  }
+
+  /** Draws the image of a code. */
+  shown(z, image) {
+    draw(this.canvas, image);
     this.caption.textContent = brief(z);
     this.canvas.setAttribute("aria-label", `Decoded image of the code ${brief(z)}`);
   }

@@ -2,18 +2,13 @@
 import { row } from "./arrays.js";
 import { CodesView } from "./codes.js";
 import { card, column, el, picture, slider } from "./elements.js";
-import { latest } from "./latest.js";
 import { draw, drawStrip, reserve } from "./pixels.js";
 
 const MOST_ON_WHEEL = 12;
 const LEVELS = 9;
+const MOST = 200;
 
 export class ConditionalView extends CodesView {
-  constructor(index, about) {
-    super(index, about);
-    this.recondition = latest(() => this.conditioned());
-  }
-
   columns() {
     // The conditions that images are decoded under: of each a class, or a list of quantities.
     this.chosen = this.about.conditions.map(({ own, classes, low }) => own[0] ?? classes?.[0] ?? low);
@@ -77,12 +72,14 @@ export class ConditionalView extends CodesView {
       this.press(options, part, i);
     };
     const elements = options.map(({ element }) => element);
-    return card(`Every ${name}`, el("div", { class: "classes", role: "radiogroup", "aria-label": name }, ...elements));
+    const { length } = part.classes;
+    const hint = length > MOST ? el("p", { class: "hint" }, `The first ${MOST} of ${length}.`) : null;
+    return card(`Every ${name}`, el("div", { class: "classes", role: "radiogroup", "aria-label": name }, ...elements), hint);
   }
 
   /** Makes a button of each class. */
   options(part, i) {
-    const options = part.classes.slice(0, 200).map((value) => {
+    const options = part.classes.slice(0, MOST).map((value) => {
       const canvas = reserve(picture(`The code as ${value}`), this.about.shape);
       canvas.dataset.name = `class ${value}`;
       const element = el(
@@ -151,21 +148,19 @@ export class ConditionalView extends CodesView {
     super.pick(i);
   }
 
+  /** Decodes the code as it is chosen, and under every value of each condition, in one request. */
   async decoded() {
-    await super.decoded();
-    await this.recondition();
-  }
-
-  /** Decodes the code under every value of each condition, in one request. */
-  async conditioned() {
     const parts = this.about.conditions;
-    if (!parts.length) return;
-    const rows = parts.map((part, i) => this.values(part, i));
-    const labels = rows.flatMap((values, i) => values.map((value) => this.chosen.map((old, k) => (k === i ? value : old))));
-    const { images } = await this.decode(new Array(labels.length).fill(this.z), "every", labels);
-    let from = 0;
+    if (!parts.length) return super.decoded();
+    const z = this.z;
+    const every = parts.map((part, i) => this.values(part, i));
+    const others = every.flatMap((values, i) => values.map((value) => this.chosen.map((old, k) => (k === i ? value : old))));
+    const labels = [this.chosen, ...others];
+    const { images } = await this.decode(new Array(labels.length).fill(z), "map", labels);
+    this.shown(z, row(images, 0));
     const size = row(images, 0).data.length;
-    rows.forEach((values, i) => {
+    let from = 1;
+    every.forEach((values, i) => {
       const shape = [values.length, ...images.shape.slice(1)];
       this.draws[i]({ shape, data: images.data.subarray(from * size, (from + values.length) * size) });
       from += values.length;
@@ -178,7 +173,7 @@ export class ConditionalView extends CodesView {
   }
 
   values(part, i) {
-    if (part.classes) return part.classes.slice(0, 200);
+    if (part.classes) return part.classes.slice(0, MOST);
     return part.low.flatMap((low, k) =>
       Array.from({ length: LEVELS }, (_, j) => {
         const x = low + (j / (LEVELS - 1)) * (part.high[k] - low);
