@@ -21,7 +21,9 @@ export class CodesView {
     this.ends = [0, Math.max(1, this.codes.length >> 1)].map((i) => this.codes[i] ?? this.z);
     this.redecode = latest(() => this.decoded());
     this.rewalk = latest(() => this.walked());
-    this.reslide = framed(() => this.sliders.forEach((each, i) => each.set(this.z[i])));
+    // Many sliders would take the time in which the next image could be drawn.
+    const pause = about.size > 8 ? 100 : 0;
+    this.reslide = framed(() => this.sliders.forEach((each, i) => each.set(this.z[i])), pause);
     this.reencode = latest((image) => this.encoded(image));
     this.element = el("div", { class: "columns" }, ...this.columns());
     follow(this, (image) => this.take(image));

@@ -89,15 +89,21 @@ export function picture(alt, properties = {}) {
  */
 export const MOVE = "onpointerrawupdate" in window ? "pointerrawupdate" : "pointermove";
 
-/** Returns a function that has `draw` called once before the next frame, however often it is. */
-export function framed(draw) {
+/**
+ * Returns a function that has `draw` called once before a next frame, however often it is; after a
+ * pause in milliseconds, where what it draws takes long.
+ */
+export function framed(draw, pause = 0) {
   let asked = false;
-  return () => {
-    if (asked) return;
-    asked = true;
+  const soon = () =>
     requestAnimationFrame(() => {
       asked = false;
       draw();
     });
+  return () => {
+    if (asked) return;
+    asked = true;
+    if (pause) setTimeout(soon, pause);
+    else soon();
   };
 }

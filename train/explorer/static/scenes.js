@@ -1,8 +1,9 @@
 // The view of AIR: a scene to draw, what the model finds in it, and the model's scene to change.
 import { lists, pack, row, stack } from "./arrays.js";
 import { ask } from "./backend.js";
+import { frame, grip } from "./boxes.js";
 import { colourOf } from "./colours.js";
-import { MOVE, button, card, column, controls, el, framed, picture, select } from "./elements.js";
+import { button, card, column, controls, el, framed, picture, select } from "./elements.js";
 import { latest, page } from "./latest.js";
 import { say } from "./notice.js";
 import { draw, fitted, reserve } from "./pixels.js";
@@ -11,7 +12,6 @@ import { follow, publish } from "./shared.js";
 import { Sketch } from "./sketch.js";
 
 const DRAWS = 6;
-const KEYS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 
 export class ScenesView {
   constructor(index, about) {
@@ -86,7 +86,13 @@ export class ScenesView {
         "the chosen one, plus and minus change its size, Delete takes it away.",
     });
     this.handles.dataset.name = "handles";
-    this.listen();
+    grip(this.handles, this.about.shape, {
+      boxes: () => this.windows(),
+      select: (i) => this.select(i),
+      shift: (dx, dy) => this.shift(dx, dy),
+      resize: (factor) => this.resize(factor),
+      remove: () => this.remove(),
+    });
     this.chooser = el("div", { class: "controls", role: "group", "aria-label": "object" });
     return card(
       "The model's scene",
@@ -223,8 +229,17 @@ export class ScenesView {
   /** Draws the boxes: those found on the scene, those of windows on the model's scene. */
   outline() {
     frame(this.found, this.about.shape, this.boxes ?? []);
-    const windows = this.objects.map(({ where }) => box(where, this.about.shape, this.about.aspect));
-    frame(this.handles, this.about.shape, windows, this.selected);
+    frame(this.handles, this.about.shape, this.windows(), this.selected);
+  }
+
+  windows() {
+    return this.objects.map(({ where }) => box(where, this.about.shape, this.about.aspect));
+  }
+
+  select(i) {
+    this.selected = i;
+    this.choices();
+    this.frames();
   }
 
   change(where) {
@@ -263,11 +278,7 @@ export class ScenesView {
 
   choices() {
     const options = this.objects.map((_, i) => {
-      const chosen = button(`object ${i + 1}`, () => {
-        this.selected = i;
-        this.choices();
-        this.frames();
-      });
+      const chosen = button(`object ${i + 1}`, () => this.select(i));
       chosen.setAttribute("aria-pressed", String(i === this.selected));
       chosen.style.setProperty("--colour", colourOf(i));
       return chosen;
@@ -275,69 +286,8 @@ export class ScenesView {
     this.chooser.replaceChildren(...(options.length ? options : [el("span", { class: "hint" }, "no objects")]));
   }
 
-  listen() {
-    const canvas = this.handles;
-    const [, height, width] = this.about.shape;
-    const place = (event) => {
-      const area = canvas.getBoundingClientRect();
-      return [
-        ((event.clientX - area.left) / area.width) * width,
-        ((event.clientY - area.top) / area.height) * height,
-      ];
-    };
-    let last = null;
-    canvas.addEventListener("pointerdown", (event) => {
-      const [x, y] = place(event);
-      const inside = this.objects.findIndex(({ where }) => {
-        const [x0, y0, x1, y1] = box(where, this.about.shape, this.about.aspect);
-        return x0 <= x && x <= x1 && y0 <= y && y <= y1;
-      });
-      if (inside < 0) return;
-      canvas.setPointerCapture(event.pointerId);
-      this.selected = inside;
-      last = [x, y];
-      this.choices();
-      this.frames();
-    });
-    canvas.addEventListener(MOVE, (event) => {
-      if (!last) return;
-      const here = place(event);
-      this.shift(here[0] - last[0], here[1] - last[1]);
-      last = here;
-    });
-    for (const name of ["pointerup", "pointercancel"]) canvas.addEventListener(name, () => (last = null));
-    canvas.addEventListener("keydown", (event) => {
-      if (!this.objects[this.selected]) return;
-      if (KEYS[event.key]) this.shift(...KEYS[event.key].map((k) => k * (event.shiftKey ? 5 : 1)));
-      else if (event.key === "+" || event.key === "=") this.resize(1.08);
-      else if (event.key === "-") this.resize(1 / 1.08);
-      else if (event.key === "Delete" || event.key === "Backspace") this.remove();
-      else return;
-      event.preventDefault();
-    });
-  }
-
   shift(dx, dy) {
+    if (!this.objects[this.selected]) return;
     this.change(moved(this.objects[this.selected].where, dx, dy, this.about.shape, this.about.aspect));
   }
-}
-
-/** Draws boxes, in pixels of a scene, on a canvas over it. */
-function frame(canvas, [, height, width], boxes, selected = -1) {
-  const area = canvas.getBoundingClientRect();
-  if (!area.width) return;
-  const ratio = Math.min(window.devicePixelRatio || 1, 2);
-  [canvas.width, canvas.height] = [Math.round(area.width * ratio), Math.round(area.height * ratio)];
-  const context = canvas.getContext("2d");
-  const [u, v] = [canvas.width / width, canvas.height / height];
-  boxes.forEach(([x0, y0, x1, y1], i) => {
-    context.strokeStyle = colourOf(i);
-    context.lineWidth = (i === selected ? 3.5 : 2) * ratio;
-    context.setLineDash(selected >= 0 && i !== selected ? [6 * ratio, 5 * ratio] : []);
-    context.strokeRect(x0 * u, y0 * v, (x1 - x0) * u, (y1 - y0) * v);
-    context.font = `600 ${13 * ratio}px system-ui, sans-serif`;
-    const [x, y] = [Math.max(x0 * u, 0) + 5 * ratio, Math.max(y0 * v, 0) + 15 * ratio];
-    context.fillStyle = colourOf(i);
-    context.fillText(String(i + 1), x, y);
-  });
 }
