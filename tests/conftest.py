@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyro
@@ -53,6 +54,14 @@ def _quick_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
         monkeypatch.setattr(Figure, "savefig", savefig)
         return
     monkeypatch.setattr(verdict, "draw", undrawn.draw)
+
+
+@pytest.fixture(scope="session")
+def explored(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Small runs of every method to explore, by name: see :mod:`tests.explored`."""
+    from tests.explored import make_runs
+
+    return make_runs(tmp_path_factory.mktemp("explored"))
 
 
 @pytest.fixture

@@ -44,7 +44,7 @@ BLOCKS = blocks("".join(map(read, set(PAGES) - {"docs/estimators.md"})))
 RUN = (
     *("first", "air", "scenes", "canvas", "drawn", "leave-one-out", "trained", "guide", "method"),
     *("method-used", "logger", "likelihood", "guarantee", "table", "table-transformer", "shared"),
-    "first-run",
+    *("first-run", "notebook"),
 )
 """The blocks that tests of this file run."""
 
@@ -316,6 +316,18 @@ def test_another_logger(monkeypatch, tmp_path):
         (2, {"validation_mse"}),
         0,
     ]
+
+
+def test_a_cell_of_a_notebook(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    images = np.random.default_rng(0).integers(0, 256, (30, 8, 8), dtype=np.uint8)
+    np.savez("few.npz", images=images)
+    settings = {"steps": 1, "z_dim": 2, "hidden": (4,), "cluster_starts": 1, "device": "cpu"}
+    ae.main(ae.AESettings(**settings, data="few.npz", run_dir=Path("runs/my-ae")))
+    *lines, last = BLOCKS["notebook"].strip().splitlines()
+    names = {"images": images}
+    exec("\n".join([*lines, f"shown = {last}"]), names)
+    assert names["shown"].about["codes"]["shape"] == [30, 2]
 
 
 def test_another_likelihood():

@@ -12,6 +12,7 @@ COMMANDS = {
     "train.acai": "Train ACAI: an autoencoder that interpolates.",
     "train.ae": "Train a plain or denoising autoencoder.",
     "train.estimators": "Compare estimators of AIR's ELBO.",
+    "train.explore": "See and touch trained runs in the browser.",
     "train.compare": "Compare runs on the same held-out images.",
     "train.export": "Export encoder and decoder: torch.export, ONNX.",
     "train.figures": "Draw the figures of a finished run again.",

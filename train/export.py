@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from inspect import Parameter, Signature
 from pathlib import Path
@@ -33,6 +34,16 @@ class ExportSettings:
     """Folder that the programs are written to; None: the folder export in the run folder."""
     onnx: bool = False
     """Export to ONNX too. Needs the extra onnx."""
+    web: Path | None = None
+    """Folder that the page of train.explore is written to instead, as static files that any web
+    server shows: the models, which run in the browser, and held-out images. Needs the extra
+    onnx."""
+    ort: Path | None = None
+    """With --web: folder of the npm package onnxruntime-web; None: fetched with npm."""
+    images: int = 300
+    """With --web: number of held-out images at most."""
+    data: str | None = None
+    """With --web: path of the run's data; None: as in the run."""
 
 
 def export(trained: Trained, folder: Path, *, onnx: bool = False) -> list[Path]:
@@ -50,28 +61,71 @@ def export(trained: Trained, folder: Path, *, onnx: bool = False) -> list[Path]:
         InputError: If files cannot be written, or ONNX is not installed.
         AssertionError: If an export and the function it was made from differ in their outputs.
     """
-    import pyro
-    import torch
-
     from train.engine import disk
 
     with disk.writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     files = []
+    for name, data in contents(trained, (".pt2", ".onnx") if onnx else (".pt2",)):
+        files.append(folder / name)
+        disk.write_atomically(files[-1], lambda file, data=data: file.write(data))
+    return files
+
+
+def contents(trained: Trained, kinds: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+    """Exports the functions of a trained method, and checks the exports.
+
+    Args:
+        trained: The trained method.
+        kinds: The suffixes of the files: ``.pt2``, ``.onnx`` or both.
+
+    Yields:
+        The name of a file and its content.
+
+    Raises:
+        InputError: If ONNX is not installed.
+        AssertionError: If an export and the function it was made from differ in their outputs.
+    """
+    import pyro
+    import torch
+
     # Tracing has no values for Pyro's validation to check.
     with torch.no_grad(), pyro.validation_enabled(False):
         for name, function in trained.functions().items():
             program = exported(trained, function)
             compare(program.module(), function, trained.device)
-            buffer = io.BytesIO()
-            torch.export.save(program, buffer)
-            content = {".pt2": buffer.getvalue()}
-            if onnx:
-                content[".onnx"] = _onnx(program, function)
-            for kind, data in content.items():
-                files.append(folder / f"{name}{kind}")
-                disk.write_atomically(files[-1], lambda file, data=data: file.write(data))
-    return files
+            for kind in kinds:
+                if kind == ".onnx":
+                    yield f"{name}{kind}", _onnx(program, function)
+                    continue
+                buffer = io.BytesIO()
+                torch.export.save(program, buffer)
+                yield f"{name}{kind}", buffer.getvalue()
+
+
+def export_page(settings: ExportSettings, folder: Path) -> list[Path]:
+    """Exports the page of :mod:`train.explore` over one run, as static files.
+
+    Args:
+        settings: The run, and what the page has of it.
+        folder: The folder to write to, which is created if needed.
+
+    Returns:
+        The paths of the files.
+
+    Raises:
+        InputError: If the run or its data cannot be used, its method has no view or needs Python,
+            onnxruntime-web cannot be had, or files cannot be written.
+    """
+    from train.explore import ExploreSettings, opened
+    from train.explorer import runtime, web
+    from train.trained import load
+
+    shown = ExploreSettings((settings.run,), images=settings.images, data=settings.data)
+    trained, view = load(settings.run), opened(settings.run, shown)
+    web.require_exportable(view)
+    files = runtime.files(settings.ort)
+    return web.write(folder, view, dict(contents(trained, (".onnx",))), files)
 
 
 def exported(trained: Trained, tensor_function: TensorFunction) -> Any:
@@ -146,6 +200,8 @@ def main(settings: ExportSettings) -> dict[str, Any]:
     """
     from train.trained import load
 
+    if settings.web is not None:
+        return {path.name: path for path in export_page(settings, settings.web)[:1]}
     folder = settings.out or settings.run / "export"
     files = export(load(settings.run), folder, onnx=settings.onnx)
     return {path.name: path for path in files}

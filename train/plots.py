@@ -13,6 +13,7 @@ from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
 from train.errors import require
+from train.planes import Plane
 
 # Distinguishable with colour blindness, and on black (Okabe and Ito, 2008).
 COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#CC79A7", "#D55E00", "#0072B2")
@@ -285,14 +286,6 @@ def races(rows: Sequence[Mapping[str, Any]], panels: Sequence[Panel] = AIR_PANEL
     return figure
 
 
-def plane(z: np.ndarray) -> np.ndarray:
-    """Projects codes (M, D) to (M, 2): their first two principal components, padded with zeros."""
-    if z.shape[1] > 2:
-        centred = z - z.mean(0)
-        z = centred @ np.linalg.svd(centred, full_matrices=False)[2][:2].T
-    return np.pad(z, ((0, 0), (0, 2 - z.shape[1])))
-
-
 def codes(z: np.ndarray, labels: np.ndarray) -> Figure:
     """Plots codes in two dimensions, coloured by their labels.
 
@@ -302,7 +295,7 @@ def codes(z: np.ndarray, labels: np.ndarray) -> Figure:
             columns the first.
     """
     name = "component" if z.shape[1] > 2 else "z"
-    z = plane(z)
+    z = Plane.of(z).project(z)
     classes = labels.dtype.kind in "iuU"
     labels = labels if labels.ndim == 1 else labels[:, 0]
     names, numbers = np.unique(labels, return_inverse=True)
@@ -381,7 +374,7 @@ def maps(panels: Sequence[tuple[str, np.ndarray, np.ndarray]]) -> Figure:
     for axis in axes[len(panels) :]:
         axis.set_visible(False)
     for axis, (title, z, images) in zip(axes, panels, strict=False):
-        places = plane(z)
+        places = Plane.of(z).project(z)
         # The size of an image in data units. If embeddings have collapsed, the axes are as short as
         # floating-point numbers resolve.
         half = 0.028 * max(np.ptp(places, axis=0).max(), 1e-3 * np.abs(places).max(), 1e-6)

@@ -7,12 +7,15 @@ from torch import Tensor
 
 from train.arguments import require_pairs, whole
 from train.data.images import without_grey_axis
+from train.explorer.codes import CodesView
 from train.metrics.interpolation import interpolate
 from train.verbs.base import Array, TensorFunction, Trained, clipped
 
 
 class TrainedAutoencoder(Trained):
     """A trained method whose objective has an autoencoder as ``objective.autoencoder``."""
+
+    view = CodesView
 
     def encode(self, images: Array) -> Tensor:
         return self.in_batches(self.objective.autoencoder.encode, self.inputs(images))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import wraps
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -17,12 +17,13 @@ from train.data.batches import as_input
 from train.data.images import as_images, without_grey_axis
 from train.engine import runtime
 from train.engine.saved import SavedRun
-from train.errors import InputError
+from train.errors import InputError, require
 from train.objective import Objective
 from train.settings import Settings, flags_to_arguments, restore
 
 if TYPE_CHECKING:
     from train.data.labelled import Images
+    from train.explorer.base import View
 
 Array = Any
 """Grey images of shape :math:`(M, H, W)`, colour images of shape :math:`(M, C, H, W)` or
@@ -33,6 +34,10 @@ Labels = Any
 """Labels as in the data of the run: one for each image, or one for all images. Classes are whole
 numbers or text; quantities are of shape :math:`(M)` or :math:`(M, K)`. Several conditions of ICVAE
 are given by name, as a mapping or a table."""
+
+
+SHOWN = 500
+"""Most images in a notebook."""
 
 
 class Record(Protocol):
@@ -105,7 +110,11 @@ class Trained:
         objective: The networks. A Pyro model and guide are ``objective.model`` and
             ``objective.guide``.
         shape: Channels, height and width of the images.
+        view: What shows the method in a browser: see :mod:`train.explore`; ``None`` if nothing
+            does.
     """
+
+    view: ClassVar[type[View] | None] = None
 
     batch = 1_000
     """Approximate number of images that a network processes at once, to bound memory."""
@@ -186,6 +195,31 @@ class Trained:
     def functions(self) -> dict[str, TensorFunction]:
         """Returns the functions to export by name: ``encoder``, and ``decoder`` if there is one."""
         raise NotImplementedError
+
+    def explore(self, images: Array | None = None, labels: Labels | None = None) -> Any:
+        """Shows the method in a notebook, to see and to touch: see :mod:`train.explore`.
+
+        Args:
+            images: The images that are shown; ``None`` opens the run's data, and takes held-out
+                ones.
+            labels: Their labels, if the method needs or the map shows them.
+
+        Returns:
+            An ``anywidget.AnyWidget``, which a notebook shows as the last value of a cell.
+
+        Raises:
+            InputError: If the method has no view, its data cannot be opened, or the extra
+                ``notebook`` is not installed.
+        """
+        from train.explorer import held_out, widget
+
+        require(self.view is not None, f"there is no view of {self.method.name}")
+        if images is None:
+            shown = held_out.reopened(self)
+        else:
+            shown = held_out.given(images, self.shape, labels)
+        shown = held_out.sampled(shown, SHOWN)
+        return widget.widget(self.view(self, shown, self.method.name, {}))
 
     def codec(self, shape: Shape) -> Codec:
         """Returns the encoder and decoder that :mod:`train.compare` measures.

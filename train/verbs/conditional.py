@@ -16,6 +16,7 @@ from train.data.images import without_grey_axis
 from train.data.labelled import Images
 from train.engine import runtime
 from train.errors import brief, require
+from train.explorer.conditional import ConditionalView
 from train.metrics.interpolation import mixes
 from train.settings import LARGEST
 from train.verbs.base import Array, Codec, Labels, TensorFunction, Trained, clipped
@@ -40,6 +41,8 @@ class TrainedICVAE(Trained):
     batch must have more than ``echo_terms`` images. The noise is drawn again in each call, also for
     means.
     """
+
+    view = ConditionalView
 
     def check(self, inputs: Mapping[str, Any]) -> None:
         if self.echo:

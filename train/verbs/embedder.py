@@ -7,12 +7,15 @@ from torch import Tensor
 
 from train.arguments import whole
 from train.errors import require
+from train.explorer.sets import SetsView
 from train.losses import correspondence
 from train.verbs.base import Array, TensorFunction, Trained
 
 
 class TrainedABC(Trained):
     """A trained embedder of style, of ``train.abc``."""
+
+    view = SetsView
 
     @property
     def code_size(self) -> int:
@@ -45,9 +48,22 @@ class TrainedABC(Trained):
         require(len(candidates) > 0, "the gallery is empty: give images to retrieve from")
         k = whole("k", k)
         require(k <= len(candidates), f"k is {k}: the gallery has {len(candidates)} images")
+        return self.nearest(self.encode(query), candidates, k)
+
+    def nearest(self, codes: Tensor, candidates: Tensor, k: int) -> Tensor:
+        r"""Returns the indices of the candidates that are nearest to codes.
+
+        Args:
+            codes: Of shape :math:`(M, D)`, as :meth:`encode` returns them.
+            candidates: Of shape :math:`(L, D)`.
+            k: The number of candidates for each code, from 1 to :math:`L`.
+
+        Returns:
+            Nearest first, of shape :math:`(M, k)`.
+        """
         kind = self.settings.similarity
-
-        def nearest(codes: Tensor) -> Tensor:
-            return correspondence.similarity(codes, candidates, kind).topk(k, dim=-1).indices
-
-        return torch.cat([nearest(codes) for codes in self.encode(query).split(100)])
+        parts = codes.split(100)
+        nearest = [
+            correspondence.similarity(part, candidates, kind).topk(k, dim=-1) for part in parts
+        ]
+        return torch.cat([found.indices for found in nearest])

@@ -19,6 +19,7 @@ from train.backgrounds import with_background
 from train.data.images import as_images, centred, cropped, without_grey_axis
 from train.engine.saved import SavedRun
 from train.errors import brief, require
+from train.explorer.scenes import ScenesView
 from train.verbs.base import Array, Codec, Record, TensorFunction, Trained, clipped
 from train.windows import on_canvas, scenes_at_once, with_windows
 
@@ -51,6 +52,8 @@ class TrainedAIR(Trained):
     must not run code that a file names. Only losses need the estimator: to compute them, import it
     and set ``objective.estimator``.
     """
+
+    view = ScenesView
 
     def __init__(self, method: Record, saved: SavedRun, device: torch.device) -> None:
         super().__init__(method, saved, device)

@@ -32,6 +32,8 @@ class TrainedTable(TrainedICVAE):
         schema: What the columns hold.
     """
 
+    view = None
+
     def check(self, inputs: Mapping[str, Any]) -> None:
         super().check(inputs)
         self.schema = Schema.from_state(inputs["schema"])
