@@ -442,3 +442,17 @@ def test_a_missing_extra_and_a_taken_port_are_said(explored, monkeypatch):
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     with refused("uvicorn is not installed: pip install 'structured-latents[explore]'"):
         explore.main(ExploreSettings(runs=(explored["ae"],)))
+
+
+def test_ctrl_c_ends_it_in_order(views, monkeypatch):
+    """As uvicorn does: it stops serving, and raises the signal again."""
+
+    def interrupted(self: Any, sockets: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(server.uvicorn.Server, "run", interrupted)
+    addresses: list[str] = []
+    assert server.serve([views["ae"]], started=addresses.append) == {}
+    # No longer there.
+    with pytest.raises(ConnectionRefusedError):
+        asyncio.run(sent(addresses[0], b""))

@@ -9,7 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http import HTTPStatus
 from typing import Any
 
@@ -163,6 +163,7 @@ def server(views: Sequence[View], token: str) -> uvicorn.Server:
         ws="none",
         server_header=False,
         access_log=False,
+        timeout_graceful_shutdown=1,
     )
     return uvicorn.Server(config)
 
@@ -189,7 +190,9 @@ def serve(
     with listen(port) as opened:
         made = server(views, token)
         started(address(opened, token))
-        made.run([opened])
+        # It ends in order, and then raises the signal again.
+        with suppress(KeyboardInterrupt):
+            made.run([opened])
     return {}
 
 
