@@ -184,6 +184,7 @@ class AdversarialPenalty(PredictivePenalty):
         | https://arxiv.org/abs/1802.06309
 
     Example:
+        >>> import torch
         >>> penalty = AdversarialPenalty(2, [Target(10, classes=True)])
         >>> z, c = torch.randn(5, 2), torch.eye(10)[:5]
         >>> penalty(z, z, z, c).shape, penalty.loss(z, c).shape

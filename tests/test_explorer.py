@@ -414,7 +414,7 @@ def test_the_data_are_those_of_the_run(explored, tmp_path):
 
 def test_a_method_without_a_view_is_refused(explored, monkeypatch):
     monkeypatch.setattr(type(load(explored["ae"])), "view", Trained.view)
-    with refused("no view of ae"):
+    with refused("no view of a TrainedAutoencoder"):
         opened(explored["ae"], ExploreSettings(RUNS))
 
 

@@ -233,8 +233,8 @@ def test_it_learns_to_count(tmp_path):
     """A short run on small scenes of real digits, far above the third that guessing gets."""
     settings = small(
         tmp_path,
-        steps=700,
-        iw_scenes=300,
+        steps=550,
+        iw_scenes=200,
         batch_size=32,
         canvas_size=30,
         digit_size=(14, 14),
@@ -244,8 +244,8 @@ def test_it_learns_to_count(tmp_path):
         train_scenes=5_000,
         held_out_scenes=1_000,
         log_every=100,
-        eval_every=700,
-        checkpoint_every=700,
+        eval_every=550,
+        checkpoint_every=550,
         likelihood_scale=0.2,
         anneal_steps=200,
         learning_rate=2e-3,

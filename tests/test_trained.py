@@ -338,7 +338,6 @@ NAMES = {
         (["image", "label"], ["mean", "log_variance"]),
         (["z", "label"], ["reconstruction"]),
     ],
-    "air": [(["image"], [*DETECTION]), (["z_where", "z_what", "counts"], ["reconstruction"])],
     "air image": [
         (["image"], [*DETECTION, "z_background"]),
         (["z_where", "z_what", "counts", "z_background"], ["reconstruction"]),

@@ -13,7 +13,7 @@ import torch
 from tests.data.refusals import refused
 from train import abc, acai, ae, air, icvae, plots
 from train.engine.runs import Run
-from train.metrics import autoencoding, clusters, coding, embedding
+from train.metrics import autoencoding, clusters, embedding, invariance
 from train.metrics.goals import Beats, Goal, Stays
 from train.metrics.measuring import Measures
 from train.metrics.watch import Watch
@@ -123,10 +123,10 @@ def test_what_abc_lacks_among_held_out_images_is_said_before_the_first_step():
         (embedding.GOALS[0], {"retrieval_error": 0.99}, False),
         (embedding.GOALS[1], {"class_accuracy": 0.35}, True),
         (embedding.GOALS[1], {"class_accuracy": 0.95}, False),
-        (coding.goals(True)[1], {"leakage": 0.122}, True),
-        (coding.goals(True)[1], {"leakage": 0.78}, False),
+        (invariance.goals("reconstruction_mse", True)[1], {"leakage": 0.122}, True),
+        (invariance.goals("reconstruction_mse", True)[1], {"leakage": 0.78}, False),
         # An R² may be below zero.
-        (coding.goals(True)[1], {"leakage": -0.3, "chance": 0.0}, True),
+        (invariance.goals("reconstruction_mse", True)[1], {"leakage": -0.3, "chance": 0.0}, True),
     ],
 )
 def test_goals(goal, results, worked):
@@ -139,7 +139,8 @@ def test_goals(goal, results, worked):
 
 
 def test_a_code_that_may_tell_labels_is_not_held_to_keeping_them_out():
-    assert [goal.measure for goal in coding.goals(False)] == ["reconstruction_mse"]
+    (goal,) = invariance.goals("reconstruction_mse", False)
+    assert goal.measure == "reconstruction_mse"
 
 
 def test_the_last_lines_of_a_run(tmp_path):
