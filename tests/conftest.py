@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from guides.air import ConvolutionalGuide, ResidualGuide, StepwiseGuide
 from pyro_models.air import AIR
-from tests import undrawn
+from tests import few, undrawn
 from train import verdict
+from train.metrics import adversaries
 
 # Networks are small and tests run side by side: more threads would wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -54,6 +55,13 @@ def _quick_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
         monkeypatch.setattr(Figure, "savefig", savefig)
         return
     monkeypatch.setattr(verdict, "draw", undrawn.draw)
+
+
+@pytest.fixture(autouse=True)
+def _few_adversaries(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fits three adversaries of eight in runs, where measures are not what a test is about."""
+    if "metrics" not in request.path.parts:
+        monkeypatch.setattr(adversaries, "candidates", few.candidates)
 
 
 @pytest.fixture(scope="session")

@@ -19,10 +19,11 @@ from typing import Any
 
 import torch
 
-from tests import undrawn
+from tests import few, undrawn
 from train import verdict
 from train.cli import command
 from train.engine import loop
+from train.metrics import adversaries
 
 SETTINGS = {
     "air": "AIRSettings",
@@ -125,6 +126,7 @@ def run_command(
         limit = memory_of("self", 0) + memory
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     verdict.draw = undrawn.draw
+    adversaries.candidates = few.candidates
     if trains_only:
         # fit makes the result last, when everything is saved.
         loop.FitResult = exit_after_training

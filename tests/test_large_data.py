@@ -50,7 +50,8 @@ def assert_equal(run: Path, other: Path) -> None:
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
-@pytest.mark.parametrize("method", METHODS)
+# ICVAE and ACAI have the batches of AE.
+@pytest.mark.parametrize("method", ["ae", "abc", "air"])
 def test_every_method_trains_on_disk_what_it_trains_in_memory(tmp_path, own, method):
     """Stopped inside an epoch and resumed: 80 images are ten batches. ABC has no epochs.
 

@@ -36,7 +36,7 @@ METHODS = {
         *("--window-size", "8", "--what-hidden", "8", "--guide-hidden", "8", "--anchors", "2"),
     ),
 }
-ESTIMATORS = ("enumerate", "disarm", "rebar")
+ESTIMATORS = ("enumerate", "rebar")
 """Estimators of discrete latents; the last one learns parameters of its own."""
 
 

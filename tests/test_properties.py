@@ -43,7 +43,7 @@ from train.errors import InputError
 from train.objective import Objective
 from train.settings import Settings, restore
 
-SCALE = float(os.environ.get("INPUTS", "0.4"))
+SCALE = float(os.environ.get("INPUTS", "0.3"))
 
 
 def examples(number: int) -> Callable[[Callable], Callable]:
