@@ -56,6 +56,12 @@ def stars_in_shapes(app, what, name, obj, options, lines: list[str]) -> None:
         lines[i] = "".join(parts)
 
 
+def skip_fields(app, what, name, obj, skip, options) -> bool | None:
+    """Skips the fields of named tuples, which the docstring of the class describes."""
+    return True if type(obj).__name__ == "_tuplegetter" else None
+
+
 def setup(app) -> None:
-    """Connects what is changed in docstrings."""
+    """Connects what is changed in docstrings, and what is left out."""
+    app.connect("autodoc-skip-member", skip_fields)
     app.connect("autodoc-process-docstring", stars_in_shapes)
