@@ -14,7 +14,9 @@ from tests.data.refusals import refused
 from train.abc import ABCSettings
 from train.acai import ACAISettings
 from train.ae import AESettings
+from train.compare import CompareSettings
 from train.errors import InputError
+from train.methods import METHODS
 from train.settings import flags_to_arguments
 
 
@@ -75,3 +77,12 @@ def test_flags_that_are_no_settings_do_not_change():
     message = "--help says -- more, a--b"
     assert flags_to_arguments(message, AESettings) == message
     assert flags_to_arguments("--data has none", AESettings, data="X") == "X has none"
+
+
+@pytest.mark.parametrize(
+    "kind", [*(method.settings for method in METHODS.values()), CompareSettings]
+)
+def test_class_variables_have_types(kind):
+    """Python 3.10 reads no plain ClassVar in the types of a dataclass."""
+    for base in kind.__mro__:
+        assert "ClassVar" not in vars(base).get("__annotations__", {}).values()

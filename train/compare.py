@@ -29,7 +29,7 @@ class CompareSettings(DataSettings):
     Writes a table (Markdown and CSV) and a figure of the same measures on the same held-out images.
     AIR is given each image in the middle of an empty scene."""
 
-    HELPS: ClassVar = {
+    HELPS: ClassVar[dict[str, str]] = {
         "data": "Labelled images to compare on: see --data of train.ae.",
         "evaluate_on": "Held-out images: see --evaluate-on of train.ae.",
     }

@@ -15,8 +15,8 @@ class ABCSettings(Settings):
     """Train ABC: embeddings of what varies within sets of images, by matching images across
     sets."""
 
-    FREE: ClassVar = Settings.FREE | {"eval_every", "measure_on"}
-    GROUPS: ClassVar = {
+    FREE: ClassVar[frozenset[str]] = Settings.FREE | {"eval_every", "measure_on"}
+    GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
         "data": (
             *("stack_size", "other_stack_size", "withheld", "curated", "replacement"),
             "set_column",

@@ -17,8 +17,8 @@ class ACAISettings(Settings):
     --data lines is the paper's interpolation benchmark: lines at random angles, new ones at each
     step."""
 
-    FREE: ClassVar = Settings.FREE | {"cluster_starts", "eval_every", "measure_on"}
-    GROUPS: ClassVar = {
+    FREE: ClassVar[frozenset[str]] = Settings.FREE | {"cluster_starts", "eval_every", "measure_on"}
+    GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
         "loss": ("critic", "critic_weight", "critic_blend", "mixing"),
         "evaluation": ("cluster_starts",),
     }

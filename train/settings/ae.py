@@ -13,8 +13,11 @@ from train.settings.values import Count, NonNegative, Positive, Whole
 class AESettings(Settings):
     """Train a plain or denoising autoencoder."""
 
-    FREE: ClassVar = Settings.FREE | {"cluster_starts"}
-    GROUPS: ClassVar = {"training": ("patience",), "evaluation": ("cluster_starts",)}
+    FREE: ClassVar[frozenset[str]] = Settings.FREE | {"cluster_starts"}
+    GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
+        "training": ("patience",),
+        "evaluation": ("cluster_starts",),
+    }
 
     steps: Count = 5_000
     batch_size: Count = 128

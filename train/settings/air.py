@@ -13,14 +13,18 @@ from train.settings.values import Count, Positive, Probability, Whole
 class AIRSettings(EstimatorSettings, SceneSettings):
     """Train Attend, Infer, Repeat (AIR): count and locate objects in scenes, without labels."""
 
-    FREE: ClassVar = EstimatorSettings.FREE | {
+    FREE: ClassVar[frozenset[str]] = EstimatorSettings.FREE | {
         "eval_every",
         "measure_on",
         "iw_particles",
         "iw_scenes",
     }
-    EARLIER: ClassVar = {"place_scale": 1.0, "background": "black", "composition": "sum"}
-    GROUPS: ClassVar = {"evaluation": ("iw_particles", "iw_scenes")}
+    EARLIER: ClassVar[dict[str, object]] = {
+        "place_scale": 1.0,
+        "background": "black",
+        "composition": "sum",
+    }
+    GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {"evaluation": ("iw_particles", "iw_scenes")}
 
     learning_rate: Positive = 1e-3
     decay: Literal["none", "cosine"] = "cosine"

@@ -14,8 +14,12 @@ from train.settings.values import Count
 class BinaryVAESettings(Settings):
     """Train a VAE with binary latents."""
 
-    FREE: ClassVar = Settings.FREE | {"eval_every", "bound_samples", "variance_draws"}
-    GROUPS: ClassVar = {
+    FREE: ClassVar[frozenset[str]] = Settings.FREE | {
+        "eval_every",
+        "bound_samples",
+        "variance_draws",
+    }
+    GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
         "model": ("latents", "network"),
         "loss": ("estimator", "particles"),
         "evaluation": ("bound_samples", "variance_draws"),
@@ -50,7 +54,7 @@ class BinaryVAESettings(Settings):
 class BinaryBenchSettings(BinaryVAESettings):
     """Compare gradient estimators on a VAE with binary latents."""
 
-    GROUPS: ClassVar = {"evaluation": ("estimators", "training_seeds")}
+    GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {"evaluation": ("estimators", "training_seeds")}
 
     task: Literal["bvae"] = "bvae"
     """What estimators are compared on. air: AIR. bvae: a VAE with binary latents."""

@@ -131,7 +131,7 @@ class Settings(DataSettings):
 class SceneSettings(Settings):
     """The settings of methods that train on scenes of digits."""
 
-    GROUPS: ClassVar = {
+    GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
         "data": (
             *("train_scenes", "held_out_scenes", "canvas_size", "max_digits", "digit_counts"),
             *("held_out_digit_counts", "digit_size", "digit_shrink", "overlap"),
@@ -187,7 +187,7 @@ class SceneSettings(Settings):
 class ELBOSettings(Settings):
     """The settings of methods that maximise an ELBO."""
 
-    GROUPS: ClassVar = {"loss": ("beta", "beta_start", "anneal_steps")}
+    GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {"loss": ("beta", "beta_start", "anneal_steps")}
 
     beta: Positive = 1.0
     """Weight beta of the KL divergences in the negative ELBO."""
@@ -201,7 +201,7 @@ class ELBOSettings(Settings):
 class EstimatorSettings(ELBOSettings):
     """The settings of methods with discrete latent variables and a choice of ELBO estimator."""
 
-    GROUPS: ClassVar = {
+    GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
         "loss": (
             *("estimator", "particles", "temperature", "temperature_start", "baseline"),
             "baseline_learning_rate",

@@ -14,8 +14,8 @@ from train.settings.values import Count, NonNegative, Positive, Range, Whole
 class ICVAESettings(TabularSettings):
     """Train ICVAE: a conditional VAE whose codes z are independent of the condition c."""
 
-    FREE: ClassVar = TabularSettings.FREE | {"eval_every", "measure_on"}
-    GROUPS: ClassVar = {
+    FREE: ClassVar[frozenset[str]] = TabularSettings.FREE | {"eval_every", "measure_on"}
+    GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
         "loss": (
             *("estimator", "invariance", "weight", "weight_start", "predictor_learning_rate"),
             *("memory", "echo_terms"),

@@ -26,7 +26,7 @@ class TabularSettings(ELBOSettings):
     )
     """The settings that images alone have."""
 
-    GROUPS: ClassVar = {"tables": TABLES}
+    GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {"tables": TABLES}
 
     target: str | None = None
     """Column that codes are to predict. It is no input, and the results say how well it is read
