@@ -124,12 +124,14 @@ class Case:
         flags = [*self.flags, "--run-dir", str(run), *resume]
         return doors.start(self.method, *flags, said=self.said, **options)
 
-    def survive(self, kills: int, seed: int) -> int:
+    def survive(self, kills: int, seed: int, until: float = 1.0) -> int:
         """Kills a run at random times and resumes it, then lets it end, and checks its contents.
 
         Args:
             kills: How many processes to kill.
             seed: The seed of the times.
+            until: The latest time, as a share of the uninterrupted run's. A run that ends before it
+                is killed has nothing left for the next processes to do.
 
         Returns:
             The number of processes that were killed before they ended.
@@ -139,7 +141,7 @@ class Case:
         killed = 0
         for _ in range(kills):
             process = self.start(run)
-            process.join(generator.uniform(0, self.seconds))
+            process.join(generator.uniform(0, until * self.seconds))
             process.kill()
             process.join()
             assert process.exitcode in (0, -9), self.said.read_text()
