@@ -80,8 +80,6 @@ def model_and_guide(
     sizes = {"hidden": hidden, "network": network, "further_halvings": further_halvings}
     pixels = {"likelihood": likelihood, "likelihood_scale": likelihood_scale}
     has_echo = invariance == "echo"
-    if has_echo and levels is not None:
-        raise ValueError("codes with Echo noise are not finite: leave levels out")
     model = ICVAE(shape, c_dim, z_dim, **sizes, **pixels, prior=not has_echo, levels=levels)
     choice = {"invariance": invariance, "memory": memory, "echo_terms": echo_terms}
     return model, guide_of(model, penalty, **choice, **sizes, sees_c=encoder_sees_labels)
@@ -105,8 +103,13 @@ def guide_of(
         memory: See :func:`model_and_guide`.
         echo_terms: See :func:`model_and_guide`.
         options: The arguments of :class:`~guides.encoders.Encoder`.
+
+    Raises:
+        ValueError: If the penalty is ``"echo"`` and codes are finite.
     """
     if invariance == "echo":
+        if model.levels is not None:
+            raise ValueError("codes with Echo noise are not finite: leave levels out")
         return EchoGuide(model, terms=echo_terms, **options)
     memory = memory if invariance == "direct" else 0
     kind = GaussianGuide if model.levels is None else FiniteGuide

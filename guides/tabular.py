@@ -56,8 +56,6 @@ def model_and_guide(
         torch.Size([1, 4])
     """
     has_echo = invariance == "echo"
-    if has_echo and levels is not None:
-        raise ValueError("codes with Echo noise are not finite: leave levels out")
     options = {"numbers": numbers, "target": target, "target_weight": target_weight}
     options |= {"hidden": hidden, "prior": not has_echo, "levels": levels}
     model = TabularICVAE(shape, c_dim, z_dim, **options)

@@ -265,6 +265,12 @@ def test_a_transformer_works_with_others():
     np.testing.assert_array_equal(again.transform(frame), fitted.transform(frame))
 
 
+def test_a_transformer_leaves_no_run_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    TableTransformer(steps=1, hidden=(8,), batch_size=20).fit(people(60))
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_table_is_not_taken_for_images():
     """The mutation: one range for all columns, by which those of small numbers are lost."""
     frame = people(60)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import asdict, fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,9 +13,6 @@ from sklearn.utils.validation import check_is_fitted
 
 from train.data.tabular import rows
 from train.engine import runtime
-from train.engine.loop import fit
-from train.engine.runs import Run
-from train.engine.saved import SavedRun
 from train.errors import require
 from train.settings.icvae import ICVAESettings
 from train.tabular import TABLES
@@ -82,7 +79,12 @@ class TableTransformer(Transformer):
                 require(TARGET not in frame.columns, f"X has a column {TARGET}: rename it")
                 frame = frame.assign(**{TARGET: np.asarray(y)})
             with runtime.preserved(), tempfile.TemporaryDirectory() as folder:
-                self._train_on(frame, settings, Path(folder) / "run")
+                settings = replace(settings, run_dir=Path(folder) / "run")
+                roles = settings.roles(settings.conditions)
+                every = np.arange(len(frame))
+                self._learn(
+                    settings, rows.of_frame(rows.checked(frame, roles), roles, every, every)
+                )
         return self
 
     def _settings(self) -> ICVAESettings:
@@ -91,19 +93,6 @@ class TableTransformer(Transformer):
         if values["condition"] == "none" and values["invariance"] == "direct":
             values["invariance"] = "none"
         return ICVAESettings(**values, target=TARGET if values["target_weight"] else None)
-
-    def _train_on(self, frame: pd.DataFrame, settings: ICVAESettings, folder: Path) -> None:
-        every = np.arange(len(frame))
-        roles = settings.roles(settings.conditions)
-        data = rows.of_frame(rows.checked(frame, roles), roles, every, every)
-        settings = self._adapted(settings, TABLES.misfits(settings, data))
-        device = runtime.setup(settings)
-        objective, batches, inputs = TABLES.prepare(settings, data, device)
-        run = Run.create(settings, TABLES.name, **inputs)
-        result = fit(objective, batches, run, settings, device)
-        weights = objective.state_dict()
-        saved = SavedRun(TABLES.name, asdict(settings), inputs, weights, result.steps)
-        self.trained_ = TABLES.trained(TABLES, saved, device)
 
     def transform(self, X: Any) -> np.ndarray:
         r"""Encodes rows to codes, of shape (M, D), float32."""

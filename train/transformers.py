@@ -172,7 +172,10 @@ class Transformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
             data = labelled(images, y)
             settings = self._with_columns(settings, data)
         split = Split(data, data)
-        settings = self.method.resolved(settings, split)
+        self._learn(self.method.resolved(settings, split), split)
+
+    def _learn(self, settings: Any, split: Any) -> None:
+        """Trains with settings, whose run folder is temporary, on a split of all data twice."""
         settings = self._adapted(settings, self.method.misfits(settings, split))
         device = runtime.setup(settings)
         objective, batches, inputs = self.method.prepare(settings, split, device)

@@ -150,7 +150,7 @@ class Schema:
             how = f", {missing:.1%} missing" if missing else ""
             role = " (target)" if column is self.target else ""
             lines.append(f"{column.name}{role}: {column.describe()}{how}")
-        known = {line.split(":")[0].removesuffix(" (target)") for line in lines}
+        known = {column.name for column in (*self.columns, *targets)}
         return lines + [
             f"{name}: not in x ({why})" for name, why in self.left_out.items() if name not in known
         ]
