@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal
+
+from torch import nn
 
 from guides.baselines import BaselineNetwork, DecayingAverage, LearnsFromCosts
 from guides.convolutional import ConvolutionalGuide
@@ -107,14 +110,14 @@ def model_and_guide(
         texture=texture,
     )
     is_local = guide == "convolutional"
-    make_baseline = {
+    make_baseline: dict[str, Callable[[], nn.Module | None]] = {
         "none": lambda: None,
         "average": lambda: DecayingAverage(max_objects),
         "network": lambda: BaselineNetwork(
             shape.values, guide_channels if is_local else guide_hidden
         ),
-    }[baseline]
-    options = {"encoder_hidden": what_hidden, "baseline": make_baseline()}
+    }
+    options: dict[str, Any] = {"encoder_hidden": what_hidden, "baseline": make_baseline[baseline]()}
     if is_local:
         return model, ConvolutionalGuide(model, channels=guide_channels, **options)
     guide_class = {"residual": ResidualGuide, "recurrent": RecurrentGuide}[guide]

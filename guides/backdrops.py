@@ -59,6 +59,8 @@ class ImageBackdrop(nn.Module):
         channels: The number of channels of each convolution.
     """
 
+    background: ImageBackground
+
     def __init__(self, background: ImageBackground, channels: int = 16) -> None:
         super().__init__()
         # Not a submodule: the state dict has no weights of the model.
@@ -71,13 +73,14 @@ class ImageBackdrop(nn.Module):
             nn.ReLU(),
             nn.Conv2d(channels, channels, 3, padding=1),
             nn.ReLU(),
-            nn.Conv2d(channels, NEAR**2, 1),
+            last := nn.Conv2d(channels, NEAR**2, 1),
         )
         self.log_scale = nn.Parameter(torch.full((colours, 1, 1), -4.0))
+        assert last.bias is not None
         with torch.no_grad():
-            self.choice[-1].weight.zero_()
-            self.choice[-1].bias.zero_()
-            self.choice[-1].bias[NEAR**2 // 2] = OWN
+            last.weight.zero_()
+            last.bias.zero_()
+            last.bias[NEAR**2 // 2] = OWN
 
     def forward(self, images: Tensor) -> TorchDistribution:
         r"""Returns the distribution of the grid, with values of shape :math:`(B, C, h, w)`.

@@ -39,6 +39,9 @@ class DecayingAverage(nn.Module):
         decay: The decay rate of the average, in [0, 1).
     """
 
+    total: Tensor
+    weight: Tensor
+
     def __init__(self, steps: int, decay: float = 0.9) -> None:
         super().__init__()
         self.decay = decay

@@ -9,6 +9,7 @@ import pyro.distributions as dist
 from torch import Tensor
 
 from pyro_models.binary import BinaryVAE, network
+from pyro_models.handlers import plate
 from pyro_models.store import GuardedModule
 
 
@@ -26,6 +27,6 @@ class BinaryGuide(GuardedModule):
 
     def forward(self, images: Tensor) -> None:
         r"""Draws the latents of images of shape :math:`(B, C, H, W)`."""
-        with pyro.plate("images", len(images), device=images.device):
+        with plate("images", len(images), images.device):
             logits = self.encoder(images.flatten(1))
             pyro.sample("z", dist.Bernoulli(logits=logits).to_event(1))

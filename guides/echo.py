@@ -11,6 +11,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 from guides.encoders import Encoder
+from pyro_models.handlers import plate
 from pyro_models.icvae import ConditionalModel
 from pyro_models.objective import annealed
 
@@ -52,7 +53,7 @@ class Echo(TorchDistribution):
         r"""Returns :math:`- \log S`, of the shape of the value."""
         return -self.s.log().expand(value.shape)
 
-    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> Echo:
+    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> Echo:
         """Expands the batch shape."""
         return Echo(*(x.expand(batch_shape) for x in (self.f, self.s, self.noise)))
 
@@ -113,7 +114,7 @@ class EchoGuide(Encoder):
     ) -> Tensor:
         """Samples the codes; see :meth:`guides.gaussian.GaussianGuide.forward`."""
         f, s = self.encode(images, c)
-        with annealed(beta + invariance), pyro.plate("images", len(images), device=images.device):
+        with annealed(beta + invariance), plate("images", len(images), images.device):
             return pyro.sample("z", Echo(f, s, self.noise(f, s)).to_event(1))
 
     def encode(self, images: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:

@@ -44,7 +44,7 @@ class ImageFeatures(nn.Sequential):
         further_halvings: int = 0,
     ) -> None:
         if network == "dense":
-            layers = (nn.Flatten(), MLP(shape.values, width))
+            layers: tuple[nn.Module, ...] = (nn.Flatten(), MLP(shape.values, width))
         else:
             channels = (32, 64, *(64,) * further_halvings)
             layers = (Convolutions(shape, width, channels=channels),)
@@ -110,6 +110,11 @@ class Memory(nn.Module):
         z_dim: The size of a code.
         c_dim: The size of :math:`c`.
     """
+
+    mu: Tensor
+    log_variance: Tensor
+    c: Tensor
+    place: Tensor
 
     def __init__(self, size: int, z_dim: int, c_dim: int) -> None:
         super().__init__()

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from guides.encoders import Invariance, PenalisedEncoder
 from pyro_models.grids import EDGE, quantised
+from pyro_models.handlers import plate
 from pyro_models.icvae import ConditionalModel
 from pyro_models.objective import annealed
 
@@ -78,11 +79,11 @@ class FiniteGuide(PenalisedEncoder):
     ) -> Tensor:
         """Infers the codes; see :meth:`guides.gaussian.GaussianGuide.forward`."""
         signal = self.signal(images, c)
-        plate = pyro.plate("images", len(images), device=images.device)
-        with annealed(beta), plate:
+        batch = plate("images", len(images), images.device)
+        with annealed(beta), batch:
             z = quantised(signal.detach(), self.levels) + signal - signal.detach()
             z = pyro.sample("z", dist.Delta(z).to_event(1))
-        with plate:
+        with batch:
             log_variance = torch.full_like(signal, self.log_variance)
             draw = signal + (0.5 * log_variance).exp() * torch.randn_like(signal)
             self.penalise(draw, signal, log_variance, c, invariance)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from guides.encoders import PenalisedEncoder
+from pyro_models.handlers import plate
 from pyro_models.objective import annealed
 
 
@@ -63,10 +64,10 @@ class GaussianGuide(PenalisedEncoder):
             The codes, of shape :math:`(B, D)`.
         """
         mu, log_variance = self.encode(images, c)
-        plate = pyro.plate("images", len(images), device=images.device)
-        with annealed(beta), plate:
+        batch = plate("images", len(images), images.device)
+        with annealed(beta), batch:
             z = pyro.sample("z", dist.Normal(mu, (0.5 * log_variance).exp()).to_event(1))
-        with plate:
+        with batch:
             self.penalise(z, mu, log_variance, c, invariance)
         return z
 

@@ -77,19 +77,37 @@ def model_and_guide(
         >>> guide.draw(torch.rand(8, 1, 28, 28), torch.zeros(8, 10)).shape
         torch.Size([8, 2])
     """
-    sizes = {"hidden": hidden, "network": network, "further_halvings": further_halvings}
-    pixels = {"likelihood": likelihood, "likelihood_scale": likelihood_scale}
-    has_echo = invariance == "echo"
-    model = ICVAE(shape, c_dim, z_dim, **sizes, **pixels, prior=not has_echo, levels=levels)
-    choice = {"invariance": invariance, "memory": memory, "echo_terms": echo_terms}
-    return model, guide_of(model, penalty, **choice, **sizes, sees_c=encoder_sees_labels)
+    model = ICVAE(
+        shape,
+        c_dim,
+        z_dim,
+        hidden=hidden,
+        network=network,
+        further_halvings=further_halvings,
+        likelihood=likelihood,
+        likelihood_scale=likelihood_scale,
+        prior=invariance != "echo",
+        levels=levels,
+    )
+    guide = guide_of(
+        model,
+        penalty,
+        invariance=invariance,
+        memory=memory,
+        echo_terms=echo_terms,
+        hidden=hidden,
+        network=network,
+        further_halvings=further_halvings,
+        sees_c=encoder_sees_labels,
+    )
+    return model, guide
 
 
 def guide_of(
     model: ConditionalModel,
     penalty: Invariance | None,
     *,
-    invariance: str,
+    invariance: Term,
     memory: int,
     echo_terms: int,
     **options: Any,

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar, NamedTuple
 
+import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -133,7 +134,8 @@ class PredictivePenalty(nn.Module, ABC):
         """
         weights = {name: weight.detach() for name, weight in self.network.named_parameters()}
         outputs = functional_call(self.network, weights, (z,))
-        return sum(self.of_condition(q, part) for q, part in self._predictions(outputs.to(z), c))
+        predictions = self._predictions(outputs.to(z), c)
+        return torch.stack([self.of_condition(q, part) for q, part in predictions]).sum(0)
 
     def loss(self, z: Tensor, c: Tensor) -> Tensor:
         r"""Returns the network's own loss, :math:`-\log q(c_i | z_i)`, of shape :math:`(B)`.
@@ -145,7 +147,8 @@ class PredictivePenalty(nn.Module, ABC):
             c: The condition, of shape :math:`(B, K)`.
         """
         outputs = self.network(z.detach()).to(z)
-        return -sum(q.log_prob(part) for q, part in self._predictions(outputs, c))
+        predictions = self._predictions(outputs, c)
+        return -torch.stack([q.log_prob(part) for q, part in predictions]).sum(0)
 
     @abstractmethod
     def of_condition(self, q: Prediction, c: Tensor) -> Tensor:

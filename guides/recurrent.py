@@ -77,10 +77,11 @@ class RecurrentGuide(StepwiseGuide):
         # Initially presences are probable, and windows have the prior's scale, places that differ
         # from scene to scene, and small deviations.
         with torch.no_grad():
-            self.step[-1].weight[:7] = 0
-            self.step[-1].bias[: 7 + anchors**2] = 0
-            self.step[-1].bias[0] = 2.0
-            self.step[-1].bias[4:7] = -1.5
+            last = self.step.last
+            last.weight[:7] = 0
+            last.bias[: 7 + anchors**2] = 0
+            last.bias[0] = 2.0
+            last.bias[4:7] = -1.5
         # Places with the prior's scale, centred on a grid over the inner 90% of the canvas.
         axis = 0.9 * ((2 * torch.arange(anchors) + 1) / max(anchors, 1) - 1)
         centres = torch.cartesian_prod(axis, axis).reshape(-1, 2)

@@ -13,17 +13,17 @@ from typing import Any, NamedTuple
 import pyro
 import pyro.distributions as dist
 import torch
-from pyro import poutine
 from pyro.distributions import TorchDistribution
 from pyro.poutine.runtime import get_plates
 from torch import Tensor, nn
 
 from guides.baselines import LearnsFromCosts
 from pyro_models.air import AIR
+from pyro_models.handlers import mask, plate
 from pyro_models.masks import shares, tight_boxes
 from pyro_models.networks import MLP
 from pyro_models.objective import annealed
-from pyro_models.presence import presence_logits
+from pyro_models.presence import sample_presence
 from pyro_models.shapes import require_batch
 from pyro_models.store import GuardedModule, scoped_store
 
@@ -163,21 +163,18 @@ class StepwiseGuide(GuardedModule):
         require_batch(images, model.shape)
         # Read once: each attribute access of a PyroModule registers all weights of a network.
         encoder = self.encoder
-        z_pres = inferred = None
+        z_pres: Tensor | None = None
+        inferred: Inferred | None = None
         # Not len(images), which torch.export would treat as a constant.
-        with annealed(beta), pyro.plate("scenes", images.shape[0], device=images.device):
+        with annealed(beta), plate("scenes", images.shape[0], images.device):
             backdrop = self.backdrop(images)
             z_background = None if backdrop is None else pyro.sample("z_background", backdrop)
             steps = self.steps(images, model.background.image(z_background))
             for i in range(model.max_objects):
-                proposal = steps.send(inferred)
-                presence = self.baseline_infer(i, images, proposal.state, z_pres)
-                presence |= {"presence": True}
-                with poutine.mask(mask=True if z_pres is None else z_pres > 0):
-                    logits = presence_logits(z_pres, proposal.logits)
-                    bernoulli = dist.Bernoulli(logits=logits)
-                    z_pres = pyro.sample(f"z_pres_{i}", bernoulli, infer=presence)
-                with poutine.mask(mask=z_pres > 0):
+                proposal = next(steps) if inferred is None else steps.send(inferred)
+                infer = self.baseline_infer(i, images, proposal.state, z_pres)
+                z_pres = sample_presence(f"z_pres_{i}", z_pres, proposal.logits, infer)
+                with mask(z_pres > 0):
                     z_where = pyro.sample(f"z_where_{i}", proposal.where)
                     what = self.encode(encoder, proposal.visible, z_where)
                     z_what = pyro.sample(f"z_what_{i}", what)
@@ -222,9 +219,9 @@ class StepwiseGuide(GuardedModule):
         if self.baseline is None:
             return {}
         # The state of the first step lacks the dimension of particles that its presence has.
-        plates = [plate for plate in get_plates() if plate.vectorized]
+        plates = [(frame.size, frame.dim) for frame in get_plates() if frame.dim is not None]
         shape = torch.broadcast_shapes(
-            state.shape[:-1], *((plate.size,) + (1,) * (-plate.dim - 1) for plate in plates)
+            state.shape[:-1], *((size,) + (1,) * (-dim - 1) for size, dim in plates)
         )
         value = self.baseline(step, images, state.expand(*shape, -1)).expand(shape)
         # After an absent object the presence is certain, and has no cost to predict.
@@ -254,10 +251,11 @@ class StepwiseGuide(GuardedModule):
         z_background = None if backdrop is None else backdrop.mean
         background = model.background.image(z_background)
         steps = self.steps(images, background)
-        inferred, logits, latents = None, [], []
+        inferred: Inferred | None = None
+        logits, latents = [], []
         with pyro.validation_enabled(False):
             for _ in range(model.max_objects):
-                proposal = steps.send(inferred)
+                proposal = next(steps) if inferred is None else steps.send(inferred)
                 z_where = proposal.where.mean
                 inferred = Inferred(z_where, self.encode(encoder, proposal.visible, z_where).mean)
                 logits.append(proposal.logits)

@@ -55,12 +55,27 @@ def model_and_guide(
         >>> guide.draw(torch.tensor([[0.5, 2.0]]), torch.eye(2)[:1]).shape
         torch.Size([1, 4])
     """
-    has_echo = invariance == "echo"
-    options = {"numbers": numbers, "target": target, "target_weight": target_weight}
-    options |= {"hidden": hidden, "prior": not has_echo, "levels": levels}
-    model = TabularICVAE(shape, c_dim, z_dim, **options)
+    model = TabularICVAE(
+        shape,
+        c_dim,
+        z_dim,
+        hidden=hidden,
+        numbers=numbers,
+        target=target,
+        target_weight=target_weight,
+        prior=invariance != "echo",
+        levels=levels,
+    )
     rows = RowFeatures(shape, unseen=0 if target is None else 1)
     features = nn.Sequential(rows, MLP(rows.width, hidden[0]), nn.Tanh())
-    choice = {"invariance": invariance, "memory": memory, "echo_terms": echo_terms}
-    sizes = {"hidden": hidden, "sees_c": encoder_sees_labels}
-    return model, guide_of(model, penalty, **choice, **sizes, features=features)
+    guide = guide_of(
+        model,
+        penalty,
+        invariance=invariance,
+        memory=memory,
+        echo_terms=echo_terms,
+        hidden=hidden,
+        sees_c=encoder_sees_labels,
+        features=features,
+    )
+    return model, guide

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from pyro_models.networks import MLP
+from pyro_models.networks import MLP, xavier
 from pyro_models.shapes import Shape, require_shape
 
 HALVED_FROM = 15
@@ -66,30 +66,26 @@ class Embedder(nn.Module):
             "deep": [(3, 1, 0), (3, 1, 0), (3, 2, 0), (3, 1, 0), (3, 1, 0)],
         }
         layers: list[nn.Module] = []
-        before, sides = shape.channels, shape.sides
+        before, (height, width) = shape.channels, shape.sides
         for index, (kernel, stride, padding) in enumerate(
             [(4, 2, 1)] * further_halvings + convolutions[network]
         ):
             if index <= further_halvings:
                 # Further convolutions leave sides that the others can halve.
                 least = HALVED_FROM * (2 if index < further_halvings else 1)
-                is_long = [side >= least for side in sides]
-            strides = tuple(stride if long else 1 for long in is_long)
-            paddings = tuple(padding if long else kernel // 2 for long in is_long)
+                is_long = (height >= least, width >= least)
+            rows, columns = ((stride, padding) if long else (1, kernel // 2) for long in is_long)
+            strides, paddings = zip(rows, columns, strict=True)
             layers += [nn.Conv2d(before, channels, kernel, strides, paddings), nn.ReLU()]
-            sides = tuple(
+            height, width = (
                 (side + 2 * padded - kernel) // step + 1
-                for side, step, padded in zip(sides, strides, paddings, strict=True)
+                for side, (step, padded) in ((height, rows), (width, columns))
             )
             before = channels
-        features = channels * sides[0] * sides[1]
+        features = channels * height * width
         self.network = nn.Sequential(*layers, nn.Flatten(), MLP(features, embed_dim, (hidden,)))
-        for module in self.network.modules():
-            if isinstance(module, nn.Conv2d | nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
-                nn.init.zeros_(module.bias)
         # Convolutions of few channels are fastest with channels last in memory.
-        self.network.to(memory_format=torch.channels_last)
+        xavier(self.network).to(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor) -> Tensor:
         r"""Embeds images.
@@ -126,7 +122,7 @@ def augment(images: Tensor, max_shift: int = 2, max_change: float = 0.2) -> Tens
     channels, height, width = images.shape[-3:]
     batch = images.shape[:-3]
     padded = nn.functional.pad(images, (max_shift,) * 4)
-    options = {"device": images.device}
+    options: dict[str, Any] = {"device": images.device}
     rows, columns = (
         torch.randint(0, 2 * max_shift + 1, (*batch, 1, 1), **options)
         + torch.arange(side, **options)

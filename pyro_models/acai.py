@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +42,7 @@ class PointwiseConv2d(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         weight, bias = self.convolution.weight, self.convolution.bias
         product = torch.einsum("ocij,cd->odij", weight, self.lift.weight.flatten(1))
+        assert self.lift.bias is not None
         offset = self.lift.bias.view(1, -1, 1, 1).expand(-1, -1, *images.shape[-2:])
         return F.conv2d(images, product, padding=1) + F.conv2d(offset, weight, bias, padding=1)
 
@@ -161,7 +163,8 @@ def init_weights(network: nn.Sequential) -> nn.Sequential:
         if isinstance(module, nn.Conv2d | nn.Linear):
             fan_in = module.weight[0].numel()
             nn.init.normal_(module.weight, std=1 / math.sqrt((1 + SLOPE**2) * fan_in))
-            nn.init.zeros_(module.bias)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
     # Convolutions of few channels are fastest with channels last in memory.
     return network.to(memory_format=torch.channels_last)
 
@@ -290,7 +293,7 @@ def dense(
         dropout: The probability with which a training step drops a hidden unit.
     """
     shape = Shape.of(shape)
-    options = {"activation": lambda: nn.LeakyReLU(SLOPE), "dropout": dropout}
+    options: dict[str, Any] = {"activation": lambda: nn.LeakyReLU(SLOPE), "dropout": dropout}
     encoder, features = (
         nn.Sequential(nn.Flatten(), MLP(shape.values, z_dim, hidden, **options)) for _ in range(2)
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from pyro_models.networks import MLP, CropCorner, centre_crop, centre_pad, halved
+from pyro_models.networks import MLP, CropCorner, centre_crop, centre_pad, halved, xavier
 from pyro_models.shapes import Shape, require_shape
 
 LAYERS = (nn.Linear, nn.Conv2d)
@@ -66,7 +66,8 @@ class Autoencoder(nn.Module):
     def start_at(self, mean: Tensor) -> None:
         r"""Sets the bias of the decoder's last layer so that the decoder draws the mean image.
 
-        It applies to decoders that end in a sigmoid; others stay as they are. A sigmoid starts at
+        It applies to decoders that end in a sigmoid, after a layer with a bias; others stay as they
+        are. A sigmoid starts at
         :math:`1/2`, and images are darker: in the first steps all gradients agree on lowering the
         output. On images that are mostly black they push the sigmoid into saturation at every
         pixel, where gradients vanish. Around the mean image the gradients of a batch cancel, except
@@ -81,6 +82,8 @@ class Autoencoder(nn.Module):
         if not any(isinstance(layer, nn.Sigmoid) for layer in self.decoder.modules()) or not layers:
             return
         bias = layers[-1].bias
+        if bias is None:
+            return
         padded = centre_pad(mean, self.padded_shape.sides)
         level = padded if bias.numel() == padded.numel() else mean.mean((1, 2))
         bias.copy_(level.clamp(0.01, 0.99).logit().flatten().expand_as(bias))
@@ -134,11 +137,7 @@ def convolutional(shape: Shape, z_dim: int, further_halvings: int = 0) -> Autoen
         CropCorner(shape),
     )
     autoencoder = Autoencoder(encoder, decoder, shape)
-    for module in autoencoder.modules():
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            nn.init.xavier_uniform_(module.weight)
-            nn.init.zeros_(module.bias)
-    return autoencoder
+    return xavier(autoencoder)
 
 
 def dense(shape: Shape, z_dim: int, hidden: tuple[int, ...] = (1000, 500)) -> Autoencoder:

@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import pyro
 import pyro.distributions as dist
@@ -15,10 +15,11 @@ from pyro import poutine
 from torch import Tensor
 
 from pyro_models.backgrounds import Kind, make_background
+from pyro_models.handlers import mask, plate
 from pyro_models.likelihoods import LayeredImage, Layers, NormalImage
 from pyro_models.networks import MLP, clipped_boxes, crop, paste
 from pyro_models.objective import annealed
-from pyro_models.presence import FixPresence, presence_logits
+from pyro_models.presence import FixPresence, present_before, sample_presence
 from pyro_models.shapes import Shape, require_batch
 from pyro_models.sharing import cached
 from pyro_models.store import GuardedModule, scoped_store
@@ -252,11 +253,12 @@ class AIR(GuardedModule):
     def _paste_both(self, z_what: Tensor, z_where: Tensor) -> Tensor:
         """Pastes colours, multiplied by masks, and masks, of shape (*, C + 1, H, W)."""
         mask, colour = self.appearance(z_what)
-        options = {"sides": self.shape.sides, "square": self.square_windows}
+        sides, square = self.shape.sides, self.square_windows
         if self.texture:
-            return paste(torch.cat([mask * colour, mask], dim=-3), z_where, **options)
+            windows = torch.cat([mask * colour, mask], dim=-3)
+            return paste(windows, z_where, sides, square=square)
         # Of one colour, only the mask has to be pasted.
-        mask = paste(mask, z_where, **options)
+        mask = paste(mask, z_where, sides, square=square)
         return torch.cat([mask * colour, mask], dim=-3)
 
     def crop(self, images: Tensor, z_where: Tensor) -> Tensor:
@@ -379,20 +381,14 @@ class AIR(GuardedModule):
         zero, where_loc, where_scale = self.zero, self.where_loc, self.where_scale
         z_pres: Tensor | None = None
         presences, wheres, whats = [], [], []
-        plate = pyro.plate("scenes", n if images is None else len(images), device=zero.device)
-        with annealed(beta), plate:
+        scenes = plate("scenes", n if images is None else len(images), zero.device)
+        with annealed(beta), scenes:
             prior = self.background.prior()
             z_background = None if prior is None else pyro.sample("z_background", prior)
             background = self.background.image(z_background)
             for i in range(self.max_objects):
-                previous = True if z_pres is None else z_pres > 0
-                with poutine.mask(mask=previous):
-                    z_pres = pyro.sample(
-                        f"z_pres_{i}",
-                        dist.Bernoulli(logits=presence_logits(z_pres, logits[i])),
-                        infer={"presence": True},
-                    )
-                with poutine.mask(mask=z_pres > 0):
+                z_pres = sample_presence(f"z_pres_{i}", z_pres, logits[i])
+                with mask(z_pres > 0):
                     z_where = pyro.sample(
                         f"z_where_{i}",
                         dist.Normal(where_loc, where_scale).to_event(1),
@@ -404,7 +400,7 @@ class AIR(GuardedModule):
                 presences.append(z_pres)
                 wheres.append(z_where)
                 whats.append(z_what)
-        with plate:
+        with scenes:
             # Not accumulated in place: TraceGraph_ELBO needs the provenance of every tensor to find
             # what depends on each presence.
             presence = torch.stack(torch.broadcast_tensors(*presences))
@@ -528,13 +524,10 @@ class AIR(GuardedModule):
             count: The number of objects in each, from 0 to ``max_objects``; drawn from the prior if
                 ``None``. With a small ``presence_prior`` most of these scenes are empty.
         """
-        fixed = FixPresence(
-            lambda step, message: torch.full_like(message["fn"].logits, step < count)
-        )
-        with nullcontext() if count is None else fixed:
-            trace = poutine.trace(self).get_trace(n=n)
+        with nullcontext() if count is None else FixPresence(present_before(count)):
+            nodes: dict[str, Any] = poutine.trace(self).get_trace(n=n).nodes
         steps = range(self.max_objects)
-        counts = torch.stack([trace.nodes[f"z_pres_{i}"]["value"] for i in steps]).sum(0).long()
-        wheres = torch.stack([trace.nodes[f"z_where_{i}"]["value"] for i in steps], dim=1)
-        x = trace.nodes["x"]
+        counts = torch.stack([nodes[f"z_pres_{i}"]["value"] for i in steps]).sum(0).long()
+        wheres = torch.stack([nodes[f"z_where_{i}"]["value"] for i in steps], dim=1)
+        x = nodes["x"]
         return Scene(x["value"], x["fn"].mean, counts, self.boxes(wheres, counts))

@@ -23,6 +23,9 @@ STEEPNESS = 4.0
 class Background(nn.Module):
     r"""What is under the objects of a scene. Subclasses define :meth:`image`.
 
+    Args:
+        shape: The canvas' shape.
+
     Attributes:
         kind: Its name.
         latent_shape: The shape of the latent of a scene, the site ``z_background``; ``None`` if
@@ -35,9 +38,11 @@ class Background(nn.Module):
     on_any_canvas: ClassVar[bool] = True
     has_texture: ClassVar[bool] = False
     latent_shape: tuple[int, ...] | None = None
+    middle: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, shape: Shape) -> None:
         super().__init__()
+        self.shape = shape
         # A constant, which moves with the module: it is not in the state dict.
         self.register_buffer("middle", torch.tensor(0.5), persistent=False)
 
@@ -81,9 +86,10 @@ class BlackBackground(Background):
     """
 
     kind = "black"
+    black: Tensor
 
     def __init__(self, shape: Shape) -> None:
-        super().__init__()
+        super().__init__(shape)
         self.register_buffer("black", torch.zeros(shape.channels, 1, 1), persistent=False)
 
     def image(self, latent: Tensor | None = None) -> Tensor:
@@ -98,12 +104,14 @@ class ConstantBackground(Background):
     """
 
     kind = "constant"
+    latent_shape: tuple[int]
 
     def __init__(self, shape: Shape) -> None:
-        super().__init__()
+        super().__init__(shape)
         self.latent_shape = (shape.channels,)
 
     def image(self, latent: Tensor | None = None) -> Tensor:
+        assert latent is not None
         return latent[..., None, None]
 
 
@@ -128,9 +136,12 @@ class ImageBackground(Background):
 
     kind = "image"
     has_texture = True
+    latent_shape: tuple[int, int, int]
+    rows: Tensor
+    columns: Tensor
 
     def __init__(self, shape: Shape, window: float) -> None:
-        super().__init__()
+        super().__init__(shape)
         self.pool = max(1, round(window / POOLED**2))
         self.cell = POOLED * self.pool
         rows, columns = (_between(side, self.cell) for side in shape.sides)
@@ -139,6 +150,7 @@ class ImageBackground(Background):
         self.latent_shape = (shape.channels, rows.shape[1], columns.shape[1])
 
     def image(self, latent: Tensor | None = None) -> Tensor:
+        assert latent is not None
         return self.rows @ latent @ self.columns.mT
 
 
@@ -159,7 +171,7 @@ class LearnedBackground(Background):
     on_any_canvas = False
 
     def __init__(self, shape: Shape) -> None:
-        super().__init__()
+        super().__init__(shape)
         self.weights = nn.Parameter(torch.zeros(tuple(shape)))
 
     def image(self, latent: Tensor | None = None) -> Tensor:
@@ -194,7 +206,9 @@ def make_background(kind: Kind, shape: Shape, window: float) -> Background:
         (6, (1, 9, 9))
     """
     background = BACKGROUNDS[kind]
-    return background(shape, window) if background is ImageBackground else background(shape)
+    if issubclass(background, ImageBackground):
+        return background(shape, window)
+    return background(shape)
 
 
 def _between(side: int, cell: int) -> Tensor:

@@ -9,7 +9,8 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyro_models.networks import MLP
+from pyro_models.handlers import plate
+from pyro_models.networks import MLP, xavier
 from pyro_models.shapes import Shape, require_batch
 from pyro_models.store import GuardedModule
 
@@ -50,7 +51,7 @@ class BinaryVAE(GuardedModule):
             The images.
         """
         require_batch(images, self.shape)
-        with pyro.plate("images", len(images), device=images.device):
+        with plate("images", len(images), images.device):
             z = pyro.sample("z", dist.Bernoulli(logits=self.prior_logits).to_event(1))
             pixels = dist.Bernoulli(logits=self.decoder(z)).to_event(1)
             return pyro.sample("x", pixels, obs=images.flatten(1))
@@ -62,9 +63,4 @@ def network(inputs: int, outputs: int, hidden: Sequence[int]) -> MLP:
     That is what the papers' tables were made with: uniform weights by Glorot and Bengio, and biases
     of zero.
     """
-    layers = MLP(inputs, outputs, hidden, lambda: nn.LeakyReLU(0.3))
-    for layer in layers:
-        if isinstance(layer, nn.Linear):
-            nn.init.xavier_uniform_(layer.weight)
-            nn.init.zeros_(layer.bias)
-    return layers
+    return xavier(MLP(inputs, outputs, hidden, lambda: nn.LeakyReLU(0.3)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -55,11 +56,11 @@ class Grid(TorchDistribution):
     arg_constraints: ClassVar[dict[str, Any]] = {}
     support = constraints.real
 
-    def __init__(self, levels: int, batch_shape: torch.Size, zero: Tensor) -> None:
+    def __init__(self, levels: int, batch_shape: Sequence[int], zero: Tensor) -> None:
         self.levels, self.zero = levels, zero
         super().__init__(torch.Size(batch_shape), validate_args=False)
 
-    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         shape = (*sample_shape, *self.batch_shape)
         index = torch.randint(self.levels, shape, device=self.zero.device)
         return centres(index, self.levels).to(self.zero.dtype)
@@ -68,6 +69,6 @@ class Grid(TorchDistribution):
         r"""Returns :math:`-\log L`, of the shape of the value."""
         return torch.full_like(value, -math.log(self.levels))
 
-    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> Grid:
+    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> Grid:
         """Expands the batch shape."""
         return Grid(self.levels, torch.Size(batch_shape), self.zero)

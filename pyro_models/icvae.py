@@ -12,6 +12,7 @@ from pyro import poutine
 from torch import Tensor, nn
 
 from pyro_models.grids import Grid
+from pyro_models.handlers import plate
 from pyro_models.likelihoods import NormalImage
 from pyro_models.networks import MLP, Deconvolutions
 from pyro_models.objective import annealed
@@ -66,10 +67,10 @@ class ConditionalModel(GuardedModule):
         Returns:
             The data, of shape :math:`(B, *)`.
         """
-        plate = pyro.plate("images", len(c), device=c.device)
-        with annealed(beta), plate, poutine.mask(mask=self.prior):
+        batch = plate("images", len(c), c.device)
+        with annealed(beta), batch, poutine.mask(mask=self.prior):
             z = pyro.sample("z", self.code_prior())
-        with plate:
+        with batch:
             return self.observe(x, z, c, reconstruction)
 
     def observe(self, x: Tensor | None, z: Tensor, c: Tensor, weight: Tensor | float) -> Tensor:
@@ -155,7 +156,7 @@ class ICVAE(ConditionalModel):
     def x_given(self, z: Tensor, c: Tensor) -> dist.TorchDistribution:
         return self.pixels(z, c)
 
-    def pixels(self, z: Tensor, c: Tensor) -> dist.Distribution:
+    def pixels(self, z: Tensor, c: Tensor) -> dist.TorchDistribution:
         """Returns the likelihood; override it for another one."""
         out = self.decoder(torch.cat([z, c], dim=-1)).to(z.dtype).unflatten(-1, self.shape)
         if self.likelihood == "bernoulli":

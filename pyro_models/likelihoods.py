@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import pyro.distributions as dist
@@ -40,8 +41,8 @@ class NormalImage(dist.Independent):
         if self._validate_args:
             self.base_dist._validate_sample(value)
         scale = self.base_dist.scale[..., 0, 0, 0]
-        pixels = broadcast_tensors(self.base_dist.loc, value)
-        distance = mse_loss(*pixels, reduction="none").sum((-3, -2, -1))
+        loc, value = broadcast_tensors(self.base_dist.loc, value)
+        distance = mse_loss(loc, value, reduction="none").sum((-3, -2, -1))
         constant = self.event_shape.numel() * (scale.log() + 0.5 * math.log(2 * math.pi))
         return -0.5 * distance / scale**2 - constant
 
@@ -149,7 +150,7 @@ class LayeredImage(dist.TorchDistribution):
         constant = value.shape[-3] * (math.log(self.scale) + 0.5 * math.log(2 * math.pi))
         return (-0.5 * distance / self.scale**2 - constant).exp()
 
-    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         shares = torch.cat(
             [
                 torch.einsum("i...,i...hw->i...hw", self.presence, self.layers.shares.squeeze(-3)),

@@ -5,12 +5,15 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pyro_models.shapes import Shape
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 class MLP(nn.Sequential):
@@ -43,6 +46,26 @@ class MLP(nn.Sequential):
             layers += [nn.Dropout(dropout)] if dropout else []
         super().__init__(*layers, nn.Linear([inputs, *hidden][-1], outputs))
 
+    @property
+    def last(self) -> nn.Linear:
+        """The last layer."""
+        layer = self[-1]
+        assert isinstance(layer, nn.Linear)
+        return layer
+
+
+def xavier(network: Network) -> Network:
+    """Initialises the convolutions and dense layers of a network, which it returns.
+
+    Weights are drawn by :func:`~torch.nn.init.xavier_uniform_`, and biases are zero.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    return network
+
 
 def interpolation(scale: Tensor, shift: Tensor, source: int, target: int) -> Tensor:
     r"""Returns the matrix of bilinear interpolation along one axis.
@@ -68,7 +91,7 @@ def interpolation(scale: Tensor, shift: Tensor, source: int, target: int) -> Ten
         | Spatial Transformer Networks (Jaderberg et al., 2015)
         | https://arxiv.org/abs/1506.02025
     """
-    options = {"dtype": scale.dtype, "device": scale.device}
+    options: dict[str, Any] = {"dtype": scale.dtype, "device": scale.device}
     centres = (2 * torch.arange(target, **options) + 1) / target - 1
     positions = (torch.addcmul(shift.unsqueeze(-1), scale.unsqueeze(-1), centres) + 1) * (
         source / 2

@@ -32,7 +32,7 @@ class annealed(ScaleMessenger):
         (0.5, (0.5,))
     """
 
-    def _process_message(self, message: dict[str, Any]) -> None:
+    def _process_message(self, message: Any) -> None:
         scale = message["scale"]
         # A single weight is stored as it is: estimators recognise equal scales by identity.
         unscaled = isinstance(scale, int | float) and scale == 1
@@ -41,7 +41,7 @@ class annealed(ScaleMessenger):
 
 
 class _MarkPenalty(poutine.messenger.Messenger):
-    def _process_message(self, message: dict[str, Any]) -> None:
+    def _process_message(self, message: Any) -> None:
         message["penalty"] = True
 
 

@@ -1,18 +1,23 @@
 """Presence: a row of binary sites that are all 0 after the first 0.
 
 A model or guide marks each presence with ``infer={"presence": True}``, draws it with logits of
-:func:`presence_logits`, and masks what belongs to its object with ``poutine.mask``.
+:func:`presence_logits`, as :func:`sample_presence` does, and masks what belongs to its object with
+``poutine.mask``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Any
 
+import pyro
 import torch
 from pyro.distributions import Bernoulli
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
+
+from pyro_models.handlers import mask
 
 # The logit of an impossible presence. In single and in double precision its probability is exactly
 # 0, the log-probability of z_pres = 0 is exactly 0, and both log-probabilities are finite.
@@ -33,6 +38,26 @@ def presence_logits(z_pres: Tensor | None, logits: Tensor) -> Tensor:
     if z_pres is None:
         return logits
     return torch.where(z_pres > 0, logits, logits.new_full((), ABSENT))
+
+
+def sample_presence(
+    name: str, z_pres: Tensor | None, logits: Tensor, infer: Mapping[str, Any] | None = None
+) -> Tensor:
+    r"""Draws the presence of a step, and marks it; it is masked after an absent object.
+
+    Args:
+        name: The site's name.
+        z_pres: The presence of the step before: see :func:`presence_logits`.
+        logits: The logits if the object before is present, of shape :math:`(*)`.
+        infer: Further entries of the site's ``infer``, such as a baseline.
+
+    Returns:
+        The presence, 0 or 1, of shape :math:`(*)`.
+    """
+    # Pyro's type has none of the entries that others than its own estimators read.
+    marked: Any = {"presence": True, **(infer or {})}
+    with nullcontext() if z_pres is None else mask(z_pres > 0):
+        return pyro.sample(name, Bernoulli(logits=presence_logits(z_pres, logits)), infer=marked)
 
 
 class FixPresence(Messenger):
@@ -70,6 +95,15 @@ class FixPresence(Messenger):
             message["value"] = self.value(len(self.names), message)
             message["done"] = True
             self.names.append(message["name"])
+
+
+def present_before(count: int) -> Callable[[int, dict[str, Any]], Tensor]:
+    """Returns the values for :class:`FixPresence` of a number of objects: the first are present."""
+
+    def value(step: int, message: dict[str, Any]) -> Tensor:
+        return torch.full_like(message["fn"].logits, step < count)
+
+    return value
 
 
 def all_present(step: int, message: dict[str, Any]) -> Tensor:

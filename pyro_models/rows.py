@@ -104,6 +104,11 @@ class RowFeatures(nn.Module):
                 [0.0000, 1.0000, 0.0000, 0.0000, 0.0000]])
     """
 
+    numbers: Tensor
+    optional: Tensor
+    column_of: Tensor
+    category: Tensor
+
     def __init__(self, shape: RowShape, unseen: int = 0) -> None:
         super().__init__()
         self.shape = shape
@@ -148,7 +153,7 @@ class Row(dist.TorchDistribution):
     arg_constraints: ClassVar[dict[str, Any]] = {}
     support = constraints.independent(constraints.real, 1)
 
-    def __init__(self, shape: RowShape, numbers: dist.Distribution, logits: Sequence[Tensor]):
+    def __init__(self, shape: RowShape, numbers: dist.TorchDistribution, logits: Sequence[Tensor]):
         # Not called shape, which is a method of Pyro's distributions.
         self.columns, self.numbers, self.logits = shape, numbers, tuple(logits)
         super().__init__(numbers.batch_shape[:-1], torch.Size([len(shape)]), validate_args=False)
@@ -187,7 +192,8 @@ class Row(dist.TorchDistribution):
         """The mean of numbers, and the most probable category: a category has no mean."""
         return self.mode
 
-    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        sample_shape = torch.Size(sample_shape)
         categories = [
             torch.distributions.Categorical(logits=logits).sample(sample_shape)
             for logits in self.logits
@@ -266,7 +272,7 @@ class RowHeads(nn.Module):
         """
         loc, *heads = outputs.split(self.widths, dim=-1)
         scale = LEAST_SCALE + self.log_scale.exp().to(loc.dtype).expand_as(loc)
-        numbers: dist.Distribution
+        numbers: dist.TorchDistribution
         if self.distribution == "robust":
             numbers = dist.StudentT(FREEDOM, loc, scale, validate_args=False)
         else:

@@ -63,8 +63,8 @@ class Shape(NamedTuple):
         return "x".join(map(str, self.outside))
 
 
-def require_shape(images: Tensor, shape: Shape) -> None:
-    """Checks the last three axes of images.
+def require_shape(images: Tensor, shape: Sequence[int]) -> None:
+    """Checks the last three axes of images, which are to be channels, height and width.
 
     Without the check, grey images without a channel axis would be broadcast to something else.
 

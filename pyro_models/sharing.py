@@ -57,7 +57,7 @@ def cached(method: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
     cache = _CACHE.get()
     if cache is None:
         return method(*inputs)
-    tensors = (*inputs, *method.__self__.parameters())
+    tensors = (*inputs, *method.__self__.parameters())  # type: ignore[attr-defined]
     key = (method, *(_state(tensor) for tensor in tensors))
     if key not in cache:
         cache[key] = (inputs, method(*inputs))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -102,7 +102,7 @@ class SlotAttention(nn.Module):
         self.gru.bias_hh.zero_()
         nn.init.eye_(self.gru.weight_ih.chunk(3)[2])
         self.gru.weight_hh.chunk(3)[2].zero_()
-        self.mlp[-1].weight.mul_(0.1)
+        self.mlp.last.weight.mul_(0.1)
 
     def start(self, noise: Tensor) -> Tensor:
         r"""Returns the first slots, :math:`\mu + \sigma \epsilon`.
@@ -169,7 +169,7 @@ class PositionEmbedding(nn.Module):
         Returns:
             Of shape :math:`(*, F, H, W)`.
         """
-        options = {"dtype": features.dtype, "device": features.device}
+        options: dict[str, Any] = {"dtype": features.dtype, "device": features.device}
         y, x = (torch.linspace(0, 1, side, **options) for side in sides)
         grid = torch.stack(torch.meshgrid(y, x, indexing="ij"), -1)
         return features + self.linear(torch.cat([grid, 1 - grid], -1)).permute(2, 0, 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 from weakref import WeakValueDictionary
 
 import pyro
@@ -14,7 +14,9 @@ from pyro.poutine.runtime import _PYRO_STACK
 from pyro.poutine.trace_messenger import TraceMessenger
 from torch import Tensor
 
-Method = TypeVar("Method", bound=Callable[..., Any])
+M = TypeVar("M", bound="GuardedModule")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 # Weights of modules that have run, by identity. Tensors that were loaded into the store are not
 # among them.
@@ -106,14 +108,16 @@ def named_weights(module: PyroModule) -> Iterator[tuple[str, Tensor, bool]]:
                         yield param_with_module_name(prefix + key, name), weight, False
 
 
-def scoped_store(method: Method) -> Method:
+def scoped_store(
+    method: Callable[Concatenate[M, P], R],
+) -> Callable[Concatenate[M, P], R]:
     """Decorates a method of a :class:`GuardedModule` to leave Pyro's parameter store as it is.
 
     The method runs with an empty store, after a check of the store around it.
     """
 
     @functools.wraps(method)
-    def run(self: GuardedModule, *args: Any, **kwargs: Any) -> Any:
+    def run(self: M, *args: P.args, **kwargs: P.kwargs) -> R:
         self.require_matching_store()
         with pyro.get_param_store().scope():
             return method(self, *args, **kwargs)

@@ -77,11 +77,12 @@ class ABC(SizedMethod):
 
         data = self.sampled(settings, data)
         sets, device = self.sets(settings, data), next(objective.parameters()).device
-        names = {"withheld": sets.find(settings.withheld), "names": sets.classes.values}
-        require_held_out(sets.indices[1], **names)
+        withheld, names = sets.find(settings.withheld), sets.classes.values
+        require_held_out(sets.indices[1], withheld, names)
         stacks = self.stacks(settings, data, 1, replacement=True, device=device)
-        options = names | {"set_column": settings.set_column, "seed": settings.seed}
-        return ABCWatch(objective, *data, sets.indices, stacks, **options)
+        options: dict[str, Any] = settings.select("set_column", "seed")
+        options |= {"withheld": withheld, "names": names}
+        return ABCWatch(objective, data.train, data.held_out, sets.indices, stacks, **options)
 
     @property
     def trained(self) -> type[TrainedABC]:

@@ -61,9 +61,15 @@ class ACAI(Method):
     def watch(self, settings: ACAISettings, data: Split, objective: Any) -> ACAIWatch:
         from train.metrics.autoencoding import ACAIWatch
 
-        options = {"starts": settings.cluster_starts, "seed": settings.seed}
-        data = self.sampled(settings, data, stored=True)
-        return ACAIWatch(objective.autoencoder, *data, lines=settings.data == "lines", **options)
+        train, held_out = self.sampled(settings, data, stored=True)
+        return ACAIWatch(
+            objective.autoencoder,
+            train,
+            held_out,
+            lines=settings.data == "lines",
+            starts=settings.cluster_starts,
+            seed=settings.seed,
+        )
 
     @property
     def trained(self) -> type[TrainedAutoencoder]:

@@ -49,8 +49,8 @@ class AE(SizedMethod):
         from train.metrics.autoencoding import AEWatch
 
         images = self.sampled(settings, data, stored=True)._asdict()
-        options = {"starts": settings.cluster_starts, "seed": settings.seed}
-        return AEWatch(objective.autoencoder, **images, **options)
+        starts, seed = settings.cluster_starts, settings.seed
+        return AEWatch(objective.autoencoder, **images, starts=starts, seed=seed)
 
     def best(self, settings: AESettings) -> Best:
         from train.engine.loop import Best

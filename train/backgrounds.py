@@ -131,14 +131,16 @@ def find(settings: AIRSettings, images: Any) -> Kind:
         settings: The settings, whose windows are the size of objects.
         images: Scenes, of shape :math:`(M, C, H, W)`, uint8; see :data:`EXAMINED`.
     """
-    x, simplest = sample(images), "black" if is_black(images) else "constant"
+    x = sample(images)
+    simplest: Kind = "black" if is_black(images) else "constant"
     constant = torch.zeros(()) if simplest == "black" else median(x.flatten(2))[..., None, None]
     simple = errors(x, constant)
     if BETTER * max(simple) <= VISIBLE:
         return simplest
     shape = Shape(*images.shape[1:])
-    scale, _ = with_windows(settings, shape).window_scale
-    grid = ImageBackground(shape, min(shape.sides) / scale)
+    windows = with_windows(settings, shape).window_scale
+    assert windows is not None
+    grid = ImageBackground(shape, min(shape.sides) / windows[0])
     with torch.no_grad():
         # In a window, as the median pixel of a scene is no object's.
         image = errors(x, grid.image(ImageBackdrop(grid).medians(x, POOLED)))

@@ -25,6 +25,13 @@ if TYPE_CHECKING:
     from train.engine.runs import Run
     from train.objective import ELBOObjective
 
+BASELINES: dict[str, Literal["none", "average", "network"]] = {
+    "": "none",
+    "average": "average",
+    "network": "network",
+}
+"""Baselines by what follows an estimator's name."""
+
 ROWS = (
     "marginal",
     "tracegraph",
@@ -72,7 +79,7 @@ class BenchSettings(AIRSettings):
     training_seeds: Whole = 0
     """Number of seeds with which each estimator is also trained, for --steps; 0: no training."""
     estimator: tyro.conf.Suppress[str] = "marginal"
-    baseline: tyro.conf.Suppress[str] = "none"
+    baseline: tyro.conf.Suppress[Literal["none", "average", "network"]] = "none"
     resume: tyro.conf.Suppress[bool] = False
 
     def __post_init__(self) -> None:
@@ -132,23 +139,23 @@ def row_settings(settings: AIRSettings, row: str) -> AIRSettings:
 
     name, _, baseline = row.partition("+")
     require(
-        baseline in ("", "average", "network"),
+        baseline in BASELINES,
         f"--estimators {row}: {baseline} is no baseline; give +average or +network",
     )
     # --particles is for estimators that have several draws by default.
     particles = settings.particles if make(name).num_particles > 1 else None
     make(name, particles)
-    return replace(settings, estimator=name, baseline=baseline or "none", particles=particles)
+    return replace(settings, estimator=name, baseline=BASELINES[baseline], particles=particles)
 
 
 def build_row(
-    settings: AIRSettings, shape: tuple[int, int], weights: dict[str, Any]
+    settings: AIRSettings, shape: Sequence[int], weights: dict[str, Any]
 ) -> ELBOObjective:
     """Builds the objective of a row with given weights.
 
     Args:
         settings: The settings of the row.
-        shape: Height and width of a scene in pixels.
+        shape: Height and width of a scene in pixels, in colour after the number of channels.
         weights: A state dictionary. Weights that it lacks, and those of a baseline, stay as they
             are initialised.
     """

@@ -7,7 +7,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from train import processes
 from train.errors import InputError, Interrupted
@@ -17,10 +17,11 @@ S = TypeVar("S")
 NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "calculation overflow")
 """Parts of the messages with which PyTorch reports that memory ran out."""
 
-M = TypeVar("M", bound=Callable[..., Any])
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
-def leaves_no_trace(main: M) -> M:
+def leaves_no_trace(main: Callable[P, R]) -> Callable[P, R]:
     """Decorates a ``main`` so that it restores what it sets for the whole process.
 
     That is the state of random generators and flags of PyTorch: see
@@ -28,7 +29,7 @@ def leaves_no_trace(main: M) -> M:
     """
 
     @functools.wraps(main)
-    def alone(*args: Any, **options: Any) -> Any:
+    def alone(*args: P.args, **options: P.kwargs) -> R:
         from train.engine import runtime
 
         with runtime.preserved():

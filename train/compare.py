@@ -141,7 +141,7 @@ def main(settings: CompareSettings, methods: Sequence[Method] = ()) -> dict[str,
         settings.data, settings.data_dir, settings.evaluate_on, settings.data_options
     )
     most = zip(data, shared.measure_on, strict=True)
-    data = data._make(samples.sample(part, number) for part, number in most)
+    data = datasets.Split(*(samples.sample(part, number) for part, number in most))
     comparison.require_classes(data)
     codecs = codecs_of(settings.runs, data, device, methods)
     run = Run.create(shared, "compare", runs=settings.runs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import reprlib
 import sys
 import warnings
+from types import FrameType
 from typing import Any
 
 from train import processes
@@ -60,7 +61,8 @@ def note(message: str) -> None:
 
 def warn(message: str) -> None:
     """Issues a warning that points at the line outside this library that called it."""
-    level, frame = 1, sys._getframe()
+    level = 1
+    frame: FrameType | None = sys._getframe()
     while frame is not None and frame.f_globals.get("__name__", "").startswith("train."):
         level, frame = level + 1, frame.f_back
     warnings.warn(message, stacklevel=level)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from inspect import Parameter, Signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import tyro
 
@@ -68,8 +69,12 @@ def export(trained: Trained, folder: Path, *, onnx: bool = False) -> list[Path]:
     files = []
     for name, data in contents(trained, (".pt2", ".onnx") if onnx else (".pt2",)):
         files.append(folder / name)
-        disk.write_atomically(files[-1], lambda file, data=data: file.write(data))
+        disk.write_atomically(files[-1], partial(_write, data))
     return files
+
+
+def _write(data: bytes, file: BinaryIO) -> None:
+    file.write(data)
 
 
 def contents(trained: Trained, kinds: Sequence[str]) -> Iterator[tuple[str, bytes]]:
@@ -155,7 +160,8 @@ def exported(trained: Trained, tensor_function: TensorFunction) -> Any:
 
     # The program's inputs are named by the signature.
     names = [Parameter(name, Parameter.POSITIONAL_OR_KEYWORD) for name in ("self", *examples)]
-    Module.forward.__signature__ = Signature(names)
+    forward: Any = Module.forward
+    forward.__signature__ = Signature(names)
     batch = torch.export.Dim("batch", min=1)
     shapes = {name: {0: batch} for name in examples}
     inputs = tuple(examples.values())
@@ -184,8 +190,14 @@ def _onnx(program: Any, function: TensorFunction) -> bytes:
             "--onnx needs ONNX: pip install 'structured-latents[onnx]', or leave --onnx out"
         ) from None
     buffer = io.BytesIO()
-    names = {"input_names": list(function.inputs), "output_names": list(function.outputs)}
-    torch.onnx.export(program, dynamo=True, verbose=False, **names).save(buffer)
+    exported: Any = torch.onnx.export(
+        program,
+        dynamo=True,
+        verbose=False,
+        input_names=list(function.inputs),
+        output_names=list(function.outputs),
+    )
+    exported.save(buffer)
     return buffer.getvalue()
 
 

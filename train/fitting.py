@@ -138,16 +138,18 @@ def require_classes(invariance: str, classes: int | Mapping[str, int]) -> None:
         classes: The number of classes of the condition, 0 for quantities; or of several conditions,
             by name.
     """
-    by_name = classes if isinstance(classes, Mapping) else {None: classes}
-    quantities = [name for name, count in by_name.items() if not count]
-    values = "the labels" if None in quantities else f"the values of {', '.join(quantities)}"
+    if isinstance(classes, Mapping):
+        quantities = [name for name, count in classes.items() if not count]
+        values, has_quantities = f"the values of {', '.join(quantities)}", bool(quantities)
+    else:
+        values, has_quantities = "the labels", not classes
     require(
-        not quantities or invariance not in ("direct", "mmd"),
+        not has_quantities or invariance not in ("direct", "mmd"),
         f"--invariance {invariance} needs classes, but {values} are quantities: give another one",
     )
 
 
-def withheld(labels: Sequence[str], sets: Sets, *, least: int) -> Misfit | None:
+def withheld(labels: Sequence[int | str], sets: Sets, *, least: int) -> Misfit | None:
     """Checks that the withheld sets exist, and that enough other sets remain for training.
 
     Args:

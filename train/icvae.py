@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from train.tabular import TABLES
 if TYPE_CHECKING:
     from guides.encoders import Invariance
     from train.data.labelled import Split
+    from train.engine.callbacks import Callback
     from train.method import Method
     from train.metrics.coding import ICVAEWatch
     from train.objective import ELBOObjective
@@ -31,13 +32,17 @@ class ICVAE(InvariantMethod, SizedELBOMethod):
     needs_labels = True
 
     def networks(
-        self, settings: ICVAESettings, inputs: Mapping[str, Any], c_dim: int, penalty: Invariance
+        self,
+        settings: ICVAESettings,
+        inputs: Mapping[str, Any],
+        c_dim: int,
+        penalty: Invariance | None,
     ) -> tuple[Any, Any]:
         from guides.icvae import model_and_guide
 
         names = ("z_dim", "levels", "invariance", "memory", "hidden", "echo_terms")
-        names += ("likelihood", "likelihood_scale", "encoder_sees_labels")
-        options = self.arguments(settings, inputs, *names)
+        others = ("likelihood", "likelihood_scale", "encoder_sees_labels")
+        options = self.arguments(settings, inputs, *names, *others)
         return model_and_guide(self.shape(inputs), c_dim, penalty, **options)
 
     def watch(self, settings: ICVAESettings, data: Split, objective: ELBOObjective) -> ICVAEWatch:
@@ -55,15 +60,16 @@ class ICVAE(InvariantMethod, SizedELBOMethod):
     def of_run(self, inputs: Mapping[str, Any]) -> Method:
         return TABLES if "schema" in inputs else self
 
-    def main(self, settings: ICVAESettings, *arguments: Any, **options: Any) -> dict[str, Any]:
+    def main(
+        self, settings: ICVAESettings, callbacks: Sequence[Callback] = (), *, data: Any = None
+    ) -> dict[str, Any]:
         from train.studies import sweeps
 
-        data = options.get("data")
         if is_table(settings.data) if data is None else TABLES.takes(data):
-            return TABLES.main(settings, *arguments, **options)
+            return TABLES.main(settings, callbacks, data=data)
         settings.require_defaults(settings.TABLES, "is a setting of tables (.csv, .tsv, .parquet)")
-        train = partial(super().main, **options)
-        return sweeps.tradeoff(settings, train) if settings.sweep else train(settings, *arguments)
+        train = partial(super().main, callbacks=callbacks, data=data)
+        return sweeps.tradeoff(settings, train) if settings.sweep else train(settings)
 
 
 METHOD = ICVAE()

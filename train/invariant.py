@@ -27,7 +27,11 @@ class InvariantMethod(ELBOMethod):
 
     @abstractmethod
     def networks(
-        self, settings: ICVAESettings, inputs: Mapping[str, Any], c_dim: int, penalty: Invariance
+        self,
+        settings: ICVAESettings,
+        inputs: Mapping[str, Any],
+        c_dim: int,
+        penalty: Invariance | None,
     ) -> tuple[Any, Any]:
         """Makes the model and the guide."""
 
@@ -35,7 +39,8 @@ class InvariantMethod(ELBOMethod):
         """Returns what converts labels, or columns of the data, to the condition."""
         from train.data import conditions
 
-        return conditions.fit(*data, settings.condition)
+        train, held_out = data
+        return conditions.fit(train, held_out, settings.condition)
 
     def misfits(self, settings: ICVAESettings, data: Any) -> list[Misfit | None]:
         from train import fitting

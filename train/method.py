@@ -111,8 +111,9 @@ class Method(ABC):
         from train.data.streaming import adapters
 
         if data is None:
-            source = settings.select("data", "data_dir", "evaluate_on").values()
-            data = datasets.load(*source, settings.data_options)
+            data = datasets.load(
+                settings.data, settings.data_dir, settings.evaluate_on, settings.data_options
+            )
         else:
             data = adapters.as_split(data, settings.evaluate_on, settings.data_options)
         if self.needs_labels:
@@ -177,7 +178,8 @@ class Method(ABC):
         """
         from train.data.samples import sample
 
-        return data._make(map(partial(sample, stored=stored), data, self.most(settings, data)))
+        split: Any = data
+        return split._make(map(partial(sample, stored=stored), data, self.most(settings, data)))
 
     def most(self, settings: Any, data: Any) -> list[int]:
         """Returns the most images of each split that a model is measured on."""
@@ -331,7 +333,8 @@ class ELBOMethod(Method):
     def prepare(self, settings: Any, data: Any, device: torch.device) -> Prepared:
         prepared = super().prepare(settings, data, device)
         # Not in build, which makes networks for load too, and a file must not import anything.
-        self.use_estimator(settings, prepared.objective)
+        objective: Any = prepared.objective
+        self.use_estimator(settings, objective)
         return prepared
 
 

@@ -144,8 +144,9 @@ class ELBOObjective(Objective):
     ) -> None:
         super().__init__()
         self.begin = begin
-        self.model = model
-        self.guide = guide
+        # They have what their class has, which the method knows.
+        self.model: Any = model
+        self.guide: Any = guide
         self.estimator = estimator
         self.annealed = dict(annealed or {})
         self.groups = tuple((tuple(module.parameters()), options) for module, options in groups)
@@ -168,9 +169,8 @@ class ELBOObjective(Objective):
     @pyro.get_param_store().scope()
     def forward(self, batch: Batch, step: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         annealed = {name: value(step) for name, value in self.annealed.items()}
-        pair = (self.model, self.guide)
         with one_estimate():
-            loss, terms = loss_and_terms(self.estimator, *pair, *batch, **annealed)
+            loss, terms = loss_and_terms(self.estimator, self.model, self.guide, *batch, **annealed)
         size = len(batch[0])
         return {"elbo": loss / size}, {name: value / size for name, value in terms.items()}
 
@@ -208,7 +208,7 @@ class CorrespondenceObjective(Objective):
     ) -> None:
         super().__init__()
         self.embedder = embedder
-        self.options = {"kind": similarity, "temperature": temperature}
+        self.options: dict[str, Any] = {"kind": similarity, "temperature": temperature}
         self.view = view
 
     def forward(self, batch: Batch, step: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

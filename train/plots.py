@@ -80,8 +80,8 @@ def scenes(images: np.ndarray, stages: Sequence[tuple[int, Mapping[str, np.ndarr
         titles.append(f"step {step:,}")
         # Those of earlier versions have no channels.
         drawn = stage["reconstruction"].reshape(images.shape)
-        columns = (drawn, stage["boxes"], stage["counts"])
-        for axis, image, box, count in zip(row, *columns, strict=True):
+        objects = zip(stage["boxes"], stage["counts"], strict=True)
+        for axis, image, (box, count) in zip(row, drawn, objects, strict=True):
             picture(axis, image.clip(0, 1))
             draw_boxes(axis, box[:count])
             # Lines of boxes at the edge extend beyond it, which must not rescale the axes.
@@ -114,14 +114,14 @@ def curves(
         panels: For each panel the label of its vertical axis, and by metric the curve's name.
             Metrics that were never logged are omitted, and so are panels without metrics.
     """
-    panels = {
+    drawn = {
         label: {name: history[metric] for metric, name in lines.items() if metric in history}
         for label, lines in panels.items()
     }
-    panels = {label: lines for label, lines in panels.items() if lines}
-    figure = Figure(figsize=(4.4 * len(panels), 3.4), layout="constrained")
+    drawn = {label: lines for label, lines in drawn.items() if lines}
+    figure = Figure(figsize=(4.4 * len(drawn), 3.4), layout="constrained")
     for axis, (label, lines) in zip(
-        figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
+        figure.subplots(1, len(drawn), squeeze=False)[0], drawn.items(), strict=True
     ):
         for i, (name, (steps, values)) in enumerate(lines.items()):
             colour = ("#0072B2", "#D55E00", "#009E73")[i % 3]
@@ -304,7 +304,8 @@ def codes(z: np.ndarray, labels: np.ndarray) -> Figure:
     figure = Figure(figsize=(6.2, 5.2), layout="constrained")
     axis = figure.subplots()
     points = axis.scatter(
-        *z.T,
+        z[:, 0],
+        z[:, 1],
         c=numbers if classes else labels,
         s=4,
         linewidths=0,
@@ -312,7 +313,7 @@ def codes(z: np.ndarray, labels: np.ndarray) -> Figure:
         rasterized=True,
     )
     if named:
-        handles, _ = points.legend_elements(num=None)
+        handles, _ = points.legend_elements(num=None)  # type: ignore[arg-type]
         axis.legend(
             handles,
             [str(name)[:20] for name in names.tolist()],

@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
@@ -196,8 +197,8 @@ def _runs(numbers: Collection[int]) -> list[tuple[int, int]]:
 
 def _sheet(columns: int, rows: int) -> tuple[Figure, np.ndarray]:
     """Makes a figure for pictures in rows and columns, (rows, columns)."""
-    figure = Figure(figsize=(1.25 * columns + 0.3, 1.4 * rows), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03, hspace=0, wspace=0)
+    layout = ConstrainedLayoutEngine(w_pad=0.03, h_pad=0.03, hspace=0, wspace=0)
+    figure = Figure(figsize=(1.25 * columns + 0.3, 1.4 * rows), layout=layout)
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 

@@ -23,8 +23,8 @@ def shares(kept: Mapping[str, float]) -> Figure:
     axes = figure.subplots()
     values = [max(kept[name], 0.0) for name in names]
     axes.barh(names, values, color=COLOURS[1])
-    for name, value in zip(names, values, strict=True):
-        axes.text(value + 0.01, name, f"{kept[name]:.2f}", va="center", fontsize=8)
+    for row, (name, value) in enumerate(zip(names, values, strict=True)):
+        axes.text(value + 0.01, row, f"{kept[name]:.2f}", va="center", fontsize=8)
     axes.set(xlim=(0, 1.08), xlabel="share of the column that is decoded from codes")
     axes.spines[["top", "right"]].set_visible(False)
     return figure

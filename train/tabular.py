@@ -44,20 +44,26 @@ class TabularICVAE(InvariantMethod):
             return rows.prepare(frames.read(path), roles, settings.evaluate_on)
         if isinstance(data, tuple | list):
             require(len(data) == 2, "data: give one data frame, or those to train and to test on")
-            return rows.prepare_split(*data, roles)
+            train, held_out = data
+            return rows.prepare_split(train, held_out, roles)
         return rows.prepare(data, roles, settings.evaluate_on)
 
     def inputs(self, settings: ICVAESettings, data: RowsSplit) -> dict[str, Any]:
         return super().inputs(settings, data) | {"schema": data.train.schema.state()}
 
-    def shape(self, inputs: Mapping[str, Any]) -> RowShape:
+    # Rows have columns, and not the channels, height and width of images.
+    def shape(self, inputs: Mapping[str, Any]) -> RowShape:  # type: ignore[override]
         """Reads the columns out of :meth:`inputs`."""
         from train.data.tabular.schema import Schema
 
         return Schema.from_state(inputs["schema"]).shape
 
     def networks(
-        self, settings: ICVAESettings, inputs: Mapping[str, Any], c_dim: int, penalty: Invariance
+        self,
+        settings: ICVAESettings,
+        inputs: Mapping[str, Any],
+        c_dim: int,
+        penalty: Invariance | None,
     ) -> tuple[Any, Any]:
         from guides.tabular import model_and_guide
         from train.data.tabular.schema import Schema

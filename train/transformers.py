@@ -76,6 +76,7 @@ class Transformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
     """Whether the method needs ``y``."""
     DEFAULTS: ClassVar[Mapping[str, Any]] = {}
     """Defaults that differ from the command line's."""
+    trained_: Any
     OPTIONS: ClassVar[Mapping[str, Any]] = {"image_shape": None}
     """Parameters that are not settings, with their defaults."""
 
@@ -93,8 +94,9 @@ class Transformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
                 setattr(self, name, value)
 
         signature = Signature([Parameter("self", Parameter.POSITIONAL_OR_KEYWORD), *options])
-        __init__.__signature__ = signature
-        cls.__init__ = __init__
+        constructor: Any = __init__
+        constructor.__signature__ = signature
+        cls.__init__ = constructor  # type: ignore[method-assign]
 
     @classmethod
     def _fields(cls) -> list[Field]:

@@ -90,7 +90,11 @@ def draw(
     measures = Measures()
     for name, figure in figures.items():
         path = f"figures/{name}.png"
-        outcome = attempt(lambda name=name, figure=figure: run.save_figure(name, figure()))
+
+        def save(name: str = name, figure: Callable[[], Figure] = figure) -> None:
+            run.save_figure(name, figure())
+
+        outcome = attempt(save)
         paths[name] = None if outcome.reason else path
         measures.report([path], outcome)
     return paths, measures.reasons

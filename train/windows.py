@@ -97,6 +97,8 @@ def on_canvas(settings: AIRSettings, shape: Shape, canvas: Shape) -> AIRSettings
         (5.2, 0.2)
     """
     ratio = min(canvas.sides) / min(shape.sides)
+    assert settings.window_scale is not None
+    assert settings.place_scale is not None
     scale, deviation = settings.window_scale
     return replace(
         settings,

@@ -58,7 +58,7 @@ class Scenes:
     factors: Mapping[str, np.ndarray] | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
-        if self.images.ndim == 3:
+        if isinstance(self.images, Tensor) and self.images.ndim == 3:
             object.__setattr__(self, "images", self.images.unsqueeze(1))
         if self.masks is not None:
             expected = (len(self.images), *self.images.shape[2:])
@@ -90,8 +90,8 @@ class Scenes:
         """
         if self.object_size is not None or self.boxes is None:
             return self.object_size
-        sides = (self.boxes[..., 2:] - self.boxes[..., :2]).amax(-1)
-        sides = sides[sides > 0].double().numpy()
+        longer = (self.boxes[..., 2:] - self.boxes[..., :2]).amax(-1)
+        sides = longer[longer > 0].double().numpy()
         if not len(sides):
             return None
         low, high = MARGIN * np.quantile(sides, [0.05, 0.95])
@@ -99,11 +99,11 @@ class Scenes:
 
     def select(self, index: Tensor | slice) -> Scenes:
         r"""Returns the scenes at ``index``, of shape :math:`(L)`, or in a slice."""
-        stored = isinstance(self.images, StoredImages)
+        images = self.images
         rows = index.numpy() if isinstance(index, Tensor) else index
         factors = self.factors
         return Scenes(
-            self.images.select(index) if stored else self.images[index],
+            images[index] if isinstance(images, Tensor) else images.select(index),
             None if self.counts is None else self.counts[index],
             None if self.boxes is None else self.boxes[index],
             self.object_size,
@@ -136,7 +136,7 @@ class Scenes:
         Raises:
             InputError: If there are fewer scenes than that.
         """
-        return batches_of((self.images,), batch_size, seed, device)
+        return batches_of(self.images, (), batch_size, seed, device)
 
     def hold_out(self) -> ScenesSplit:
         """Holds out a fixed random fifth, stratified by the counts if they are known."""

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from train.errors import require
+
+if TYPE_CHECKING:
+    from train.data.streaming.stored import StoredImages
 
 
 class Batches:
@@ -92,7 +96,10 @@ def as_input(tensor: Tensor) -> Tensor:
 
 @torch.no_grad()
 def codes_of(
-    encode: Callable[[Tensor], Tensor], images: Tensor, device: torch.device, batch: int = 1_000
+    encode: Callable[[Tensor], Tensor],
+    images: Tensor | StoredImages,
+    device: torch.device,
+    batch: int = 1_000,
 ) -> np.ndarray:
     r"""Encodes images in batches.
 

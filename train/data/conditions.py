@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -17,6 +17,27 @@ from train.errors import InputError, require
 
 LABELS = "labels"
 """The name of the condition that is the labels of the data, whatever their column is called."""
+
+
+COUNTED = Classes(())
+"""The classes 0, 1, ..., as many as a condition has."""
+
+
+class Labelled(Protocol):
+    """What a condition is read from: images, or rows of a table."""
+
+    def __len__(self) -> int:
+        """The number of data."""
+
+    @property
+    def known_labels(self) -> Tensor:
+        """See :attr:`train.data.labelled.Images.known_labels`."""
+
+    def require_labels(self) -> np.ndarray:
+        """See :meth:`train.data.labelled.Images.require_labels`."""
+
+    def column(self, name: str) -> np.ndarray:
+        """Returns a column by its name."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,12 +57,12 @@ class Condition:
     classes: int
     loc: Tensor
     scale: Tensor
-    values: Classes | None = None
+    values: Classes = COUNTED
     name: str | None = None
     circular: bool = False
 
     def __post_init__(self) -> None:
-        if self.values is None:
+        if len(self.values) != self.classes:
             object.__setattr__(self, "values", Classes(tuple(range(self.classes))))
 
     @classmethod
@@ -64,10 +85,11 @@ class Condition:
             "--data: labels of several columns must be quantities, and these are text: give one "
             "column for classes",
         )
-        train.require_labels()
-        if train.labels.is_floating_point():
-            return cls._of_quantities(train.labels.reshape(len(train), -1).double())
-        return cls._of_classes(*(set(images.values.tolist()) for images in (train, held_out)))
+        labels = train.known_labels
+        if labels.is_floating_point():
+            return cls._of_quantities(labels.reshape(len(train), -1).double())
+        known, other = (set(images.require_labels().tolist()) for images in (train, held_out))
+        return cls._of_classes(known, other)
 
     @classmethod
     def fit_column(cls, name: str, train: Images, held_out: Images) -> Condition:
@@ -197,29 +219,29 @@ class Condition:
             labels = torch.from_numpy(on_circle(labels.reshape(-1).numpy()))
         return (labels.reshape(len(labels), -1).float() - self.loc) / self.scale
 
-    def column(self, images: Images) -> np.ndarray:
+    def column(self, images: Labelled) -> np.ndarray:
         r"""Returns what images have for the condition, of shape :math:`(M)` or :math:`(M, K)`.
 
         Raises:
             InputError: If there is no such column.
         """
-        if self.name in (None, LABELS):
-            return images.values
+        if self.name is None or self.name == LABELS:
+            return images.require_labels()
         return images.column(self.name)
 
-    def targets(self, images: Images) -> np.ndarray:
+    def targets(self, images: Labelled) -> np.ndarray:
         r"""Returns what adversaries predict: class indices :math:`(M)`, or quantities.
 
         Quantities are of shape :math:`(M)` or :math:`(M, K)`; hues are sine and cosine.
         """
         if self.name in (None, LABELS):
-            return images.labels.numpy()
+            return images.known_labels.numpy()
         column = self.column(images)
         if self.classes:
             return self.values.encode(column).numpy()
         return on_circle(column) if self.circular else column
 
-    def of_images(self, images: Images, use_labels: bool = True) -> Tensor:
+    def of_images(self, images: Labelled, use_labels: bool = True) -> Tensor:
         r"""Returns :math:`c` of images, of shape :math:`(M, C)`.
 
         Args:
@@ -231,7 +253,7 @@ class Condition:
         if self.classes:
             return self(self.values.encode(self.column(images)))
         if self.name in (None, LABELS):
-            return self(images.labels)
+            return self(images.known_labels)
         return self(torch.from_numpy(self.column(images)))
 
     def of_labels(self, labels: Any, n: int) -> Tensor:
@@ -319,12 +341,12 @@ class JointCondition:
     @property
     def names(self) -> tuple[str, ...]:
         """The names of the columns."""
-        return tuple(part.name for part in self.parts)
+        return tuple(part.name for part in self.parts if part.name is not None)
 
     @property
     def classes(self) -> dict[str, int]:
         """The number of classes of each condition by its name; 0 for quantities."""
-        return {part.name: part.classes for part in self.parts}
+        return {name: part.classes for name, part in zip(self.names, self.parts, strict=True)}
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -336,7 +358,7 @@ class JointCondition:
         r"""The size :math:`C` of :math:`c`."""
         return sum(self.sizes)
 
-    def of_images(self, images: Images, use_labels: bool = True) -> Tensor:
+    def of_images(self, images: Labelled, use_labels: bool = True) -> Tensor:
         r"""Returns :math:`c` of images, of shape :math:`(M, C)`: see :meth:`Condition.of_images`.
 
         Raises:
@@ -363,11 +385,11 @@ class JointCondition:
         """
         columns = self.columns(labels)
         conditions = []
-        for part in self.parts:
+        for name, part in zip(self.names, self.parts, strict=True):
             try:
-                conditions.append(part.of_labels(columns[part.name], n))
+                conditions.append(part.of_labels(columns[name], n))
             except InputError as error:
-                raise InputError(f"{part.name}: {error}") from error
+                raise InputError(f"{name}: {error}") from error
         return torch.cat(conditions, dim=1)
 
     def columns(self, labels: Any) -> dict[str, Any]:
@@ -449,7 +471,9 @@ def require_unambiguous(name: str, images: Images) -> None:
         return
     meaning = "the labels of the data" if name == LABELS else "no condition"
     require(
-        name == LABELS and np.array_equal(images.columns[name], images.values),
+        name == LABELS
+        and images.values is not None
+        and np.array_equal(images.columns[name], images.values),
         f"--condition {name} means {meaning}, and --data has another column of this name: rename "
         "the column",
     )

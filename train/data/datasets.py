@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -69,14 +69,14 @@ def load(
     return Split(*(images.select(torch.from_numpy(indices)) for indices in rows))
 
 
-def images_of(contents: Contents) -> Images:
+def images_of(contents: Contents[Tensor | StoredImages]) -> Images:
     """Returns the images of a file or folder with their labels and columns."""
     images = Images(contents.images, None, columns=contents.columns)
     return images.with_labels(*contents.label) if contents.label else images
 
 
 def rows_of(
-    contents: Contents, evaluate_on: EvaluateOn, strata: np.ndarray | None = None
+    contents: Contents[Any], evaluate_on: EvaluateOn, strata: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns the indices of the images to train on, and of those to evaluate on.
 
@@ -146,8 +146,9 @@ def _load_named(data: str, data_dir: Path, evaluate_on: EvaluateOn, options: Dat
     require_own_labels(data, options)
     entry = CATALOGUE[data]
     validation = evaluate_on == "validation"
-    is_given = validation and entry.load_validation is not None
-    split = entry.load_validation(data_dir) if is_given else entry.load(data_dir)
+    own = entry.load_validation if validation else None
+    is_given = own is not None
+    split = (own or entry.load)(data_dir)
     split = Split(*(_placed(images, data, options) for images in split))
     if options.label_column:
         split = adapters.with_labels(split, options.label_column)

@@ -42,7 +42,7 @@ def fingerprint(*splits: Images | Scenes) -> str:
                 # As in earlier versions, whose scenes had no masks.
                 continue
             named = [(field.name, value)]
-            if isinstance(value, Mapping):
+            if isinstance(value, Mapping) and isinstance(split, Images):
                 named = _not_labels(value, split)
             for name, content in named:
                 _update(digest, name, content)
@@ -65,7 +65,7 @@ def _update(
         # As in earlier versions, whose images had no channels.
         array = array[:, 0]
     digest.update(f"{name} {array.dtype} {array.shape}".encode())
-    digest.update(array.reshape(-1).view(np.uint8))
+    digest.update(array.reshape(-1).view(np.uint8).data)
 
 
 def _not_labels(columns: Mapping[str, np.ndarray], images: Images) -> list[tuple[str, np.ndarray]]:

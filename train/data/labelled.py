@@ -15,7 +15,7 @@ from train.data.labels import Classes, are_classes
 from train.data.splits import hold_out
 from train.data.streaming.loading import Drawing, LoadedBatches, Plan, batches_of
 from train.data.streaming.stored import StoredImages
-from train.errors import require
+from train.errors import InputError, require
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,11 +42,11 @@ class Images:
     columns: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.images.ndim == 3:
+        if isinstance(self.images, Tensor) and self.images.ndim == 3:
             object.__setattr__(self, "images", self.images.unsqueeze(1))
 
     @classmethod
-    def labelled(cls, images: Tensor, labels: np.ndarray | None) -> Images:
+    def labelled(cls, images: Tensor | StoredImages, labels: np.ndarray | None) -> Images:
         r"""Combines images with labels as :func:`~train.data.labels.as_labels` returns them."""
         if labels is None:
             return cls(images, None)
@@ -58,7 +58,10 @@ class Images:
 
     @classmethod
     def of_columns(
-        cls, images: Tensor, columns: Mapping[str, np.ndarray], label: str | None = None
+        cls,
+        images: Tensor | StoredImages,
+        columns: Mapping[str, np.ndarray],
+        label: str | None = None,
     ) -> Images:
         r"""Combines images with named columns.
 
@@ -113,9 +116,9 @@ class Images:
 
     def select(self, index: Tensor) -> Images:
         r"""Returns the images, and their labels, at ``index`` of shape :math:`(L)`."""
-        stored = isinstance(self.images, StoredImages)
+        images = self.images
         return Images(
-            self.images.select(index) if stored else self.images[index],
+            images[index] if isinstance(images, Tensor) else images.select(index),
             None if self.labels is None else self.labels[index],
             None if self.given is None else self.given[index.numpy()],
             {name: column[index.numpy()] for name, column in self.columns.items()},
@@ -149,7 +152,7 @@ class Images:
         Raises:
             InputError: If a batch is larger than :attr:`max_batch_size`.
         """
-        return batches_of((self.images, *others), batch_size, seed, device)
+        return batches_of(self.images, others, batch_size, seed, device)
 
     def drawn(self, batches: Drawing, device: torch.device | str, seed: int) -> Any:
         """Returns batches as they are if the images are in memory, and else what reads them.
@@ -163,15 +166,33 @@ class Images:
             return batches
         return LoadedBatches(self.images, Plan(batches.indices), device, seed=seed)
 
-    def require_labels(self) -> None:
-        """Raises :class:`InputError` if there are no labels."""
+    @property
+    def known_labels(self) -> Tensor:
+        """The labels that networks take.
+
+        Raises:
+            InputError: If there are none, or they are several columns of text.
+        """
+        self.require_labels()
+        require(self.labels is not None, "--data: the labels are text: give one column for classes")
+        assert self.labels is not None
+        return self.labels
+
+    def require_labels(self) -> np.ndarray:
+        """Returns the labels with the values that the data set has for them.
+
+        Raises:
+            InputError: If there are no labels.
+        """
+        if self.values is not None:
+            return self.values
         remedy = (
             f"--label-column chooses one of its columns, {', '.join(self.columns)}"
             if self.columns
             else "add --labels FILE.csv, or an array labels to the .npz, give folders of classes, "
             "or a labelled data set, such as mnist5k"
         )
-        require(self.values is not None, f"--data has no labels: {remedy}")
+        raise InputError(f"--data has no labels: {remedy}")
 
     def require_contrast(self) -> None:
         """Raises :class:`InputError` if all images are identical."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from train.data.options import DataOptions
 from train.data.reading import arrays, files, folders
-from train.data.reading.arrays import ArrayFiles
+from train.data.reading.contents import ArrayFiles
 from train.data.reading.files import Contents
 from train.data.reading.folders import Pictures
 from train.data.reading.paths import kind_of
@@ -24,7 +24,7 @@ LARGE = 256 * 2**20
 """Bytes from which on images stay on disk, unless they are asked for in memory."""
 
 
-def read(data: str, options: DataOptions = DataOptions()) -> Contents:
+def read(data: str, options: DataOptions = DataOptions()) -> Contents[Tensor | StoredImages]:
     """Reads the path given as ``--data``; large images stay on disk.
 
     Args:
@@ -43,9 +43,9 @@ def read(data: str, options: DataOptions = DataOptions()) -> Contents:
     large = options.in_memory != "always" and size_of(path) >= LARGE
     if not large and options.in_memory != "never":
         contents = files.read(data, options)
-        return dataclasses.replace(contents, images=torch.from_numpy(contents.images))
-    contents = files.open_images(data, options)
-    return dataclasses.replace(contents, images=stored(path, contents.images, options))
+        return contents.with_images(torch.from_numpy(contents.images))
+    unread = files.open_images(data, options)
+    return unread.with_images(stored(path, unread.images, options))
 
 
 def size_of(path: Path) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -15,16 +15,20 @@ MOST_BYTES = 256 * 2**20
 """Bytes of stored images that are read into memory at most."""
 
 
+S = TypeVar("S", bound="Sampled")
+
+
 class Sampled(Protocol):
     """Images or scenes."""
 
-    images: Tensor | StoredImages
+    __dataclass_fields__: ClassVar[dict[str, Any]]
 
-    def select(self, index: Tensor) -> Sampled:
+    @property
+    def images(self) -> Tensor | StoredImages:
+        """Of shape :math:`(M, C, H, W)`."""
+
+    def select(self: S, index: Tensor) -> S:
         """Returns those at an index."""
-
-
-S = TypeVar("S", bound=Sampled)
 
 
 def size(data: Sampled, most: int) -> int:
@@ -58,10 +62,10 @@ def sample(data: S, most: int, *, stored: bool = False) -> S:
         stored: Whether the sample may stay on disk, if it is read fast from there. Otherwise it is
             in memory.
     """
-    on_disk = isinstance(data.images, StoredImages)
-    if size(data, most) == len(data.images) and not on_disk:
+    if size(data, most) == len(data.images) and isinstance(data.images, Tensor):
         return data
     chosen = data.select(rows(data, most))
-    if not on_disk or (stored and chosen.images.READS_FAST):
+    images = chosen.images
+    if isinstance(images, Tensor) or (stored and images.READS_FAST):
         return chosen
-    return replace(chosen, images=chosen.images.load())
+    return replace(chosen, images=images.load())

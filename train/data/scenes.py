@@ -30,6 +30,7 @@ from train.data.images import to_grey
 from train.data.labelled import Images
 from train.data.options import DataOptions
 from train.data.reading.archives import counts_of
+from train.data.streaming.stored import in_memory
 from train.errors import require
 
 __all__ = ["Scenes", "ScenesSplit", "load_scenes", "make_scenes"]
@@ -41,20 +42,47 @@ PIXELS_AT_ONCE = 2**23
 class SceneOptions(Protocol):
     """The settings of :func:`load_scenes`; see :class:`train.settings.SceneSettings`."""
 
-    data: str
-    data_dir: Path
-    evaluate_on: Literal["test", "validation"]
-    seed: int
-    data_options: DataOptions
-    train_scenes: int
-    held_out_scenes: int
-    canvas_size: int
-    max_digits: int
-    digit_counts: tuple[int, ...] | None
-    held_out_digit_counts: tuple[int, ...] | None
-    digit_size: tuple[int, int]
-    digit_shrink: tuple[float, float] | None
-    overlap: Overlap
+    @property
+    def data(self) -> str: ...
+
+    @property
+    def data_dir(self) -> Path: ...
+
+    @property
+    def evaluate_on(self) -> Literal["test", "validation"]: ...
+
+    @property
+    def seed(self) -> int: ...
+
+    @property
+    def data_options(self) -> DataOptions: ...
+
+    @property
+    def train_scenes(self) -> int: ...
+
+    @property
+    def held_out_scenes(self) -> int: ...
+
+    @property
+    def canvas_size(self) -> int: ...
+
+    @property
+    def max_digits(self) -> int: ...
+
+    @property
+    def digit_counts(self) -> tuple[int, ...] | None: ...
+
+    @property
+    def held_out_digit_counts(self) -> tuple[int, ...] | None: ...
+
+    @property
+    def digit_size(self) -> tuple[int, int]: ...
+
+    @property
+    def digit_shrink(self) -> tuple[float, float] | None: ...
+
+    @property
+    def overlap(self) -> Overlap: ...
 
 
 def load_scenes(settings: SceneOptions) -> ScenesSplit:
@@ -123,7 +151,9 @@ def _draw_scenes(draw_scenes: Callable[[int, int], Scenes], settings: SceneOptio
     )
     if not options.grey:
         return split
-    return ScenesSplit(*(replace(scenes, images=to_grey(scenes.images)) for scenes in split))
+    return ScenesSplit(
+        *(replace(scenes, images=to_grey(in_memory(scenes.images))) for scenes in split)
+    )
 
 
 def _read_scenes(
@@ -149,7 +179,7 @@ def _scenes_of(
     images: Images, n: int, seed: int, settings: SceneOptions, counts: Sequence[int] | None
 ) -> Scenes:
     return make_scenes(
-        images.images,
+        in_memory(images.images),
         n,
         canvas_size=settings.canvas_size,
         max_digits=settings.max_digits,
@@ -222,7 +252,7 @@ def make_scenes(
         >>> scenes.images.shape, scenes.counts.shape, scenes.boxes.shape
         (torch.Size([1000, 1, 50, 50]), torch.Size([1000]), torch.Size([1000, 2, 4]))
     """
-    choices = range(max_digits + 1)
+    choices: Sequence[int] = range(max_digits + 1)
     if counts is not None:
         choices = checked(counts, "--digit-counts")
         max_digits = max(*choices, 1)
@@ -294,9 +324,11 @@ def _write(scenes: Scenes, rows: np.ndarray, drawing: Drawing, placement: Placem
     """Writes the accepted scenes of a drawing into the given rows."""
     is_accepted = drawing.accepted.numpy()
     target = rows[is_accepted]
-    scenes.images[target] = drawing.images[drawing.accepted]
+    assert scenes.boxes is not None
+    assert scenes.factors is not None
+    in_memory(scenes.images)[target] = drawing.images[drawing.accepted]
     scenes.boxes[target] = drawing.boxes[drawing.accepted].float()
-    if scenes.masks is not None:
+    if scenes.masks is not None and drawing.masks is not None:
         scenes.masks[target] = drawing.masks[drawing.accepted]
     is_written = is_accepted[placement.scene]
     digits = rows[placement.scene[is_written]], placement.slot[is_written]

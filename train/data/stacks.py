@@ -81,21 +81,23 @@ class Sets(NamedTuple):
         indices = (np.searchsorted(levels, column) for column in columns)
         return cls(classes, tuple(torch.from_numpy(index) for index in indices))
 
-    def find(self, labels: Iterable[str]) -> tuple[int, ...]:
+    def find(self, labels: Iterable[int | str]) -> tuple[int, ...]:
         """Returns the indices of the sets that are written like ``labels``.
 
         Raises:
             InputError: If there is no such set.
         """
+        labels = tuple(labels)
         missing = self.missing(labels)
         require(not missing, f"there is no set {', '.join(missing)}: the sets are {self.classes}")
-        return tuple(self.classes.find(label) for label in labels)
+        found = [self.classes.find(label) for label in labels]
+        return tuple(index for index in found if index is not None)
 
-    def missing(self, labels: Iterable[str]) -> list[str]:
+    def missing(self, labels: Iterable[int | str]) -> list[str]:
         """Returns the labels that no set is written like."""
         return [str(label) for label in labels if self.classes.find(label) is None]
 
-    def counts(self, withheld: Iterable[str] = ()) -> dict[int | str, int]:
+    def counts(self, withheld: Iterable[int | str] = ()) -> dict[int | str, int]:
         """Returns the number of images in the first split of each set that is not withheld."""
         withheld = set(map(str, withheld))
         indices, counts = self.indices[0].unique(return_counts=True)
@@ -115,8 +117,7 @@ def _column(images: Images, column: int | str) -> np.ndarray:
             f"{', '.join(images.columns) or 'none'}",
         )
         return images.columns[column]
-    images.require_labels()
-    columns = images.values.reshape(len(images), -1)
+    columns = images.require_labels().reshape(len(images), -1)
     require(
         column < columns.shape[1],
         f"--set-column {column}: the labels have {columns.shape[1]} columns, counted from 0",
@@ -192,9 +193,8 @@ class StackPairs:
             }
             _require_large(sizes_by_name, max(sizes))
         self.pool = np.concatenate(self.members)
-        stored = isinstance(images, StoredImages)
-        self.images = images if stored else images.to(device)
-        self.device = "cpu" if stored else device
+        self.images = images if isinstance(images, StoredImages) else images.to(device)
+        self.device = "cpu" if isinstance(images, StoredImages) else device
         self.sizes = sizes
         self.pairs = pairs
         self.curated = curated

@@ -33,7 +33,8 @@ class _Writer:
             OSError: If the file cannot be written.
         """
         try:
-            torch.save(dict(state), self)
+            # It asks no more of a file than to be written to.
+            torch.save(dict(state), self)  # type: ignore[arg-type]
         except RuntimeError as error:
             raise (self.error or error) from None
         if self.error is not None:

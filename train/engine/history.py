@@ -98,7 +98,8 @@ class Stages:
             InputError: If the file cannot be written.
         """
         buffer = io.BytesIO()
-        np.savez(buffer, **arrays)
+        named: dict[str, Any] = dict(arrays)
+        np.savez(buffer, **named)
         name = f"{self.folder.name}/{step:08d}.npz"
         disk.write_inside(self.folder.parent, name, lambda file: file.write(buffer.getbuffer()))
 

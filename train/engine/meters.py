@@ -19,13 +19,14 @@ class Meter:
     :meth:`add` does not wait for the device; the other methods do.
     """
 
+    names: list[str]
+    sums: Tensor
+    steps: int
+    nonfinite_step: Tensor
+    nonfinite_values: Tensor
+
     def __init__(self) -> None:
-        self.names: list[str] = []
-        self.sums: Tensor | None = None
-        self.steps = 0
-        # 0 while all values are finite.
-        self.nonfinite_step: Tensor | None = None
-        self.nonfinite_values: Tensor | None = None
+        self._start([], torch.zeros(0))
 
     def add(self, step: int, losses: Mapping[str, Tensor], metrics: Mapping[str, Tensor]) -> None:
         """Adds the values of one step.
@@ -37,10 +38,8 @@ class Meter:
         """
         named = {f"{name}_loss": loss for name, loss in losses.items()} | dict(metrics)
         values = torch.stack([value.float() for value in named.values()])
-        if self.sums is None:
-            self.load_state_dict(
-                {"names": list(named), "sums": torch.zeros_like(values), "steps": 0}
-            )
+        if not self.names:
+            self._start(list(named), torch.zeros_like(values))
         self.sums += values
         self.steps += 1
         is_first = (self.nonfinite_step == 0) & ~values.isfinite().all()
@@ -73,7 +72,11 @@ class Meter:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restores what :meth:`state_dict` returned."""
-        self.names, self.sums, self.steps = state["names"], state["sums"], state["steps"]
+        self._start(state["names"], state["sums"], state["steps"])
+
+    def _start(self, names: list[str], sums: Tensor, steps: int = 0) -> None:
+        self.names, self.sums, self.steps = names, sums, steps
+        # 0 while all values are finite.
         self.nonfinite_step = torch.zeros((), dtype=torch.long, device=self.sums.device)
         self.nonfinite_values = torch.zeros_like(self.sums)
 

@@ -95,7 +95,8 @@ class Run:
         config = disk.to_json(config)
         run.config = config | {"versions": library_versions(), "git_commit": git_commit()}
         if settings.resume:
-            defaults = {field.name: field.default for field in fields(settings)} | settings.EARLIER
+            defaults = {field.name: field.default for field in fields(settings)}
+            defaults |= settings.EARLIER
             require_resumable(
                 *(directory, config, settings.FREE, run.checkpoints), disk.to_json(defaults)
             )
@@ -199,9 +200,9 @@ class Run:
             What the file holds: ``method`` and the results as JSON has them; numbers that are not
             finite become ``None``.
         """
-        results = {"method": self.method} | disk.to_json(results)
-        self._write_json("results.json", results)
-        return results
+        held: dict[str, Any] = {"method": self.method, **disk.to_json(results)}
+        self._write_json("results.json", held)
+        return held
 
     def _make_directory(self) -> None:
         """Makes the folder; raises :class:`InputError` if it holds a run already."""

@@ -192,7 +192,8 @@ def random_state(device: torch.device) -> dict[str, Any]:
         Tensors and plain values by library, which ``torch.load(weights_only=True)`` can read.
     """
     # A user's own code may draw from the global generators of NumPy and Python.
-    kind, keys, position, has_gauss, gauss = np.random.get_state()  # noqa: NPY002
+    of_numpy: Any = np.random.get_state()  # noqa: NPY002
+    kind, keys, position, has_gauss, gauss = of_numpy
     version, internal, gauss_next = random.getstate()
     state = {
         "torch": torch.get_rng_state(),

@@ -67,7 +67,8 @@ def read_config(directory: Path) -> Config:
     path = directory / "config.json"
     require(path.exists(), f"{directory} holds no run (there is no {path.name}): give a run folder")
     config = disk.read_json(path)
-    method, settings = config.get("method"), config.get("settings")
+    method: Any = config.get("method")
+    settings: Any = config.get("settings")
     inputs = config.get("inputs", {})
     require(
         isinstance(method, str) and isinstance(settings, dict) and isinstance(inputs, dict),
@@ -153,7 +154,7 @@ def checksum(weights: Mapping[str, Tensor], step: int) -> str:
     for name, tensor in sorted(weights.items()):
         checksum.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         # Views as bytes: NumPy has no bfloat16.
-        checksum.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+        checksum.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return checksum.hexdigest()
 
 

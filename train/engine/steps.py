@@ -220,8 +220,12 @@ class Stepper:
 
     def snapshot(self) -> Snapshot:
         """Copies weights, buffers and the tensors of the optimisers, by kind and name."""
-        names = {weight: name for name, weight in self.objective.named_parameters()}
-        tensors = {(WEIGHTS, name): weight for weight, name in names.items()}
+        names: dict[Tensor, str] = {
+            weight: name for name, weight in self.objective.named_parameters()
+        }
+        tensors: dict[tuple[str, str], Any] = {
+            (WEIGHTS, name): weight for weight, name in names.items()
+        }
         tensors |= {(BUFFER, name): buffer for name, buffer in self.objective.named_buffers()}
         for optimiser in self.optimisers.values():
             for weight, moments in optimiser.state.items():
@@ -314,7 +318,7 @@ class Stepper:
         with pyro.validation_enabled(False), precision(self.settings, self.device):
             losses, metrics = self.objective(batch, step)
         # A loss may depend on parameters of others, which it must not update.
-        gradients = {
+        gradients: Gradients = {
             name: torch.autograd.grad(
                 losses[name], weights, retain_graph=i < len(losses), allow_unused=True
             )
@@ -404,10 +408,12 @@ def all_gradients(parameters: list[nn.Parameter]) -> list[Tensor]:
 
     Ranks average them in one tensor, so all ranks need gradients for the same parameters.
     """
+    gradients = []
     for weight in parameters:
         if weight.grad is None:
             weight.grad = torch.zeros_like(weight)
-    return [weight.grad for weight in parameters]
+        gradients.append(weight.grad)
+    return gradients
 
 
 def decay(done: int, settings: Settings) -> float:

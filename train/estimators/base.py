@@ -207,9 +207,11 @@ def loss_and_terms(
         it has none. See :meth:`DifferentiableELBO.loss_and_terms`.
     """
     # A subclass that overrides differentiable_loss alone means it to be called.
-    if getattr(type(estimator), "differentiable_loss", None) is (
-        DifferentiableELBO.differentiable_loss
+    if isinstance(estimator, DifferentiableELBO) and (
+        type(estimator).differentiable_loss is DifferentiableELBO.differentiable_loss
     ):
         return estimator.loss_and_terms(model, guide, *args, **kwargs)
-    loss = estimator.differentiable_loss(model, guide, *args, **kwargs)
+    # Pyro's base class does not declare the method, which its estimators have.
+    of_pyro: Any = estimator
+    loss = of_pyro.differentiable_loss(model, guide, *args, **kwargs)
     return loss, getattr(estimator, "terms", {})

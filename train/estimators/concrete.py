@@ -128,11 +128,12 @@ class RelaxedRun:
         self.guide = samples(guide_trace)
         contract.require_sites(self.guide)
         self.presences: list[Weight] = [1.0]
+        values: dict[str, Tensor] = {}
         for name in names:
             logits = self.guide[name]["fn"].logits
             relaxed = RelaxedBernoulli(temperature, logits=logits).rsample()
-            self.presences.append(self.presences[-1] * relaxed)
-        values = dict(zip(names, self.presences[1:], strict=True))
+            values[name] = self.presences[-1] * relaxed
+            self.presences.append(values[name])
         self.model = samples(run_model(model, with_values(guide_trace, values), args, kwargs))
         contract.require_sites(self.guide, self.model)
 
@@ -159,7 +160,9 @@ class RelaxedRun:
 
     def model_masked(self, site: Site, value: Tensor) -> Tensor:
         """Returns a value under the mask of a site of the model, relaxed."""
-        return self.masked(self.contract.model_masks[site["name"]], site, value)
+        mask = self.contract.model_masks[site["name"]]
+        assert mask is not None
+        return self.masked(mask, site, value)
 
     def guide_masked(self, site: Site, value: Tensor) -> Tensor:
         """Returns a value under the mask of a site of the guide, relaxed."""

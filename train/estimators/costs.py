@@ -18,7 +18,7 @@ from pyro.distributions.util import is_identically_zero, scale_and_mask
 from torch import Tensor
 from torch.distributions import Independent, kl_divergence
 
-Site = Mapping[str, Any]
+Site = dict[str, Any]
 """A site of a trace."""
 Weight = Tensor | float
 
@@ -212,14 +212,19 @@ def kl_cost(
         log_p: The model's log-probability, masked and not scaled; ``None`` for zero.
     """
     name, stack = guide_site["name"], (model_site or guide_site)["cond_indep_stack"]
-    if log_p is not None and (log_q is None or equal_scales(guide_site, model_site)):
-        value = scaled(log_p if log_q is None else log_p - log_q, model_site["scale"])
-        return Cost(name, "kl", (Summand(value, annealed_weights(model_site)),), stack)
-    summands = (Summand(-scaled(log_q, guide_site["scale"]), annealed_weights(guide_site)),)
-    if log_p is not None:
-        prior = Summand(scaled(log_p, model_site["scale"]), annealed_weights(model_site))
-        summands = (prior, *summands)
-    return Cost(name, "kl", summands, stack)
+
+    def summand(value: Tensor, site: Site) -> Summand:
+        return Summand(scaled(value, site["scale"]), annealed_weights(site))
+
+    if log_p is None or model_site is None:
+        log_ps: tuple[Summand, ...] = ()
+    elif log_q is None or equal_scales(guide_site, model_site):
+        value = log_p if log_q is None else log_p - log_q
+        return Cost(name, "kl", (summand(value, model_site),), stack)
+    else:
+        log_ps = (summand(log_p, model_site),)
+    assert log_q is not None
+    return Cost(name, "kl", (*log_ps, summand(-log_q, guide_site)), stack)
 
 
 def observed_cost(site: Site, model_expectation: Expectation) -> Cost:
@@ -319,7 +324,13 @@ def sum_to_plates(
 
 def total(costs: Iterable[Cost]) -> Tensor:
     """Returns the sum of all costs over all plates, of shape ()."""
-    return sum(summand.value.sum() for cost in costs for summand in cost.summands)
+    return added(summand.value.sum() for cost in costs for summand in cost.summands)
+
+
+def added(values: Iterable[Tensor]) -> Tensor:
+    """Returns the sum of tensors; a zero of shape () if there are none."""
+    first, *others = list(values) or [torch.zeros(())]
+    return sum(others, start=first)
 
 
 def score_surrogate(guide_sites: Iterable[Site], costs: Sequence[Cost]) -> Tensor | float:
@@ -339,7 +350,7 @@ def score_surrogate(guide_sites: Iterable[Site], costs: Sequence[Cost]) -> Tenso
     if not scores:
         return 0.0
     values = [(cost.value.detach(), cost.stack) for cost in costs]
-    surrogate = sum(
+    surrogate = added(
         (value * sum_to_plates(values, site["cond_indep_stack"])).sum() for site, value in scores
     )
     return surrogate - surrogate.detach()
@@ -357,12 +368,12 @@ def mean_loss_and_terms(
     Returns:
         The loss, of shape (); and :func:`elbo_terms`.
     """
-    loss: Tensor | float = 0.0
+    gains: list[Tensor] = []
     all_costs: list[Cost] = []
     for costs, draws in runs:
-        loss = loss - total(costs) - score_surrogate(draws, costs)
+        gains.append(total(costs) + score_surrogate(draws, costs))
         all_costs += costs
-    return loss / particles, elbo_terms(all_costs, particles)
+    return -added(gains) / particles, elbo_terms(all_costs, particles)
 
 
 def elbo_terms(costs: Iterable[Cost], particles: int = 1) -> dict[str, Tensor]:
@@ -380,21 +391,21 @@ def elbo_terms(costs: Iterable[Cost], particles: int = 1) -> dict[str, Tensor]:
     """
     likelihood: Tensor | None = None
     others: dict[str, Tensor] = {}
-    elbo: Tensor | float = 0.0
+    summed: list[Tensor] = []
     for (kind, name), value in unannealed_sums(costs).items():
         value = value / particles if particles > 1 else value
         if kind != "penalty":
-            elbo = elbo + value
+            summed.append(value)
         if kind == "log_likelihood":
             likelihood = value
         else:
             others[f"kl_{name}" if kind == "kl" else name] = -value
-    elbo = torch.as_tensor(elbo)
+    elbo = added(summed)
     likelihood = torch.zeros_like(elbo) if likelihood is None else likelihood
     return {"log_likelihood": likelihood, **others, "elbo": elbo}
 
 
-def unannealed_sums(costs: Iterable[Cost]) -> dict[tuple[Kind, str], Tensor | float]:
+def unannealed_sums(costs: Iterable[Cost]) -> dict[tuple[Kind, str], Tensor]:
     """Sums costs by kind and name over all plates, detached, without their annealed weights."""
     # Many sites have one weight, so summands with one weight are added before the division.
     groups: dict[tuple[Kind, str], dict[tuple[int, ...], Summand]] = {}
@@ -405,7 +416,7 @@ def unannealed_sums(costs: Iterable[Cost]) -> dict[tuple[Kind, str], Tensor | fl
             value = summand.value.detach().sum()
             value = group[weights].value + value if weights in group else value
             group[weights] = Summand(value, summand.annealed)
-    return {key: sum(map(unannealed, group.values()), start=0.0) for key, group in groups.items()}
+    return {key: added(map(unannealed, group.values())) for key, group in groups.items()}
 
 
 def term_name(cost: Cost) -> str:

@@ -251,4 +251,4 @@ def by_count_like(guide_trace: Trace, names: Sequence[str], dim: int) -> list[Te
     """Returns the presences of a trace at every count; none if there are no presences."""
     if not names:
         return []
-    return presences_by_count(len(names), dim, guide_trace.nodes[names[0]]["fn"].logits)
+    return presences_by_count(len(names), dim, samples(guide_trace)[names[0]]["fn"].logits)

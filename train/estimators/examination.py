@@ -12,6 +12,7 @@ others 0.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -32,7 +33,7 @@ from train.estimators.contract import (
     require_bernoulli,
     require_match,
 )
-from train.estimators.costs import Site, log_prob, plates
+from train.estimators.costs import Site, added, log_prob, plates
 from train.estimators.programs import (
     Program,
     presences_by_count,
@@ -96,7 +97,8 @@ def check_shapes(*traces: Trace) -> None:
     """Raises :class:`ValueError` if a log-probability is not of the shape of its site's plates."""
     for trace in traces:
         for site in samples(trace).values():
-            check_site_shape({**site, "log_prob": log_prob(site)}, float("inf"))
+            message: Any = {**site, "log_prob": log_prob(site)}
+            check_site_shape(message, sys.maxsize)
 
 
 class CountExamination:
@@ -120,7 +122,7 @@ class CountExamination:
         guide: Program,
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
-        reseed: Callable[[], None],
+        reseed: Callable[[], object],
         nesting: int,
     ) -> None:
         self.model, self.guide, self.args, self.kwargs = model, guide, args, kwargs
@@ -129,9 +131,10 @@ class CountExamination:
         reseed()
         trace, self.presences = run_guide(guide, args, kwargs, all_present)
         self.full_trace = self.guide_at(trace, len(self.presences))
-        self.plates = plates(self.full_trace.nodes[self.presences[0]])
+        sites = samples(self.full_trace)
+        self.plates = plates(sites[self.presences[0]])
         for name in self.presences:
-            if plates(self.full_trace.nodes[name]) != self.plates:
+            if plates(sites[name]) != self.plates:
                 raise ValueError(
                     f"site {name} is marked as a presence and is in other plates than "
                     f"{self.presences[0]}: {OTHER_ESTIMATORS}"
@@ -308,7 +311,7 @@ class CountExamination:
 
     def model_at_all_counts(self, remedy: str) -> dict[str, Site]:
         """Returns the model's sites given all counts in parallel; raises if the model fails."""
-        like = log_prob(self.full_trace.nodes[self.presences[0]])
+        like = log_prob(samples(self.full_trace)[self.presences[0]])
         steps = presences_by_count(len(self.presences), self.count_dim, like)
         values = dict(zip(self.presences, steps, strict=True))
         try:
@@ -375,7 +378,7 @@ class CountExamination:
         if not self.has_counts(value):
             return value
         zero = value.new_zeros(())
-        return sum(
+        return added(
             torch.where(counts == n, self.at(value, n), zero)
             for n in range(len(self.presences) + 1)
         )

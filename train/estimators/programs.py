@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,9 +25,10 @@ def samples(trace: Trace) -> dict[str, Site]:
 
     Subsampling sites and those of ``pyro.deterministic`` have none.
     """
+    nodes: dict[str, Any] = trace.nodes
     return {
         name: site
-        for name, site in trace.nodes.items()
+        for name, site in nodes.items()
         if site["type"] == "sample"
         and not site_is_subsample(site)
         and not site["infer"].get("_deterministic")
@@ -97,7 +99,7 @@ def max_nesting(*traces: Trace) -> int:
 
 
 @contextmanager
-def preserved_state(*programs: Program) -> Iterator[Callable[[], None]]:
+def preserved_state(*programs: Program) -> Iterator[Callable[[], object]]:
     """Restores random number generators and buffers on exit, so that training is not disturbed.
 
     Yields:
@@ -113,7 +115,7 @@ def preserved_state(*programs: Program) -> Iterator[Callable[[], None]]:
         # A parameter that is first made in these runs must not use the numbers of the first draws.
         seed = int(torch.randint(2**31, ()))
         try:
-            yield lambda: torch.manual_seed(seed)
+            yield partial(torch.manual_seed, seed)
         finally:
             for buffer, version, value in saved:
                 # An unchanged buffer must keep its version: an earlier graph may need it.

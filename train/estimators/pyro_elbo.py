@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from pyro.distributions.util import scale_and_mask
@@ -33,6 +33,7 @@ class PyroELBO(ELBO):
     """
 
     terms: Mapping[str, Tensor] = {}
+    differentiable_loss: Callable[..., Tensor]
 
     def loss_and_terms(
         self, model: Program, guide: Program, *args: Any, **kwargs: Any

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from train.estimators.base import DifferentiableELBO
 from train.estimators.costs import (
     Cost,
+    Kind,
     Site,
     Summand,
     annealed_weights,
@@ -105,7 +106,7 @@ def wake_theta_costs(run: Counts) -> list[Cost]:
 def model_cost(site: Site) -> Cost:
     """Returns the cost of a site of the model at its value."""
     value = scaled(scale_and_mask(log_prob(site), mask=site["mask"]), site["scale"])
-    kind = "log_likelihood" if site["is_observed"] else "kl"
+    kind: Kind = "log_likelihood" if site["is_observed"] else "kl"
     summands = (Summand(value, annealed_weights(site)),)
     return Cost(site["name"], kind, summands, site["cond_indep_stack"])
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -21,6 +21,8 @@ from train.estimators.costs import (
     sum_to_plates,
 )
 from train.estimators.counts import Counts
+
+W = TypeVar("W", Tensor, Weight)
 
 
 class ImportanceWeights:
@@ -55,7 +57,7 @@ class ImportanceWeights:
             return 1.0
         return self._annealed(draws[0]["scale"], annealed_weights(draws[0]))
 
-    def _annealed(self, value: Weight, weights: tuple[Weight, ...]) -> Weight:
+    def _annealed(self, value: W, weights: tuple[Weight, ...]) -> W:
         for weight in () if self.annealing else weights:
             value = value / weight
         return value
@@ -94,6 +96,7 @@ class ImportanceWeights:
     @cached_property
     def _log_joint(self) -> Tensor:
         r""":math:`\log q(n | z, x) + C(n) / \beta`, by count."""
+        assert self.run.log_q is not None
         return self.run.log_q + self._log_ratios[0]
 
     def log_weights(self) -> Tensor:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from train.data.labelled import Images
+from train.data.streaming.stored import in_memory
 from train.explorer.arrays import images_of, packed, packed_images, rows_of
 from train.explorer.base import Fields, View
 from train.explorer.held_out import colourings
@@ -62,7 +63,7 @@ class EncodedView(View):
 
     def images(self, fields: Fields) -> dict[str, Any]:
         """Returns the held-out images."""
-        return {"images": packed_images(self.held_out.images, self.shape)}
+        return {"images": packed_images(in_memory(self.held_out.images), self.shape)}
 
     def encode(self, fields: Fields) -> dict[str, Any]:
         """Returns the codes of ``images``."""

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from train.data.labelled import Images
+from train.data.streaming.stored import in_memory
 from train.errors import brief, require
 from train.explorer.arrays import images_of, is_number, packed, packed_images, rows_of
 from train.explorer.base import Fields
@@ -87,7 +88,7 @@ class ConditionalView(CodesView):
         if self.trained.echo:
             # The noise of a code is made of the other images in its batch.
             others = self.held_out.select(torch.arange(self.trained.settings.echo_terms))
-            images = torch.cat([images, others.images])
+            images = torch.cat([images, in_memory(others.images)])
             if self.sees_labels:
                 labels = _joined(labels, self.trained.labels_of(others))
         return {"codes": packed(self.trained.encode(images, labels)[:n])}

@@ -102,8 +102,8 @@ def colourings(images: Images) -> list[dict[str, Any]]:
             found.append({"name": name, "values": index.tolist(), "classes": names})
         else:
             # A missing value has no colour.
-            values = [float(x) if np.isfinite(x) else None for x in column]
-            found.append({"name": name, "values": values, "classes": None})
+            numbers = [float(x) if np.isfinite(x) else None for x in column]
+            found.append({"name": name, "values": numbers, "classes": None})
     return found
 
 

@@ -41,11 +41,12 @@ def told(results: Mapping[str, Any], measures: Sequence[Measure]) -> list[dict[s
     """
     found = []
     for measure in measures:
-        value, other = results.get(measure.name), results.get(measure.beside)
+        value: Any = results.get(measure.name)
         if not is_number(value):
             continue
         beside = ""
-        if is_number(other):
+        other: Any = None if measure.beside is None else results.get(measure.beside)
+        if measure.beside is not None and is_number(other):
             name = measure.beside.removeprefix(f"{measure.name}_").replace("_", " ")
             beside = f"{name} {_written(other, measure.share)}"
         written = _written(value, measure.share)

@@ -76,7 +76,7 @@ def _fetched() -> dict[str, bytes]:
             (archive,) = Path(place).glob("*.tgz")
             with tarfile.open(archive) as package:
                 # Only files of known names are read, and none is unpacked.
-                return {name: package.extractfile(f"package/dist/{name}").read() for name in FILES}
+                return {name: _content(package, f"package/dist/{name}") for name in FILES}
         except subprocess.CalledProcessError as error:
             reason = first_line(Exception(error.stderr))
             raise InputError(f"npm cannot fetch {PACKAGE} ({reason}): {REMEDY}") from error
@@ -89,3 +89,10 @@ def _fetched() -> dict[str, bytes]:
         ) as error:
             reason = first_line(error)
             raise InputError(f"npm cannot fetch {PACKAGE} ({reason}): {REMEDY}") from error
+
+
+def _content(package: tarfile.TarFile, name: str) -> bytes:
+    file = package.extractfile(name)
+    if file is None:
+        raise KeyError(name)
+    return file.read()

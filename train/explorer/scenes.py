@@ -10,6 +10,7 @@ import torch
 from pyro_models.networks import aspect
 from train.arguments import whole
 from train.data.labelled import Images
+from train.data.streaming.stored import in_memory
 from train.errors import require
 from train.explorer.arrays import images_of, packed, packed_images, rows_of
 from train.explorer.base import Fields, View
@@ -78,7 +79,7 @@ class ScenesView(View):
 
     def images(self, fields: Fields) -> dict[str, Any]:
         """Returns the held-out scenes."""
-        return {"images": packed_images(self.held_out.images, self.trained.shape)}
+        return {"images": packed_images(in_memory(self.held_out.images), self.trained.shape)}
 
     def detect(self, fields: Fields) -> dict[str, Any]:
         """Returns the objects in one of ``images``: see :class:`guides.stepwise.Detection`."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 from train.engine import disk
 from train.errors import require
@@ -63,5 +65,9 @@ def write(
     for name, content in contents.items():
         with disk.writing(folder):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        disk.write_atomically(folder / name, lambda file, content=content: file.write(content))
+        disk.write_atomically(folder / name, partial(_write, content))
     return [folder / name for name in contents]
+
+
+def _write(content: bytes, file: BinaryIO) -> None:
+    file.write(content)

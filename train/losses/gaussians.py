@@ -66,8 +66,8 @@ def mean_pairwise(mu: Tensor, log_variance: Tensor) -> Tensor:
     """
     codes = (mu, log_variance)
 
-    def means(_: int, *rows: Tensor) -> Tensor:
-        return pairwise_kl(*rows, codes).sum(1) / (len(mu) - 1)
+    def means(_: int, of: Tensor, log_variances: Tensor) -> Tensor:
+        return pairwise_kl(of, log_variances, codes).sum(1) / (len(mu) - 1)
 
     return apply_in_chunks(means, *codes, width=mu.numel())
 
@@ -92,8 +92,8 @@ def kolchinsky_tracey(mu: Tensor, log_variance: Tensor) -> Tensor:
     """
     codes = (mu, log_variance)
 
-    def bounds(_: int, *rows: Tensor) -> Tensor:
-        return math.log(len(mu)) - (-pairwise_kl(*rows, codes)).logsumexp(1)
+    def bounds(_: int, of: Tensor, log_variances: Tensor) -> Tensor:
+        return math.log(len(mu)) - (-pairwise_kl(of, log_variances, codes)).logsumexp(1)
 
     return apply_in_chunks(bounds, *codes, width=mu.numel())
 

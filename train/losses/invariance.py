@@ -24,7 +24,7 @@ def discrepancy(
     return class_discrepancy(z, c, sizes=sizes)
 
 
-INVARIANCES = {
+INVARIANCES: dict[str, Callable[..., Tensor] | None] = {
     "none": None,
     "pairwise": lambda z, mu, log_variance, c: mean_pairwise(mu, log_variance),
     "kt": lambda z, mu, log_variance, c: kolchinsky_tracey(mu, log_variance),
@@ -53,7 +53,7 @@ def invariance(
         targets = [Target(each.size, classes=each.classes > 0) for each in conditions]
         return PREDICTIVE[name](z_dim, targets)
     term = INVARIANCES.get(name)
-    if name in ("direct", "mmd") and len(conditions) > 1:
+    if term is not None and name in ("direct", "mmd") and len(conditions) > 1:
         return partial(term, sizes=[each.size for each in conditions])
     return term
 

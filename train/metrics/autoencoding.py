@@ -15,6 +15,7 @@ from pyro_models.ae import Autoencoder
 from train import plots
 from train.data.batches import as_input, codes_of
 from train.data.labelled import Images
+from train.data.streaming.stored import StoredImages, in_memory
 from train.metrics import interpolation
 from train.metrics.goals import Beats, Goal
 from train.metrics.measuring import Measures, Unmeasurable, attempt
@@ -74,12 +75,12 @@ class AutoencoderWatch(Watch):
         """The device of the autoencoder."""
         return next(self.autoencoder.parameters()).device
 
-    def encode(self, images: Tensor) -> np.ndarray:
+    def encode(self, images: Tensor | StoredImages) -> np.ndarray:
         """Encodes uint8 images (M, C, H, W) to codes, of shape (M, D)."""
         return codes_of(self.autoencoder.encode, images, self.device)
 
     @torch.no_grad()
-    def error(self, images: Tensor, batch: int = 1_000) -> float:
+    def error(self, images: Tensor | StoredImages, batch: int = 1_000) -> float:
         """Returns the mean squared error per pixel, in [0, 1], of uint8 images."""
         total = torch.zeros((), dtype=torch.float64)
         for chunk in images.split(batch):
@@ -102,7 +103,7 @@ class AutoencoderWatch(Watch):
         @cache
         def codes() -> list[Labelled]:
             require_classes(train.labels)
-            return [(self.encode(x.images), x.labels.numpy()) for x in (train, self.held_out)]
+            return [(self.encode(x.images), x.known_labels.numpy()) for x in (train, self.held_out)]
 
         # scikit-learn is imported here, where there are labels: it takes 120 MB and half a second.
         def probe() -> float:
@@ -250,7 +251,7 @@ class ACAIWatch(AutoencoderWatch):
     def measure(self) -> Measures:
         measures = super().measure()
         if self.lines:
-            images = as_input(self.held_out.images.to(self.device))
+            images = as_input(in_memory(self.held_out.images).to(self.device))
             names = interpolation.Interpolation._fields
             measures.add(names, lambda: interpolation.measure(self.autoencoder, images)._asdict())
         return measures

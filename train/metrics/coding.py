@@ -85,7 +85,7 @@ class ICVAEWatch(InvarianceWatch):
         if self.conditional and self.condition.classes:
             drawn["swaps"] = lambda: plots.gallery(self.swaps())
         drawn["codes"] = lambda: plots.codes(*self.codes())
-        return drawn | super().figures(log)
+        return {**drawn, **super().figures(log)}
 
     @torch.no_grad()
     def reconstructions(self, number: int = 10) -> dict[str, np.ndarray]:
@@ -120,7 +120,7 @@ class ICVAEWatch(InvarianceWatch):
         longest = max(map(len, changes))
         starts = np.cumsum([0, *(part.size for part in parts)])
         rows = {}
-        for i, label in enumerate(images.values.tolist()):
+        for i, label in enumerate(images.require_labels().tolist()):
             for part, change, start in zip(parts, changes, starts, strict=False):
                 conditions = c[i].repeat(len(change), 1)
                 conditions[:, start : start + part.size] = change

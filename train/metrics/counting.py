@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import pyro
@@ -23,6 +23,7 @@ from train import plots, plots_scenes
 from train.backgrounds import is_black
 from train.data.batches import as_input
 from train.data.scenes import Scenes, ScenesSplit
+from train.data.streaming.stored import StoredImages, in_memory
 from train.estimators import ImportanceWeightedELBO, MarginalELBO
 from train.metrics import segmentation
 from train.metrics.detection import accuracy_by_count, average_precision, object_scores
@@ -63,9 +64,9 @@ class Explanation(NamedTuple):
 @pyro.get_param_store().scope()
 def draw_counts(guide: StepwiseGuide, images: Tensor) -> Tensor:
     """Draws the number of objects in each image from the guide; of shape :math:`(B)`."""
-    trace = poutine.trace(guide).get_trace(images)
+    nodes: dict[str, Any] = poutine.trace(guide).get_trace(images).nodes
     steps = range(guide.model.max_objects)
-    return sum(trace.nodes[f"z_pres_{i}"]["value"] for i in steps).long()
+    return torch.stack([nodes[f"z_pres_{i}"]["value"] for i in steps]).sum(0).long()
 
 
 @torch.no_grad()
@@ -119,7 +120,9 @@ def iw_bound(
 
 
 @torch.no_grad()
-def explain(model: AIR, guide: StepwiseGuide, scenes: Tensor, batch: int = 500) -> Explanation:
+def explain(
+    model: AIR, guide: StepwiseGuide, scenes: Tensor | StoredImages, batch: int = 500
+) -> Explanation:
     r"""Evaluates model and guide on scenes, in batches.
 
     Args:
@@ -259,13 +262,13 @@ class AIRWatch(Watch):
         metrics = {"held_out_elbo": torch.cat(elbos).mean().item()}
         for name, scenes in (("held_out_count_accuracy", held_out), ("count_accuracy", train)):
             if scenes.counts is not None:
-                metrics[name] = self.count_accuracy(scenes)
+                metrics[name] = self.count_accuracy(scenes, scenes.counts)
         return metrics
 
-    def count_accuracy(self, scenes: Scenes) -> float:
+    def count_accuracy(self, scenes: Scenes, truth: Tensor) -> float:
         """Returns the fraction of scenes in which one draw from the guide has the true count."""
         counts = [draw_counts(self.guide, images) for images in self.batches(scenes)]
-        return (torch.cat(counts).cpu() == scenes.counts).double().mean().item()
+        return (torch.cat(counts).cpu() == truth).double().mean().item()
 
     def batches(self, scenes: Scenes) -> Iterator[Tensor]:
         """Yields the images of scenes, as inputs of the networks."""
@@ -399,10 +402,11 @@ class AIRWatch(Watch):
         wrong = (self.explanation.counts != self.counts).nonzero().flatten()[: self.FAILURES]
         scenes = as_input(self.data.held_out.select(wrong).images[:])
         found = self.guide.detect(scenes.to(self.model.zero.device))
-        drawn = (found.reconstruction, found.boxes, found.counts)
         return plots_scenes.failures(
             scenes.numpy(),
-            *(tensor.cpu().numpy() for tensor in drawn),
+            found.reconstruction.cpu().numpy(),
+            found.boxes.cpu().numpy(),
+            found.counts.cpu().numpy(),
             self.counts[wrong].numpy(),
         )
 
@@ -427,7 +431,7 @@ def goals(train: Scenes, background: Kind = "black") -> list[Goal]:
         train: The training scenes, on which the advice depends.
         background: The model's background.
     """
-    advice = advise(train.images, background)
+    advice = advise(in_memory(train.images), background)
     reconstruction = Beats(
         measure="reconstruction_mse",
         reference="reconstruction_mse_mean_image",

@@ -195,11 +195,11 @@ def average_precision(
     total = int(np.asarray(truth_counts).sum())
     if not total:
         raise Unmeasurable("no scene has an object")
-    scores = np.asarray(scores, np.float64)[matches.detected]
-    order = np.argsort(-scores, kind="stable")
+    detected = np.asarray(scores, np.float64)[matches.detected]
+    order = np.argsort(-detected, kind="stable")
     hits = np.cumsum(matches.matched[matches.detected][order])
     # The last detection of each score.
-    ends = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True)[: len(order)])
+    ends = np.flatnonzero(np.append(np.diff(detected[order]) != 0, True)[: len(order)])
     precision = hits[ends] / (ends + 1)
     envelope = np.maximum.accumulate(precision[::-1])[::-1]
     return float((np.diff(hits[ends], prepend=0) * envelope).sum() / total)

@@ -20,6 +20,7 @@ from train.data.batches import codes_of
 from train.data.images import luminance
 from train.data.labelled import Images
 from train.data.stacks import StackPairs
+from train.data.streaming.stored import in_memory
 from train.errors import require
 from train.losses.correspondence import collapse
 from train.metrics.goals import Beats, Goal, Stays
@@ -115,7 +116,7 @@ class ABCWatch(Watch):
         objective: CorrespondenceObjective,
         train: Images,
         held_out: Images,
-        sets: tuple[Tensor, Tensor],
+        sets: tuple[Tensor, ...],
         stacks: StackPairs,
         *,
         withheld: tuple[int, ...] = (),
@@ -124,7 +125,7 @@ class ABCWatch(Watch):
         seed: int = 0,
     ) -> None:
         self.objective = objective
-        self.images = (train.images, held_out.images)
+        self.images = (in_memory(train.images), in_memory(held_out.images))
         self.data = (train, held_out)
         self.set_column = set_column
         self.sets = tuple(numbers.numpy() for numbers in sets)
@@ -252,8 +253,8 @@ class ABCWatch(Watch):
 
         @cache
         def accuracy() -> ClassAccuracy:
-            pairs = zip(codes(), self.sets, strict=True)
-            return class_accuracy(*pairs, self.seed)
+            train, held_out = zip(codes(), self.sets, strict=True)
+            return class_accuracy(train, held_out, self.seed)
 
         def recall() -> float:
             missing = [number for number in self.withheld if number not in accuracy().recall]

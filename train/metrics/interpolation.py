@@ -25,8 +25,8 @@ def interpolate(autoencoder: Autoencoder, one: Tensor, other: Tensor, steps: int
     Returns:
         Images, of shape :math:`(B, n, C, H, W)`.
     """
-    ends = (autoencoder.encode(images) for images in (one, other))
-    return autoencoder.decode(mixes(*ends, steps))
+    first, last = (autoencoder.encode(images) for images in (one, other))
+    return autoencoder.decode(mixes(first, last, steps))
 
 
 def mixes(one: Tensor, other: Tensor, steps: int) -> Tensor:
@@ -123,7 +123,8 @@ def measure(
           (Berthelot et al., 2018)
         | https://arxiv.org/abs/1807.07543
     """
-    return judge(interpolate(autoencoder, *held_out[: 2 * pairs].chunk(2), steps))
+    one, other = held_out[: 2 * pairs].chunk(2)
+    return judge(interpolate(autoencoder, one, other, steps))
 
 
 def judge(interpolations: Tensor) -> Interpolation:

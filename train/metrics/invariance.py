@@ -78,7 +78,9 @@ def encode(
         means.append(mean.cpu())
         errors += error(model.decode(mean, condition), x).double().sum().item()
     return Codes(
-        *(torch.cat(rows) for rows in (sampled, means, parameters)),
+        torch.cat(sampled),
+        torch.cat(means),
+        torch.cat(parameters),
         errors / len(data),
         elbos / len(data),
     )
@@ -205,10 +207,12 @@ class InvarianceWatch(Watch):
         @cache
         def adversaries(kind: str) -> Leakage:
             sets = ((train_codes(), self.train), (codes(), self.held_out))
-            pairs = [(getattr(z, kind).numpy(), part.targets(images)) for z, images in sets]
-            return leakage(*pairs, seed=self.seed)
+            train, held_out = (
+                (getattr(z, kind).numpy(), part.targets(images)) for z, images in sets
+            )
+            return leakage(train, held_out, seed=self.seed)
 
-        def sampled() -> dict[str, float]:
+        def sampled() -> dict[str, Any]:
             scores = adversaries("sampled")
             return {
                 f"leakage{suffix}": scores.best,

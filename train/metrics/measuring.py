@@ -85,11 +85,11 @@ class Measures(Mapping[str, Any]):
             measure: Returns the value, of a type that JSON can represent.
         """
         outcome = attempt(measure)
-        several = not isinstance(names, str)
-        keys = list(names) if several else [names]
+        is_one = isinstance(names, str)
+        keys = [names] if isinstance(names, str) else list(names)
         self.report(keys, outcome)
         for name in keys:
-            value = outcome.value[name] if several and not outcome.reason else outcome.value
+            value = outcome.value if is_one or outcome.reason else outcome.value[name]
             self.results[name] = finite(value)
             self.reasons |= dict.fromkeys(non_finite(name, value), NOT_FINITE)
 

@@ -50,8 +50,8 @@ def fit(models: Mapping[str, BaseEstimator], train: Labelled) -> dict[str, BaseE
     with warnings.catch_warnings():
         # The number of epochs is limited on purpose.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        models = progress(pipelines.items(), "fitting probes", len(pipelines), "probe")
-        return {name: model.fit(*train) for name, model in models}
+        shown = progress(pipelines.items(), "fitting probes", len(pipelines), "probe")
+        return {name: model.fit(*train) for name, model in shown}
 
 
 def probe_accuracy(train: Labelled, held_out: Labelled) -> float:

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from train.data.batches import as_input
+from train.data.streaming.stored import StoredImages
 
 
-def mean_image(images: Tensor, batch: int = 1_000) -> Tensor:
+def mean_image(images: Tensor | StoredImages, batch: int = 1_000) -> Tensor:
     r"""Returns the mean of images.
 
     Args:
@@ -26,8 +27,8 @@ def mean_image(images: Tensor, batch: int = 1_000) -> Tensor:
 
 
 def mean_image_mse(
-    train: Tensor,
-    held_out: Tensor,
+    train: Tensor | StoredImages,
+    held_out: Tensor | StoredImages,
     batch: int = 1_000,
 ) -> float:
     r"""Returns the mean squared error of a pixel, predicted by the mean training image.

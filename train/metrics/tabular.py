@@ -120,13 +120,15 @@ class TabularWatch(InvarianceWatch):
             return
         name = self.schema.target.name
         is_class = self.schema.target.kind != "number"
-        rows = [np.flatnonzero(~np.isnan(data.target)) for data in (self.train, self.held_out)]
+        targets = [self.train.target, self.held_out.target]
+        known = [target for target in targets if target is not None]
+        rows = [np.flatnonzero(~np.isnan(target)) for target in known]
 
         @cache
         def labelled() -> list[tuple[np.ndarray, np.ndarray]]:
-            pairs = zip((train_codes(), codes()), (self.train, self.held_out), rows, strict=True)
+            pairs = zip((train_codes(), codes()), known, rows, strict=True)
             kind = np.int64 if is_class else np.float64
-            return [(z.sampled.numpy()[i], data.target[i].astype(kind)) for z, data, i in pairs]
+            return [(z.sampled.numpy()[i], target[i].astype(kind)) for z, target, i in pairs]
 
         @cache
         def read() -> tuple[adversaries.Leakage, np.ndarray]:
@@ -147,9 +149,9 @@ class TabularWatch(InvarianceWatch):
             }
 
         def auc() -> float:
-            if read()[0].auc is None:
+            if (found := read()[0].auc) is None:
                 raise Unmeasurable("a class is not among the held-out rows")
-            return read()[0].auc
+            return found
 
         measures.add(
             [f"{each}.{name}" for each in ("read", "read_chance", "read_interval")], scores
@@ -162,14 +164,15 @@ class TabularWatch(InvarianceWatch):
             if not part.classes or part.name is None:
                 continue
             groups = part.targets(self.held_out)[rows[1]]
-            measures.add(
-                f"demographic_parity.{part.name}",
-                lambda groups=groups: fairness.demographic_parity(read()[1], groups),
-            )
-            measures.add(
-                f"equalised_odds.{part.name}",
-                lambda groups=groups: fairness.equalised_odds(read()[1], labelled()[1][1], groups),
-            )
+
+            def parity(groups: np.ndarray = groups) -> float:
+                return fairness.demographic_parity(read()[1], groups)
+
+            def odds(groups: np.ndarray = groups) -> float:
+                return fairness.equalised_odds(read()[1], labelled()[1][1], groups)
+
+            measures.add(f"demographic_parity.{part.name}", parity)
+            measures.add(f"equalised_odds.{part.name}", odds)
 
     @torch.no_grad()
     def columns(self) -> dict[str, float]:

@@ -115,10 +115,8 @@ def _run_settings(path: Path) -> dict[str, Any]:
     except (RuntimeError, ValueError) as error:
         raise InputError(f"{path} is no JSON file ({first_line(error)})") from error
     values = config.get("settings") if isinstance(config, dict) else None
-    require(
-        isinstance(values, dict),
-        f"{path} has no settings: give the config.json of a run, or a TOML file",
-    )
+    if not isinstance(values, dict):
+        raise InputError(f"{path} has no settings: give the config.json of a run, or a TOML file")
     return values
 
 

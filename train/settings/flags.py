@@ -99,7 +99,7 @@ def field_helps(settings: type) -> dict[str, str]:
     helps = {}
     for base in reversed(settings.__mro__):
         try:
-            (definition,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
+            definition: Any = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0]
         # Builtin classes, and classes that were typed into an interpreter, have no source.
         except (OSError, TypeError):
             continue
@@ -132,7 +132,7 @@ def _values(settings: type, defaults: Mapping[str, Any], args: Sequence[str]) ->
     ]
     line = make_dataclass("CommandLine", [*sections, *top, *COMMON_FLAGS], kw_only=True)
     description = inspect.cleandoc(settings.__doc__ or "")
-    parsed = tyro.cli(line, args=args, prog=program(), description=description)
+    parsed: Any = tyro.cli(line, args=args, prog=program(), description=description)
     values = {name: getattr(parsed, name) for name, *_ in top}
     for name, _ in sections:
         values |= vars(getattr(parsed, name))
@@ -156,10 +156,11 @@ def _groups(settings: type) -> dict[str, list[Field[Any]]]:
 
 def _section(heading: str, flags: list[Flag]) -> Any:
     """The type of the flags under a heading: tyro makes a section of a nested dataclass."""
-    section = make_dataclass("Section", flags, kw_only=True)
+    section: Any = make_dataclass("Section", flags, kw_only=True)
     # tyro would show it below the heading.
     section.__doc__ = ""
-    return Annotated[tyro.conf.OmitArgPrefixes[section], tyro.conf.arg(name=heading)]
+    unprefixed: Any = tyro.conf.OmitArgPrefixes
+    return Annotated[unprefixed[section], tyro.conf.arg(name=heading)]
 
 
 def _flags(settings: type, members: list[Field[Any]], defaults: Mapping[str, Any]) -> list[Flag]:
@@ -168,15 +169,18 @@ def _flags(settings: type, members: list[Field[Any]], defaults: Mapping[str, Any
     helps = field_helps(settings)
     flags = []
     for member in members:
-        default = defaults.get(member.name, member.default)
-        if default is MISSING and member.default_factory is not MISSING:
-            default = member.default_factory()
+        default: Any = defaults.get(member.name, member.default)
+        factory: Any = member.default_factory
+        if default is MISSING and factory is not MISSING:
+            default = factory()
         limits = describe_range(hints[member.name])
         note = tyro.conf.arg(
             help=helps.get(member.name, ""),
             help_behavior_hint=f"({limits + '; ' if limits else ''}default: {_in_words(default)})",
         )
-        options = {} if default is MISSING else {"default_factory": lambda value=default: value}
+        options: dict[str, Any] = (
+            {} if default is MISSING else {"default_factory": lambda value=default: value}
+        )
         flags.append((member.name, Annotated[hints[member.name], note], field(**options)))
     return flags
 

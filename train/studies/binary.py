@@ -6,7 +6,8 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
-from typing import Any, ClassVar
+from functools import partial
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -31,7 +32,11 @@ from train.plots import Panel
 from train.settings.binary import BinaryBenchSettings, BinaryVAESettings
 from train.studies.gradients import moments
 
-BOUNDS = {"vimco": "vimco", "disarm-bound": "disarm", "reinforce-bound": "reinforce"}
+BOUNDS: dict[str, Literal["vimco", "disarm", "reinforce"]] = {
+    "vimco": "vimco",
+    "disarm-bound": "disarm",
+    "reinforce-bound": "reinforce",
+}
 """Names of estimators of the importance-weighted bound, and their gradients."""
 
 
@@ -48,7 +53,7 @@ def make_estimator(name: str, particles: int | None, latents: int) -> ELBO:
     """
     known = (*SITE_ESTIMATORS, "relax", *BOUNDS)
     require(name in known, f"--estimator {name} is not known: give {', '.join(known)}")
-    options = {} if particles is None else {"num_particles": particles}
+    options: dict[str, Any] = {} if particles is None else {"num_particles": particles}
     try:
         if name in BOUNDS:
             return MultiSampleELBO(gradient=BOUNDS[name], **options)
@@ -213,7 +218,7 @@ def race(run: Run, settings: BinaryBenchSettings) -> list[dict[str, Any]]:
             resume = (folder / "config.json").exists()
             chosen = replace(chosen, run_dir=folder, resume=resume)
             try:
-                results = run_once(folder, lambda chosen=chosen: METHOD.main(chosen))
+                results = run_once(folder, partial(METHOD.main, chosen))
             except InputError as error:
                 print(f"{name}, seed {seed}: {error}")
                 results = {}
@@ -275,13 +280,13 @@ def mean_over_seeds(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     groups: dict[tuple[str, int], list[Mapping[str, Any]]] = {}
     for row in rows:
         groups.setdefault((row["estimator"], row["step"]), []).append(row)
-    means = []
+    means: list[dict[str, Any]] = []
     for (name, step), group in groups.items():
-        row: dict[str, Any] = {"estimator": name, "seed": 0, "step": step}
+        mean: dict[str, Any] = {"estimator": name, "seed": 0, "step": step}
         for key in ("seconds", "held_out_elbo", "gradient_variance"):
             values = [r[key] for r in group if r[key] is not None]
-            row[key] = statistics.fmean(values) if values else None
-        means.append(row)
+            mean[key] = statistics.fmean(values) if values else None
+        means.append(mean)
     return means
 
 

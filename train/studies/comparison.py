@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +20,7 @@ from train import plots
 from train.data.batches import codes_of
 from train.data.images import luminance
 from train.data.labelled import Images, Split
+from train.data.streaming.stored import in_memory
 from train.engine.saved import read_results
 from train.errors import require
 from train.metrics.adversaries import leakage
@@ -42,6 +43,9 @@ MEASURES = {
 """The names of the measures, and their titles in the figure."""
 
 
+Decode = Callable[[np.ndarray, Images], Tensor]
+
+
 class Codec(NamedTuple):
     """A named encoder and decoder to compare.
 
@@ -57,7 +61,7 @@ class Codec(NamedTuple):
     name: str
     command: str
     encode: Callable[[Images], np.ndarray]
-    decode: Callable[[np.ndarray, Images], Tensor] | None
+    decode: Decode | None
     seconds: float | None = None
 
 
@@ -71,13 +75,13 @@ def references(data: Split, command: str, seed: int, size: int = 32) -> list[Cod
         size: The size of the codes of PCA (or less, for fewer images or pixels) and of the encoder.
     """
 
-    def flat(images: Tensor) -> np.ndarray:
-        return images.numpy().reshape(len(images), -1) / 255.0
+    def flat(images: Images) -> np.ndarray:
+        return in_memory(images.images).numpy().reshape(len(images), -1) / 255.0
 
     def images_of(pixels: np.ndarray) -> Tensor:
         return torch.from_numpy(pixels).float().clamp(0, 1).unflatten(1, data.train.shape)
 
-    pixels = flat(data.train.images)
+    pixels = flat(data.train)
     pca = PCA(min(size, *pixels.shape), random_state=seed).fit(pixels)
     torch.manual_seed(seed)
     untrained = acai.dense(data.train.shape, size, dropout=0.0)[0].eval()
@@ -86,11 +90,11 @@ def references(data: Split, command: str, seed: int, size: int = 32) -> list[Cod
         return codes_of(untrained.encode, images.images, torch.device("cpu"))
 
     return [
-        Codec("pixels", command, lambda images: flat(images.images), lambda z, _: images_of(z)),
+        Codec("pixels", command, flat, lambda z, _: images_of(z)),
         Codec(
             "PCA",
             command,
-            lambda images: pca.transform(flat(images.images)),
+            lambda images: pca.transform(flat(images)),
             lambda z, _: images_of(pca.inverse_transform(z)),
         ),
         Codec("untrained encoder", command, encode, None),
@@ -133,7 +137,7 @@ def check(codec: Codec, data: Split) -> None:
         ValueError: If there are too few images for it.
     """
     for images in data:
-        _, first = np.unique(images.labels.numpy(), return_index=True)
+        _, first = np.unique(images.known_labels.numpy(), return_index=True)
         # A full batch, because Echo noise is made of the other images in it.
         others = np.arange(min(len(images), max(Trained.batch - len(first), 0)))
         batch = images.select(torch.from_numpy(np.union1d(first, others)))
@@ -158,7 +162,9 @@ def compare(codecs: Sequence[Codec], data: Split, seed: int = 0) -> list[dict[st
         without a decoder or if the measure failed; and ``reasons``, why a measure failed, by name.
     """
     require_classes(data)
-    styles = [morphometrics(luminance(images.images).squeeze(1).numpy()) for images in data]
+    styles = [
+        morphometrics(luminance(in_memory(images.images)).squeeze(1).numpy()) for images in data
+    ]
     return [_row(codec, data, styles, seed) for codec in codecs]
 
 
@@ -166,39 +172,46 @@ def _row(codec: Codec, data: Split, styles: Sequence[np.ndarray], seed: int) -> 
     """Measures a codec: see :func:`compare`."""
     train, held_out = data
     codes = [codec.encode(images).astype(np.float32) for images in data]
-    labelled = [(z, images.labels.numpy()) for z, images in zip(codes, data, strict=True)]
+    labels = [images.known_labels.numpy() for images in data]
+    labelled = (codes[0], labels[0]), (codes[1], labels[1])
 
     @cache
     def r2() -> dict[str, float]:
         splits = zip(labelled, styles, strict=True)
         return style_r2(*((z, style, labels) for (z, labels), style in splits))
 
-    def error() -> float:
-        decoded = codec.decode(codes[1], held_out)
-        return float((decoded - held_out.images / 255).double().square().mean())
+    def error(decode: Decode) -> float:
+        decoded = decode(codes[1], held_out)
+        return float((decoded - in_memory(held_out.images) / 255).double().square().mean())
 
-    def interpolation() -> float:
-        one, other = pairs(held_out.labels)
+    def interpolation(decode: Decode) -> float:
+        one, other = pairs(held_out.known_labels)
         if not len(one):
             raise Unmeasurable("no two held-out images are of one class")
-        midpoints = codec.decode((codes[1][one] + codes[1][other]) / 2, held_out.select(one))
-        return float(nearest(midpoints, train.images).mean())
+        midpoints = decode((codes[1][one] + codes[1][other]) / 2, held_out.select(one))
+        return float(nearest(midpoints, in_memory(train.images)).mean())
+
+    def style_of(name: str) -> float:
+        return r2()[name]
 
     measures: dict[str, Callable[[], float]] = {
         "probe_accuracy": lambda: probe_accuracy(*labelled),
         "cluster_accuracy": lambda: cluster_accuracy(*labelled, starts=10, seed=seed),
-        "leakage": lambda: leakage(*labelled, seed=seed).best,
-        **{f"{style}_r2": lambda style=style: r2()[style] for style in STYLES},
+        "leakage": lambda: leakage(labelled[0], labelled[1], seed=seed).best,
+        **{f"{style}_r2": partial(style_of, style) for style in STYLES},
     }
     if codec.decode is not None:
-        measures |= {"reconstruction_mse": error, "interpolation": interpolation}
-    row = {"method": codec.name, "command": codec.command, "reasons": {}} | dict.fromkeys(MEASURES)
+        measures["reconstruction_mse"] = partial(error, codec.decode)
+        measures["interpolation"] = partial(interpolation, codec.decode)
+    reasons: dict[str, str] = {}
+    row: dict[str, Any] = {"method": codec.name, "command": codec.command, "reasons": reasons}
+    row |= dict.fromkeys(MEASURES)
     row |= {"code_size": codes[0].shape[1], "seconds": codec.seconds}
     for name, measure in measures.items():
         outcome = attempt(measure)
         row[name] = finite(outcome.value)
         if row[name] is None:
-            row["reasons"][name] = outcome.reason or NOT_FINITE
+            reasons[name] = outcome.reason or NOT_FINITE
     return row
 
 

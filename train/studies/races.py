@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -42,7 +43,7 @@ def race(
             directory = run.directory / "training" / f"{name.replace(':', '.')}-{seed}"
             try:
                 seeded = replace(settings, seed=seed, run_dir=directory)
-                results = run_once(directory, lambda seeded=seeded: method.main(seeded))
+                results = run_once(directory, partial(method.main, seeded))
             except InputError as error:
                 print(f"{name}, seed {seed}: {error}")
                 results = {}

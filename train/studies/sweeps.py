@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from train import plots, verdict
@@ -54,9 +55,7 @@ def tradeoff(
     rows = []
     for term, case in cases:
         directory = run.directory / "runs" / f"{term}-{case.weight:g}"
-        results = run_once(
-            directory, lambda case=case, path=directory: main(replace(case, run_dir=path))
-        )
+        results = run_once(directory, partial(main, replace(case, run_dir=directory)))
         # Results of earlier versions may lack a measure.
         measures = {name: results.get(name) for name in MEASURES}
         rows.append({"term": term, "weight": case.weight, "z_dim": case.z_dim} | measures)

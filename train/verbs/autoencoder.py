@@ -58,8 +58,10 @@ class TrainedAutoencoder(Trained):
             InputError: If the numbers of images differ, or ``n`` is not valid.
         """
         n = whole("n", n, least=2)
-        ends = [self.inputs(images) for images in (one, other)]
-        require_pairs(*ends)
-        return self.in_batches(
-            lambda *ends: interpolate(self.objective.autoencoder, *ends, n), *ends
-        )
+        one, other = self.inputs(one), self.inputs(other)
+        require_pairs(one, other)
+
+        def between(one: Tensor, other: Tensor) -> Tensor:
+            return interpolate(self.objective.autoencoder, one, other, n)
+
+        return self.in_batches(between, one, other)

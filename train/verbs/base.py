@@ -17,7 +17,7 @@ from train.data.batches import as_input
 from train.data.images import as_images, without_grey_axis
 from train.engine import runtime
 from train.engine.saved import SavedRun
-from train.errors import InputError, require
+from train.errors import InputError
 from train.objective import Objective
 from train.settings import Settings, flags_to_arguments, restore
 
@@ -43,8 +43,8 @@ SHOWN = 500
 class Record(Protocol):
     """The attributes of a :class:`train.method.Method` that a trained method depends on."""
 
-    name: str
-    settings: type[Settings]
+    name: ClassVar[str]
+    settings: ClassVar[type[Settings]]
 
     def shape(self, inputs: Mapping[str, Any]) -> Shape: ...
 
@@ -114,7 +114,7 @@ class Trained:
             does.
     """
 
-    view: ClassVar[type[View] | None] = None
+    view: ClassVar[Callable[..., View] | None] = None
 
     batch = 1_000
     """Approximate number of images that a network processes at once, to bound memory."""
@@ -213,13 +213,15 @@ class Trained:
         """
         from train.explorer import held_out, widget
 
-        require(self.view is not None, f"there is no view of {self.method.name}")
+        view = type(self).view
+        if view is None:
+            raise InputError(f"there is no view of {self.method.name}")
         if images is None:
             shown = held_out.reopened(self)
         else:
             shown = held_out.given(images, self.shape, labels)
         shown = held_out.sampled(shown, SHOWN)
-        return widget.widget(self.view(self, shown, self.method.name, {}))
+        return widget.widget(view(self, shown, self.method.name, {}))
 
     def codec(self, shape: Shape) -> Codec:
         """Returns the encoder and decoder that :mod:`train.compare` measures.

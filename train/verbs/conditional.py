@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from numpy.typing import ArrayLike
@@ -16,6 +16,7 @@ from train.data.images import without_grey_axis
 from train.data.labelled import Images
 from train.engine import runtime
 from train.errors import brief, require
+from train.explorer.base import View
 from train.explorer.conditional import ConditionalView
 from train.metrics.interpolation import mixes
 from train.settings import LARGEST
@@ -42,7 +43,7 @@ class TrainedICVAE(Trained):
     means.
     """
 
-    view = ConditionalView
+    view: ClassVar[Callable[..., View] | None] = ConditionalView
 
     def check(self, inputs: Mapping[str, Any]) -> None:
         if self.echo:
@@ -227,9 +228,9 @@ class TrainedICVAE(Trained):
             InputError: If the numbers of images differ, or ``n`` or labels are not valid.
         """
         n = whole("n", n, least=2)
-        ends = [self.encode(images, labels) for images in (one, other)]
-        require_pairs(*ends)
-        z = mixes(*ends, n)
+        first, last = (self.encode(images, labels) for images in (one, other))
+        require_pairs(first, last)
+        z = mixes(first, last, n)
         c = self.conditions(labels, len(z)).unsqueeze(1).expand(-1, n, -1)
         images = self.in_batches(self.objective.model.decode, z.flatten(0, 1), c.flatten(0, 1))
         return images.unflatten(0, (len(z), n))

@@ -17,6 +17,7 @@ from pyro_models.shapes import Shape
 from train.arguments import whole
 from train.backgrounds import with_background
 from train.data.images import as_images, centred, cropped, without_grey_axis
+from train.data.streaming.stored import in_memory
 from train.engine.saved import SavedRun
 from train.errors import brief, require
 from train.explorer.scenes import ScenesView
@@ -251,7 +252,9 @@ class TrainedAIR(Trained):
             f"its scenes are {self.shape} and the images {shape}: give images of as many channels",
         )
         return Codec(
-            lambda images: self.encode(centred(images.images, self.shape.sides)).cpu().numpy(),
+            lambda images: (
+                self.encode(centred(in_memory(images.images), self.shape.sides)).cpu().numpy()
+            ),
             lambda z, _: cropped(
                 self.with_channels(self.decode(torch.from_numpy(z))), shape.sides
             ).cpu(),

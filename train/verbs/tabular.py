@@ -54,7 +54,8 @@ class TrainedTable(TrainedICVAE):
         if not self.settings.conditional:
             return labels
         known = named_columns(rows) or {}
-        own = {name: known[name] for name in self.condition.names if name in known}
+        names = [part.name for part in self.condition.parts]
+        own = {name: known[name] for name in names if name in known}
         if labels is None:
             return own or None
         if (given := named_columns(labels)) is not None:
@@ -138,13 +139,14 @@ class TrainedTable(TrainedICVAE):
         Raises:
             InputError: If the target has no likelihood.
         """
-        require(
-            self.schema.models_target,
-            "this model does not predict a target: train it with --target and --target-weight",
-        )
+        target = self.schema.modelled
+        if target is None:
+            raise InputError(
+                "this model does not predict a target: train it with --target and --target-weight"
+            )
         z = self.encode(images, labels)
         row = self.in_batches(lambda z: self.objective.model.target_given(z).mode, z)
-        return self.schema.target.decode(row[:, 0].cpu().numpy())
+        return target.decode(row[:, 0].cpu().numpy())
 
     def codec(self, shape: Shape) -> Codec:
         raise InputError("a run of a table is not compared on images: leave it out")

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from train.data.drawn import factors, hues
 from train.data.labelled import Images, Split
+from train.data.streaming.stored import in_memory
 from train.errors import require
 
 COLOURS = tuple(sorted(hues.COLOURS))
@@ -66,7 +67,7 @@ def sample(digits: Images, seed: int) -> Images:
         digits: Digits with their classes, at least one.
         seed: Seed of the colours. The same seed gives the same colours in every version of NumPy.
     """
-    classes = digits.labels.numpy()
+    classes = digits.known_labels.numpy()
     # Of NumPy's generators only this one promises the same numbers in every version.
     random = np.random.RandomState(seed)
     pairs = np.empty(len(classes), dtype=np.int64)
@@ -76,8 +77,8 @@ def sample(digits: Images, seed: int) -> Images:
         rounds = [random.permutation(len(COLOURS) ** 2) for _ in range(repeats)]
         pairs[random.permutation(rows)] = np.concatenate(rounds)[: len(rows)]
     ink, paper = (np.array(COLOURS)[index] for index in divmod(pairs, len(COLOURS)))
-    columns = {"class": digits.values, "ink": ink, "paper": paper}
-    return Images.of_columns(draw(digits.images, ink, paper), columns)
+    columns = {"class": digits.require_labels(), "ink": ink, "paper": paper}
+    return Images.of_columns(draw(in_memory(digits.images), ink, paper), columns)
 
 
 def split(digits: Images) -> Split:

@@ -88,14 +88,21 @@ class EndlessLines(Images):
         """
         return Split(replace(self, next_seed=self.next_seed + 1), sample(seed=self.next_seed))
 
-    def batches(self, batch_size: int, seed: int, device: torch.device | str) -> LineBatches:
+    def batches(
+        self, batch_size: int, seed: int, device: torch.device | str, *others: Tensor
+    ) -> LineBatches:
         r"""Returns a function from a step to its batch of new lines.
 
         Args:
             batch_size: Lines in a batch, :math:`B`.
             seed: Seed of the angles.
             device: Device of the batches.
+            others: None may be given: endless lines have no rows.
+
+        Raises:
+            InputError: If other tensors are given.
         """
+        require(not others, "--data lines has no labels: choose another data set")
         return LineBatches(batch_size, seed, device)
 
 

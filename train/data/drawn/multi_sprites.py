@@ -20,6 +20,7 @@ from train.data.annotated import Scenes
 from train.data.composition import MIN_ACCEPTANCE, MOST_MASKED, TRIES, ink_boxes
 from train.data.counts import checked
 from train.data.drawn import sprites
+from train.data.streaming.stored import in_memory
 from train.errors import require
 from train.progress import progress
 
@@ -115,7 +116,7 @@ def sample(n: int, seed: int, *, coloured: bool = False, counts: Sequence[int] =
             factors = _draw_factors(rng, numbers[pending], most, coloured)
             drawing = draw(factors, numbers[pending])
             is_present = np.arange(most) < numbers[pending, None]
-            is_accepted = ((drawing.visible >= LEAST_VISIBLE) | ~is_present).all(1)
+            is_accepted = np.all((drawing.visible >= LEAST_VISIBLE) | ~is_present, axis=1)
             _write(scenes, pending[is_accepted], drawing, factors, is_accepted)
             tried += len(pending)
             accepted += int(is_accepted.sum())
@@ -150,9 +151,9 @@ def draw(factors: dict[str, np.ndarray], counts: np.ndarray) -> Drawing:
                 images[scenes] += covered[:, None] * (colour - images[scenes])
                 masks[scenes] = np.where(covered >= 0.5, slot + 1, masks[scenes])
     is_visible = masks[:, None] == np.arange(1, most + 1)[:, None, None]
-    boxes, _ = ink_boxes(torch.from_numpy(is_visible.reshape(-1, size, size)).byte())
+    ink, _ = ink_boxes(torch.from_numpy(is_visible.reshape(-1, size, size)).byte())
     visible = is_visible.sum((2, 3))
-    boxes = np.where(visible[..., None] > 0, boxes.numpy().reshape(n, most, 4), 0)
+    boxes = np.where(visible[..., None] > 0, ink.numpy().reshape(n, most, 4), 0)
     images = (255 * images).round().astype(np.uint8)
     return Drawing(images, masks, boxes.astype(np.float32), visible)
 
@@ -215,8 +216,11 @@ def _write(
     is_accepted: np.ndarray,
 ) -> None:
     """Writes the accepted scenes of a drawing into the given rows."""
+    assert scenes.masks is not None
+    assert scenes.boxes is not None
+    assert scenes.factors is not None
     for target, values in (
-        (scenes.images, drawing.images),
+        (in_memory(scenes.images), drawing.images),
         (scenes.masks, drawing.masks),
         (scenes.boxes, drawing.boxes),
     ):

@@ -114,8 +114,9 @@ def sample(
         InputError: If ``n`` is out of its range.
     """
     columns = None if apart_from is None else apart_from.columns
-    options = {"apart_from": columns, "equivalent": _without_symmetry}
-    rows = factors.sample(levels(coloured), n, seed, **options)
+    rows = factors.sample(
+        levels(coloured), n, seed, apart_from=columns, equivalent=_without_symmetry
+    )
     return Images.of_columns(draw(**rows), rows)
 
 

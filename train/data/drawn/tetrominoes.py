@@ -49,7 +49,8 @@ def _pieces() -> tuple[list[tuple[str, int]], np.ndarray]:
 
     A piece is in the upper left corner of its image.
     """
-    names, pixels = [], np.zeros((17, 4 * BLOCK, 4 * BLOCK), dtype=bool)
+    names: list[tuple[str, int]] = []
+    pixels = np.zeros((17, 4 * BLOCK, 4 * BLOCK), dtype=bool)
     for kind, (rows, orientations) in KINDS.items():
         blocks = np.array([[block == "#" for block in row] for row in rows])
         for orientation in orientations:

@@ -8,7 +8,6 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -19,30 +18,8 @@ from train.data import memory
 from train.data.images import as_bytes, as_images
 from train.data.labels import as_labels, interpretation
 from train.data.reading.columns import Columns, of_labels
+from train.data.reading.contents import Arrays
 from train.errors import InputError, note, require
-
-
-@dataclass(frozen=True, eq=False)
-class Arrays:
-    r"""The contents of an archive.
-
-    Attributes:
-        images: Grey levels or colours, of shape :math:`(M, C, H, W)`, uint8.
-        columns: The labels, called ``labels``, or ``0``, ``1``, ... if an image has several; and
-            the other arrays of shape :math:`(M)`, by their names.
-        counts: The number of objects in each image, of shape :math:`(M)`, int64.
-        boxes: Their boxes :math:`(x_0, y_0, x_1, y_1)` in pixels, of shape :math:`(M, K, 4)`,
-            float32. The first ``counts`` rows of each image are boxes, the others zeros.
-        masks: The object that is visible at each pixel, of shape :math:`(M, H, W)`, uint8: 0 for
-            the background, :math:`k` for the object in row :math:`k - 1` of ``boxes``.
-    """
-
-    images: np.ndarray
-    columns: Columns
-    counts: np.ndarray | None = None
-    boxes: np.ndarray | None = None
-    masks: np.ndarray | None = None
-
 
 ARRAYS = ("images", "labels", "counts", "boxes", "masks")
 """The arrays that are read by their names. Others are columns if they have a number or a word for
@@ -104,7 +81,7 @@ def _members(path: Path, archive: zipfile.ZipFile) -> dict[str, str]:
     (n, *_), _ = _header_of(archive, members["images"]) or ((0,), None)
     for name, member in members.items():
         shape, dtype = _header_of(archive, member) or ((), None)
-        if name not in ARRAYS and shape == (n,) and dtype.kind in "biufSU":
+        if name not in ARRAYS and shape == (n,) and dtype is not None and dtype.kind in "biufSU":
             read[name] = member
     return read
 
@@ -263,10 +240,10 @@ def _boxes(path: Path, boxes: np.ndarray, counts: np.ndarray | None) -> np.ndarr
         f"{path}: 'boxes' has shape {boxes.shape} and type {boxes.dtype}: give numbers of shape "
         "(N, K, 4)",
     )
-    require(
-        counts is not None,
-        f"{path}: 'boxes' needs 'counts': add how many rows of each image are boxes",
-    )
+    if counts is None:
+        raise InputError(
+            f"{path}: 'boxes' needs 'counts': add how many rows of each image are boxes"
+        )
     rows = boxes.shape[1]
     require(
         int(counts.max()) <= rows,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,27 +9,12 @@ import numpy as np
 from train.data import memory
 from train.data.reading.archives import DAMAGED, columns_of_labels, images_of
 from train.data.reading.columns import Columns
+from train.data.reading.contents import ArrayFiles
 from train.data.reading.paths import kind_of
 from train.errors import InputError, require
 
 LABELS = "-labels"
 """``NAME-labels.npy`` has the labels of the images in ``NAME.npy``."""
-
-
-@dataclass(frozen=True)
-class ArrayFiles:
-    """Images in ``.npy`` files, none of which was read, one file after the other.
-
-    Attributes:
-        paths: The files.
-        sizes: The number of images in each.
-    """
-
-    paths: tuple[Path, ...]
-    sizes: tuple[int, ...]
-
-    def __len__(self) -> int:
-        return sum(self.sizes)
 
 
 REMEDY = "write it with numpy.save(path, images)"

@@ -62,10 +62,11 @@ class Columns:
             InputError: If two columns of one name differ.
         """
         for column in sorted(set(self.names) & set(others.names)):
-            values = self.values.get(column), others.values.get(column)
-            is_usable = values[0] is not None and values[1] is not None
+            one, other = self.values.get(column), others.values.get(column)
             require(
-                is_usable and np.array_equal(*(value.astype(str) for value in values)),
+                one is not None
+                and other is not None
+                and np.array_equal(one.astype(str), other.astype(str)),
                 f"{name}: the data already have a column {column} with other values: rename one",
             )
         return Columns(

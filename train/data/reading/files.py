@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -13,9 +14,8 @@ from train.data.catalogue import NAMES
 from train.data.images import to_grey
 from train.data.options import DataOptions
 from train.data.reading import archives, arrays, folders, tables
-from train.data.reading.archives import Arrays
-from train.data.reading.arrays import ArrayFiles
 from train.data.reading.columns import Columns, default_label
+from train.data.reading.contents import ArrayFiles, Arrays
 from train.data.reading.folders import Pictures
 from train.data.reading.paths import kind_of
 from train.data.splits import SPLITS, split_of
@@ -34,14 +34,19 @@ FEWEST_HELD_OUT = 2
 ARRAYS = (".npz", ".npy")
 """The suffixes of files of arrays."""
 
+Unread = np.ndarray | Pictures | ArrayFiles
+"""Images, or what they can be read from."""
+T = TypeVar("T")
+U = TypeVar("U")
+
 
 @dataclass(frozen=True, eq=False)
-class Contents:
+class Contents(Generic[T]):
     r"""The images of a file or a folder, and what is said of them.
 
     Attributes:
-        images: Grey levels or colours, of shape :math:`(M, C, H, W)`, uint8; of
-            :func:`open_images`, what they can be read from.
+        images: Grey levels or colours, of shape :math:`(M, C, H, W)`, uint8, or what they can be
+            read from.
         columns: What the data say of an image, by name: arrays of shape :math:`(M)`, of classes
             (int64 or text) or quantities (float64).
         label: The names of the columns that are the label; none if there is no label.
@@ -52,13 +57,18 @@ class Contents:
         masks: The object at each pixel: see there.
     """
 
-    images: np.ndarray | Pictures | ArrayFiles
+    images: T
     columns: Mapping[str, np.ndarray] = field(default_factory=dict)
     label: tuple[str, ...] = ()
     splits: np.ndarray | None = None
     counts: np.ndarray | None = None
     boxes: np.ndarray | None = None
     masks: np.ndarray | None = None
+
+    def with_images(self, images: U) -> Contents[U]:
+        """Returns the contents with the images in another form."""
+        contents: Contents[Any] = self
+        return replace(contents, images=images)
 
     @property
     def labels(self) -> np.ndarray | None:
@@ -67,7 +77,7 @@ class Contents:
         return None if not columns else columns[0] if len(columns) < 2 else np.stack(columns, 1)
 
 
-def read(data: str, options: DataOptions = DataOptions()) -> Contents:
+def read(data: str, options: DataOptions = DataOptions()) -> Contents[np.ndarray]:
     """Reads the path given as ``--data``; prints a line for each conversion.
 
     Args:
@@ -83,10 +93,12 @@ def read(data: str, options: DataOptions = DataOptions()) -> Contents:
             :class:`Contents`, values that are not finite, arrays of different lengths, or more than
             memory has room for; or if the options do not go together with the data.
     """
-    return _contents(data, options, in_memory=True)
+    contents = _contents(data, options, in_memory=True)
+    assert isinstance(contents.images, np.ndarray)
+    return contents.with_images(contents.images)
 
 
-def open_images(data: str, options: DataOptions = DataOptions()) -> Contents:
+def open_images(data: str, options: DataOptions = DataOptions()) -> Contents[Unread]:
     """Opens the path given as ``--data``, and reads all but the images, if it can be helped.
 
     Args:
@@ -104,7 +116,7 @@ def open_images(data: str, options: DataOptions = DataOptions()) -> Contents:
     return _contents(data, options, in_memory=False)
 
 
-def _contents(data: str, options: DataOptions, in_memory: bool) -> Contents:
+def _contents(data: str, options: DataOptions, in_memory: bool) -> Contents[Unread]:
     path = Path(data).expanduser()
     kind = kind_of(path)
     require(
@@ -169,7 +181,7 @@ def array_files(path: Path) -> dict[str, Path]:
 
 def _of_folder(
     path: Path, table: tables.Table | None, options: DataOptions, in_memory: bool
-) -> Contents:
+) -> Contents[Unread]:
     listing = folders.listing(path)
     columns = Columns(listing.columns, label=tuple(listing.columns))
     if table is not None:
@@ -188,7 +200,7 @@ def _of_arrays(
     table: tables.Table | None,
     options: DataOptions,
     in_memory: bool,
-) -> Contents:
+) -> Contents[Unread]:
     files = list(split_files.values()) or [path]
     contents = [_array(file, in_memory) for file in files]
     splits = None
@@ -241,30 +253,33 @@ def _concatenated(contents: Sequence[Arrays], files: Sequence[Path]) -> Arrays:
 def _joined_images(
     images: Sequence[np.ndarray | ArrayFiles], files: Sequence[Path]
 ) -> np.ndarray | ArrayFiles:
-    first, *others = images
-    if isinstance(first, ArrayFiles):
+    unread = [content for content in images if isinstance(content, ArrayFiles)]
+    if unread:
         return ArrayFiles(
-            tuple(path for content in images for path in content.paths),
-            tuple(size for content in images for size in content.sizes),
+            tuple(path for content in unread for path in content.paths),
+            tuple(size for content in unread for size in content.sizes),
         )
+    read = [content for content in images if isinstance(content, np.ndarray)]
+    first, *others = read
     for other, file in zip(others, files[1:], strict=True):
         require(
             other.shape[1:] == first.shape[1:],
             f"{file} has images of shape {other.shape[1:]} but {files[0]} of {first.shape[1:]}: "
             "give images of one shape",
         )
-    return np.concatenate(images)
+    return np.concatenate(read)
 
 
 def _joined_arrays(arrays: Sequence[np.ndarray | None]) -> np.ndarray | None:
-    return None if arrays[0] is None else np.concatenate(arrays)
+    given = [array for array in arrays if array is not None]
+    return np.concatenate(given) if given else None
 
 
 def _padded(boxes: np.ndarray | None, contents: Sequence[Arrays]) -> np.ndarray | None:
     """Adds rows of zeros, so that all have as many rows an image."""
     if boxes is None:
         return None
-    rows = max(content.boxes.shape[1] for content in contents)
+    rows = max(content.boxes.shape[1] for content in contents if content.boxes is not None)
     return np.pad(boxes, ((0, 0), (0, rows - boxes.shape[1]), (0, 0)))
 
 
@@ -296,7 +311,7 @@ def _chosen(
     return columns.labelled(options.label_column), splits if chosen is None else chosen
 
 
-def _require_enough(path: Path, contents: Contents) -> None:
+def _require_enough(path: Path, contents: Contents[Unread]) -> None:
     n = len(contents.images)
     require(
         n >= FEWEST,

@@ -207,7 +207,7 @@ def _opened(file: Path) -> Iterator[Image.Image]:
         raise _BadFile(file, str(error)) from error
     except Image.DecompressionBombError as error:
         raise _BadFile(
-            file, f"has more than {2 * Image.MAX_IMAGE_PIXELS:,} pixels", "make it smaller"
+            file, f"has more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels", "make it smaller"
         ) from error
     except pil.UNREADABLE as error:
         raise _BadFile(file, "is not a readable image") from error
@@ -361,7 +361,7 @@ def _note_pages(listing: Listing, rows: np.ndarray) -> None:
         )
 
 
-def _format_size(size: tuple[int, int]) -> str:
+def _format_size(size: Sequence[int]) -> str:
     return f"{size[1]} x {size[0]}"
 
 
@@ -411,7 +411,7 @@ class Pictures:
         require(
             list(pixels.shape[1:]) == size,
             f"{file} is {_format_size(pixels.shape[1:])} but {self.files[0].name} is "
-            f"{_format_size(tuple(size))}: bring all images to one size",
+            f"{_format_size(size)}: bring all images to one size",
         )
         return np.repeat(pixels, channels, axis=0) if len(pixels) < channels else pixels
 

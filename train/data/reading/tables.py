@@ -93,15 +93,15 @@ def read(path: Path, flag: str = "--labels", row: str = "an image") -> Table:
         names = [cell.strip() for cell in next(row for row in reader if row)]
         _require_header(path, names)
         columns: list[list[str]] = [[] for _ in names]
-        for line, row in _rows(reader, len(names)):
+        for line, cells in _rows(reader, len(names)):
             require(
-                len(row) == len(names),
-                f"{path}, line {line} has {len(row)} cells but the header has "
+                len(cells) == len(names),
+                f"{path}, line {line} has {len(cells)} cells but the header has "
                 f"{len(names)}: give each row one cell a column, and put a cell with "
                 f"{_character(delimiter)} in it in quotes",
             )
             lines.append(line)
-            for column, cell in zip(columns, row, strict=True):
+            for column, cell in zip(columns, cells, strict=True):
                 # Values repeat, and text that is equal is stored once.
                 column.append(sys.intern(cell.strip()))
     except csv.Error as error:
@@ -427,8 +427,8 @@ def _quantities(table: Table, name: str, cells: Sequence[str], distinct: set[str
         return np.array(cells, dtype=str)
     array = np.fromiter((number_of[cell] for cell in cells), np.float64, len(cells))
     labels = as_labels(array, f"{table.path}: column {name}")
-    if (line := interpretation(array, labels)) is not None:
-        note(f"{table.path}: column {name}: {line.removeprefix('the labels ')}")
+    if (meaning := interpretation(array, labels)) is not None:
+        note(f"{table.path}: column {name}: {meaning.removeprefix('the labels ')}")
     return labels
 
 

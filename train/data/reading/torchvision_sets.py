@@ -29,7 +29,7 @@ from train.data import memory
 from train.data.labelled import Images, Split
 from train.data.labels import Classes
 from train.data.reading import pil
-from train.data.streaming.stored import StoredImages
+from train.data.streaming.stored import StoredImages, in_memory
 from train.errors import InputError, first_line, require
 
 IDX_FILES = (
@@ -166,9 +166,9 @@ def _concatenate(first: Images, second: Images) -> Images:
         for name, column in first.columns.items()
     }
     return Images(
-        torch.cat([first.images, second.images]),
-        torch.cat([first.labels, second.labels]),
-        None if first.given is None else np.concatenate([first.given, second.given]),
+        torch.cat([in_memory(first.images), in_memory(second.images)]),
+        torch.cat([first.known_labels, second.known_labels]),
+        None if first.given is None else np.concatenate([first.given, second.require_labels()]),
         columns,
     )
 
@@ -176,7 +176,8 @@ def _concatenate(first: Images, second: Images) -> Images:
 def _require_trained(name: str, split: Split) -> None:
     if split.train.labels is None:
         return
-    unknown = sorted(set(split.held_out.values.tolist()) - set(split.train.values.tolist()))
+    train, held_out = (set(images.require_labels().tolist()) for images in split)
+    unknown = sorted(held_out - train)
     require(
         not unknown,
         f"--data {name}: no training image is of the class {next(iter(unknown), '')}, which "

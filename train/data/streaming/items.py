@@ -194,7 +194,8 @@ class DatasetImages(StoredImages):
         """Returns a hash of the number of items and of the contents of some of them."""
         digest = hashlib.blake2b(f"{self.number} {self.stored_shape}".encode(), digest_size=16)
         with RandomNumbers(0):
-            digest.update(self.read(np.array(evenly(self.number, SAMPLED))))
+            images = self.read(np.array(evenly(self.number, SAMPLED)))
+        digest.update(np.ascontiguousarray(images).data)
         return digest.digest()
 
     def _item(self, row: int) -> Any:

@@ -30,7 +30,8 @@ Rows = tuple[Tensor, ...]
 
 
 def batches_of(
-    tensors: Sequence[Tensor | StoredImages],
+    images: Tensor | StoredImages,
+    others: Sequence[Tensor],
     batch_size: int,
     seed: int,
     device: torch.device | str,
@@ -38,7 +39,8 @@ def batches_of(
     r"""Returns mini-batches of data, which are the same ones in memory and on disk.
 
     Args:
-        tensors: The data, each of shape :math:`(M, *)`; the first may be stored images.
+        images: Of shape :math:`(M, *)`, in memory or stored.
+        others: Further tensors with a row for each image, of shape :math:`(M, *)`.
         batch_size: Examples in a batch, :math:`1 \le B \le M`.
         seed: Seed of the order of the examples.
         device: Device of the batches.
@@ -46,9 +48,8 @@ def batches_of(
     Raises:
         InputError: If a batch is empty or larger than the data.
     """
-    images, *others = tensors
     if isinstance(images, Tensor):
-        return Batches(tensors, batch_size, seed, device)
+        return Batches((images, *others), batch_size, seed, device)
     # The order of the same number of examples in memory, of no size.
     order = Batches((torch.empty(len(images), 0),), batch_size, seed, "cpu")
     plan = Plan(lambda step: (order.indices(step),))

@@ -32,6 +32,11 @@ CHUNK = 2**20
 """Bytes that are read at once where a whole file is read."""
 
 
+def in_memory(images: Tensor | StoredImages) -> Tensor:
+    r"""Returns images :math:`(M, C, H, W)`, uint8, in memory; stored ones are read."""
+    return images.load() if isinstance(images, StoredImages) else images
+
+
 class StoredImages(ABC):
     r"""Images that are read when they are asked for: a tensor :math:`(M, C, H, W)` on disk.
 
@@ -277,7 +282,7 @@ class ArrayImages(StoredImages):
         images = np.empty((len(rows), *self.row_shape), self.dtype)
         if not images.size:
             return images
-        buffer = memoryview(images.reshape(-1).view(np.uint8))
+        buffer = images.reshape(-1).view(np.uint8).data
         starts = np.flatnonzero(np.diff(rows, prepend=rows[0] - 2) != 1)
         ends = np.append(starts[1:], len(rows))
         positions = self.offset + size * rows[starts]
@@ -296,7 +301,7 @@ class ArrayImages(StoredImages):
         for start in progress(starts, f"reading {self.path.name}", len(starts), "part"):
             rows = np.arange(start, min(start + step, self.number))
             chunk = self._raw(rows)
-            digest.update(chunk.reshape(-1).view(np.uint8))
+            digest.update(chunk.reshape(-1).view(np.uint8).data)
             # The maximum of bytes above 1 says nothing more.
             if self.dtype != np.uint8 or highest <= 1:
                 low, high = chunk.min(), chunk.max()
@@ -420,7 +425,7 @@ class PictureImages(StoredImages):
         digest = hashlib.blake2b(
             f"{self.stored_shape} {self.pictures.background}".encode(), digest_size=16
         )
-        digest.update(np.ascontiguousarray(self.pictures.pages))
+        digest.update(np.ascontiguousarray(self.pictures.pages).data)
         for file in self.pictures.files:
             try:
                 status = file.stat()

@@ -128,7 +128,7 @@ class StreamImages(Images):
         skip: Items at its beginning that are not trained on.
     """
 
-    source: Source | None = field(default=None, compare=False)
+    source: Source = field(kw_only=True, compare=False)
     skip: int = 0
 
     @property
@@ -262,7 +262,8 @@ class StreamReader(IterableDataset):
         epoch = before = 0
         resumed = self.resumed
         if resumed is not None and resumed.state is not None:
-            self.source.stream.load_state_dict(resumed.state)
+            stream: Any = self.source.stream
+            stream.load_state_dict(resumed.state)
             epoch, before = resumed.epoch, step
         while True:
             random = RandomNumbers(self.seed, epoch)
@@ -303,7 +304,8 @@ class StreamReader(IterableDataset):
         )
         items = [Item.of(batch[row], self.source.called(start + row)) for row in rows]
         images = torch.from_numpy(self.source.images(items, start + rows[0]))
-        state = self.source.stream.state_dict() if self.source.stateful else None
+        stream: Any = self.source.stream
+        state = stream.state_dict() if self.source.stateful else None
         return Read(images, "", epoch, state)
 
     def _leave_out(self, items: Iterator[Any], random: RandomNumbers) -> None:
@@ -319,7 +321,7 @@ class StreamReader(IterableDataset):
 
     def _digest(self, items: list[Item]) -> bytes:
         images = self.source.images(items, 0) if items else np.empty(0, np.uint8)
-        return hashlib.blake2b(images.reshape(-1), digest_size=16).digest()
+        return hashlib.blake2b(np.ascontiguousarray(images).data, digest_size=16).digest()
 
 
 def is_plain(state: Any) -> bool:
@@ -420,8 +422,9 @@ class StreamBatches:
             self._resumed = state["step"], Read(None, "", state["epoch"], state["stream"])
 
     def _begin(self, step: int) -> Iterator[Read]:
-        resumes = self._resumed is not None and self._resumed[0] == step
-        self.reader.step, self.reader.resumed = step, self._resumed[1] if resumes else None
+        self.reader.step, self.reader.resumed = step, None
+        if self._resumed is not None and self._resumed[0] == step:
+            self.reader.resumed = self._resumed[1]
         workers = self.reader.source.workers
         if not workers:
             return iter(self.reader)

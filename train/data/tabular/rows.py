@@ -17,7 +17,7 @@ from train.data.tabular.columns import kind_of
 from train.data.tabular.frames import cleaned
 from train.data.tabular.roles import Roles
 from train.data.tabular.schema import FEWEST, Schema, declared
-from train.errors import note, require
+from train.errors import InputError, note, require
 
 SPLIT = "split"
 """The name of the column that says which of two data frames a row is of."""
@@ -52,13 +52,13 @@ class Rows:
             numbers (float64).
         target: The encoded target, of shape :math:`(M)`, NaN where it is missing; ``None`` if there
             is no target.
-        schema: What the cells hold.
+        schema: What the cells hold; given by its name.
     """
 
     cells: Tensor
     columns: Mapping[str, np.ndarray] = field(default_factory=dict)
     target: np.ndarray | None = None
-    schema: Schema | None = field(default=None, compare=False)
+    schema: Schema = field(kw_only=True, compare=False)
 
     def __len__(self) -> int:
         return len(self.cells)
@@ -72,6 +72,15 @@ class Rows:
     def values(self) -> None:
         """The labels: a row has none beside its conditions and target."""
         return None
+
+    @property
+    def known_labels(self) -> Tensor:
+        """Raises :class:`InputError`: see :meth:`require_labels`."""
+        raise InputError("a table has no labels: name one of its columns")
+
+    def require_labels(self) -> np.ndarray:
+        """Raises :class:`InputError`: a row has no label beside its conditions and target."""
+        raise InputError("a table has no labels: name one of its columns")
 
     @property
     def shape(self) -> Columns:
@@ -92,7 +101,7 @@ class Rows:
         rows = index.numpy()
         columns = {name: column[rows] for name, column in self.columns.items()}
         target = None if self.target is None else self.target[rows]
-        return Rows(self.cells[index], columns, target, self.schema)
+        return Rows(self.cells[index], columns, target, schema=self.schema)
 
     def batches(
         self, batch_size: int, seed: int, device: torch.device | str, *others: Tensor
@@ -161,7 +170,7 @@ def of_frame(
     columns = {name: condition_of(name, frame[name], roles) for name in roles.condition}
     schema = Schema.fit(frame, train, roles)
     target = None if schema.target is None else schema.encode_target(frame)
-    rows = Rows(schema.encode(frame), columns, target, schema)
+    rows = Rows(schema.encode(frame), columns, target, schema=schema)
     return RowsSplit(*(rows.select(torch.from_numpy(index)) for index in (train, held_out)))
 
 

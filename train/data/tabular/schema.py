@@ -89,9 +89,14 @@ class Schema:
         return RowShape(tuple(column.model_kind for column in self.columns))
 
     @property
+    def modelled(self) -> Column | None:
+        """The target, if it has a likelihood."""
+        return self.target if self.models_target else None
+
+    @property
     def target_kind(self) -> ColumnKind | None:
         """The target for a model, if it has a likelihood."""
-        return self.target.model_kind if self.models_target else None
+        return None if self.modelled is None else self.modelled.model_kind
 
     @property
     def names(self) -> list[str]:
@@ -101,7 +106,7 @@ class Schema:
     @property
     def encoded(self) -> tuple[Column, ...]:
         """The columns of an encoded row: those of x, and the target after them."""
-        return (*self.columns, self.target) if self.models_target else self.columns
+        return self.columns if self.modelled is None else (*self.columns, self.modelled)
 
     def encode(self, frame: pd.DataFrame) -> Tensor:
         r"""Encodes rows for a model.
@@ -129,7 +134,7 @@ class Schema:
 
     def encode_target(self, frame: pd.DataFrame) -> np.ndarray:
         r"""Encodes the target, of shape :math:`(M)`; NaN where it is missing."""
-        if self.target.name in frame.columns:
+        if self.target is not None and self.target.name in frame.columns:
             return self.target.encode(frame[self.target.name])
         return np.full(len(frame), np.nan, np.float32)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -11,11 +13,11 @@ from torch import Tensor
 
 from train.estimators.base import DifferentiableELBO
 from train.estimators.contract import Contract
-from train.estimators.costs import elbo_terms, log_prob, unmasked
+from train.estimators.costs import added, elbo_terms, log_prob, unmasked
 from train.estimators.discrete.coupled import DisARM, pairs_surrogate
 from train.estimators.discrete.dependencies import Dependencies, find_dependencies
 from train.estimators.discrete.families import logits_of
-from train.estimators.discrete.runs import Run, Runner
+from train.estimators.discrete.runs import Draw, Run, Runner
 from train.estimators.programs import Program, preserved_state, run_guide, samples
 
 
@@ -102,35 +104,42 @@ class MultiSampleELBO(DifferentiableELBO):
         self, model: Program, guide: Program, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[Tensor, dict[str, Tensor]]:
         contract, dependencies = self.prepare(model, guide, args, kwargs), self._dependencies
+        assert dependencies is not None
         runner = Runner(
             *(model, guide, args, kwargs, contract),
             vectorized=self.vectorize_particles,
             analytic=(),
             relaxed={},
         )
-        draws = {}
+        draws: dict[str, Draw] = {}
         if self.gradient == "disarm":
-            draws = dict.fromkeys(dependencies.discrete, lambda *a: DisARM().draw(*a, joint=()))
+            draws = dict.fromkeys(dependencies.discrete, partial(DisARM().draw, joint=()))
         run = runner(self.num_particles, draws=draws)
         # For a guide without draws, a weight is the model's probability.
         drawn = next((s for s in run.guides[0].values() if not s["is_observed"]), None)
         scale = 1.0 if drawn is None else drawn["scale"]
         width = contract.nesting
         common = frozenset(range(-width, 0)).intersection(*dependencies.plates.values())
-        log_weights = sum(to_plates(run.value(key), common) for key in dependencies.costs) / scale
+        log_weights = added(to_plates(run.value(key), common) for key in dependencies.costs) / scale
         # Either all draws, or the first ones of all pairs and the second ones.
         number = 2 if self.gradient == "disarm" else 1
         sets = log_weights.unflatten(0, (-1, number)).movedim(1, 0)
         bound = (scale * (sets.logsumexp(1) - math.log(sets.shape[1])).mean(0)).sum()
         loss = -bound
         if torch.is_grad_enabled():
-            term = self._score_term(run, sets.detach(), scale, common)
+            names = dependencies.discrete
+            term = self._score_term(run, names, sets.detach(), scale, common)
             loss = loss - (term - term.detach())
         terms = elbo_terms([cost for costs in run.costs for cost in costs], self.num_particles)
         return loss, {**terms, "iw_bound": bound.detach()}
 
     def _score_term(
-        self, run: Run, sets: Tensor, scale: Tensor | float, common: frozenset[int]
+        self,
+        run: Run,
+        names: Iterable[str],
+        sets: Tensor,
+        scale: Tensor | float,
+        common: frozenset[int],
     ) -> Tensor:
         """Returns a scalar with the gradient of the discrete draws."""
 
@@ -146,7 +155,7 @@ class MultiSampleELBO(DifferentiableELBO):
             whole = sets.logsumexp(1, keepdim=True) - math.log(sets.shape[1])
             signal = of_draws(whole.expand(sets.shape))
         term = own.new_zeros(())
-        for name in self._dependencies.discrete:
+        for name in names:
             # A weight has the gradient of its own log q, too, which masks leave out.
             log_q = run.site(name, lambda site: scale_and_mask(log_prob(site), mask=site["mask"]))
             term = term - (to_plates(log_q, common) * own).sum()

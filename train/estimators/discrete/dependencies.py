@@ -168,7 +168,7 @@ class Look:
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
         values: Trace,
-        reseed: Callable[[], None],
+        reseed: Callable[[], object],
     ) -> None:
         self.model, self.guide, self.args, self.kwargs = model, guide, args, kwargs
         self.reseed = reseed
@@ -190,7 +190,7 @@ class Look:
 
     def agrees(self, found: Mapping[tuple[str, bool], frozenset[str]], name: str) -> bool:
         """Whether all that changes with a discrete latent was found to depend on it."""
-        other = another(self.values.nodes[name])
+        other = another(samples(self.values)[name])
         if other is None:
             return True
         try:

@@ -135,8 +135,7 @@ class Rodeo(SiteEstimator):
         # of less variance than the output at their mean, and costs K - 1 times as much.
         flip = mean * (1 - z) + (1 - mean) * z
         change = 1 - 2 * z
-        baseline: Tensor | float = 0.0
-        control: Tensor | float = 0.0
+        baseline = control = z.new_zeros(())
         for shift in range(1, particles):
             other_z, other_slope = z.roll(shift, 0), slope.roll(shift, 0)
             other_cost = cost.roll(shift, 0)[..., None]

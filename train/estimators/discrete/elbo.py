@@ -114,6 +114,7 @@ class DiscreteELBO(DifferentiableELBO):
         self, model: Program, guide: Program, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[Tensor, dict[str, Tensor]]:
         contract, plan = self.prepare(model, guide, args, kwargs), self._plan
+        assert plan is not None
         runner = Runner(
             *(model, guide, args, kwargs, contract),
             vectorized=self.vectorize_particles,

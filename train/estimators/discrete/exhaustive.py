@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from train.estimators.discrete.families import Family, family_of, logits_of, uniform
+from train.estimators.costs import added
+from train.estimators.discrete.families import Family, logits_of, require_family, uniform
 from train.estimators.discrete.site import (
     Common,
     SiteDraws,
@@ -45,7 +46,7 @@ class Weighted(SiteEstimator):
 
 def variables(fn: Any, joint: tuple[int, ...]) -> tuple[int, int]:
     """Returns the number of variables that change one cost, and the number of their values."""
-    family, logits = family_of(fn), logits_of(fn)
+    family, logits = require_family(fn), logits_of(fn)
     event = logits.shape[len(fn.batch_shape) :]
     event = event[:-1] if family.one_hot else event
     plates = [fn.batch_shape[dim] for dim in joint if -dim <= len(fn.batch_shape)]
@@ -76,7 +77,7 @@ class Enumerate(Weighted):
 
     def grid(self, fn: Any, width: int, joint: tuple[int, ...]) -> Tensor:
         """Returns all values of a site as vectors, of shape (values, plates, event)."""
-        family, logits = family_of(fn), logits_of(fn)
+        family, logits = require_family(fn), logits_of(fn)
         plates = len(fn.batch_shape)
         logits = logits.reshape((1,) * (1 + width - plates) + logits.shape)[:1]
         number, classes = variables(fn, joint)
@@ -290,7 +291,7 @@ def ratios(p: Tensor, outside: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             # Where nothing else is possible, values of probability 0 are drawn, each alike.
             share = [torch.where(total > 0, p[s] / total, 1 / len(rest)) for s in rest]
             pairs = zip(share, rest, strict=True)
-            known[rest] = sum(each * probability(rest - {s}) for each, s in pairs)
+            known[rest] = added(each * probability(rest - {s}) for each, s in pairs)
         return known[rest]
 
     everything = frozenset(members)

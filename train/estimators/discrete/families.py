@@ -10,6 +10,7 @@ of a distribution is here: the value as a vector :math:`v`, its mean :math:`p`, 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -252,6 +253,13 @@ def family_of(fn: Any) -> type[Family] | None:
     return next((family for kind, family in FAMILIES.items() if isinstance(base, kind)), None)
 
 
+def require_family(fn: Any) -> type[Family]:
+    """Returns the family of a distribution that has one."""
+    family = family_of(fn)
+    assert family is not None
+    return family
+
+
 def logits_of(fn: Any) -> Tensor:
     """Returns the logits of a distribution of one of the families, of its full shape."""
     base = base_of(fn)
@@ -278,7 +286,7 @@ class Relaxed(TorchDistribution):
 
     def __init__(self, fn: Any, draw: Any = None) -> None:
         self.fn, self.draw = fn, draw
-        self.family = family_of(fn)
+        self.family = require_family(fn)
         super().__init__(fn.batch_shape, fn.event_shape, validate_args=False)
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -286,10 +294,10 @@ class Relaxed(TorchDistribution):
         dims = len(self.event_shape) - int(self.family.one_hot)
         return result.sum(tuple(range(-dims, 0))) if dims else result
 
-    def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+    def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         return self.draw(logits_of(self.fn))
 
-    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         return self.rsample(sample_shape)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Relaxed:

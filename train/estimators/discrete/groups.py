@@ -11,13 +11,13 @@ import torch
 from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 
-from train.estimators.costs import elbo_terms, is_masked, log_prob, total, unmasked
+from train.estimators.costs import added, elbo_terms, is_masked, log_prob, total, unmasked
 from train.estimators.discrete.dependencies import CostKey
 from train.estimators.discrete.exhaustive import MOST, Enumerate, Weighted
-from train.estimators.discrete.families import family_of, logits_of
+from train.estimators.discrete.families import family_of, logits_of, require_family
 from train.estimators.discrete.plan import Plan, Site
 from train.estimators.discrete.runs import Run, Runner
-from train.estimators.discrete.site import SiteDraws
+from train.estimators.discrete.site import SiteDraws, Vectors
 
 
 @dataclass
@@ -62,7 +62,7 @@ class Group:
         """Sums the surrogates of all sites."""
         if not torch.is_grad_enabled():
             return 0.0
-        return sum(plan.estimated[n].estimator.surrogate(site) for n, site in draws.items())
+        return added(plan.estimated[n].estimator.surrogate(site) for n, site in draws.items())
 
 
 class CoupledGroup(Group):
@@ -104,9 +104,10 @@ class EnumeratedGroup(Group):
             width: The number of dimensions of plates.
         """
         site.require_count(name, fn, particles)
+        assert isinstance(site.estimator, Enumerate)
         repeated = site.estimator.grid(fn, width, site.joint).repeat_interleave(inner, 0)
         vectors = repeated.repeat(particles // len(repeated), *(1,) * (repeated.ndim - 1))
-        return family_of(fn).value(vectors)
+        return require_family(fn).value(vectors)
 
     def estimate(self, runner: Runner, plan: Plan) -> Estimate:
         sites = {name: plan.estimated[name] for name in self.names}
@@ -124,7 +125,11 @@ class EnumeratedGroup(Group):
             values[name] = partial(self.values, name, site, inner)
         run = runner(total, draws=values)
         draws = self.drawn(run, runner, plan)
-        probabilities = {name: sites[name].estimator.weights(draws[name]) for name in sites}
+        probabilities = {
+            name: site.estimator.weights(draws[name])
+            for name, site in sites.items()
+            if isinstance(site.estimator, Enumerate)
+        }
         weights: dict[CostKey, Tensor] = {}
         for key, latents in plan.dependencies.costs.items():
             wanted = plan.dependencies.closure(latents)
@@ -133,7 +138,7 @@ class EnumeratedGroup(Group):
                 weight = weight * (probability if name in wanted else 1 / sites[name].count)
             if isinstance(weight, Tensor):
                 weights[key] = weight
-        surrogate = sum(
+        surrogate = added(
             (weight * run.value(key).detach()).sum()
             for key, weight in weights.items()
             if torch.is_grad_enabled()
@@ -179,14 +184,14 @@ def drawn(run: Run, name: str, runner: Runner, plan: Plan) -> SiteDraws:
     first = run.guides[0][name]
     family = family_of(first["fn"])
     events = 0
-    logits = value = None
+    vectors: Vectors | None = None
     if family is not None:
         events = logits_of(first["fn"]).ndim - len(first["fn"].batch_shape)
         logits = run.site(name, lambda s: logits_of(s["fn"]), events)
         value = run.site(
             name, lambda s: family.vector(s["value"].detach(), logits_of(s["fn"]).detach()), events
         )
-        value = value.expand(logits.shape)
+        vectors = Vectors(family, logits, value.expand(logits.shape))
 
     def compute_log_prob() -> Tensor:
         if not is_masked(first["fn"]):
@@ -206,21 +211,22 @@ def drawn(run: Run, name: str, runner: Runner, plan: Plan) -> SiteDraws:
 
     def log_q_slope() -> Tensor:
         # A cost has the site's own log-probability detached, as of any that has no rsample.
-        vectors, fixed = value.clone().requires_grad_(), logits.detach()
-        (slopes,) = torch.autograd.grad(family.log_prob(fixed, vectors).sum(), vectors)
+        assert vectors is not None
+        values, fixed = vectors.value.clone().requires_grad_(), vectors.logits.detach()
+        (slopes,) = torch.autograd.grad(vectors.family.log_prob(fixed, values).sum(), values)
         weight = run.site(
             name,
             lambda s: scale_and_mask(fixed.new_ones(s["fn"].batch_shape), s["scale"], s["mask"]),
         )
         return slopes * weight.reshape(weight.shape + (1,) * events)
 
-    def evaluate(vectors: Tensor) -> Tensor:
-        copies = len(vectors) // run.particles
+    def evaluate(relaxed: Tensor) -> Tensor:
+        copies = len(relaxed) // run.particles
         fixed = plan.dependencies.not_after(name)
         values = {other: torch.cat([run.values(other)] * copies) for other in fixed}
         soft = runner(
-            len(vectors),
-            values={**values, name: vectors},
+            len(relaxed),
+            values={**values, name: relaxed},
             soft=(name,),
             subsamples=run.subsamples,
         )
@@ -232,9 +238,7 @@ def drawn(run: Run, name: str, runner: Runner, plan: Plan) -> SiteDraws:
     return SiteDraws(
         name=name,
         fn=first["fn"],
-        family=family,
-        logits=logits,
-        value=value,
+        vectors=vectors,
         compute_log_prob=compute_log_prob,
         cost=run.summed(site.downstream, name, joint=joint, detach=True),
         joint=site.joint,

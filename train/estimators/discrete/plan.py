@@ -10,7 +10,7 @@ from typing import Any
 from train.estimators.contract import SitesChanged
 from train.estimators.discrete.dependencies import CostKey, Dependencies
 from train.estimators.discrete.exhaustive import Weighted
-from train.estimators.discrete.families import family_of
+from train.estimators.discrete.families import require_family
 from train.estimators.discrete.site import SiteEstimator
 
 
@@ -88,7 +88,7 @@ class Plan:
     def relaxed(self) -> dict[str, Any]:
         """The sites whose draws are relaxed, with the functions that draw them."""
         return {
-            name: site.estimator.draw_relaxed(family_of(site.fn))
+            name: site.estimator.draw_relaxed(require_family(site.fn))
             for name, site in self.estimated.items()
             if site.estimator.relaxes
         }

@@ -17,10 +17,6 @@ class RelaxedDraws(SiteEstimator):
 
     relaxes = True
 
-    def draw_relaxed(self, family: type[Family]) -> Callable[[Tensor], Tensor]:
-        """Returns a function that draws relaxed values, differentiable, from logits."""
-        raise NotImplementedError
-
     def surrogate(self, draws: SiteDraws) -> Tensor:
         # The gradient flows through the values.
         return draws.log_prob.new_zeros(())

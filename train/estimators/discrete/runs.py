@@ -6,7 +6,7 @@ then as many dimensions of plates as the pair has at most, right-aligned, then t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import pyro
@@ -66,7 +66,7 @@ class SetDraws(Messenger):
         self.subsamples = dict(subsamples)
         self.particle = 0
 
-    def _pyro_sample(self, msg: dict[str, Any]) -> None:
+    def _pyro_sample(self, msg: Any) -> None:
         name, fn = msg["name"], msg["fn"]
         if site_is_subsample(msg):
             # Particles are draws for the same data, also where each has a run of its own.
@@ -84,7 +84,7 @@ class SetDraws(Messenger):
             msg["value"] = self._of_this_run(self.values[name], event)
             msg["done"] = True
 
-    def _pyro_post_sample(self, msg: dict[str, Any]) -> None:
+    def _pyro_post_sample(self, msg: Any) -> None:
         # Whatever has drawn it: the distribution, or a handler inside or outside of this one.
         name = msg["name"]
         if site_is_subsample(msg):
@@ -129,7 +129,7 @@ class Run:
 
     def __init__(
         self,
-        pairs: list[tuple[Mapping[str, Site], Mapping[str, Site]]],
+        pairs: Sequence[tuple[Mapping[str, Site], Mapping[str, Site]]],
         particles: int,
         width: int,
         vectorized: bool,
@@ -304,6 +304,6 @@ class RelaxObserved(Messenger):
         super().__init__()
         self.names = names
 
-    def _pyro_sample(self, msg: dict[str, Any]) -> None:
+    def _pyro_sample(self, msg: Any) -> None:
         if msg["name"] in self.names:
             msg["fn"] = Relaxed(msg["fn"])

@@ -39,7 +39,8 @@ class Reinforce(SiteEstimator):
 
     def surrogate(self, draws: SiteDraws) -> Tensor:
         baseline = baseline_of(draws)
-        signal, loss = draws.cost, 0.0
+        signal = draws.cost
+        loss: Tensor | float = 0.0
         if baseline is not None:
             baseline = baseline.expand(signal.shape)
             loss = (signal - baseline).square().sum() / draws.particles

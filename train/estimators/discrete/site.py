@@ -16,7 +16,22 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from train.estimators.discrete.families import Family, family_of, logits_of
+from train.estimators.costs import added
+from train.estimators.discrete.families import Family, family_of, logits_of, require_family
+
+
+class Vectors(NamedTuple):
+    """The values of a site as vectors of a family.
+
+    Attributes:
+        family: The family of the site's distribution.
+        logits: Its logits, differentiable, of shape (K, plates, event).
+        value: The values, of the shape of the logits.
+    """
+
+    family: type[Family]
+    logits: Tensor
+    value: Tensor
 
 
 @dataclass
@@ -26,9 +41,7 @@ class SiteDraws:
     Attributes:
         name: The site's name.
         fn: Its distribution in the first run, without those of other runs.
-        family: The family of the distribution; ``None`` if it is of none.
-        logits: Its logits, differentiable; ``None`` without a family.
-        value: The values as vectors of the family, of the shape of the logits.
+        vectors: The values as vectors; ``None`` if the distribution is of no family.
         compute_log_prob: Returns :attr:`log_prob`, which few estimators need.
         cost: The cost downstream of each draw, detached, of shape (K, plates). If the estimator
             softens, joint plates have size 1, and what is in them is summed.
@@ -43,15 +56,33 @@ class SiteDraws:
 
     name: str
     fn: Any
-    family: type[Family] | None
-    logits: Tensor | None
-    value: Tensor | None
+    vectors: Vectors | None
     compute_log_prob: Callable[[], Tensor]
     cost: Tensor
     joint: tuple[int, ...]
     infer: dict[str, Any]
     slope: Callable[[], Tensor]
     evaluate: Callable[[Tensor], Tensor]
+
+    def _in_family(self) -> Vectors:
+        # An estimator that needs a family is given no site without one: see SiteEstimator.require.
+        assert self.vectors is not None
+        return self.vectors
+
+    @property
+    def family(self) -> type[Family]:
+        """The family of the distribution."""
+        return self._in_family().family
+
+    @property
+    def logits(self) -> Tensor:
+        """The logits, differentiable."""
+        return self._in_family().logits
+
+    @property
+    def value(self) -> Tensor:
+        """The values as vectors of the family, of the shape of the logits."""
+        return self._in_family().value
 
     @property
     def particles(self) -> int:
@@ -223,11 +254,15 @@ class SiteEstimator(nn.Module):
         Returns:
             Values, of shape (K, plates, event).
         """
-        family, logits = family_of(fn), logits_of(fn)
+        family, logits = require_family(fn), logits_of(fn)
         events = logits.ndim - len(fn.batch_shape)
         logits = logits.reshape((1,) * (1 + width + events - logits.ndim) + logits.shape)[:1]
         vectors = self.coupling(Common(logits.detach(), family, joint, width + 1), particles)
         return family.value(vectors)
+
+    def draw_relaxed(self, family: type[Family]) -> Callable[[Tensor], Tensor]:
+        """Returns a function that draws relaxed values, differentiable, from logits."""
+        raise NotImplementedError
 
     def coupling(self, common: Common, particles: int) -> Tensor:
         """Draws vectors of all particles, of shape (K, *)."""
@@ -237,18 +272,23 @@ class SiteEstimator(nn.Module):
         """Raises :class:`ValueError` if there is no estimate for a site; the message names it."""
         family = family_of(fn)
         kind = type(fn).__name__ if family is None else family.__name__.removesuffix("Family")
-        if self.needs_family and family is None:
+        if family is None and self.needs_family:
             raise ValueError(
                 f"site {name} is a {kind}, for which {self.title} has no form: use rloo or "
                 "reinforce"
             )
-        if self.families is not None and not issubclass(family, self.families):
+        if (
+            family is not None
+            and self.families is not None
+            and not issubclass(family, self.families)
+        ):
             known = " or ".join(f.__name__.removesuffix("Family") for f in self.families)
             raise ValueError(
                 f"site {name} is a {kind}, and {self.title} has a form for {known}: use rloo, "
                 "enumerate or mvd"
             )
-        if (self.needs_gradient or self.softens or self.relaxes) and not family.differentiable:
+        needs_slope = self.needs_gradient or self.softens or self.relaxes
+        if family is not None and needs_slope and not family.differentiable:
             raise ValueError(
                 f"site {name} is a {kind}, whose indices have no gradient, which {self.title} "
                 "needs: draw it from OneHotCategorical, or use rloo, enumerate or mvd"
@@ -278,7 +318,7 @@ class SiteEstimator(nn.Module):
         )
         pairs = zip(weights, slopes, strict=True)
         # Costs are maximised, and the variance is minimised.
-        term = -sum((weight * slope.detach()).sum() for weight, slope in pairs)
+        term = -added((weight * slope.detach()).sum() for weight, slope in pairs)
         return term - term.detach()
 
     def gradient_surrogate(self, draws: SiteDraws, gradient: Tensor) -> Tensor:
