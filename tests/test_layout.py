@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import ast
+import sys
 from graphlib import TopologicalSorter
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 ROOT = Path(__file__).parents[1]
 FRONT_DOORS = ("air", "icvae", "abc", "acai", "ae")
@@ -83,6 +90,33 @@ def test_imports_run_in_no_circle():
 def test_imports_run_one_way(name):
     above = {target for target in GRAPH[name] - {"train"} if room(target) > room(name)}
     assert not above
+
+
+def drawn() -> dict[str, int]:
+    """The columns of the packages and modules in the drawing of docs/design.md."""
+    texts = ElementTree.parse(ROOT / "docs" / "design.svg").iter("{http://www.w3.org/2000/svg}text")
+    return {text.text: int(text.get("data-column")) for text in texts if text.get("data-column")}
+
+
+def test_the_drawing_has_every_package():
+    metadata = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    packages = metadata["tool"]["setuptools"]["packages"]
+    outer = {name for name in packages if name.count(".") < 2} - {"train"}
+    assert outer <= set(drawn())
+    assert set(drawn()) <= set(modules())
+
+
+def test_imports_run_as_they_are_drawn():
+    columns = drawn()
+    inside = {
+        name: columns[each]
+        for each in columns
+        for name in GRAPH
+        if name == each or name.startswith(f"{each}.")
+    }
+    edges = [(a, b) for a in inside for b in GRAPH[a] if b in inside]
+    assert edges
+    assert [(a, b) for a, b in edges if inside[a] < inside[b]] == []
 
 
 @pytest.mark.parametrize("name", FRONT_DOORS)
