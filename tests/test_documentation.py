@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -71,6 +72,19 @@ def test_links_lead_somewhere(page):
 @pytest.mark.parametrize("page", PAGES[1:])
 def test_a_page_is_found_from_the_readme(page):
     assert page in {file for file, _ in links(read("README.md"))}
+
+
+def test_results_has_every_table_of_a_benchmark():
+    named = set(re.findall(r"benchmarks[/.](\w+)", read("docs/results.md")))
+    scripts = {file.stem: file.read_text() for file in (ROOT / "benchmarks").glob("*.py")}
+    tables = {
+        name
+        for name, source in scripts.items()
+        if "__main__" in source and re.search(r"\bmarkdown\(|\bprint_times\(|\| --- ", source)
+    }
+    assert {"air_quality", "air_step", "icvae_step", "abc_quality"} <= tables
+    assert tables <= named
+    assert named <= set(scripts)
 
 
 def test_the_first_lines():
