@@ -42,8 +42,8 @@ def fingerprint(*splits: Images | Scenes) -> str:
                 # As in earlier versions, whose scenes had no masks.
                 continue
             named = [(field.name, value)]
-            if isinstance(value, Mapping) and isinstance(split, Images):
-                named = _not_labels(value, split)
+            if isinstance(value, Mapping):
+                named = _not_labels(value, split.values if isinstance(split, Images) else None)
             for name, content in named:
                 _update(digest, name, content)
     return digest.hexdigest()
@@ -68,13 +68,18 @@ def _update(
     digest.update(array.reshape(-1).view(np.uint8).data)
 
 
-def _not_labels(columns: Mapping[str, np.ndarray], images: Images) -> list[tuple[str, np.ndarray]]:
+def _not_labels(
+    columns: Mapping[str, np.ndarray], values: np.ndarray | None
+) -> list[tuple[str, np.ndarray]]:
     """Returns the columns that are not among the labels, which have been hashed.
 
     So data with labels alone keep the hash of earlier versions, which had no named columns.
+
+    Args:
+        columns: The columns by name.
+        values: The labels, of shape (M) or (M, K); ``None`` if there are none.
     """
-    values = images.values
-    labels = [] if values is None else list(values.reshape(len(images), -1).T)
+    labels = [] if values is None else list(values.reshape(len(values), -1).T)
     return [
         (name, column)
         for name, column in columns.items()
