@@ -108,7 +108,7 @@ class RecurrentGuide(StepwiseGuide):
         canvas = None
         for i in range(model.max_objects):
             visible, features = self.look(images, projected, canvas)
-            # With vectorized particles, the first latents add a dimension to the state.
+            # With vectorised particles, the first latents add a dimension to the state.
             hidden = hidden.expand(*latents.shape[:-1], -1)
             features = features + recurrence(torch.cat([hidden, latents], dim=-1))
             out = step(features.relu()).to(images.dtype)

@@ -24,7 +24,7 @@ from torch import Tensor
 from train.estimators.discrete import coupled, exhaustive, families
 
 NOISE = 0.6
-"""The noise of all Normals, which are reparameterized."""
+"""The noise of all Normals, which are reparameterised."""
 
 
 class Outcomes:
@@ -473,7 +473,7 @@ PROGRAMS: dict[str, Callable[..., Copied]] = {
     "together": lambda **o: Copied(
         {"b": (2,), "prior": (2,), "weight": (2,)}, together_guide, together_model, **o
     ),
-    # A second site that depends on the first by a reparameterized one.
+    # A second site that depends on the first by a reparameterised one.
     "chain": lambda **o: Copied(
         dict.fromkeys(
             ("a", "w", "shift", "b", "slope", "prior_a", "prior_b", "weight"),

@@ -121,7 +121,7 @@ def read_weights(directory: Path, like: Mapping[str, Tensor]) -> tuple[dict[str,
 
 
 def weights_file(step: int, module: nn.Module) -> bytes:
-    """Serializes the weights and buffers of a module as safetensors, for :func:`read_weights`.
+    """Serialises the weights and buffers of a module as safetensors, for :func:`read_weights`.
 
     Args:
         step: The number of training steps done.

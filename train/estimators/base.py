@@ -169,9 +169,9 @@ class DifferentiableELBO(ELBO):
         return {name: value for name, value in kwargs.items() if name not in self.annealed}
 
     def particles(self, model: Program, guide: Program) -> Iterator[tuple[Program, Program]]:
-        """Yields model and guide once for each run: a single time if the draws are vectorized.
+        """Yields model and guide once for each run: a single time if the draws are vectorised.
 
-        In a vectorized run, sites have one more dimension, of the draws, left of their plates.
+        In a vectorised run, sites have one more dimension, of the draws, left of their plates.
         """
         if self.vectorize_particles:
             yield self._vectorized_num_particles(model), self._vectorized_num_particles(guide)

@@ -142,6 +142,6 @@ def require_match(model_trace: Trace, guide_trace: Trace, *, enumerates: bool = 
         if isinstance(site["fn"], Unit) and not site["fn"].has_rsample:
             raise ValueError(
                 f"site {name} is a factor of the guide: give pyro.factor(..., has_rsample=True) if "
-                "it is a differentiable term; one of a draw that is not reparameterized needs "
+                "it is a differentiable term; one of a draw that is not reparameterised needs "
                 "pyro.infer.Trace_ELBO"
             )

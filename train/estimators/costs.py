@@ -23,7 +23,7 @@ Site = dict[str, Any]
 Weight = Tensor | float
 
 PARTICLES = "num_particles_vectorized"
-"""The name of the plate of vectorized draws in Pyro's ELBOs."""
+"""The name of the plate of vectorised draws in Pyro's ELBOs."""
 
 
 class Summand(NamedTuple):
@@ -71,7 +71,7 @@ class Cost(NamedTuple):
 
 
 def plates(site: Site) -> frozenset[Any]:
-    """Returns the vectorized plates around a site, without the plate of the draws."""
+    """Returns the vectorised plates around a site, without the plate of the draws."""
     return frozenset(f for f in site["cond_indep_stack"] if f.vectorized and f.name != PARTICLES)
 
 
@@ -108,7 +108,7 @@ def score_function(site: Site) -> Tensor | None:
     and do not change how a value is drawn.
 
     Returns:
-        ``None`` if the draw is reparameterized.
+        ``None`` if the draw is reparameterised.
     """
     if getattr(site["fn"], "has_rsample", False):
         return None
@@ -121,7 +121,7 @@ def guide_log_prob(site: Site, *, live: bool = False) -> Tensor:
 
     Args:
         site: The draw.
-        live: Whether the log-probability of a draw that is not reparameterized has its gradient.
+        live: Whether the log-probability of a draw that is not reparameterised has its gradient.
             In a mean of costs the expectation of that gradient is zero, and it is left out. In a
             weight :math:`\log w` of an importance-weighted bound it is not.
     """
@@ -291,7 +291,7 @@ def latent_sites(guide: Mapping[str, Site], exclude: Collection[str] = ()) -> li
 
 
 def common_plates(stacks: Iterable[Iterable[Any]]) -> list[Any]:
-    """Returns the vectorized plates that are in all stacks, the plate of the draws included."""
+    """Returns the vectorised plates that are in all stacks, the plate of the draws included."""
     first, *others = [[frame for frame in stack if frame.vectorized] for stack in stacks]
     return [frame for frame in first if all(frame in stack for stack in others)]
 
@@ -338,7 +338,7 @@ def score_surrogate(guide_sites: Iterable[Site], costs: Sequence[Cost]) -> Tenso
 
     .. math:: \sum_d \bot \Big( \sum_{c} C_c \Big) \, \log q(d)
 
-    with :math:`d` over the draws that are not reparameterized, and the costs summed to the plates
+    with :math:`d` over the draws that are not reparameterised, and the costs summed to the plates
     of each draw (:math:`\bot` detaches). The gradient is unbiased for any dependence of costs on
     draws: the expectation is zero for the costs that a draw does not change.
 

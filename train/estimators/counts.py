@@ -229,7 +229,7 @@ def count_out(
         kwargs: Keyword arguments of both.
         contract: The result of :func:`~train.estimators.examination.examine`, which is called if
             it is not given.
-        nesting: The largest depth of nested plates, with the plate of vectorized draws if there is
+        nesting: The largest depth of nested plates, with the plate of vectorised draws if there is
             one around both programs; the contract's if not given.
 
     Raises:

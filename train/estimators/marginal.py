@@ -29,7 +29,7 @@ class PathELBO(DifferentiableELBO):
     def runs(
         self, model: Program, guide: Program, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> list[Counts]:
-        """Runs guide and model once for each draw, or once for all if draws are vectorized."""
+        """Runs guide and model once for each draw, or once for all if draws are vectorised."""
         contract = self.prepare(model, guide, args, kwargs)
         return [
             count_out(*pair, args, kwargs, contract, nesting=self.max_plate_nesting)
@@ -44,7 +44,7 @@ class MarginalELBO(PathELBO):
         - \sum_{i \le n} \text{KL}_i - \log \frac{q(n | z, x)}{p(n)} \Big]
 
     Guide and model run once, on the path with every object present; see :func:`count_out`.
-    Reparameterized latents need neither a score function nor a baseline. A user's own discrete
+    Reparameterised latents need neither a score function nor a baseline. A user's own discrete
     latents beside the presences get a score function, with the cost of everything in their plates.
     The value is that of :class:`~pyro.infer.TraceEnum_ELBO`, which runs the model :math:`2^N`
     times.
@@ -217,7 +217,7 @@ class ImportanceWeightedELBO(PathELBO):
 
 
 def _score_terms(weights: ImportanceWeights, objective: Tensor) -> list[Tensor]:
-    """Returns the score function's terms of a run's draws that are not reparameterized."""
+    """Returns the score function's terms of a run's draws that are not reparameterised."""
     return [
         (weights.by_datum(value, site) * objective).sum()
         for site in weights.run.latents()

@@ -10,7 +10,7 @@ class MeanFieldELBO(MarginalELBO):
 
     Its value and gradient are those of :class:`pyro.infer.TraceMeanField_ELBO` where that one is
     right, without waiting for the device. The closed form is taken only where the prior depends on
-    nothing that the guide draws later. Draws that are not reparameterized get a score function,
+    nothing that the guide draws later. Draws that are not reparameterised get a score function,
     presences among them: it is :class:`~train.estimators.MarginalELBO` without the sum over counts.
 
     Args:

@@ -28,7 +28,7 @@ class TraceGraphELBO(PyroELBO, TraceGraph_ELBO):
         + \sum_i (C_i - b_i) \, \nabla_\phi \log q(z^\text{pres}_i) \Big]
 
     A guide gives a baseline at a presence as ``infer={"baseline": {"baseline_value": b}}``. A value
-    without a dimension of vectorized draws is expanded to all draws. ``"observe_cost"`` beside it
+    without a dimension of vectorised draws is expanded to all draws. ``"observe_cost"`` beside it
     may be a function, which is called with the costs :math:`-C_i`, of the presence's shape, after
     each estimate with gradients: a baseline with a state is updated by them.
 

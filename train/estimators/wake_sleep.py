@@ -46,7 +46,7 @@ class ReweightedWakeSleepELBO(DifferentiableELBO):
 
     :class:`pyro.infer.ReweightedWakeSleep` is not used for two reasons. It has one weight for a
     whole batch, so that a single draw gets all of the weight. And where a guide's distributions
-    depend on earlier reparameterized draws, its wake-phi has the gradient through these draws.
+    depend on earlier reparameterised draws, its wake-phi has the gradient through these draws.
 
     Args:
         num_particles: The number :math:`K` of draws, 2 or more.

@@ -32,7 +32,7 @@ class ImportanceWeights:
 
     with :math:`C_s(n)` the cost of site :math:`s` at count :math:`n` and :math:`\beta` the scale of
     the guide's draws. There is a weight for each member of the plates that are around every site,
-    and for each draw if draws are vectorized. Costs are summed over all other plates.
+    and for each draw if draws are vectorised. Costs are summed over all other plates.
 
     Args:
         run: The run.

@@ -41,7 +41,7 @@ class MultiSampleELBO(DifferentiableELBO):
         num_particles: The number of evaluations of the weight: :math:`K`, or :math:`2 K` for
             ``disarm``.
         gradient: The signal.
-        options: See :class:`~train.estimators.base.DifferentiableELBO`. Particles are vectorized.
+        options: See :class:`~train.estimators.base.DifferentiableELBO`. Particles are vectorised.
 
     Attributes:
         terms: The terms of the ELBO, and ``iw_bound``, :math:`\mathcal{L}_K` summed over the batch.

@@ -35,7 +35,7 @@ class Dependencies(NamedTuple):
         ancestors: By latent of the guide, the latents that its distribution depends on.
         costs: By cost, the latents that it depends on.
         plates: By cost, the dimensions of the plates that it is in.
-        discrete: The latents of the guide that are not reparameterized, in order.
+        discrete: The latents of the guide that are not reparameterised, in order.
     """
 
     ancestors: Mapping[str, frozenset[str]]
@@ -69,7 +69,7 @@ class Dependencies(NamedTuple):
 
 
 class Track(TrackNonReparam):
-    """Follows the values of all latents, the reparameterized ones too."""
+    """Follows the values of all latents, the reparameterised ones too."""
 
     def _pyro_post_sample(self, msg: dict[str, Any]) -> None:
         if msg["type"] == "sample" and not msg["is_observed"]:

@@ -26,7 +26,7 @@ class DiscreteELBO(DifferentiableELBO):
 
     A site names its estimator as ``infer={"estimator": "disarm"}``; others have the default. Names
     are in :data:`~.names.SITE_ESTIMATORS`; an instance of :class:`~.site.SiteEstimator` can stand
-    in place of a name, and has its own parameters. Reparameterized sites have their gradients
+    in place of a name, and has its own parameters. Reparameterised sites have their gradients
     through values, as in :class:`~pyro.infer.Trace_ELBO`.
 
     The cost of a site is all that depends on it, found as Pyro's
@@ -45,7 +45,7 @@ class DiscreteELBO(DifferentiableELBO):
             needs if ``None``.
         vectorize_particles: Whether the draws are made in parallel, in an outermost plate. Model
             and guide must then broadcast.
-        analytic: Whether KL divergences of reparameterized latents are taken in closed form where
+        analytic: Whether KL divergences of reparameterised latents are taken in closed form where
             there is one.
         options: See :class:`~train.estimators.base.DifferentiableELBO`.
 

@@ -273,7 +273,7 @@ def logits_of(fn: Any) -> Tensor:
 class Relaxed(TorchDistribution):
     """A discrete distribution whose log-probability is extended linearly between its values.
 
-    It is reparameterized if it has draws of its own.
+    It is reparameterised if it has draws of its own.
 
     Args:
         fn: The discrete distribution.
