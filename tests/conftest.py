@@ -40,11 +40,12 @@ def _clean_pyro() -> None:
 def _quick_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Saves a blank file in place of each figure of a run, to make which is half of a short run.
 
-    Where figures are what a test is about, it is marked ``figures``, and they are rendered. Where
-    it is about what they show, or whether they can be drawn, it is marked ``drawn``: they are made,
-    and not rendered.
+    Where figures are what a test is about, it is marked ``figures``, and the first of each name is
+    rendered. Where it is about what they show, or whether they can be drawn, it is marked
+    ``drawn``: they are made, and not rendered.
     """
     if request.node.get_closest_marker("figures"):
+        monkeypatch.setattr(verdict, "draw", undrawn.DrawOnce())
         return
     if request.node.get_closest_marker("drawn"):
         save = Figure.savefig
