@@ -272,6 +272,11 @@ def test_help_needs_no_torch(helps, name):
     assert helps[name].startswith(expected), helps[name]
 
 
+def test_help_has_the_settings_of_the_method_and_of_every_method(helps):
+    for flag in ("--estimator", "--presence-prior", "--digit-size", "--resume"):
+        assert flag in helps["train.air"]
+
+
 def test_errors_name_the_program_too(tmp_path):
     """A script of a user's own, with a wrong flag."""
     script = written(

@@ -61,13 +61,6 @@ def small(tmp_path: Path, **changes) -> AIRSettings:
     return AIRSettings(**(SMALL | {"run_dir": tmp_path / "run"} | changes))
 
 
-def test_help():
-    shown = run("--help")
-    assert shown.returncode == 0
-    for flag in ("--estimator", "--presence-prior", "--digit-size", "--resume"):
-        assert flag in shown.stdout
-
-
 def test_a_run_from_the_command_line(tmp_path):
     flags = [
         part
