@@ -1,4 +1,4 @@
-"""Runs the commands ``train.METHOD`` in child processes, which tests can kill or join by rank.
+"""Runs commands and scripts in child processes, which tests can kill or join by rank.
 
 The children are forked from a server that has imported everything, so each starts in milliseconds.
 """
@@ -9,6 +9,7 @@ import importlib
 import multiprocessing
 import os
 import resource
+import runpy
 import socket
 import sys
 from collections.abc import Iterator
@@ -72,6 +73,13 @@ def start(method: str, *flags: str, said: Path, **options: Any) -> BaseProcess:
     return process
 
 
+def start_script(script: Path, *flags: str, said: Path) -> BaseProcess:
+    """Starts ``python SCRIPT FLAGS`` in the working folder; see :func:`start`."""
+    process = CONTEXT.Process(target=run_script, args=(script, flags, said))
+    process.start()
+    return process
+
+
 def finish(process: BaseProcess, seconds: float = 120) -> int:
     """Returns the exit status of a process, after killing it if it runs longer than ``seconds``."""
     process.join(seconds)
@@ -109,12 +117,7 @@ def run_command(
         trains_only: Exit after training, before anything is measured.
     """
     os.environ.update(env or {})
-    # As in a command of its own: a child of the server would start a server for its children.
-    multiprocessing.set_start_method("fork", force=True)
-    torch.set_num_threads(1)
-    with said.open("wb") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
+    become_a_command(said)
     if still:
         torch.distributions.normal._standard_normal = zeros
     if even:
@@ -125,14 +128,31 @@ def run_command(
     if memory is not None:
         limit = memory_of("self", 0) + memory
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    verdict.draw = undrawn.draw
-    adversaries.candidates = few.candidates
     if trains_only:
         # fit makes the result last, when everything is saved.
         loop.FitResult = exit_after_training
     door = importlib.import_module(f"train.{method}")
     sys.stdout.flush()
     command(getattr(door, SETTINGS[method]), door.main, list(flags))
+
+
+def run_script(script: Path, flags: tuple[str, ...], said: Path) -> None:
+    """Runs a script in the child process, as :func:`run_command` does a command."""
+    become_a_command(said)
+    sys.argv = [str(script), *flags]
+    runpy.run_path(str(script), run_name="__main__")
+
+
+def become_a_command(said: Path) -> None:
+    """Makes the child process a command of its own, with quick figures and few adversaries."""
+    # A child of the server would start a server for its children.
+    multiprocessing.set_start_method("fork", force=True)
+    torch.set_num_threads(1)
+    with said.open("wb") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    verdict.draw = undrawn.draw
+    adversaries.candidates = few.candidates
 
 
 def memory_of(pid: int | str, column: int) -> int:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,6 +21,7 @@ from guides.air import ResidualGuide
 from pyro_models.air import AIR
 from pyro_models.networks import Convolutions
 from pyro_models.store import ParameterStoreError
+from tests import doors
 from tests.data.refusals import refused
 from tests.estimators.exact import Projections, z_scores
 from tests.pages import PAGES, ROOT, anchors, blocks, links, read
@@ -249,10 +248,8 @@ def test_another_method(sparse, capsys):
     """With a file of its own, and no line anywhere else; it can be killed and gone on with."""
     assert len(BLOCKS["method"].splitlines()) < 100
     flags = ["--steps", "60", "--eval-every", "30", "--run-dir", "run"]
-    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-    call = [sys.executable, str(sparse), *flags]
-    ended = subprocess.run(call, capture_output=True, text=True, env=env)
-    assert ended.returncode == 0, ended.stderr
+    said = sparse.with_name("said")
+    assert doors.finish(doors.start_script(sparse, *flags, said=said)) == 0, said.read_text()
     results = json.loads(Path("run/results.json").read_text())
     assert results["method"] == "sparse"
     assert results["reconstruction_mse"] < 0.09
