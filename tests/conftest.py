@@ -17,7 +17,7 @@ from guides.air import ConvolutionalGuide, ResidualGuide, StepwiseGuide
 from pyro_models.air import AIR
 from tests import few, undrawn
 from train import verdict
-from train.metrics import adversaries
+from train.metrics import adversaries, clusters
 
 # Networks are small and tests run side by side: more threads would wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -59,10 +59,11 @@ def _quick_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.fixture(autouse=True)
-def _few_adversaries(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fits three adversaries of eight in runs, where measures are not what a test is about."""
+def _quick_measures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fits few adversaries, and k-means few times, where measures are not what a test is about."""
     if "metrics" not in request.path.parts:
         monkeypatch.setattr(adversaries, "candidates", few.candidates)
+        monkeypatch.setattr(clusters, "best_means", few.best_means)
 
 
 @pytest.fixture(scope="session")

@@ -24,7 +24,7 @@ from tests import few, undrawn
 from train import verdict
 from train.cli import command
 from train.engine import loop
-from train.metrics import adversaries
+from train.metrics import adversaries, clusters
 
 SETTINGS = {
     "air": "AIRSettings",
@@ -144,7 +144,7 @@ def run_script(script: Path, flags: tuple[str, ...], said: Path) -> None:
 
 
 def become_a_command(said: Path) -> None:
-    """Makes the child process a command of its own, with quick figures and few adversaries."""
+    """Makes the child process a command of its own, with quick figures and measures."""
     # A child of the server would start a server for its children.
     multiprocessing.set_start_method("fork", force=True)
     torch.set_num_threads(1)
@@ -153,6 +153,7 @@ def become_a_command(said: Path) -> None:
         os.dup2(file.fileno(), 2)
     verdict.draw = undrawn.draw
     adversaries.candidates = few.candidates
+    clusters.best_means = few.best_means
 
 
 def memory_of(pid: int | str, column: int) -> int:
