@@ -41,11 +41,13 @@ def _quick_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
     """Saves a blank file in place of each figure of a run, to make which is half of a short run.
 
     Where figures are what a test is about, it is marked ``figures``, and the first of each name is
-    rendered. Where it is about what they show, or whether they can be drawn, it is marked
-    ``drawn``: they are made, and not rendered.
+    rendered; all are with ``figures("all")``. Where it is about what they show, or whether they can
+    be drawn, it is marked ``drawn``: they are made, and not rendered.
     """
-    if request.node.get_closest_marker("figures"):
-        monkeypatch.setattr(verdict, "draw", undrawn.DrawOnce())
+    figures = request.node.get_closest_marker("figures")
+    if figures:
+        if "all" not in figures.args:
+            monkeypatch.setattr(verdict, "draw", undrawn.DrawOnce())
         return
     if request.node.get_closest_marker("drawn"):
         save = Figure.savefig

@@ -27,6 +27,7 @@ def files(run: Path) -> dict[str, bytes]:
     return {file.stem: file.read_bytes() for file in (run / "figures").iterdir()}
 
 
+@pytest.mark.figures("all")
 def test_figures_are_the_same_ones(tmp_path, data):
     """Of trained weights, of the log, and of what was watched before the first step."""
     run = tmp_path / "run"
