@@ -18,6 +18,7 @@ import json
 import shlex
 from dataclasses import dataclass
 from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -72,6 +73,8 @@ METHODS = {
         (3.0, 10.0, 20.0, 60.0),
     ),
 }
+SINGLE = {"column dropped": "*", "CVAE": "P"}
+"""The markers of methods without weights in the figure of the frontier."""
 COMMON = (
     "--target income --split-column split --z-dim 4 --hidden 256 256 --steps 1500 "
     "--measure-on 50000 50000"
@@ -207,13 +210,17 @@ def frontier(points: dict[str, list[dict[str, Any]]], chance: float) -> Figure:
     panels = {"leakage.sex": "sex, best accuracy", "leakage_auc.sex": "sex, best AUC"}
     axes = figure.subplots(1, 2, sharey=True)
     for axis, (measure, label) in zip(axes, panels.items(), strict=True):
-        for i, (name, runs) in enumerate(points.items()):
+        lines = iter(product("osD", plots.COLOURS))
+        for name, runs in points.items():
             x = [each[measure] for each in runs]
             y = [each["read.income"] for each in runs]
+            # A point without a weight to vary is black, with a marker of its own.
+            marker, colour = next(lines) if len(runs) > 1 else (SINGLE[name], "black")
             line = "-" if len(runs) > 1 else ""
-            colour = plots.COLOURS[i % len(plots.COLOURS)]
-            axis.plot(x, y, f"o{line}", color=colour, label=name, markersize=5)
+            axis.plot(x, y, line, marker=marker, color=colour, label=name, markersize=5)
         axis.set(xlabel=label)
+        axis.xaxis.set_major_formatter("{x:.0%}" if measure == "leakage.sex" else "{x:g}")
+        axis.yaxis.set_major_formatter("{x:.1%}")
         axis.grid(alpha=0.3)
     axes[0].axvline(chance, color="0.5", linestyle="--", linewidth=1, label="majority")
     axes[1].axvline(0.5, color="0.5", linestyle="--", linewidth=1)
