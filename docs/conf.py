@@ -7,6 +7,9 @@ import sys
 from importlib.metadata import version as installed
 from pathlib import Path
 
+from docutils import nodes
+from sphinx import addnodes
+
 sys.path.insert(0, str(Path(__file__).parent))
 
 project = "Structured latents in Pyro"
@@ -15,7 +18,7 @@ copyright = "2026, " + author
 version = release = installed("structured-latents")
 
 extensions = [
-    "myst_parser",
+    "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "sphinx.ext.mathjax",
@@ -23,7 +26,14 @@ extensions = [
     "sphinx_copybutton",
     "settings_pages",
 ]
-exclude_patterns = ["_build"]
+# Tutorials are shown as docs/notebooks.py has made them; their texts are its sources.
+exclude_patterns = ["_build", "tutorials/*.md"]
+nb_execution_mode = "off"
+
+EXTRA = Path(__file__).parents[1] / "build" / "extra"
+"""What .ci/docs adds to the site: the folder ``explorer``, of ``python -m train.export --web``."""
+html_extra_path = [str(EXTRA)] if EXTRA.exists() else []
+EMBEDDED = '<iframe src="../explorer/index.html" style="width: 100%; height: 45rem"></iframe>'
 
 # Pages are Markdown that GitHub shows as well.
 myst_enable_extensions = ["dollarmath", "colon_fence"]
@@ -56,12 +66,37 @@ def stars_in_shapes(app, what, name, obj, options, lines: list[str]) -> None:
         lines[i] = "".join(parts)
 
 
+def offer_notebook(app, doctree) -> None:
+    """Puts a link to its notebook below the title of a tutorial."""
+    name = app.env.docname
+    if name.startswith("tutorials/"):
+        link = addnodes.download_reference("", "notebook", reftarget=f"/{name}.ipynb", refdoc=name)
+        line = nodes.paragraph("", "This page is a ")
+        line += [link, nodes.Text(": open it in Jupyter, or upload it to Colab.")]
+        doctree[0].insert(1, line)
+
+
+def embed_explorer(app, doctree) -> None:
+    """Shows the exported page of the explorer where a tutorial has its widget, if there is one."""
+    if app.env.docname == "tutorials/autoencoder" and (EXTRA / "explorer").exists():
+        (section,) = (
+            node for node in doctree.findall(nodes.section) if "the-sliders" in node["ids"]
+        )
+        section += [
+            nodes.paragraph("", "Here it is, of a run with these settings:"),
+            nodes.raw("", EMBEDDED, format="html"),
+        ]
+
+
 def skip_fields(app, what, name, obj, skip, options) -> bool | None:
     """Skips the fields of named tuples, which the docstring of the class describes."""
     return True if type(obj).__name__ == "_tuplegetter" else None
 
 
 def setup(app) -> None:
-    """Connects what is changed in docstrings, and what is left out."""
+    """Connects what is changed in docstrings and tutorials, and what is left out."""
+    # Before what collects downloads.
+    app.connect("doctree-read", offer_notebook, priority=400)
+    app.connect("doctree-read", embed_explorer)
     app.connect("autodoc-skip-member", skip_fields)
     app.connect("autodoc-process-docstring", stars_in_shapes)
