@@ -105,8 +105,9 @@ def table(names: Names) -> None:
     # Bayes' rule in closed form: of a job that fits the sex, and of one that does not.
     job, height = math.log(0.7 / 0.3), 12 / 7
     right = 0.7 * norm.cdf(height / 2 + job / height) + 0.3 * norm.cdf(height / 2 - job / height)
-    error = (right * (1 - right) / names["fresh"]) ** 0.5
-    assert names["best"]["sex"] == pytest.approx(right, abs=4 * error)
+    many = names["draw_people"](100_000, 7)
+    guessed = (names["probability_of_woman"](many) > 0.5) == (many["sex"] == "woman")
+    assert guessed.mean() == pytest.approx(right, abs=4 * (right * (1 - right) / len(many)) ** 0.5)
     assert all(found.estimate <= found.bound for found in names["bounds"])
     assert set(names["by_trees"].columns) == {*names["kinds"], "the best from a row"}
 
