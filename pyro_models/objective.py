@@ -14,7 +14,10 @@ from pyro import poutine
 from pyro.poutine.scale_messenger import ScaleMessenger
 from torch import Tensor
 
+from pyro_models.announcements import leaves_weights
 
+
+@leaves_weights
 class annealed(ScaleMessenger):
     r"""Scales log-probabilities like :func:`pyro.poutine.scale`, in the objective alone.
 
@@ -40,6 +43,7 @@ class annealed(ScaleMessenger):
         message["annealed"] = (self.scale, *message.get("annealed", ()))
 
 
+@leaves_weights
 class _MarkPenalty(poutine.messenger.Messenger):
     def _process_message(self, message: Any) -> None:
         message["penalty"] = True

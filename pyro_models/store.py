@@ -10,9 +10,10 @@ from weakref import WeakValueDictionary
 import pyro
 from pyro.nn import PyroModule
 from pyro.params.param_store import param_with_module_name
-from pyro.poutine.runtime import _PYRO_STACK
 from pyro.poutine.trace_messenger import TraceMessenger
-from torch import Tensor
+from torch import Tensor, nn
+
+from pyro_models.announcements import HANDLERS, announces
 
 M = TypeVar("M", bound="GuardedModule")
 P = ParamSpec("P")
@@ -55,8 +56,20 @@ class GuardedModule(PyroModule):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Runs the module, as :class:`~pyro.nn.PyroModule` does."""
-        self.require_matching_store()
+        if announces():
+            self.require_matching_store()
         return super().__call__(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        if not announces():
+            try:
+                value = nn.Module.__getattr__(self, name)
+            # A PyroParam or a PyroSample: PyroModule makes its value.
+            except AttributeError:
+                return super().__getattr__(name)
+            if not isinstance(value, PyroModule):
+                return value
+        return super().__getattr__(name)
 
     def require_matching_store(self) -> None:
         """Raises :class:`ParameterStoreError` if the store would train another module's weights."""
@@ -64,7 +77,7 @@ class GuardedModule(PyroModule):
             return
         tensors = dict(pyro.get_param_store().named_parameters())
         collected = any(
-            isinstance(handler, TraceMessenger) and handler.param_only for handler in _PYRO_STACK
+            isinstance(handler, TraceMessenger) and handler.param_only for handler in HANDLERS or ()
         )
         for name, weight, is_pyro_param in named_weights(self):
             _USED[id(weight)] = weight

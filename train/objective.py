@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import pyro
 import torch
 from pyro.infer import ELBO
+from pyro.infer.util import is_validation_enabled
 from torch import Tensor, nn
 
 from pyro_models.ae import Autoencoder
+from pyro_models.announcements import unannounced
 from pyro_models.sharing import one_estimate
 from train.estimators import loss_and_terms
 from train.losses.correspondence import Similarity, cycle
@@ -83,8 +86,13 @@ class Anneal:
     steps: int
     geometric: bool = False
 
-    def __call__(self, step: Tensor) -> Tensor:
-        """Returns the value after a number of steps, of shape (), on the step's device."""
+    def __call__(self, step: Tensor) -> Tensor | float:
+        """Returns the value after a number of steps, of shape (), on the step's device.
+
+        One that never changes is a number, by which nothing has to be multiplied if it is 1.
+        """
+        if self.start == self.end:
+            return self.end
         done = (step / self.steps).clamp(max=1.0) if self.steps else torch.ones_like(step).float()
         if self.geometric:
             return self.start * (self.end / self.start) ** done
@@ -123,7 +131,7 @@ class ELBOObjective(Objective):
         estimator: Any ELBO of Pyro's with a ``differentiable_loss``, or one of
             :mod:`train.estimators`. If it has parameters of its own, in an attribute ``estimators``
             as :class:`train.estimators.DiscreteELBO` has, they are trained with those of the guide.
-        annealed: Keyword arguments that change over the steps, as functions of the number of
+        annealed: Keyword arguments that may change over the steps, as functions of the number of
             completed steps, such as :class:`Anneal`. Model and guide take them, but those in
             :func:`train.estimators.annealed_names`, which the estimator takes.
         groups: Pairs of a submodule of model or guide and the options of its parameter group: its
@@ -138,7 +146,7 @@ class ELBOObjective(Objective):
         guide: nn.Module,
         estimator: ELBO,
         *,
-        annealed: Mapping[str, Callable[[Tensor], Tensor]] | None = None,
+        annealed: Mapping[str, Callable[[Tensor], Tensor | float]] | None = None,
         groups: Sequence[tuple[nn.Module, Mapping[str, Any]]] = (),
         begin: Callable[[Iterable[Tensor]], None] | None = None,
     ) -> None:
@@ -168,9 +176,12 @@ class ELBOObjective(Objective):
     # In the global parameter store two models of one process would get one set of weights.
     @pyro.get_param_store().scope()
     def forward(self, batch: Batch, step: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        annealed = {name: value(step) for name, value in self.annealed.items()}
-        with one_estimate():
-            loss, terms = loss_and_terms(self.estimator, self.model, self.guide, *batch, **annealed)
+        annealed: dict[str, Any] = {name: value(step) for name, value in self.annealed.items()}
+        pair = (self.model, self.guide)
+        # The first step, in which Pyro validates, announces weights, so that clashes are found.
+        announced = nullcontext() if is_validation_enabled() else unannounced()
+        with one_estimate(), announced:
+            loss, terms = loss_and_terms(self.estimator, *pair, *batch, **annealed)
         size = len(batch[0])
         return {"elbo": loss / size}, {name: value / size for name, value in terms.items()}
 

@@ -13,6 +13,7 @@ from pyro.poutine import Trace
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
+from pyro_models.announcements import SampleTracer
 from pyro_models.presence import FixPresence
 from train.estimators.costs import Site, plates
 
@@ -41,7 +42,7 @@ def run_guide(
     kwargs: Mapping[str, Any],
     presence: Callable[[int, Site], Tensor] | None = None,
 ) -> tuple[Trace, tuple[str, ...]]:
-    """Traces the guide.
+    """Traces the guide. The trace has no weights.
 
     Args:
         guide: The guide.
@@ -54,17 +55,18 @@ def run_guide(
         The trace, and the names of the presences that were given a value, in order.
     """
     if presence is None:
-        return poutine.trace(guide).get_trace(*args, **kwargs), ()
+        return SampleTracer()(guide).get_trace(*args, **kwargs), ()
     with FixPresence(presence) as fixed:
-        trace = poutine.trace(guide).get_trace(*args, **kwargs)
+        trace = SampleTracer()(guide).get_trace(*args, **kwargs)
     return trace, tuple(fixed.names)
 
 
 def run_model(
     model: Program, guide_trace: Trace, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> Trace:
-    """Traces the model, replayed on the guide's trace."""
-    return poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args, **kwargs)
+    """Traces the model, replayed on the guide's trace. The trace has no weights."""
+    replayed = poutine.replay(model, trace=guide_trace)
+    return SampleTracer()(replayed).get_trace(*args, **kwargs)
 
 
 def with_values(trace: Trace, values: Mapping[str, Tensor]) -> Trace:

@@ -7,11 +7,11 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-from pyro import poutine
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
+from pyro_models.announcements import SampleTracer
 from train.estimators.base import DifferentiableELBO
 from train.estimators.costs import (
     Cost,
@@ -78,7 +78,7 @@ class ReweightedWakeSleepELBO(DifferentiableELBO):
         for particle_model, particle_guide in self.particles(model, guide):
             # A guide may draw with the model's decoder, which wake-phi must not change.
             with frozen(model), DetachedDraws():
-                guide_trace = poutine.trace(particle_guide).get_trace(*args, **kwargs)
+                guide_trace = SampleTracer()(particle_guide).get_trace(*args, **kwargs)
             model_trace = run_model(particle_model, guide_trace, args, kwargs)
             run = Counts(guide_trace, model_trace, contract, self.max_plate_nesting + 1)
             costs = wake_theta_costs(run)

@@ -75,9 +75,11 @@ def network_groups(
     return [(term, {"lr": learning_rate, "betas": term.BETAS})]
 
 
-def penalty_weights(
-    invariance: str, *, beta: Callable[[Tensor], Tensor], weight: Callable[[Tensor], Tensor]
-) -> dict[str, Callable[[Tensor], Tensor]]:
+Schedule = Callable[[Tensor], Tensor | float]
+"""A weight as a function of the number of steps done."""
+
+
+def penalty_weights(invariance: str, *, beta: Schedule, weight: Schedule) -> dict[str, Schedule]:
     """Returns the keyword arguments of ICVAE's guide and model that weigh terms of the loss.
 
     The bounds of Moyer et al. (2018) and Echo's rate trade against the reconstruction, whose weight

@@ -16,6 +16,7 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
+from pyro_models.announcements import SampleTracer
 from train.estimators.contract import Contract
 from train.estimators.costs import PARTICLES, Cost, Site, sum_to_plates
 from train.estimators.discrete.dependencies import CostKey, costs_of, key_of
@@ -284,10 +285,10 @@ class Runner:
         for particle in range(1 if together else particles):
             setter.particle = particle
             with setter:
-                guide_trace = poutine.trace(guide).get_trace(*self.args, **self.kwargs)
+                guide_trace = SampleTracer()(guide).get_trace(*self.args, **self.kwargs)
             replayed = poutine.replay(model, trace=guide_trace)
             with RelaxObserved(relaxed):
-                model_trace = poutine.trace(replayed).get_trace(*self.args, **self.kwargs)
+                model_trace = SampleTracer()(replayed).get_trace(*self.args, **self.kwargs)
             sites = samples(guide_trace), samples(model_trace)
             self.contract.require_sites(*sites)
             pairs.append(sites)
