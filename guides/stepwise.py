@@ -19,11 +19,11 @@ from torch import Tensor, nn
 
 from guides.baselines import LearnsFromCosts
 from pyro_models.air import AIR
-from pyro_models.handlers import mask, plate
+from pyro_models.handlers import plate
 from pyro_models.masks import shares, tight_boxes
 from pyro_models.networks import MLP
 from pyro_models.objective import annealed
-from pyro_models.presence import sample_presence
+from pyro_models.presence import sample_presence, where_present
 from pyro_models.shapes import require_batch
 from pyro_models.store import GuardedModule, scoped_store
 
@@ -174,7 +174,7 @@ class StepwiseGuide(GuardedModule):
                 proposal = next(steps) if inferred is None else steps.send(inferred)
                 infer = self.baseline_infer(i, images, proposal.state, z_pres)
                 z_pres = sample_presence(f"z_pres_{i}", z_pres, proposal.logits, infer)
-                with mask(z_pres > 0):
+                with where_present(z_pres):
                     z_where = pyro.sample(f"z_where_{i}", proposal.where)
                     what = self.encode(encoder, proposal.visible, z_where)
                     z_what = pyro.sample(f"z_what_{i}", what)

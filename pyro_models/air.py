@@ -15,11 +15,11 @@ from pyro import poutine
 from torch import Tensor
 
 from pyro_models.backgrounds import Kind, make_background
-from pyro_models.handlers import mask, plate
+from pyro_models.handlers import plate
 from pyro_models.likelihoods import LayeredImage, Layers, NormalImage
 from pyro_models.networks import MLP, clipped_boxes, crop, paste
 from pyro_models.objective import annealed
-from pyro_models.presence import FixPresence, present_before, sample_presence
+from pyro_models.presence import FixPresence, present_before, sample_presence, where_present
 from pyro_models.shapes import Shape, require_batch
 from pyro_models.sharing import cached
 from pyro_models.store import GuardedModule, scoped_store
@@ -386,17 +386,13 @@ class AIR(GuardedModule):
             prior = self.background.prior()
             z_background = None if prior is None else pyro.sample("z_background", prior)
             background = self.background.image(z_background)
+            where_prior = dist.Normal(where_loc, where_scale).to_event(1)
+            what_prior = dist.Normal(zero, 1.0).expand([self.what_dim]).to_event(1)
             for i in range(self.max_objects):
                 z_pres = sample_presence(f"z_pres_{i}", z_pres, logits[i])
-                with mask(z_pres > 0):
-                    z_where = pyro.sample(
-                        f"z_where_{i}",
-                        dist.Normal(where_loc, where_scale).to_event(1),
-                    )
-                    z_what = pyro.sample(
-                        f"z_what_{i}",
-                        dist.Normal(zero, 1.0).expand([self.what_dim]).to_event(1),
-                    )
+                with where_present(z_pres):
+                    z_where = pyro.sample(f"z_where_{i}", where_prior)
+                    z_what = pyro.sample(f"z_what_{i}", what_prior)
                 presences.append(z_pres)
                 wheres.append(z_where)
                 whats.append(z_what)

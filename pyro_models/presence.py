@@ -2,7 +2,7 @@
 
 A model or guide marks each presence with ``infer={"presence": True}``, draws it with logits of
 :func:`presence_logits`, as :func:`sample_presence` does, and masks what belongs to its object with
-``poutine.mask``.
+:class:`where_present`, or with ``poutine.mask``.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from typing import Any
 import pyro
 import torch
 from pyro.distributions import Bernoulli
+from pyro.poutine.mask_messenger import MaskMessenger
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
-from pyro_models.handlers import mask
+from pyro_models.announcements import leaves_weights
 
 # The logit of an impossible presence. In single and in double precision its probability is exactly
 # 0, the log-probability of z_pres = 0 is exactly 0, and both log-probabilities are finite.
@@ -37,7 +38,7 @@ def presence_logits(z_pres: Tensor | None, logits: Tensor) -> Tensor:
     """
     if z_pres is None:
         return logits
-    return torch.where(z_pres > 0, logits, logits.new_full((), ABSENT))
+    return torch.where(z_pres > 0, logits, ABSENT)
 
 
 def sample_presence(
@@ -56,10 +57,51 @@ def sample_presence(
     """
     # Pyro's type has none of the entries that others than its own estimators read.
     marked: Any = {"presence": True, **(infer or {})}
-    with nullcontext() if z_pres is None else mask(z_pres > 0):
+    with nullcontext() if z_pres is None else where_present(z_pres):
         return pyro.sample(name, Bernoulli(logits=presence_logits(z_pres, logits)), infer=marked)
 
 
+@leaves_weights
+class where_present(MaskMessenger):
+    r"""Masks the sites of an object that may be absent: ``poutine.mask(mask=z_pres > 0)``.
+
+    It also marks the sites, so that estimators know their masks without reading them.
+
+    Args:
+        z_pres: The presence, 0 or 1, of the shape of the plates.
+
+    Example:
+        >>> import pyro
+        >>> from pyro.distributions import Normal
+        >>> z_pres = torch.tensor([1.0, 0.0])
+        >>> with pyro.poutine.trace() as traced, pyro.plate("scenes", 2), where_present(z_pres):
+        ...     z = pyro.sample("z", Normal(0.0, 1.0))
+        >>> site = traced.trace.nodes["z"]
+        >>> site["mask"].tolist(), presence_of(site) is z_pres
+        ([True, False], True)
+    """
+
+    def __init__(self, z_pres: Tensor) -> None:
+        super().__init__(mask=z_pres > 0)  # type: ignore[arg-type]
+        self.z_pres = z_pres
+
+    def _process_message(self, msg: Any) -> None:
+        super()._process_message(msg)
+        msg["where_present"] = self
+
+
+def presence_of(site: Mapping[str, Any]) -> Tensor | None:
+    """Returns the presence by which a site is masked, and by nothing else; ``None`` if unknown.
+
+    Args:
+        site: A site of a trace.
+    """
+    handler = site.get("where_present")
+    # Another mask around the site makes a new tensor.
+    return handler.z_pres if handler is not None and site["mask"] is handler.mask else None
+
+
+@leaves_weights
 class FixPresence(Messenger):
     r"""A Pyro handler that sets the values of presences instead of drawing them.
 

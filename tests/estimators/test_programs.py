@@ -329,7 +329,7 @@ MUTANTS: dict[str, tuple[str, Callable[[pytest.MonkeyPatch], None]]] = {
     ),
     "the mask": (
         "row_mask",
-        lambda patch: patch.setattr(counts, "scale_and_mask", lambda value, mask: value),
+        lambda patch: patch.setattr(counts, "masked", lambda value, mask: value),
     ),
     "the factor": (
         "factor",

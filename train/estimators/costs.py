@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from pyro.distributions import MaskedDistribution
 from pyro.distributions.torch_distribution import ExpandedDistribution
-from pyro.distributions.util import is_identically_zero, scale_and_mask
+from pyro.distributions.util import is_identically_one, is_identically_zero, scale_and_mask
 from torch import Tensor
 from torch.distributions import Independent, kl_divergence
 
@@ -134,6 +134,13 @@ def annealed_weights(site: Site) -> tuple[Weight, ...]:
     return site.get("annealed", ())
 
 
+def masked(value: Tensor, mask: Tensor | bool | None) -> Tensor:
+    """Returns a value with zeros where its mask is false; the value itself without a mask."""
+    if mask is None or mask is True or is_identically_zero(value):
+        return value
+    return torch.zeros_like(value) if mask is False else torch.where(mask, value, 0.0)
+
+
 def equal_scales(one: Site, other: Site) -> bool:
     """Whether two scales are known to be equal, without reading a number off the device."""
     a, b = one["scale"], other["scale"]
@@ -142,12 +149,19 @@ def equal_scales(one: Site, other: Site) -> bool:
     return isinstance(a, int | float) and isinstance(b, int | float) and a == b
 
 
-def closed_form(guide_site: Site, model_site: Site) -> tuple[Tensor, Tensor | None] | None:
+def closed_form(
+    guide_site: Site, model_site: Site, *, same_mask: bool = False
+) -> tuple[Tensor, Tensor | None] | None:
     """Returns KL divergence and entropy of a guide's distribution in closed form.
 
+    Args:
+        guide_site: The guide's site.
+        model_site: The model's site.
+        same_mask: Whether the two are known to have the same mask.
+
     Returns:
-        The divergence; and the entropy, which is ``None`` if scales are equal and nothing is
-        masked. ``None`` instead of both if PyTorch lacks a formula that is needed.
+        The divergence; and the entropy, which is ``None`` if scales are equal, and masks too.
+        ``None`` instead of both if PyTorch lacks a formula that is needed.
     """
     fns = guide_site["fn"], model_site["fn"]
     if any(isinstance(fn, MaskedDistribution) for fn in fns):
@@ -156,8 +170,8 @@ def closed_form(guide_site: Site, model_site: Site) -> tuple[Tensor, Tensor | No
     try:
         divergence = kl_divergence(*fns)
         sites = guide_site, model_site
-        masked = not all(site["mask"] is None or site["mask"] is True for site in sites)
-        entropy = fns[0].entropy() if masked or not equal_scales(*sites) else None
+        same_mask |= all(site["mask"] is None or site["mask"] is True for site in sites)
+        entropy = None if same_mask and equal_scales(*sites) else fns[0].entropy()
     except NotImplementedError:
         return None
     return divergence, entropy
@@ -170,6 +184,7 @@ def latent_cost(
     model_expectation: Expectation,
     *,
     analytic: bool,
+    same_mask: bool = False,
     live: bool = False,
 ) -> Cost:
     r"""Returns the cost of a latent, :math:`\mathbb{E} [w_p \log p(z) - w_q \log q(z)]`.
@@ -184,9 +199,10 @@ def latent_cost(
         guide_expectation: The expectation of a value under the guide's mask.
         model_expectation: The expectation of a value under the model's mask.
         analytic: Whether to use the closed form if there is one.
+        same_mask: Whether the two sites are known to have the same mask.
         live: See :func:`guide_log_prob`.
     """
-    forms = closed_form(guide_site, model_site) if analytic else None
+    forms = closed_form(guide_site, model_site, same_mask=same_mask) if analytic else None
     if forms is None:
         log_q = guide_expectation(guide_log_prob(guide_site, live=live))
         log_p = model_expectation(log_prob(model_site))
@@ -253,6 +269,7 @@ def site_costs(
     *,
     exclude: Collection[str] = (),
     analytic: Collection[str] = (),
+    same_mask: Collection[str] = (),
     live: bool = False,
 ) -> list[Cost]:
     """Returns the cost of each site.
@@ -266,6 +283,7 @@ def site_costs(
             site's mask.
         exclude: Latents whose cost the estimator computes itself.
         analytic: Latents whose KL divergence may be taken in closed form.
+        same_mask: Latents that are known to have the same mask in model and guide.
         live: See :func:`guide_log_prob`.
     """
     costs = []
@@ -275,8 +293,11 @@ def site_costs(
         elif name in guide and name not in exclude:
             guide_site = guide[name]
             expectations = partial(guide_expectation, guide_site), partial(model_expectation, site)
+            closed, same = name in analytic, name in same_mask
             costs.append(
-                latent_cost(guide_site, site, *expectations, analytic=name in analytic, live=live)
+                latent_cost(
+                    *(guide_site, site, *expectations), analytic=closed, same_mask=same, live=live
+                )
             )
     for name, site in guide.items():
         guide_only = name not in model or model[name]["is_observed"]
@@ -368,12 +389,14 @@ def mean_loss_and_terms(
     Returns:
         The loss, of shape (); and :func:`elbo_terms`.
     """
-    gains: list[Tensor] = []
+    surrogates: list[Tensor | float] = []
     all_costs: list[Cost] = []
     for costs, draws in runs:
-        gains.append(total(costs) + score_surrogate(draws, costs))
+        surrogates.append(score_surrogate(draws, costs))
         all_costs += costs
-    return -added(gains) / particles, elbo_terms(all_costs, particles)
+    sums = term_sums(all_costs)
+    gain = added(summand.value for summands in sums.values() for summand in summands)
+    return -_mean(gain + sum(surrogates), particles), _terms(sums, particles)
 
 
 def elbo_terms(costs: Iterable[Cost], particles: int = 1) -> dict[str, Tensor]:
@@ -389,11 +412,16 @@ def elbo_terms(costs: Iterable[Cost], particles: int = 1) -> dict[str, Tensor]:
         ``log_likelihood``; ``kl_NAME`` for each latent; what each factor and penalty of the guide
         adds to the loss, by its name; and ``elbo``, the sum of all of these but the penalties.
     """
+    return _terms(term_sums(costs), particles)
+
+
+def _terms(sums: TermSums, particles: int) -> dict[str, Tensor]:
+    """Returns the terms of an ELBO: see :func:`elbo_terms`."""
     likelihood: Tensor | None = None
     others: dict[str, Tensor] = {}
     summed: list[Tensor] = []
-    for (kind, name), value in unannealed_sums(costs).items():
-        value = value / particles if particles > 1 else value
+    for (kind, name), summands in sums.items():
+        value = _mean(added(map(unannealed, summands)), particles)
         if kind != "penalty":
             summed.append(value)
         if kind == "log_likelihood":
@@ -405,18 +433,38 @@ def elbo_terms(costs: Iterable[Cost], particles: int = 1) -> dict[str, Tensor]:
     return {"log_likelihood": likelihood, **others, "elbo": elbo}
 
 
-def unannealed_sums(costs: Iterable[Cost]) -> dict[tuple[Kind, str], Tensor]:
-    """Sums costs by kind and name over all plates, detached, without their annealed weights."""
-    # Many sites have one weight, so summands with one weight are added before the division.
-    groups: dict[tuple[Kind, str], dict[tuple[int, ...], Summand]] = {}
+def _mean(value: Tensor, particles: int) -> Tensor:
+    """Returns a sum over draws divided by their number."""
+    return value / particles if particles > 1 else value
+
+
+TermSums = dict[tuple[Kind, str], list[Summand]]
+"""The sums of costs over all plates, by kind and name: a summand for each set of annealed
+weights."""
+
+
+def term_sums(costs: Iterable[Cost]) -> TermSums:
+    """Sums costs by kind and name over all plates, with their gradients."""
+    # Many sites have one weight and one shape. They are added first, as each operation counts in a
+    # step of small networks.
+    groups: dict[tuple[Kind, str], dict[tuple[int, ...], dict[torch.Size, Summand]]] = {}
     for cost in costs:
         group = groups.setdefault((cost.kind, term_name(cost)), {})
         for summand in cost.summands:
-            weights = tuple(map(id, summand.annealed))
-            value = summand.value.detach().sum()
-            value = group[weights].value + value if weights in group else value
-            group[weights] = Summand(value, summand.annealed)
-    return {key: added(map(unannealed, group.values())) for key, group in groups.items()}
+            shapes = group.setdefault(tuple(map(id, summand.annealed)), {})
+            before = shapes.get(summand.value.shape)
+            value = summand.value if before is None else before.value + summand.value
+            shapes[value.shape] = Summand(value, summand.annealed)
+    return {
+        key: [
+            Summand(
+                added(part.value.sum() for part in shapes.values()),
+                next(iter(shapes.values())).annealed,
+            )
+            for shapes in group.values()
+        ]
+        for key, group in groups.items()
+    }
 
 
 def term_name(cost: Cost) -> str:
@@ -427,10 +475,10 @@ def term_name(cost: Cost) -> str:
 
 
 def unannealed(summand: Summand) -> Tensor:
-    """Returns a summand's value divided by its annealed weights."""
-    value = summand.value
+    """Returns a summand's value divided by its annealed weights, detached."""
+    value = summand.value.detach()
     for weight in summand.annealed:
-        value = value / weight
+        value = value if is_identically_one(weight) else value / weight
     return value
 
 

@@ -7,11 +7,10 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from pyro.distributions.util import scale_and_mask
 from pyro.poutine import Trace
 from torch import Tensor
 
-from pyro_models.presence import all_present
+from pyro_models.presence import all_present, presence_of
 from train.estimators.contract import Contract, CountMask
 from train.estimators.costs import (
     Cost,
@@ -19,9 +18,11 @@ from train.estimators.costs import (
     Site,
     SiteExpectation,
     common_plates,
+    equal_scales,
     kl_cost,
     latent_sites,
     log_prob,
+    masked,
     site_costs,
 )
 from train.estimators.examination import examine
@@ -95,7 +96,7 @@ class Counts:
         """Sets a value by count to zero where an object before the step's is absent."""
         if step == 0:
             return value
-        return torch.where(self.presences[step - 1] > 0, value, value.new_zeros(()))
+        return torch.where(self.presences[step - 1] > 0, value, 0.0)
 
     def has_counts(self, value: Tensor) -> bool:
         """Whether a value has a dimension of counts."""
@@ -128,27 +129,61 @@ class Counts:
             self._mask_probabilities[mask] = self.mean(self.mask_by_count(mask).to(self.q.dtype))
         return self._mask_probabilities[mask]
 
+    def known_model_mask(self, site: Site) -> CountMask | None:
+        """Returns the counts at which a site of the model is not masked; ``None`` if unknown.
+
+        Known is the mask of :class:`~pyro_models.presence.where_present`.
+        """
+        presence = presence_of(site)
+        for i, value in enumerate(self.presences if presence is not None else ()):
+            if value is presence:
+                return tuple(n > i for n in range(len(self.presences) + 1))
+        return None
+
+    def masks_nothing(self, site: Site) -> bool:
+        """Whether a site of the guide is known to have a mask that is true in this run."""
+        presence = presence_of(site)
+        # All presences that are summed out are 1.
+        return presence is not None and any(
+            self.guide[name]["value"] is presence for name in self.contract.presences
+        )
+
+    @cached_property
+    def same_masks(self) -> frozenset[str]:
+        """The latents that are known to be masked at the same counts in model and guide."""
+        return frozenset(
+            name
+            for name, site in self.guide.items()
+            if name in self.model and self.masks_nothing(site)
+            if self.contract.guide_masks[name] == self.known_model_mask(self.model[name])
+        )
+
     def model_mean(self, site: Site, value: Tensor) -> Tensor:
         """Returns the expectation of a value under the mask of a site of the model."""
-        return self.mean(scale_and_mask(value, mask=site["mask"]))
+        mask = None if self.has_counts(value) else self.known_model_mask(site)
+        if mask is not None:
+            return self.mask_probability(mask) * value
+        return self.mean(masked(value, site["mask"]))
 
     def guide_mean(self, site: Site, value: Tensor) -> Tensor:
         """Returns the expectation of a value under the mask of a site of the guide."""
-        value = scale_and_mask(value, mask=site["mask"])
+        value = self._masked_in_guide(site, value)
         mask = self.contract.guide_masks[site["name"]]
         return value if all(mask) else self.mask_probability(mask) * value
 
     def model_by_count(self, site: Site, value: Tensor) -> Tensor:
         """Returns a value by count under the mask of a site of the model."""
-        return scale_and_mask(value, mask=site["mask"])
+        return masked(value, site["mask"])
 
     def guide_by_count(self, site: Site, value: Tensor) -> Tensor:
         """Returns a value by count under the mask of a site of the guide."""
-        value = scale_and_mask(value, mask=site["mask"])
+        value = self._masked_in_guide(site, value)
         mask = self.contract.guide_masks[site["name"]]
-        if all(mask):
-            return value
-        return torch.where(self.mask_by_count(mask), value, value.new_zeros(()))
+        return value if all(mask) else torch.where(self.mask_by_count(mask), value, 0.0)
+
+    def _masked_in_guide(self, site: Site, value: Tensor) -> Tensor:
+        """Returns a value under the mask that a site of the guide has in this run."""
+        return value if self.masks_nothing(site) else masked(value, site["mask"])
 
     def costs(self, *, analytic: bool) -> list[Cost]:
         """Returns the cost of each site, in expectation over counts.
@@ -164,6 +199,7 @@ class Counts:
             self.guide_mean,
             exclude=self.contract.presences,
             analytic=closed_form,
+            same_mask=self.same_masks,
         )
         return latents + self.presence_costs(self.mean)
 
@@ -184,11 +220,16 @@ class Counts:
         costs = []
         for name, log_q in zip(self.contract.presences, self.log_q_steps, strict=True):
             guide_site, site = self.guide[name], self.model.get(name)
-            log_q = expectation(scale_and_mask(log_q, mask=guide_site["mask"]))
-            log_p = None
-            if site is not None and not site["is_observed"]:
-                log_p = expectation(scale_and_mask(log_prob(site), mask=site["mask"]))
-            costs.append(kl_cost(guide_site, site, log_q, log_p))
+            log_q = self._masked_in_guide(guide_site, log_q)
+            if site is None or site["is_observed"]:
+                costs.append(kl_cost(guide_site, site, expectation(log_q), None))
+                continue
+            log_p = masked(log_prob(site), site["mask"])
+            if equal_scales(guide_site, site):
+                # One expectation, of the difference.
+                costs.append(kl_cost(guide_site, site, None, expectation(log_p - log_q)))
+            else:
+                costs.append(kl_cost(guide_site, site, expectation(log_q), expectation(log_p)))
         return costs
 
     def mean_costs(self, costs: Iterable[Cost]) -> list[Cost]:
