@@ -330,6 +330,26 @@ def test_a_meter_reports_no_step_twice():
     assert meter.read() == {"a_loss": 7.0}
 
 
+def test_a_meter_sums_many_steps_and_knows_the_first_that_is_not_finite():
+    """It sums blocks of steps; the first one may be anywhere in one."""
+    values = [float(step) for step in range(1, 151)]
+    for nonfinite in ([], [1], [64, 65], [70, 71, 149]):
+        meter, resumed = Meter(), Meter()
+        for step, value in enumerate(values, start=1):
+            bad = math.inf if step in nonfinite else value
+            meter.add(step, {"a": torch.tensor(bad)}, {"b": torch.tensor(-value)})
+            if step == 100:
+                resumed.load_state_dict(meter.state_dict())
+            elif step > 100:
+                resumed.add(step, {"a": torch.tensor(bad)}, {"b": torch.tensor(-value)})
+        names = ["a_loss"] if nonfinite else []
+        assert meter.nonfinite() == (min(nonfinite, default=0), names)
+        assert meter.read() == {"a_loss": math.inf if nonfinite else 75.5, "b": -75.5}
+        # A loss that is not finite stops a run before its checkpoint.
+        late = [step for step in nonfinite if step > 100]
+        assert resumed.nonfinite()[0] == min(late, default=0)
+
+
 def test_memory_does_not_grow(settings):
     """Over 3,000 steps. The mutation: summing losses with their graphs takes 12 kB a step."""
     seen = {}

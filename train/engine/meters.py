@@ -12,6 +12,9 @@ from torch import Tensor
 
 from train.engine import parallel
 
+MOST = 64
+"""The most steps whose values a :class:`Meter` keeps apart."""
+
 
 class Meter:
     """Sums losses and metrics on the device, and remembers the first step with NaN or infinity.
@@ -26,6 +29,9 @@ class Meter:
     nonfinite_values: Tensor
 
     def __init__(self) -> None:
+        # Of the last steps, which are summed together: a step has one operation less for each.
+        self.values: list[Tensor] = []
+        self.last_step = 0
         self._start([], torch.zeros(0))
 
     def add(self, step: int, losses: Mapping[str, Tensor], metrics: Mapping[str, Tensor]) -> None:
@@ -37,17 +43,36 @@ class Meter:
             metrics: Metrics by name, of shape (). The names are those of every step.
         """
         named = {f"{name}_loss": loss for name, loss in losses.items()} | dict(metrics)
+        # Copies: the next step may overwrite what it returns.
         values = torch.stack([value.float() for value in named.values()])
         if not self.names:
             self._start(list(named), torch.zeros_like(values))
-        self.sums += values
-        self.steps += 1
-        is_first = (self.nonfinite_step == 0) & ~values.isfinite().all()
+        self.values.append(values)
+        self.last_step = step
+        if len(self.values) == MOST:
+            self._sum()
+
+    def _sum(self) -> None:
+        """Sums the values of the last steps."""
+        if not self.values:
+            return
+        rows = torch.stack(self.values)
+        # One after another, so that a resumed run has the sums of one without a break.
+        for row in rows:
+            self.sums += row
+        self.steps += len(rows)
+        nonfinite = ~rows.isfinite().all(dim=1)
+        first = nonfinite.long().argmax()
+        row = rows.index_select(0, first.reshape(1)).squeeze(0)
+        is_first = (self.nonfinite_step == 0) & nonfinite.any()
+        step = self.last_step - len(rows) + 1 + first
         self.nonfinite_step = torch.where(is_first, step, self.nonfinite_step)
-        self.nonfinite_values = torch.where(is_first, values, self.nonfinite_values)
+        self.nonfinite_values = torch.where(is_first, row, self.nonfinite_values)
+        self.values.clear()
 
     def read(self) -> dict[str, float]:
         """Returns the means over steps and ranks since the last reading, and starts new ones."""
+        self._sum()
         parallel.all_reduce_mean([self.sums])
         means = (self.sums / self.steps).tolist()
         self.sums.zero_()
@@ -60,6 +85,7 @@ class Meter:
         Returns:
             The step, from 1, and the names; 0 and an empty list if all values were finite.
         """
+        self._sum()
         step = int(self.nonfinite_step)
         if not step:
             return 0, []
@@ -68,6 +94,7 @@ class Meter:
 
     def state_dict(self) -> dict[str, Any]:
         """Returns what a checkpoint saves: the names, the sums and the number of steps in them."""
+        self._sum()
         return {"names": self.names, "sums": self.sums, "steps": self.steps}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -79,6 +106,7 @@ class Meter:
         # 0 while all values are finite.
         self.nonfinite_step = torch.zeros((), dtype=torch.long, device=self.sums.device)
         self.nonfinite_values = torch.zeros_like(self.sums)
+        self.values.clear()
 
 
 class Stopwatch(AbstractContextManager["Stopwatch"]):
