@@ -268,13 +268,14 @@ class Method(ABC):
         """
         from train import verdict
         from train.engine import callbacks as standard
-        from train.engine import runtime
+        from train.engine import runtime, threads
         from train.engine.loop import fit
         from train.engine.runs import Run
 
         with runtime.preserved():
             session = self.begin(settings, data)
             settings, device, prepared, watch, data_hash, measured_on = session
+            settings = threads.settled(settings, prepared.objective, prepared.batches, device)
             run = Run.create(settings, self.name, **prepared.inputs, data_hash=data_hash)
 
             def evaluate(step: int) -> Mapping[str, float]:

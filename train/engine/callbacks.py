@@ -46,6 +46,7 @@ class FitResult(NamedTuple):
         train_seconds: Seconds spent in steps, without evaluations and checkpoints.
         examples_per_second: Training examples per second of ``train_seconds``.
         device: The device of the training, as PyTorch names it.
+        threads: The number of threads that computed on the CPU.
     """
 
     steps: int
@@ -53,6 +54,7 @@ class FitResult(NamedTuple):
     train_seconds: float
     examples_per_second: float
     device: str
+    threads: int
 
 
 class Callback:

@@ -153,7 +153,10 @@ def _result(state: TrainState) -> FitResult:
     """The result of the steps done."""
     seconds = state.clock.seconds
     rate = state.settings.batch_size * state.step / max(seconds, 1e-9)
-    return FitResult(state.step, state.warm_up.seconds, seconds, rate, str(state.device))
+    return FitResult(
+        *(state.step, state.warm_up.seconds, seconds, rate),
+        *(str(state.device), torch.get_num_threads()),
+    )
 
 
 @contextmanager

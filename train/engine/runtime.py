@@ -31,8 +31,8 @@ def setup(settings: Settings) -> torch.device:
     It changes settings of the whole process: call it inside :func:`preserved`.
 
     Args:
-        settings: ``device`` (see :func:`find_device`), ``seed``, ``deterministic`` and
-            ``batch_size``.
+        settings: ``device`` (see :func:`find_device`), ``seed``, ``deterministic``,
+            ``threads`` and ``batch_size``.
 
     Returns:
         The device. Under torchrun each rank gets the CUDA device of its local rank.
@@ -56,6 +56,8 @@ def setup(settings: Settings) -> torch.device:
         # cuBLAS reads it at its first use. A value that the user set stays.
         os.environ.setdefault(CUBLAS, ":4096:8")
     torch.use_deterministic_algorithms(settings.deterministic)
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
     pyro.set_rng_seed(settings.seed)
     # Denormals slow a CPU down many times over, and a trained model has many.
     torch.set_flush_denormal(True)
@@ -116,19 +118,20 @@ def preserved() -> Iterator[None]:
     """Restores, at the end of the block, every process-wide setting that training changes.
 
     These are the states of all random generators, deterministic mode, the treatment of denormals,
-    the current CUDA device, and the environment variables of cuBLAS and PyTorch's compiler.
-    Training sets nothing else for longer than a step: not Pyro's parameter store and validation,
-    the number of threads, or warning filters.
+    the number of threads, the current CUDA device, and the environment variables of cuBLAS and
+    PyTorch's compiler. Training sets nothing else for longer than a step: not Pyro's parameter
+    store and validation, or warning filters.
     """
     cuda = torch.cuda.is_initialized()
     random_before = random_state(torch.device("cpu"))
     cuda_before = (torch.cuda.current_device(), torch.cuda.get_rng_state_all()) if cuda else None
     mode = torch.get_deterministic_debug_mode()
     environment = dict(os.environ)
-    flushes = flushes_denormals()
+    flushes, threads = flushes_denormals(), torch.get_num_threads()
     try:
         yield
     finally:
+        torch.set_num_threads(threads)
         torch.set_flush_denormal(flushes)
         torch.set_deterministic_debug_mode(mode)
         for name in os.environ.keys() - environment.keys():

@@ -98,9 +98,8 @@ class Stepper:
                 differs when compiled.
         """
         self.prepared = True
-        # Pyro's checks of shapes and supports wait for the device, so they run only once, here.
-        with self.dry_run(), pyro.validation_enabled(), precision(self.settings, self.device):
-            self.objective(batch(done), self.step_tensor(done))
+        with self.dry_run():
+            self.check(batch(done), self.step_tensor(done))
         if not should_compile(self.settings, self.device):
             return
         problem = ""
@@ -117,6 +116,16 @@ class Stepper:
         self.assign_learning_rates(self.learning_rates)
         if processes.rank() == 0:
             print(f"{problems[0]}; training continues uncompiled", file=sys.stderr)
+
+    def check(self, batch: Batch, step: Tensor) -> None:
+        """Evaluates losses with Pyro's checks of shapes and supports, which wait for the device.
+
+        Args:
+            batch: Tensors with one row for each example.
+            step: The number of steps done, of shape ().
+        """
+        with pyro.validation_enabled(), precision(self.settings, self.device):
+            self.objective(batch, step)
 
     def compile_step(self, batch: Callable[[int], Batch], done: int) -> StepFunction:
         """Compiles the step, captures it as a CUDA graph where possible, and verifies it.
@@ -337,7 +346,9 @@ class Stepper:
             compute_gradients: A compiled form of :meth:`gradients`, to be used in its place.
         """
         # Frees the gradients of the previous step before new ones need memory.
-        self.objective.zero_grad()
+        for weights in self.parameters.values():
+            for weight in weights:
+                weight.grad = None
         losses, metrics, gradients = (compute_gradients or self.gradients)(batch, step)
         for name, weights in self.parameters.items():
             for weight, gradient in zip(weights, gradients[name], strict=True):

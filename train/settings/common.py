@@ -10,13 +10,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_type_hints
 
 from train import processes
 from train.data.counts import checked
 from train.errors import InputError, brief, require
 from train.settings.data import DataSettings
-from train.settings.values import Count, NonNegative, Positive, Whole, convert, problem
+from train.settings.values import Count, NonNegative, Positive, Range, Whole, convert, problem
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Settings(DataSettings):
             *("run_dir", "resume", "log_every", "checkpoint_every", "keep_checkpoints"),
             "tensorboard",
         ),
-        "device": ("device", "precision", "deterministic", "compile"),
+        "device": ("device", "threads", "precision", "deterministic", "compile"),
     }
     """Headings of ``--help`` in order, and the fields under each. A subclass may list the fields
     that it adds in a ``GROUPS`` of its own. Fields that no class lists stand under "model"."""
@@ -52,6 +52,8 @@ class Settings(DataSettings):
         {
             *("checkpoint_every", "compile", "data_dir", "device", "keep_checkpoints"),
             *("log_every", "resume", "run_dir", "steps", "tensorboard", "workers"),
+            # A resumed run takes the number that it was started with.
+            "threads",
             # A run knows the content of its data, however it was read.
             *("labels", "label_column", "split_column", "grey", "skip_bad"),
         }
@@ -67,6 +69,10 @@ class Settings(DataSettings):
     """Seed of the data order, the initial weights and all random numbers."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Device to compute on. auto: a GPU if there is one."""
+    threads: Annotated[int, Range(1, 1_024)] | None = None
+    """Threads to compute with on a CPU, of each process. None: OMP_NUM_THREADS of the environment,
+    else the number with which a few steps were fastest before the first one. It is kept with the
+    run: more or fewer threads round otherwise."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Number format of the networks. Log-probabilities are always computed in fp32."""
     deterministic: bool = False
