@@ -37,6 +37,12 @@ def _clean_pyro() -> None:
 
 
 @pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keeps compiled steps in a folder of the test alone."""
+    monkeypatch.setenv("STRUCTURED_LATENTS_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture(autouse=True)
 def _quick_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Saves a blank file in place of each figure of a run, to make which is half of a short run.
 
