@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from train.engine import ahead, kept_steps
@@ -20,6 +20,7 @@ from train.engine.compiled import GradientFunction, compiling, require_compiler
 from train.errors import require
 from train.objective import Batch
 
+aten = torch.ops.aten
 ERRORS = "errors.txt"
 """What the compiler's process prints, in the folder in which it works."""
 
@@ -192,9 +193,24 @@ def trace(
     buffers = list(module.buffers())
     with compiling():
         graph = make_fx(flat)(*inputs)
+        inline_numbers(graph)
     in_place = all(a is b for a, b in zip(buffers, module.buffers(), strict=True))
     require(in_place, "--compile: a step replaces a buffer: change it in place (copy_, add_)")
     return Traced(graph, inputs, layouts[-1])
+
+
+def inline_numbers(graph: fx.GraphModule) -> None:
+    """Makes constants of shape () in place, of their numbers; AOTInductor cannot expand others."""
+    for node in graph.graph.find_nodes(op="get_attr"):
+        constant = getattr(graph, node.target)
+        if constant.ndim == 0:
+            with graph.graph.inserting_before(node):
+                options = {"dtype": constant.dtype, "device": constant.device}
+                arguments = [], constant.item()
+                number = graph.graph.call_function(aten.full.default, arguments, options)
+            node.replace_all_uses_with(number)
+            graph.graph.erase_node(node)
+    graph.recompile()
 
 
 def like(tensor: Tensor, example: Tensor) -> Tensor:

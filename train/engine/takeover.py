@@ -37,6 +37,7 @@ class Takeover:
         self.stepper = stepper
         self.batch = batch
         self.settings = stepper.settings
+        self.waiting = False
         self.compiler: GradientCompiler | None = None
         device = stepper.device
         if device.type == "cpu" and not can_replay(device) and ahead.is_available():
@@ -74,8 +75,10 @@ class Takeover:
             return
         assert self.compiler is not None
         try:
-            with self.stepper.dry_run():
-                self.compiler.start(self.batch(done), self.stepper.step_tensor(done))
+            if not self.compiler.is_kept():
+                with self.stepper.dry_run():
+                    self.compiler.start(self.batch(done), self.stepper.step_tensor(done))
+            self.waiting = True
         except InputError as error:
             self._give_up(str(error))
 
@@ -100,7 +103,7 @@ class Takeover:
         Args:
             done: The number of steps done.
         """
-        if self.compiler is None or not self.compiler.is_started:
+        if self.compiler is None or not self.waiting:
             return False
         start = self.settings.compile_from
         return done == start if start is not None else not self.compiler.is_running()
@@ -114,8 +117,7 @@ class Takeover:
         Raises:
             InputError: See :meth:`begin`.
         """
-        waited = self.compiler is not None and self.compiler.is_started
-        problem = ""
+        waited, self.waiting, problem = self.waiting, False, ""
         try:
             step_function = self._compiled_step(done)
         except InputError as error:
