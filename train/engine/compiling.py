@@ -17,6 +17,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from train.engine import ahead, kept_steps
 from train.engine.ahead import Layout, TensorFunction, Traced
 from train.engine.compiled import GradientFunction, compiling, require_compiler
+from train.engine.step_key import PROJECT
 from train.errors import require
 from train.objective import Batch
 
@@ -100,13 +101,14 @@ class GradientCompiler:
         self.folder, self.batch = folder, batch
         with compiling():
             ahead.save_traced(traced, folder)
+        paths = [str(PROJECT), os.environ.get("PYTHONPATH", "")]
+        found = {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
         # At least one: 0 would be all.
         threads = {"TORCHINDUCTOR_COMPILE_THREADS": str(max(1, spare_processors()))}
         with (folder / ERRORS).open("wb") as errors:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", ahead.COMMAND, str(folder)],
-                cwd=Path(__file__).parents[2],
-                env={**os.environ, **threads},
+                env={**os.environ, **found, **threads},
                 stdin=subprocess.DEVNULL,
                 stdout=errors,
                 stderr=errors,

@@ -148,7 +148,8 @@ class TrainState:
         self.warm_up.seconds = float(state["warm_up_seconds"])
         self.clock.seconds = float(state["train_seconds"])
         # Checkpoints of earlier versions have none.
-        self.stepper.compiled_from = state.get("compiled_from")
+        compiled_from = state.get("compiled_from")
+        self.stepper.compiled_from = None if compiled_from is None else int(compiled_from)
         rank_states = list(state[RANK_STATES])
         if processes.rank() < len(rank_states):
             self.rank_state = rank_states[processes.rank()]
