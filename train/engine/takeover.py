@@ -3,26 +3,53 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
 
 from train import processes
 from train.engine import ahead, parallel
-from train.engine.compiled import StepFunction, can_replay, compile_gradients
+from train.engine.compiled import GradientFunction, StepFunction, can_replay, compile_gradients
 from train.engine.compiling import GradientCompiler, spare_processors
 from train.engine.step_key import step_key
 from train.errors import InputError, note, require
-from train.objective import Batch
+from train.objective import Batch, Objective
+from train.settings import Settings
 
-if TYPE_CHECKING:
-    from train.engine.steps import Stepper
+
+class Steps(Protocol):
+    """What a takeover needs of :class:`train.engine.steps.Stepper`, which says what each does."""
+
+    objective: Objective
+    settings: Settings
+    device: torch.device
+    parameters: dict[str, list[nn.Parameter]]
+    learning_rates: list[float]
+    step_function: StepFunction
+    compiled_from: int | None
+
+    @property
+    def gradients(self) -> GradientFunction: ...
+
+    def step_tensor(self, done: int) -> Tensor: ...
+
+    def dry_run(self) -> AbstractContextManager[None]: ...
+
+    def assign_learning_rates(self, rates: Sequence[float | Tensor]) -> None: ...
+
+    def verified(
+        self, compute_gradients: GradientFunction, batch: Callable[[int], Batch], done: int
+    ) -> StepFunction: ...
 
 
 class Takeover:
     """Compiles the steps of a stepper, at once or in the background, and replaces the eager ones.
 
     Rounding sends a compiled run another way, so that it matters from which step on. That step is
-    recorded in :attr:`Stepper.compiled_from`, and ``settings.compile_from`` repeats it.
+    recorded in :attr:`Steps.compiled_from`, and ``settings.compile_from`` repeats it.
 
     Args:
         stepper: What takes the steps. Its objective was not called yet in this process.
@@ -33,7 +60,7 @@ class Takeover:
         InputError: If steps are to be compiled in the background, and cannot be.
     """
 
-    def __init__(self, stepper: Stepper, batch: Callable[[int], Batch], done: int) -> None:
+    def __init__(self, stepper: Steps, batch: Callable[[int], Batch], done: int) -> None:
         self.stepper = stepper
         self.batch = batch
         self.settings = stepper.settings
