@@ -36,6 +36,14 @@ def _clean_pyro() -> None:
     pyro.set_rng_seed(0)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keeps compiled steps in a folder of the tests alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STRUCTURED_LATENTS_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _quick_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Saves a blank file in place of each figure of a run, to make which is half of a short run.

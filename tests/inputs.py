@@ -19,7 +19,10 @@ WORDS = st.one_of(
     st.sampled_from(["", "none", "-", "\x00", "🦆", "a" * 300, "../..", "mnist:5", "os:getcwd"]),
     st.text(max_size=8),
 )
-BASE = ("run_dir", "resume", "data_dir", "data", "device", "compile", "tensorboard", "steps")
+BASE = (
+    *("run_dir", "resume", "data_dir", "data", "device", "compile", "compile_from", "tensorboard"),
+    "steps",
+)
 """Settings that the test gives."""
 
 

@@ -24,7 +24,7 @@ from train.acai import ACAISettings
 from train.ae import AESettings
 from train.air import AIRSettings
 from train.data.conditions import Condition
-from train.engine import compiled, parallel, steps
+from train.engine import compiled, parallel, steps, takeover
 from train.engine.callbacks import Callback
 from train.engine.compiled import Replay
 from train.engine.loop import fit
@@ -223,10 +223,11 @@ def captured(monkeypatch: pytest.MonkeyPatch, traced: bool) -> Iterator[pytest.M
     """
     with monkeypatch.context() as patch:
         patch.setattr(compiled, "capture_graph", record)
-        patch.setattr(steps, "can_replay", lambda device: True)
+        for module in (steps, takeover):
+            patch.setattr(module, "can_replay", lambda device: True)
         patch.setattr(torch, "compile", lambda graph, **_: graph)
         if not traced:
-            patch.setattr(steps, "compile_gradients", lambda function, *_: function)
+            patch.setattr(takeover, "compile_gradients", lambda function, *_: function)
         yield patch
 
 
@@ -308,7 +309,7 @@ def miscompiled(patch: pytest.MonkeyPatch) -> None:
 
         return differentiate
 
-    patch.setattr(steps, "compile_gradients", compile_)
+    patch.setattr(takeover, "compile_gradients", compile_)
 
 
 def no_memory(patch: pytest.MonkeyPatch) -> None:

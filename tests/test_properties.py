@@ -349,7 +349,10 @@ def test_configs_of_anything(tmp_path_factory, finished, method, values):
     shutil.rmtree(folder.parent)
 
 
-KEYS = ("module", "optimisers", "step", "best", "own", "warm_up_seconds", "train_seconds")
+KEYS = (
+    *("module", "optimisers", "step", "best", "own", "warm_up_seconds", "train_seconds"),
+    "compiled_from",
+)
 
 
 @examples(60)

@@ -41,12 +41,14 @@ class FitResult(NamedTuple):
 
     Attributes:
         steps: The number of optimiser steps, including those before a resume.
-        warm_up_seconds: Seconds spent before the first step, on checks and compiling; including
-            those before a resume.
+        warm_up_seconds: Seconds spent on checks and compiling, in which no step was taken;
+            including those before a resume.
         train_seconds: Seconds spent in steps, without evaluations and checkpoints.
         examples_per_second: Training examples per second of ``train_seconds``.
         device: The device of the training, as PyTorch names it.
         threads: The number of threads that computed on the CPU.
+        compiled_from: The number of steps that were done before the first compiled one; ``None`` if
+            steps are not compiled.
     """
 
     steps: int
@@ -55,6 +57,7 @@ class FitResult(NamedTuple):
     examples_per_second: float
     device: str
     threads: int
+    compiled_from: int | None = None
 
 
 class Callback:

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -40,9 +40,41 @@ def has_compiler() -> bool:
     return any(shutil.which(name) for name in COMPILERS if name)
 
 
+def require_compiler() -> None:
+    """Checks that a C++ compiler is installed.
+
+    Raises:
+        InputError: If there is none.
+    """
+    require(
+        has_compiler(),
+        "--compile needs a C++ compiler: install one (g++, say), or give --compile off",
+    )
+
+
+@contextmanager
+def compiling() -> Iterator[None]:
+    """Makes one line of what goes wrong inside the block.
+
+    Raises:
+        InputError: In place of any other exception.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    # A user's module can make the tracer and the compiler raise exceptions of any type.
+    except Exception as error:
+        raise InputError(
+            f"--compile: this step cannot be compiled ({first_line(error)}): give --compile off"
+        ) from error
+
+
 def should_compile(settings: Settings, device: torch.device) -> bool:
-    """Whether to compile steps: if ``settings.compile`` is ``"on"``, or ``"auto"`` on CUDA."""
-    return settings.compile == "on" or (settings.compile == "auto" and device.type == "cuda")
+    """Whether to compile steps: not if ``settings.compile`` is "off", or "auto" but on CUDA."""
+    if settings.compile == "auto":
+        return device.type == "cuda"
+    return settings.compile != "off"
 
 
 def can_replay(device: torch.device) -> bool:
@@ -68,26 +100,18 @@ def compile_gradients(
         InputError: If there is no C++ compiler, if the function reads a tensor's value on the
             host, or if it replaces a buffer.
     """
-    require(
-        has_compiler(),
-        "--compile needs a C++ compiler: install one (g++, say), or give --compile off",
-    )
+    require_compiler()
     buffers = list(module.buffers())
     state = [*module.parameters(), *buffers]
 
     def traced(state: list[Tensor], batch: Batch, step: Tensor) -> Any:
         return compute_gradients(batch, step)
 
-    try:
+    with compiling():
         graph = make_fx(traced)(state, batch, step)
         compiled = torch.compile(graph, fullgraph=True, options={"fallback_random": True})
         with torch.no_grad():
             compiled(state, batch, step)
-    # A user's module can make the tracer and the compiler raise exceptions of any type.
-    except Exception as error:
-        raise InputError(
-            f"--compile: this step cannot be compiled ({first_line(error)}): give --compile off"
-        ) from error
     in_place = all(a is b for a, b in zip(buffers, module.buffers(), strict=True))
     require(in_place, "--compile: a step replaces a buffer: change it in place (copy_, add_)")
 

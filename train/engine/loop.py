@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 import torch
 
@@ -72,7 +72,11 @@ def fit(
         run.load_checkpoint(state.load_state_dict, device)
     state.synchronise()
     callbacks = () if processes.rank() else callbacks
-    with reading(batch), running(callbacks, settings, state.step) as callback:
+    with (
+        reading(batch),
+        closing(state),
+        running(callbacks, settings, state.step) as callback,
+    ):
         _train(state, batch, run, evaluate, callback)
         if joined:
             parallel.stop()
@@ -155,7 +159,7 @@ def _result(state: TrainState) -> FitResult:
     rate = state.settings.batch_size * state.step / max(seconds, 1e-9)
     return FitResult(
         *(state.step, state.warm_up.seconds, seconds, rate),
-        *(str(state.device), torch.get_num_threads()),
+        *(str(state.device), torch.get_num_threads(), state.stepper.compiled_from),
     )
 
 

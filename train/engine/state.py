@@ -38,7 +38,7 @@ class TrainState:
         step: The number of steps done.
         stepper: Takes the steps; holds the optimisers.
         meter: Losses and metrics since they were last read.
-        warm_up: The time spent before the first step.
+        warm_up: The time spent on checks and compiling, during which no step is taken.
         clock: The time spent in steps.
     """
 
@@ -70,8 +70,17 @@ class TrainState:
         with self.warm_up:
             self.stepper.prepare(partial(local_batch, batch), self.step)
 
+    def close(self) -> None:
+        """Stops what compiles in the background."""
+        if self.stepper.takeover is not None:
+            self.stepper.takeover.close()
+
     def train_step(self, batch: Callable[[int], Batch]) -> None:
         """Takes one step on this rank's rows of the next batch."""
+        takeover = self.stepper.takeover
+        if takeover is not None and takeover.is_due(self.step):
+            with self.warm_up:
+                takeover.switch(self.step)
         with self.clock:
             losses, metrics = self.stepper(local_batch(batch, self.step), self.step)
             self.step += 1
@@ -118,6 +127,7 @@ class TrainState:
             "step": self.step,
             "warm_up_seconds": self.warm_up.seconds,
             "train_seconds": self.clock.seconds,
+            "compiled_from": self.stepper.compiled_from,
             "module": self.objective.state_dict(),
             "optimisers": self.stepper.state_dict(),
             "best": self.best.state_dict() if self.best is not None else {},
@@ -137,6 +147,9 @@ class TrainState:
         self.step = int(state["step"])
         self.warm_up.seconds = float(state["warm_up_seconds"])
         self.clock.seconds = float(state["train_seconds"])
+        # Checkpoints of earlier versions have none.
+        compiled_from = state.get("compiled_from")
+        self.stepper.compiled_from = None if compiled_from is None else int(compiled_from)
         rank_states = list(state[RANK_STATES])
         if processes.rank() < len(rank_states):
             self.rank_state = rank_states[processes.rank()]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -24,10 +23,10 @@ from train.engine.compiled import (
     StepFunction,
     Values,
     can_replay,
-    compile_gradients,
     should_compile,
 )
 from train.engine.runtime import precision, random_state, set_random_state
+from train.engine.takeover import Takeover
 from train.errors import InputError, first_line, require
 from train.objective import Batch, Objective
 from train.settings import Settings
@@ -48,6 +47,9 @@ class Stepper:
         optimisers: The optimiser of each loss, by the name of the loss.
         parameters: The parameters of each loss, by the name of the loss.
         step_function: What takes a step: :meth:`eager_step`, or a compiled one.
+        compiled_from: The number of steps that were done before the first compiled one; ``None`` if
+            steps are not compiled.
+        takeover: What compiles the step; ``None`` if nothing does.
     """
 
     def __init__(self, objective: Objective, settings: Settings, device: torch.device) -> None:
@@ -65,6 +67,8 @@ class Stepper:
         }
         self.learning_rates = [group["lr"] for group in self.param_groups()]
         self.step_function: StepFunction = self.eager_step
+        self.compiled_from: int | None = None
+        self.takeover: Takeover | None = None
         self.prepared = False
         self.in_dry_run = False
 
@@ -95,27 +99,17 @@ class Stepper:
 
         Raises:
             InputError: If ``settings.compile`` is ``"on"`` and the step cannot be compiled, or
-                differs when compiled.
+                differs when compiled; see :class:`~train.engine.takeover.Takeover`.
         """
         self.prepared = True
+        if should_compile(self.settings, self.device):
+            self.takeover = Takeover(self, batch, done)
         with self.dry_run():
             self.check(batch(done), self.step_tensor(done))
-        if not should_compile(self.settings, self.device):
-            return
-        problem = ""
-        try:
-            compiled_step = self.compile_step(batch, done)
-        except InputError as error:
-            problem = str(error)
-        # Either all ranks use the compiled step or none does.
-        problems = [message for message in parallel.all_gather(problem) if message]
-        if not problems:
-            self.step_function = compiled_step
-            return
-        require(self.settings.compile != "on", problems[0])
-        self.assign_learning_rates(self.learning_rates)
-        if processes.rank() == 0:
-            print(f"{problems[0]}; training continues uncompiled", file=sys.stderr)
+        if self.takeover is not None:
+            self.takeover.begin(done)
+        else:
+            self.compiled_from = None
 
     def check(self, batch: Batch, step: Tensor) -> None:
         """Evaluates losses with Pyro's checks of shapes and supports, which wait for the device.
@@ -127,19 +121,19 @@ class Stepper:
         with pyro.validation_enabled(), precision(self.settings, self.device):
             self.objective(batch, step)
 
-    def compile_step(self, batch: Callable[[int], Batch], done: int) -> StepFunction:
-        """Compiles the step, captures it as a CUDA graph where possible, and verifies it.
+    def verified(
+        self, compute_gradients: GradientFunction, batch: Callable[[int], Batch], done: int
+    ) -> StepFunction:
+        """Makes a step of compiled gradients, captured as a CUDA graph where possible.
 
         Args:
+            compute_gradients: A compiled form of :meth:`gradients`.
             batch: See :meth:`prepare`.
             done: See :meth:`prepare`.
 
         Raises:
-            InputError: If the step cannot be compiled or captured, or differs when compiled.
+            InputError: If the step cannot be captured, fails, or differs from the eager one.
         """
-        first, step = batch(done), self.step_tensor(done)
-        with self.dry_run():
-            compute_gradients = compile_gradients(self.gradients, self.objective, first, step)
         candidate: StepFunction = partial(self.eager_step, compute_gradients=compute_gradients)
         try:
             if can_replay(self.device):
@@ -147,7 +141,7 @@ class Stepper:
                 self.assign_learning_rates(
                     [torch.tensor(rate, device=self.device) for rate in self.learning_rates]
                 )
-                candidate = Replay(candidate, first, step, self.dry_run)
+                candidate = Replay(candidate, batch(done), self.step_tensor(done), self.dry_run)
             problem = self.compare(candidate, batch, done)
         # CUDA's errors are RuntimeErrors, including a lack of memory for the comparison.
         except RuntimeError as error:

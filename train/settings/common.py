@@ -40,7 +40,7 @@ class Settings(DataSettings):
             *("run_dir", "resume", "log_every", "checkpoint_every", "keep_checkpoints"),
             "tensorboard",
         ),
-        "device": ("device", "threads", "precision", "deterministic", "compile"),
+        "device": ("device", "threads", "precision", "deterministic", "compile", "compile_from"),
     }
     """Headings of ``--help`` in order, and the fields under each. A subclass may list the fields
     that it adds in a ``GROUPS`` of its own. Fields that no class lists stand under "model"."""
@@ -50,8 +50,9 @@ class Settings(DataSettings):
 
     FREE: ClassVar[frozenset[str]] = frozenset(
         {
-            *("checkpoint_every", "compile", "data_dir", "device", "keep_checkpoints"),
-            *("log_every", "resume", "run_dir", "steps", "tensorboard", "workers"),
+            *("checkpoint_every", "compile", "compile_from", "data_dir", "device"),
+            *("keep_checkpoints", "log_every", "resume", "run_dir", "steps", "tensorboard"),
+            "workers",
             # A resumed run takes the number that it was started with.
             "threads",
             # A run knows the content of its data, however it was read.
@@ -77,12 +78,17 @@ class Settings(DataSettings):
     """Number format of the networks. Log-probabilities are always computed in fp32."""
     deterministic: bool = False
     """Use only deterministic CUDA algorithms. On the CPU all are deterministic."""
-    compile: Literal["auto", "on", "off"] = "auto"
-    """Compile the training step with torch.compile, and on CUDA capture it as a CUDA graph. auto:
-    on for CUDA, off otherwise. Before training, three steps are run with and without compilation,
-    and then undone. If their results differ or compilation fails, "on" stops with an error and
-    "auto" trains without it. Needs a C++ compiler, and about half a minute before the first
-    step."""
+    compile: Literal["auto", "on", "background", "off"] = "auto"
+    """Compile the training step, and on CUDA capture it as a CUDA graph. on: before the first step,
+    about half a minute on a CPU, which keeps the compiled step for later runs. background: on a CPU
+    steps are uncompiled until the compiled one is ready, or a given number, see --compile-from.
+    auto: on for CUDA, off otherwise. Three steps are run with and without compilation, and then
+    undone. If their results differ or compilation fails, "on" stops with an error, and the others
+    train without it. Needs a C++ compiler."""
+    compile_from: Whole | None = None
+    """With --compile background, the number of uncompiled steps, after which training waits for the
+    compiler if need be. results.json has that of each run, with which it can be repeated. None:
+    until the compiler is ready."""
     steps: Count = 3_000
     """Number of training steps."""
     batch_size: Count = 64
@@ -121,6 +127,10 @@ class Settings(DataSettings):
         require(
             not self.resume or self.run_dir is not None,
             "--resume needs to know which run: add --run-dir DIR",
+        )
+        require(
+            self.compile_from is None or self.compile == "background",
+            f"--compile-from {self.compile_from} needs --compile background",
         )
 
     def select(self, *names: str) -> dict[str, Any]:
