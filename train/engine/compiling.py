@@ -208,7 +208,7 @@ def inline_numbers(graph: fx.GraphModule) -> None:
         if constant.ndim == 0:
             with graph.graph.inserting_before(node):
                 options = {"dtype": constant.dtype, "device": constant.device}
-                arguments = [], constant.item()
+                arguments: tuple[Any, ...] = [], constant.item()
                 number = graph.graph.call_function(aten.full.default, arguments, options)
             node.replace_all_uses_with(number)
             graph.graph.erase_node(node)

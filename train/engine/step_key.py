@@ -106,7 +106,8 @@ class _Contents(pickle.Pickler):
     def reducer_override(self, value: Any) -> Any:
         """Writes all attributes of a module, whatever it would leave out when it is pickled."""
         if isinstance(value, nn.Module):
-            return copyreg.__newobj__, (type(value),), vars(value)
+            # The stubs of the standard library lack it.
+            return copyreg.__newobj__, (type(value),), vars(value)  # type: ignore[attr-defined]
         return NotImplemented
 
     def dump_reached(self) -> None:
@@ -144,7 +145,7 @@ class _Contents(pickle.Pickler):
 
 def _content(tensor: Tensor) -> str:
     values = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-    return hashlib.sha256(values.numpy()).hexdigest()
+    return hashlib.sha256(values.numpy().data).hexdigest()
 
 
 def _attributes(kind: type) -> dict[str, Any]:
