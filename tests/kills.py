@@ -52,7 +52,7 @@ CASES = {
 """Every method and estimator, and every option with state that a checkpoint has to save."""
 TIMES = {"warm_up_seconds", "train_seconds", "examples_per_second"}
 PLAIN = {
-    *("method", "steps", *TIMES, "device", "compiled_from"),
+    *("method", "steps", *TIMES, "device", "threads", "compiled_from"),
     *("measured_on", "figures", "reasons", "worked", "verdict", "advice"),
 }
 """The keys that the results of every run have."""

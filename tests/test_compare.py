@@ -122,8 +122,8 @@ def test_runs_are_compared(tmp_path, capsys, monkeypatch):
     text = (tmp_path / "c" / "comparison.md").read_text()
     assert "| my-ae | 10 |" in text
     assert (
-        "- my-ae: `python -m train.ae --steps 3 --batch-size 16 --network dense --hidden 8 "
-        "--cluster-starts 1`" in text
+        "- my-ae: `python -m train.ae --threads 1 --steps 3 --batch-size 16 --network dense "
+        "--hidden 8 --cluster-starts 1`" in text
     )
     assert "| my-ae | 10 |" in capsys.readouterr().out
     with (tmp_path / "c" / "comparison.csv").open(newline="") as file:

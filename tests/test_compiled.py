@@ -503,7 +503,9 @@ def test_when_steps_are_compiled():
     assert [wanted(how, cuda) for how in ("auto", "on", "off")] == [True, True, False]
 
 
-def test_no_compiler(monkeypatch, capsys):
+def test_no_compiler(monkeypatch, capsys, tmp_path):
+    # Nothing is kept there, for which no compiler would be needed.
+    monkeypatch.setenv("STRUCTURED_LATENTS_CACHE", str(tmp_path))
     monkeypatch.setattr(shutil, "which", lambda name: None)
     with refused("--compile", "C++ compiler", "g++"):
         Stepper(build(AE), replace(AE, compile="on"), CPU).prepare(batches(AE), 0)
