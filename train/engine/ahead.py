@@ -9,10 +9,13 @@ References:
 from __future__ import annotations
 
 import json
+import logging
 import os
 import pickle
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -95,11 +98,26 @@ def build(traced: Traced, package: Path) -> None:
     """
     from torch._inductor import aoti_compile_and_package
 
-    program = torch.export.export(traced.graph, tuple(traced.inputs))
-    aoti_compile_and_package(program, package_path=str(package), inductor_configs=OPTIONS)
+    with _without_warnings():
+        program = torch.export.export(traced.graph, tuple(traced.inputs))
+        aoti_compile_and_package(program, package_path=str(package), inductor_configs=OPTIONS)
     with zipfile.ZipFile(package, "a") as archive:
         root = archive.namelist()[0].partition("/")[0]
         archive.writestr(f"{root}/{LAYOUT}", json.dumps(traced.layout._asdict()))
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Drops the compiler's warnings of names to be removed and of a CUDA that is not there."""
+    logger = logging.getLogger("torch.utils.cpp_extension")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(before)
 
 
 def load(package: Path) -> tuple[TensorFunction, Layout]:
