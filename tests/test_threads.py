@@ -113,7 +113,7 @@ def test_choosing_trains_nothing(settings, monkeypatch):
 
 def test_a_run_has_its_number_and_goes_on_with_it(settings, monkeypatch, capsys):
     monkeypatch.setattr(threads, "fastest", lambda step, most: 1)
-    monkeypatch.setattr(threads, "usable", lambda: 2)
+    monkeypatch.setattr(threads, "usable_processors", lambda: 2)
     assert main(settings)["threads"] == 1
     assert torch.get_num_threads() == 2
     path = settings.run_dir / "config.json"

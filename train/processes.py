@@ -1,8 +1,9 @@
-"""The rank of this process among those that torchrun started, from its environment variables."""
+"""This process: its rank among those that torchrun started, and the processors that it may use."""
 
 from __future__ import annotations
 
 import os
+from typing import Any
 
 
 def rank() -> int:
@@ -19,3 +20,15 @@ def size() -> int:
 def local_rank() -> int:
     """The rank of this process among those on this machine, from 0; 0 without torchrun."""
     return int(os.environ.get("LOCAL_RANK", "0")) if size() > 1 else 0
+
+
+def usable_processors() -> int:
+    """The number of processors that this process may use, at least 1."""
+    # Not every system can bind a process to processors.
+    affinity: Any = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
+
+
+def spare_processors() -> int:
+    """The number of processors that this process may use, beside one."""
+    return usable_processors() - 1

@@ -20,17 +20,11 @@ from train.engine.compiled import GradientFunction, compiling, require_compiler
 from train.engine.step_key import PROJECT
 from train.errors import require
 from train.objective import Batch
+from train.processes import spare_processors
 
 aten = torch.ops.aten
 ERRORS = "errors.txt"
 """What the compiler's process prints, in the folder in which it works."""
-
-
-def spare_processors() -> int:
-    """How many processors this process may use, beside one."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0)) - 1
-    return (os.cpu_count() or 1) - 1
 
 
 class GradientCompiler:

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from train import processes
 from train.engine import ahead, parallel
 from train.engine.compiled import GradientFunction, StepFunction, can_replay, compile_gradients
-from train.engine.compiling import GradientCompiler, spare_processors
+from train.engine.compiling import GradientCompiler
 from train.engine.step_key import step_key
 from train.errors import InputError, note, require
 from train.objective import Batch, Objective
+from train.processes import spare_processors
 from train.settings import Settings
 
 

@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 
@@ -20,6 +20,7 @@ from train.engine.state import local_batch
 from train.engine.steps import Stepper
 from train.errors import brief, note, require
 from train.objective import Batch, Objective
+from train.processes import usable_processors
 from train.settings import Settings
 
 S = TypeVar("S", bound=Settings)
@@ -72,20 +73,14 @@ def settled(
             number = _measured(settings, objective, batch, most)
     # Refuses what config.json may hold instead of a number.
     settings = replace(settings, threads=number)
-    if number > usable():
+    usable = usable_processors()
+    if number > usable:
         note(
-            f"this run computes with {number} threads, and this process may use {usable()} "
+            f"this run computes with {number} threads, and this process may use {usable} "
             "processors: steps are slower, and their numbers the same"
         )
     torch.set_num_threads(number)
     return settings
-
-
-def usable() -> int:
-    """The number of processors that this process may use."""
-    # Not every system can bind a process to processors.
-    affinity: Any = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
 
 
 def _given(settings: Settings) -> int | None:
