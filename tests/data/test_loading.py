@@ -1,8 +1,13 @@
 """Batches of stored images are those of images in memory, whoever reads them, and wherever from."""
 
+import multiprocessing
+import multiprocessing.connection
+import os
 import random
+import signal
 import threading
 import time
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -12,7 +17,7 @@ from pyro_models.shapes import Shape
 from tests.data.refusals import refused
 from train.data.images import as_images
 from train.data.labelled import Images
-from train.data.streaming.loading import LoadedBatches
+from train.data.streaming.loading import LoadedBatches, WorkerDeaths, reading
 from train.data.streaming.stored import ArrayImages, StoredImages
 from train.engine.state import local_batch
 from train.errors import InputError
@@ -183,6 +188,56 @@ def test_batches_are_read_ahead(stored):
         time.sleep(0.01)
     assert len(read) >= 3
     batches.close()
+
+
+@pytest.fixture
+def killed(stored) -> Iterator[LoadedBatches]:
+    """Batches whose worker is killed after the first one."""
+    stored.images.workers = 1
+    batches = stored.batches(5, 0, "cpu")
+    batches.local(0)
+    (worker,) = multiprocessing.active_children()
+    os.kill(worker.pid, signal.SIGKILL)
+    # Not `join`, which would keep its death from PyTorch.
+    multiprocessing.connection.wait([worker.sentinel])
+    yield batches
+    handler = signal.getsignal(signal.SIGCHLD)
+    assert not isinstance(getattr(handler, "__self__", None), WorkerDeaths)
+    signal.raise_signal(signal.SIGCHLD)
+    assert not multiprocessing.active_children()
+
+
+def test_a_killed_worker_is_told_of_when_a_batch_is_asked_for(killed):
+    """Whatever the training does until then is whole.
+
+    The mutation: PyTorch's own handler of SIGCHLD stays.
+    """
+    done = []
+
+    def train() -> None:
+        signal.raise_signal(signal.SIGCHLD)
+        done.append("a checkpoint is written")
+        for step in range(1, 100):
+            killed.local(step)
+
+    with refused("a process that reads images has ended"), reading(killed):
+        train()
+    assert done
+
+
+def test_a_killed_worker_is_told_of_once(killed, monkeypatch):
+    """The connection to it ends first, and PyTorch is told of its death while that is cleaned up.
+
+    The mutations: the error's frames keep the loader's iterator; the handler is restored before
+    the workers have ended.
+    """
+
+    def ends(self):
+        raise ConnectionResetError("Connection reset by peer")
+
+    monkeypatch.setattr(type(killed._running.batches), "_next_data", ends)
+    with refused("Connection reset by peer"), reading(killed):
+        killed.local(1)
 
 
 def test_a_batch_larger_than_the_images_is_refused(stored):
