@@ -17,8 +17,9 @@ from pyro_models.shapes import Shape
 from tests.data.refusals import refused
 from train.data.images import as_images
 from train.data.labelled import Images
-from train.data.streaming.loading import LoadedBatches, WorkerDeaths, reading
+from train.data.streaming.loading import LoadedBatches
 from train.data.streaming.stored import ArrayImages, StoredImages
+from train.data.streaming.workers import WorkerDeaths, reading
 from train.engine.state import local_batch
 from train.errors import InputError
 
@@ -235,7 +236,7 @@ def test_a_killed_worker_is_told_of_once(killed, monkeypatch):
     def ends(self):
         raise ConnectionResetError("Connection reset by peer")
 
-    monkeypatch.setattr(type(killed._running.batches), "_next_data", ends)
+    monkeypatch.setattr(type(killed._running.batches._batches), "_next_data", ends)
     with refused("Connection reset by peer"), reading(killed):
         killed.local(1)
 

@@ -10,7 +10,7 @@ from contextlib import closing, contextmanager
 import torch
 
 from train import processes
-from train.data.streaming.loading import reading
+from train.data.streaming.workers import reading
 from train.engine import parallel
 from train.engine.best import Best
 from train.engine.callbacks import Callback, FitResult, Running, running

@@ -16,6 +16,7 @@ from pyro_models.shapes import Shape
 from train.data.images import as_bytes, as_images
 from train.data.streaming.randomness import RandomNumbers
 from train.data.streaming.stored import PROBES, StoredImages, evenly
+from train.data.streaming.workers import reading
 from train.errors import InputError, first_line, note, require
 from train.progress import progress
 
@@ -266,7 +267,7 @@ def columns(images: DatasetImages) -> dict[str, np.ndarray]:
         collate_fn=list,
         generator=torch.Generator(),
     )
-    with RandomNumbers(0):
+    with reading(), RandomNumbers(0):
         batches = progress(loader, "reading labels", len(loader), "batch")
         values = [value for batch in batches for value in batch]
     for row, value in enumerate(values):

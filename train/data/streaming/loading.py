@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import itertools
 import queue
-import signal
 import threading
-import traceback
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
@@ -21,7 +18,8 @@ from train import processes
 from train.data.batches import Batches, as_input
 from train.data.streaming.randomness import RandomNumbers, seed_generators
 from train.data.streaming.stored import StoredImages
-from train.errors import InputError, first_line
+from train.data.streaming.workers import WorkerBatches, ignore_interrupts, unchanged
+from train.errors import InputError
 
 AHEAD = 4
 """Batches that a thread reads ahead."""
@@ -231,16 +229,15 @@ class _Running:
             generator=torch.Generator(),
         )
         self.batches: Iterator[Any]
-        if batches.workers or batches.reader.images.RUNS_CODE:
+        self._end: Callable[[], Any] = lambda: None
+        if batches.workers:
+            self.batches = workers = WorkerBatches(loader)
+            self._end = workers.close
+        elif batches.reader.images.RUNS_CODE:
             self.batches = iter(loader)
-            deaths = WorkerDeaths()
-            self._deaths: AbstractContextManager[None] = deaths
-            self._finalizer = weakref.finalize(self, deaths.close)
         else:
-            ahead = _Ahead(partial(iter, loader), AHEAD)
-            self.batches = ahead
-            self._deaths = nullcontext()
-            self._finalizer = weakref.finalize(self, ahead.close)
+            self.batches = ahead = _Ahead(partial(iter, loader), AHEAD)
+            self._end = weakref.finalize(self, ahead.close)
 
     def next(self) -> Any:
         """Returns the next batch; waits for it.
@@ -248,68 +245,14 @@ class _Running:
         Raises:
             RuntimeError: If a worker was killed.
         """
-        with self._deaths:
-            batch = next(self.batches)
+        batch = next(self.batches)
         self.step += 1
         return batch
 
     def close(self) -> None:
         """Ends the thread or the processes."""
-        # The loader's iterator ends its workers when it is deleted.
+        self._end()
         self.batches = iter(())
-        self._finalizer()
-
-
-class WorkerDeaths:
-    """Has PyTorch's report of a killed worker wait until a batch is asked for.
-
-    PyTorch's handler of ``SIGCHLD`` raises an exception wherever the main thread is when a worker
-    is killed: in the middle of writing a checkpoint, or of cleaning up after another exception,
-    which then stops half-way. The handler of this object calls PyTorch's, and keeps its exception
-    until the next ``with`` block, which raises it. Inside the block it is raised at once.
-
-    Outside the main thread, and where there is no ``SIGCHLD``, PyTorch has no handler; the loader
-    notices a killed worker within five seconds.
-    """
-
-    def __init__(self) -> None:
-        self._error: RuntimeError | None = None
-        self._asked = False
-        self._before: Any = None
-        if hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread():
-            self._before = signal.getsignal(signal.SIGCHLD)
-        if callable(self._before):
-            signal.signal(signal.SIGCHLD, self._handle)
-
-    def __enter__(self) -> None:
-        self._asked = True
-        self._raise()
-
-    def __exit__(self, *exception: object) -> None:
-        self._asked = False
-
-    def close(self) -> None:
-        """Restores PyTorch's handler."""
-        main = threading.current_thread() is threading.main_thread()
-        # Compared by value: each look-up of a method makes another object.
-        if main and callable(self._before) and signal.getsignal(signal.SIGCHLD) == self._handle:
-            signal.signal(signal.SIGCHLD, self._before)
-
-    def _handle(self, number: int, frame: Any) -> None:
-        try:
-            self._before(number, frame)
-        except RuntimeError as error:
-            if not is_of_a_worker(error):
-                raise
-            self._error = error
-        if self._asked:
-            self._raise()
-
-    def _raise(self) -> None:
-        if self._error is not None:
-            error, self._error = self._error, None
-            self._asked = False
-            raise error
 
 
 class _Steps:
@@ -366,52 +309,3 @@ class _Ahead(Iterator[Any]):
             except queue.Full:
                 continue
         return False
-
-
-@contextmanager
-def reading(batches: Any) -> Iterator[None]:
-    """Ends what reads batches ahead at the end of the block, and names a worker that was killed.
-
-    PyTorch raises an exception for a worker that is killed, for example for want of memory: see
-    :class:`WorkerDeaths`.
-
-    Args:
-        batches: Batches; those in memory have nothing to end.
-
-    Raises:
-        InputError: If a worker was killed.
-    """
-    try:
-        yield
-    # PyTorch's exception, and those of a connection that ends with the worker.
-    except (RuntimeError, ConnectionError, EOFError) as error:
-        if isinstance(error, RuntimeError) and not is_of_a_worker(error):
-            raise
-        # The frames of the loader hold its iterator, whose end ends the other workers, and has
-        # PyTorch forget the killed one.
-        traceback.clear_frames(error.__traceback__)
-        raise InputError(
-            f"a process that reads images has ended ({first_line(error)}): give fewer --workers, "
-            "or 0"
-        ) from error
-    finally:
-        if hasattr(batches, "close"):
-            batches.close()
-
-
-def is_of_a_worker(error: RuntimeError) -> bool:
-    """Returns whether PyTorch raised an exception for a worker that has ended."""
-    return "DataLoader worker" in str(error)
-
-
-def unchanged(batch: Any) -> Any:
-    """Returns a batch as it is, in place of PyTorch's collation."""
-    return batch
-
-
-def ignore_interrupts(worker: int) -> None:
-    """Has a worker ignore Ctrl-C, which reaches all processes of a terminal.
-
-    The training ends after its step, needs batches until then, and ends its workers itself.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -19,8 +19,9 @@ from train.data.batches import as_input
 from train.data.labelled import Images, Split
 from train.data.labels import as_labels
 from train.data.streaming.items import Conversion, Item, conversion
-from train.data.streaming.loading import Drawing, ignore_interrupts, unchanged
+from train.data.streaming.loading import Drawing
 from train.data.streaming.randomness import RandomNumbers
+from train.data.streaming.workers import WorkerBatches, ignore_interrupts, unchanged
 from train.errors import InputError, first_line, note, require
 
 HELD_OUT = 1_000
@@ -403,6 +404,8 @@ class StreamBatches:
 
     def close(self) -> None:
         """Ends the process that reads ahead."""
+        if isinstance(self._batches, WorkerBatches):
+            self._batches.close()
         self._batches = None
         self._step = -1
 
@@ -428,17 +431,16 @@ class StreamBatches:
         workers = self.reader.source.workers
         if not workers:
             return iter(self.reader)
-        return iter(
-            DataLoader(
-                self.reader,
-                batch_size=None,
-                num_workers=workers,
-                pin_memory=self.device.type == "cuda",
-                collate_fn=unchanged,
-                worker_init_fn=ignore_interrupts,
-                generator=torch.Generator(),
-            )
+        loader = DataLoader(
+            self.reader,
+            batch_size=None,
+            num_workers=workers,
+            pin_memory=self.device.type == "cuda",
+            collate_fn=unchanged,
+            worker_init_fn=ignore_interrupts,
+            generator=torch.Generator(),
         )
+        return WorkerBatches(loader)
 
     def _on_device(self, read: Read) -> tuple[Tensor, ...]:
         if read.images is None:
