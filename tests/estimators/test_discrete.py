@@ -28,6 +28,7 @@ from train.estimators import (
 from train.estimators.discrete import coupled, differentiable, exhaustive, families, score
 from train.estimators.discrete.dependencies import Dependencies
 from train.estimators.discrete.runs import Run, Runner
+from train.estimators.discrete.tree import Path, Tree
 
 pytestmark = pytest.mark.usefixtures("double")
 
@@ -42,8 +43,8 @@ CASES = [
         ("reinforce", (1, 2), BERNOULLI + CLASSES),
         ("rloo", (2,), BERNOULLI + CLASSES),
         ("rloo", (3,), ("event", "chain")),
-        ("disarm", (2,), BERNOULLI),
-        ("disarm", (4,), ("rows",)),
+        ("disarm", (2,), BERNOULLI + CLASSES),
+        ("disarm", (4,), ("rows", "classes")),
         ("arm", (2,), BERNOULLI),
         ("arms", (2, 3), BERNOULLI),
         ("arms", (4,), ("event", "together")),
@@ -423,6 +424,30 @@ def toy(target: float) -> Copied:
     return Copied({"b": (1,)}, guide, model)
 
 
+@pytest.mark.parametrize("classes", [1, 2, 3, 6])
+def test_a_tree_has_the_classes_and_their_probabilities(classes):
+    logits = torch.randn(4, classes, generator=torch.Generator().manual_seed(0))
+    tree = Tree(logits)
+    bits = torch.tensor(list(itertools.product((0.0, 1.0), repeat=classes - 1)))
+    vectors, nodes = tree.vector(bits), tree.logits(logits).unsqueeze(1)
+    assert (vectors.sum(-1) == 1).all()
+    weights = torch.distributions.Bernoulli(logits=nodes).log_prob(bits).sum(-1).exp()
+    torch.testing.assert_close(weights @ vectors, logits.softmax(-1))
+    path = tree.path(vectors)
+    torch.testing.assert_close(path.bits, bits * path.reached)
+    # Each class is no deeper than it must be.
+    assert path.reached.sum(-1).max() == (classes - 1).bit_length()
+
+
+def test_a_tree_of_impossible_classes_has_finite_gradients():
+    logits = torch.tensor([0.3, -torch.inf, 0.1, -torch.inf, -torch.inf], requires_grad=True)
+    nodes = Tree(logits).logits(logits)
+    (gradient,) = torch.autograd.grad(nodes.sigmoid().sum(), logits)
+    assert nodes.isfinite().all()
+    assert gradient.isfinite().all()
+    assert (gradient[[1, 3, 4]] == 0).all()
+
+
 @pytest.mark.parametrize("target", [0.499, 0.49])
 def test_variances_are_ordered(target):
     program = toy(target)
@@ -506,6 +531,11 @@ def turned(function: Callable[..., Any]) -> Callable[..., Any]:
     return coupling
 
 
+def everywhere(path: Path) -> Path:
+    """A path that reaches all nodes."""
+    return path._replace(reached=torch.ones_like(path.bits))
+
+
 def equal(function: Callable[..., Any]) -> Callable[..., Any]:
     """Ratios of a set, of which all are 1."""
 
@@ -536,6 +566,22 @@ MUTANTS: dict[str, tuple[str, int, str, Callable[[Any], None]]] = {
     "disarm with draws that are not coupled": (
         *("disarm", 2, "event"),
         attribute(DisARM, "bits", independent),
+    ),
+    "disarm of classes with draws that are not coupled": (
+        *("disarm", 2, "classes"),
+        attribute(DisARM, "bits", independent),
+    ),
+    "disarm's nodes that one draw alone reaches, taken for shared ones": (
+        *("disarm", 2, "classes"),
+        attribute(
+            Tree,
+            "path",
+            lambda f: (
+                lambda self, vector: f(self, vector)._replace(
+                    reached=torch.ones_like(f(self, vector).bits)
+                )
+            ),
+        ),
     ),
     "arm with draws that are not coupled": (
         *("arm", 2, "event"),

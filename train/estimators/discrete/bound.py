@@ -16,7 +16,6 @@ from train.estimators.contract import Contract
 from train.estimators.costs import added, elbo_terms, log_prob, unmasked
 from train.estimators.discrete.coupled import DisARM, pairs_surrogate
 from train.estimators.discrete.dependencies import Dependencies, find_dependencies
-from train.estimators.discrete.families import logits_of
 from train.estimators.discrete.runs import Draw, Run, Runner
 from train.estimators.programs import Program, preserved_state, run_guide, samples
 
@@ -207,8 +206,8 @@ def pair_differences(sets: Tensor) -> Tensor:
 
 def pairs_term(run: Run, name: str, difference: Tensor) -> Tensor:
     """Returns a scalar with the gradient of :class:`~.coupled.DisARM` at one site."""
-    fn = run.guides[0][name]["fn"]
-    events = len(fn.event_shape)
-    logits = run.site(name, lambda site: logits_of(site["fn"]), events)
-    difference = difference.reshape(difference.shape + (1,) * events)
-    return pairs_surrogate(difference, run.values(name), logits)
+    vectors = run.vectors(name)
+    # It is refused otherwise: see MultiSampleELBO._examine.
+    assert vectors is not None
+    events = vectors.logits.ndim - difference.ndim
+    return pairs_surrogate(difference.reshape(difference.shape + (1,) * events), vectors)

@@ -1,4 +1,4 @@
-r"""Estimators with antithetic draws: ARM, DisARM and ARMS, for Bernoulli sites.
+r"""Estimators with antithetic draws: ARM and ARMS for Bernoulli sites, DisARM for classes too.
 
 A pair of draws :math:`b, b'` of one distribution with correlation :math:`\rho` has the gradient
 
@@ -10,21 +10,27 @@ that :math:`\mathbb{E}[f(b) \, (b - b')] = (1 - \rho) \, \mathbb{E}[f(b) \, (b -
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
-from train.estimators.discrete.families import BernoulliFamily, uniform
+from train.estimators.discrete.families import BernoulliFamily, Family, Vectors, uniform
 from train.estimators.discrete.site import Common, SiteDraws, SiteEstimator
+from train.estimators.discrete.tree import Tree
 
 
 class Antithetic(SiteEstimator):
-    """The base of estimators with coupled draws of Bernoulli sites."""
+    """The base of estimators with coupled draws."""
 
     particles = fewest = 2
     coupled = True
-    families = (BernoulliFamily,)
+    families: ClassVar[tuple[type[Family], ...] | None] = (BernoulliFamily,)
 
     def coupling(self, common: Common, particles: int) -> Tensor:
+        if common.family.one_hot:
+            tree = Tree(common.logits)
+            return tree.vector(self.bits(tree.logits(common.logits), particles))
         return self.bits(common.logits, particles)
 
     def bits(self, logits: Tensor, particles: int) -> Tensor:
@@ -51,6 +57,14 @@ class DisARM(Pairs):
         \nabla_\phi \, \mathbb{E}[f] & \approx \tfrac{1}{2} (f(b) - f(b')) \, (-1)^{b'} \,
             1[b \ne b'] \, \sigma(|\phi|)
 
+    A categorical variable is drawn as a tree of Bernoulli variables (:class:`~.tree.Tree`), each
+    with an antithetic pair. A node that only one draw of the pair reaches has the gradient
+
+    .. math:: \tfrac{1}{2} (f(z) - f(z')) \, (b - \sigma(\alpha))
+
+    of its logit :math:`\alpha`, with the bit's sign and the costs' exchanged if it is
+    :math:`z'`, and one that neither reaches has none.
+
     It needs 2 evaluations of the cost. With more, an even number, it is the mean of the pairs.
 
     References:
@@ -58,13 +72,16 @@ class DisARM(Pairs):
         | https://arxiv.org/abs/2006.10680
         | Probabilistic Best Subset Selection via Gradient-Based Optimization (Yin et al., 2020)
         | https://arxiv.org/abs/2006.06448
+        | Coupled Gradient Estimators for Discrete Latent Variables (Dong et al., 2021)
+        | https://arxiv.org/abs/2106.08056
     """
 
     title = "disarm"
+    families = None
 
     def surrogate(self, draws: SiteDraws) -> Tensor:
         difference = draws.to_logits(draws.cost[::2] - draws.cost[1::2])
-        return pairs_surrogate(difference, draws.value, draws.logits) / len(difference)
+        return pairs_surrogate(difference, draws.in_family) / len(difference)
 
 
 class ARM(Pairs):
@@ -135,16 +152,26 @@ class ARMS(Antithetic):
         return (signal * draws.score / (1 - correlation(rare, particles)) * draws.logits).sum()
 
 
-def pairs_surrogate(difference: Tensor, value: Tensor, logits: Tensor) -> Tensor:
+def pairs_surrogate(difference: Tensor, vectors: Vectors) -> Tensor:
     """Returns a scalar with the gradient of :class:`DisARM`, summed over pairs.
 
     Args:
-        difference: :math:`f(b) - f(b')` of each pair, which broadcasts with a pair's logits.
-        value: The draws, one pair after another, of the shape of the logits.
-        logits: The logits of each draw.
+        difference: :math:`f(z) - f(z')` of each pair, which broadcasts with a pair's logits.
+        vectors: The draws, one pair after another.
     """
-    gradient = 0.5 * difference * (value[::2] - value[1::2]) * logits[::2].abs().sigmoid()
-    return (gradient.detach() * logits[::2]).sum()
+    family, logits, value = vectors
+    logits = logits[::2]
+    if family.one_hot:
+        tree = Tree(logits)
+        logits = tree.logits(logits)
+        one, other = tree.path(value[::2]), tree.path(value[1::2])
+        both = (one.bits - other.bits) * logits.abs().sigmoid()
+        # The score of a node is what its bit is above the mean, if a draw reaches it.
+        scores = one.bits - other.bits - (one.reached - other.reached) * logits.sigmoid()
+        signal = torch.where(one.reached * other.reached > 0, both, scores)
+    else:
+        signal = (value[::2] - value[1::2]) * logits.abs().sigmoid()
+    return ((0.5 * difference * signal).detach() * logits).sum()
 
 
 def correlation(rare: Tensor, particles: int) -> Tensor:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -231,6 +231,20 @@ class CategoricalFamily(OneHotFamily):
     @staticmethod
     def value(vector: Tensor) -> Tensor:
         return vector.argmax(-1)
+
+
+class Vectors(NamedTuple):
+    """The values of a site as vectors of a family.
+
+    Attributes:
+        family: The family of the site's distribution.
+        logits: Its logits, differentiable, of shape (K, plates, event).
+        value: The values, of the shape of the logits.
+    """
+
+    family: type[Family]
+    logits: Tensor
+    value: Tensor
 
 
 FAMILIES: dict[type, type[Family]] = {

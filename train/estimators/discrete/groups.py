@@ -14,10 +14,10 @@ from torch import Tensor
 from train.estimators.costs import added, elbo_terms, is_masked, log_prob, total, unmasked
 from train.estimators.discrete.dependencies import CostKey
 from train.estimators.discrete.exhaustive import MOST, Enumerate, Weighted
-from train.estimators.discrete.families import family_of, logits_of, require_family
+from train.estimators.discrete.families import logits_of, require_family
 from train.estimators.discrete.plan import Plan, Site
 from train.estimators.discrete.runs import Run, Runner
-from train.estimators.discrete.site import SiteDraws, Vectors
+from train.estimators.discrete.site import SiteDraws
 
 
 @dataclass
@@ -182,16 +182,8 @@ def drawn(run: Run, name: str, runner: Runner, plan: Plan) -> SiteDraws:
     """Returns what a run has drawn at a site."""
     site = plan.estimated[name]
     first = run.guides[0][name]
-    family = family_of(first["fn"])
-    events = 0
-    vectors: Vectors | None = None
-    if family is not None:
-        events = logits_of(first["fn"]).ndim - len(first["fn"].batch_shape)
-        logits = run.site(name, lambda s: logits_of(s["fn"]), events)
-        value = run.site(
-            name, lambda s: family.vector(s["value"].detach(), logits_of(s["fn"]).detach()), events
-        )
-        vectors = Vectors(family, logits, value.expand(logits.shape))
+    vectors = run.vectors(name)
+    events = logits_of(first["fn"]).ndim - len(first["fn"].batch_shape) if vectors else 0
 
     def compute_log_prob() -> Tensor:
         if not is_masked(first["fn"]):

@@ -20,7 +20,7 @@ from pyro_models.announcements import SampleTracer
 from train.estimators.contract import Contract
 from train.estimators.costs import PARTICLES, Cost, Site, sum_to_plates
 from train.estimators.discrete.dependencies import CostKey, costs_of, key_of
-from train.estimators.discrete.families import Relaxed
+from train.estimators.discrete.families import Relaxed, Vectors, family_of, logits_of
 from train.estimators.programs import Program, samples
 
 Draw = Callable[[Any, int, int], Tensor]
@@ -158,6 +158,20 @@ class Run:
         """Returns the values of a site of the guide, as it drew them."""
         event = len(self.guides[0][name]["fn"].event_shape)
         return self.site(name, lambda site: site["value"], event)
+
+    def vectors(self, name: str) -> Vectors | None:
+        """Returns the values of a site of the guide as vectors; ``None`` if it is of no family."""
+        fn = self.guides[0][name]["fn"]
+        family = family_of(fn)
+        if family is None:
+            return None
+        events = logits_of(fn).ndim - len(fn.batch_shape)
+        logits = self.site(name, lambda site: logits_of(site["fn"]), events)
+
+        def vector(site: Site) -> Tensor:
+            return family.vector(site["value"].detach(), logits_of(site["fn"]).detach())
+
+        return Vectors(family, logits, self.site(name, vector, events).expand(logits.shape))
 
     def summed(
         self,

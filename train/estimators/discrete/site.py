@@ -17,21 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from train.estimators.costs import added
-from train.estimators.discrete.families import Family, family_of, logits_of, require_family
-
-
-class Vectors(NamedTuple):
-    """The values of a site as vectors of a family.
-
-    Attributes:
-        family: The family of the site's distribution.
-        logits: Its logits, differentiable, of shape (K, plates, event).
-        value: The values, of the shape of the logits.
-    """
-
-    family: type[Family]
-    logits: Tensor
-    value: Tensor
+from train.estimators.discrete.families import (
+    Family,
+    Vectors,
+    family_of,
+    logits_of,
+    require_family,
+)
 
 
 @dataclass
@@ -64,7 +56,9 @@ class SiteDraws:
     slope: Callable[[], Tensor]
     evaluate: Callable[[Tensor], Tensor]
 
-    def _in_family(self) -> Vectors:
+    @property
+    def in_family(self) -> Vectors:
+        """The values as vectors of the family."""
         # An estimator that needs a family is given no site without one: see SiteEstimator.require.
         assert self.vectors is not None
         return self.vectors
@@ -72,17 +66,17 @@ class SiteDraws:
     @property
     def family(self) -> type[Family]:
         """The family of the distribution."""
-        return self._in_family().family
+        return self.in_family.family
 
     @property
     def logits(self) -> Tensor:
         """The logits, differentiable."""
-        return self._in_family().logits
+        return self.in_family.logits
 
     @property
     def value(self) -> Tensor:
         """The values as vectors of the family, of the shape of the logits."""
-        return self._in_family().value
+        return self.in_family.value
 
     @property
     def particles(self) -> int:
