@@ -1,3 +1,4 @@
+import os
 import pickle
 
 import numpy as np
@@ -5,10 +6,11 @@ import pytest
 import torch
 
 from tests.data.refusals import refused
+from train import processes
 from train.data.fingerprint import fingerprint
 from train.data.images import as_bytes, as_images
 from train.data.labelled import Images
-from train.data.streaming.stored import ArrayImages
+from train.data.streaming.stored import ArrayImages, spare_workers
 
 BYTES = np.random.default_rng(0).integers(0, 256, (30, 9, 8), dtype=np.uint8)
 COLOURS = np.random.default_rng(2).integers(0, 256, (30, 3, 9, 8), dtype=np.uint8)
@@ -128,3 +130,15 @@ def test_a_file_that_is_cut_short_is_refused(tmp_path):
         ArrayImages(tmp_path / "images.npy")
     with refused("nothing.npy", "no file"):
         ArrayImages(tmp_path / "nothing.npy")
+
+
+@pytest.mark.parametrize(
+    ("machine", "bound", "ranks", "workers"),
+    [(8, 8, 1, 4), (8, 3, 1, 2), (8, 8, 4, 1), (8, 2, 4, 1), (1, 1, 1, 1), (64, 64, 16, 3)],
+)
+def test_workers_are_as_many_as_processors_are_spare(monkeypatch, machine, bound, ranks, workers):
+    """The mutation: those of the machine, where the process is bound to a few."""
+    monkeypatch.setattr(os, "cpu_count", lambda: machine)
+    monkeypatch.setattr(processes, "usable_processors", lambda: bound)
+    monkeypatch.setattr(processes, "size", lambda: ranks)
+    assert spare_workers() == workers

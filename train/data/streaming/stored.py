@@ -89,7 +89,7 @@ class StoredImages(ABC):
     @property
     def default_workers(self) -> int:
         """The number of processes that read batches ahead, where the user gives none."""
-        return 0 if self.READS_FAST else spare_processors()
+        return 0 if self.READS_FAST else spare_workers()
 
     def __len__(self) -> int:
         return self.number if self.rows is None else len(self.rows)
@@ -436,12 +436,13 @@ class PictureImages(StoredImages):
         return digest.digest()
 
 
-def spare_processors() -> int:
+def spare_workers() -> int:
     """Returns the number of processors beside the training's, from 1 to :data:`MOST_WORKERS`.
 
-    Of several processes that train together each has as many.
+    Of several processes that train together each has as many, at most those that it is bound to.
     """
-    own = (os.cpu_count() or 1) // processes.size()
+    share = (os.cpu_count() or 1) // processes.size()
+    own = min(share, processes.usable_processors())
     return min(max(own - 1, 1), MOST_WORKERS)
 
 
