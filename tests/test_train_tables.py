@@ -17,11 +17,12 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
 from tests.data.refusals import refused
-from train import ae
+from train import ae, transformers
 from train.ae import AESettings
 from train.cli import command
 from train.compare import CompareSettings
 from train.compare import main as compare
+from train.errors import Interrupted
 from train.export import export
 from train.figures import FiguresSettings
 from train.figures import main as figures
@@ -269,6 +270,17 @@ def test_a_transformer_leaves_no_run_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     TableTransformer(steps=1, hidden=(8,), batch_size=20).fit(people(60))
     assert not list(tmp_path.iterdir())
+
+
+def test_ctrl_c_is_no_failed_fit(monkeypatch):
+    """Searches go on after an error, and must not after this one."""
+
+    def pressed(*_: object, **__: object) -> None:
+        raise Interrupted("stopped at step 1; go on with --resume --run-dir gone")
+
+    monkeypatch.setattr(transformers, "fit", pressed)
+    with pytest.raises(KeyboardInterrupt):
+        TableTransformer(steps=1, hidden=(8,), batch_size=20).fit(people(60))
 
 
 def test_a_table_is_not_taken_for_images():

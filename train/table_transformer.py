@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import fields, replace
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,7 +10,6 @@ import pandas as pd
 from sklearn.utils.validation import check_is_fitted
 
 from train.data.tabular import rows
-from train.engine import runtime
 from train.errors import require
 from train.settings.icvae import ICVAESettings
 from train.tabular import TABLES
@@ -78,8 +75,8 @@ class TableTransformer(Transformer):
             if settings.target is not None:
                 require(TARGET not in frame.columns, f"X has a column {TARGET}: rename it")
                 frame = frame.assign(**{TARGET: np.asarray(y)})
-            with runtime.preserved(), tempfile.TemporaryDirectory() as folder:
-                settings = replace(settings, run_dir=Path(folder) / "run")
+            with self._training() as folder:
+                settings = replace(settings, run_dir=folder)
                 roles = settings.roles(settings.conditions)
                 every = np.arange(len(frame))
                 self._learn(

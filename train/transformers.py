@@ -127,12 +127,8 @@ class Transformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
                 or a structured array: ``condition`` and ``set_column`` name some of them.
         """
         images = self._images(X, fitting=True)
-        with self._value_errors(), runtime.preserved(), tempfile.TemporaryDirectory() as folder:
-            try:
-                self._train(images, y, Path(folder) / "run")
-            except Interrupted:
-                # Its message names a temporary run folder, and scikit-learn expects this exception.
-                raise KeyboardInterrupt from None
+        with self._value_errors(), self._training() as folder:
+            self._train(images, y, folder)
         return self
 
     def transform(self, X: Any) -> np.ndarray:
@@ -159,6 +155,16 @@ class Transformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         except InputError as error:
             message = flags_to_arguments(str(error), self.method.settings, data="the data")
             raise ValueError(message) from error
+
+    @contextmanager
+    def _training(self) -> Iterator[Path]:
+        """Gives training a temporary run folder, and leaves process-wide settings as they were."""
+        with runtime.preserved(), tempfile.TemporaryDirectory() as folder:
+            try:
+                yield Path(folder) / "run"
+            except Interrupted:
+                # Its message names a temporary run folder, and scikit-learn expects this exception.
+                raise KeyboardInterrupt from None
 
     def _needs_labels(self, settings: Any) -> bool:
         """Returns whether the method needs ``y`` with these settings."""
