@@ -20,10 +20,9 @@ def results(method: str, run: Path, flags: Sequence[str]) -> dict[str, Any]:
         flags: The flags of the command, except ``--run-dir``.
     """
 
-    def make() -> None:
+    def make(resume: bool) -> None:
         command = [sys.executable, "-m", f"train.{method}", "--run-dir", str(run), *flags]
-        if (run / "config.json").exists():
-            command += ["--resume"]
+        command += ["--resume"] * resume
         subprocess.run(command, check=True)
 
     return run_once(run, make)

@@ -6,6 +6,7 @@ import csv
 import itertools
 import json
 import math
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from pyro_models.binary import BinaryVAE
 from tests.data.refusals import refused
 from train.bench import main_binary, task_of
 from train.data.labelled import Images
+from train.errors import Interrupted
 from train.estimators import DiscreteELBO, MultiSampleELBO, Relax
 from train.settings.binary import BinaryBenchSettings, BinaryVAESettings
 from train.studies.binary import (
@@ -152,6 +154,37 @@ def test_all_estimators_are_raced(tmp_path, data, capsys):
     config = json.loads((folder / "config.json").read_text())
     assert (config["settings"]["estimator"], config["settings"]["particles"]) == ("rodeo", 3)
     assert (tmp_path / "bench" / "figures" / "training.png").exists()
+
+
+def test_a_comparison_that_was_stopped_goes_on_and_takes_more_seeds(tmp_path, data, monkeypatch):
+    """Finished runs are not repeated, and what differs otherwise is refused.
+
+    The mutations: the run inside is begun anew; its checkpoint is asked for in the study's folder.
+    """
+    folder = tmp_path / "bench"
+    settings = BinaryBenchSettings(
+        **TINY, data=data, estimators=("rloo",), training_seeds=1, run_dir=folder
+    )
+
+    def pressed(self: BinaryWatch, step: int) -> dict[str, float]:
+        signal.raise_signal(signal.SIGINT)
+        return {}
+
+    with monkeypatch.context() as patch:
+        patch.setattr(BinaryWatch, "evaluate", pressed)
+        with pytest.raises(Interrupted, match=f"--run-dir {folder}$"):
+            main_binary(settings)
+    checkpoints = folder / "training" / "rloo-0" / "checkpoints"
+    assert [path.stem for path in checkpoints.iterdir()] == ["00000002"]
+    resumed = replace(settings, resume=True)
+    main_binary(resumed)
+    finished = (folder / "training" / "rloo-0" / "results.json").stat().st_mtime_ns
+    results = main_binary(replace(resumed, training_seeds=2, estimators=("rloo", "disarm")))
+    assert results["estimators"] == 2
+    assert (folder / "training" / "rloo-0" / "results.json").stat().st_mtime_ns == finished
+    assert (folder / "training" / "disarm-1" / "results.json").exists()
+    with refused("--steps is 9", "a run is resumed as it was started"):
+        main_binary(replace(resumed, steps=9))
 
 
 def row(name: str, seed: int, step: int, seconds: float, elbo: float, **last: Any) -> dict:

@@ -25,10 +25,12 @@ from train.compare import CompareSettings, codecs_of, main, reproduced, train_al
 from train.data import datasets
 from train.data.datasets import load
 from train.data.labelled import Images, Split
+from train.engine.runs import Run
 from train.icvae import ICVAESettings
 from train.icvae import main as train_icvae
 from train.method import Method
 from train.methods import METHODS
+from train.settings import Settings
 from train.studies import comparison
 from train.studies.comparison import MEASURES, Codec, compare, nearest, pairs, references
 from train.trained import load as load_run
@@ -137,9 +139,18 @@ def test_runs_are_compared(tmp_path, capsys, monkeypatch):
 
 def test_without_runs_each_method_is_trained(tmp_path, monkeypatch):
     made = []
-    monkeypatch.setattr(Method, "main", lambda self, settings: made.append(settings))
-    monkeypatch.setattr(type(METHODS["icvae"]), "main", Method.main)
-    paths = train_all(CompareSettings(steps=7, seed=3, device="cpu"), tmp_path, METHODS.values())
+
+    def make(self: Method, settings: Settings) -> None:
+        made.append(settings)
+        settings.run_dir.mkdir(parents=True)
+        Run(settings.run_dir, self.name).finish({})
+
+    monkeypatch.setattr(Method, "main", make)
+    monkeypatch.setattr(type(METHODS["icvae"]), "main", make)
+    settings = CompareSettings(steps=7, seed=3, device="cpu")
+    # The second time none is made again.
+    for _ in range(2):
+        paths = train_all(settings, Run(tmp_path, "compare"), METHODS.values())
     assert [path.name for path in paths] == ["air", "icvae", "abc", "acai", "ae"]
     assert [settings.run_dir for settings in made] == paths
     assert {(settings.steps, settings.seed) for settings in made} == {(7, 3)}

@@ -340,16 +340,16 @@ def test_a_run_with_results_is_not_made_again(tmp_path):
     directory = tmp_path / "run"
     calls = []
 
-    def make() -> None:
-        calls.append(directory)
+    def make(resume: bool) -> None:
+        calls.append(resume)
         directory.mkdir()
         Run(directory, "air").finish({"elbo": 1.0})
 
     assert run_once(directory, make) == {"method": "air", "elbo": 1.0}
     assert run_once(directory, make) == {"method": "air", "elbo": 1.0}
-    assert len(calls) == 1
+    assert calls == [False]
     with refused(str(tmp_path / "other" / "results.json")):
-        run_once(tmp_path / "other", lambda: None)
+        run_once(tmp_path / "other", lambda _: None)
 
 
 def test_a_finished_run_takes_more_figures(settings):

@@ -196,8 +196,13 @@ def test_bad_conditions(monkeypatch, capsys, tmp_path, condition, invariance, wo
 
 @pytest.mark.figures
 def test_a_sweep_has_a_table_and_a_figure(tmp_path, own):
-    main(small(tmp_path, own, sweep=(0.0, 2.0)))
+    main(small(tmp_path, own, sweep=(2.0,)))
     run = tmp_path / "run"
+    assert (run / "figures" / "tradeoff.png").stat().st_size > 10_000
+    # A weight is added, and what is finished not repeated.
+    finished = (run / "runs" / "direct-2" / "results.json").stat().st_mtime_ns
+    main(small(tmp_path, own, sweep=(0.0, 2.0), resume=True))
+    assert (run / "runs" / "direct-2" / "results.json").stat().st_mtime_ns == finished
     with (run / "tradeoff.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [(row["term"], row["weight"]) for row in rows] == [
@@ -206,8 +211,6 @@ def test_a_sweep_has_a_table_and_a_figure(tmp_path, own):
         ("direct", "0.0"),
         ("direct", "2.0"),
     ]
-    assert (run / "figures" / "tradeoff.png").stat().st_size > 10_000
-    assert (run / "runs" / "direct-2" / "results.json").exists()
 
 
 def test_classes_are_kept_out_of_codes(tmp_path):
@@ -244,7 +247,7 @@ def test_the_default_weight_is_that_of_the_penalty():
         (["--weight", "-1"], "--weight is -1"),
         (["--z-dim", "0"], "--z-dim is 0"),
         (["--hidden"], "--hidden is empty"),
-        (["--sweep", "1", "--resume", "--run-dir", "x"], "leave --resume out"),
+        (["--sweep", "1", "--resume", "--run-dir", "x"], "--resume: there is no run in x"),
         (["--sweep", "1", "--condition", "digit"], "--sweep compares what codes reveal of the"),
     ],
 )

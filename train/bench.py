@@ -80,13 +80,16 @@ class BenchSettings(AIRSettings):
     """Number of seeds with which each estimator is also trained, for --steps; 0: no training."""
     estimator: tyro.conf.Suppress[str] = "marginal"
     baseline: tyro.conf.Suppress[Literal["none", "average", "network"]] = "none"
-    resume: tyro.conf.Suppress[bool] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require(bool(self.estimators), "--estimators is empty: name at least one")
         require(self.draws > 1, "--draws is 1: a variance needs 2 or more")
         require(self.exact_draws > 1, "--exact-draws is 1: a variance needs 2 or more")
+
+
+RUNS = frozenset({"estimators", "training_seeds"})
+"""The settings that say which runs a comparison has."""
 
 
 class Subject(NamedTuple):
@@ -245,7 +248,7 @@ def main(settings: BenchSettings) -> dict[str, Any]:
     scenes = load_scenes(model.settings).train
     batch = scenes.batches(model.settings.batch_size, model.settings.seed, device)(0)
     objectives, exact = build_rows(rows, model, scenes, device)
-    run = Run.create(settings, "estimators")
+    run = Run.create(settings, "estimators", study=RUNS)
 
     table = compare_gradients(settings, objectives, exact, batch, model.step)
     paths, reasons = verdict.draw(run, report_gradients(run, table))
@@ -265,7 +268,7 @@ def main_binary(settings: BinaryBenchSettings) -> dict[str, Any]:
     from train.studies import binary
 
     parallel.require_alone("train.estimators")
-    run = Run.create(settings, "estimators")
+    run = Run.create(settings, "estimators", study=RUNS)
     rows = binary.race(run, settings)
     run.save_table("training", rows)
     summary = binary.summary(rows)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import torch
 
     from train.data.labelled import Split
+    from train.engine.runs import Run
     from train.method import Method
     from train.studies import comparison
 
@@ -44,6 +45,8 @@ class CompareSettings(DataSettings):
     """Device to compute on. auto: a GPU if there is one."""
     run_dir: Path | None = None
     """Folder that the comparison is written to; None: a new folder runs/compare-TIME."""
+    resume: bool = False
+    """Go on with the comparison in --run-dir that was stopped: finished runs are not repeated."""
 
     def shared(self) -> dict[str, Any]:
         """Returns the settings that runs and their comparison have in common, by name."""
@@ -64,14 +67,14 @@ def reproduced(method: str, settings: Settings | CompareSettings) -> str:
     return shlex.join(words)
 
 
-def train_all(settings: CompareSettings, folder: Path, methods: Sequence[Method]) -> list[Path]:
+def train_all(settings: CompareSettings, run: Run, methods: Sequence[Method]) -> list[Path]:
     """Trains each method for ``settings.steps`` with its other defaults; returns run folders."""
-    directories = []
+    from train.studies.parts import results_of
+
     for method in methods:
-        directories.append(folder / "runs" / method.name)
-        shared = settings.shared() | {"steps": settings.steps, "run_dir": directories[-1]}
-        method.main(method.settings(**shared))
-    return directories
+        own = method.settings(**settings.shared(), steps=settings.steps)
+        results_of(run, f"runs/{method.name}", own, method.main)
+    return [run.directory / "runs" / method.name for method in methods]
 
 
 def codecs_of(
@@ -135,7 +138,8 @@ def main(settings: CompareSettings, methods: Sequence[Method] = ()) -> dict[str,
     from train.studies import comparison
 
     parallel.require_alone("train.compare")
-    shared = Settings(**settings.shared(), steps=settings.steps, run_dir=settings.run_dir)
+    own = {name: getattr(settings, name) for name in ("steps", "run_dir", "resume")}
+    shared = Settings(**settings.shared(), **own)
     device = runtime.setup(shared)
     data = datasets.load(
         settings.data, settings.data_dir, settings.evaluate_on, settings.data_options
@@ -144,9 +148,9 @@ def main(settings: CompareSettings, methods: Sequence[Method] = ()) -> dict[str,
     data = datasets.Split(*(samples.sample(part, number) for part, number in most))
     comparison.require_classes(data)
     codecs = codecs_of(settings.runs, data, device, methods)
-    run = Run.create(shared, "compare", runs=settings.runs)
+    run = Run.create(shared, "compare", study=frozenset(), runs=settings.runs)
     if not settings.runs:
-        paths = train_all(settings, run.directory, (*METHODS.values(), *methods))
+        paths = train_all(settings, run, (*METHODS.values(), *methods))
         codecs = codecs_of(paths, data, device, methods)
 
     command = reproduced("compare", replace(settings, runs=()))

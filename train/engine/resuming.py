@@ -16,7 +16,7 @@ def require_resumable(
     directory: Path,
     config: Mapping[str, Any],
     free: frozenset[str],
-    checkpoints: Checkpoints,
+    checkpoints: Checkpoints | None,
     defaults: Mapping[str, Any] | None = None,
 ) -> None:
     """Checks that a folder holds a run of the same method, settings and data.
@@ -25,7 +25,7 @@ def require_resumable(
         directory: The run folder.
         config: ``method``, ``settings`` and ``inputs``, as ``config.json`` would hold them now.
         free: Names of the settings that may differ.
-        checkpoints: The checkpoints of the run.
+        checkpoints: The checkpoints of the run; None for a study, whose runs have their own.
         defaults: What a run of an earlier version has for the settings that it lacks, as
             ``config.json`` would hold it.
 
@@ -55,8 +55,9 @@ def require_resumable(
             f"started with ({brief(saved.settings.get('data'))}): bring those back, or start a run "
             "anew in another folder",
         )
+    finished = (directory / "results.json").exists()
     require(
-        bool(checkpoints.paths()) or not (directory / "results.json").exists(),
+        not finished or checkpoints is None or bool(checkpoints.paths()),
         f"{directory} has results but no checkpoint: start the run anew in another folder",
     )
 

@@ -64,12 +64,21 @@ class Run:
         self._stages = Stages(directory / "stages")
 
     @classmethod
-    def create(cls, settings: Settings, method: str, **inputs: Any) -> Run:
+    def create(
+        cls,
+        settings: Settings,
+        method: str,
+        *,
+        study: frozenset[str] | None = None,
+        **inputs: Any,
+    ) -> Run:
         """Makes the folder of a new run, or opens that of a run to be resumed.
 
         Args:
             settings: ``run_dir``, ``resume``, and all that goes into ``config.json``.
             method: The method's name.
+            study: Of a study of several runs the names of the settings that say which runs it has,
+                and may differ when it is resumed.
             inputs: Facts about the data from which the model is built again, as plain values, for
                 example its image shape; and ``data_hash``, the
                 :func:`~train.data.fingerprint.fingerprint` of the data, so that a run is resumed
@@ -97,12 +106,16 @@ class Run:
         if settings.resume:
             defaults = {field.name: field.default for field in fields(settings)}
             defaults |= settings.EARLIER
-            require_resumable(
-                *(directory, config, settings.FREE, run.checkpoints), disk.to_json(defaults)
-            )
-            # load_checkpoint writes the config, once it knows that the checkpoint is sound.
+            free = settings.FREE
+            if study is not None:
+                # Runs of other numbers of steps are no rows of one table.
+                free = free - {"steps"} | study
+            checkpoints = run.checkpoints if study is None else None
+            require_resumable(directory, config, free, checkpoints, disk.to_json(defaults))
         else:
             run._make_directory()
+        # load_checkpoint writes that of a resumed run, once it knows that the checkpoint is sound.
+        if study is not None or not settings.resume:
             run._write_config()
         return run
 

@@ -158,13 +158,13 @@ def checksum(weights: Mapping[str, Tensor], step: int) -> str:
     return checksum.hexdigest()
 
 
-def run_once(directory: Path, make: Callable[[], Any]) -> dict[str, Any]:
+def run_once(directory: Path, make: Callable[[bool], Any]) -> dict[str, Any]:
     """Returns the results of a run, which is made only if they are not there.
 
     Args:
         directory: The run folder.
-        make: Makes the run.
+        make: Makes the run. It is given whether the run was begun, and has to be resumed.
     """
     if not (directory / "results.json").exists():
-        make()
+        make((directory / "config.json").exists())
     return read_results(directory)

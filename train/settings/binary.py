@@ -70,7 +70,6 @@ class BinaryBenchSettings(BinaryVAESettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(bool(self.estimators), "--estimators is empty: name at least one")
-        require(not self.resume, "--resume is not needed: finished runs are not repeated")
         for name in self.estimators:
             _, at, number = name.partition("@")
             require(

@@ -106,7 +106,6 @@ class ICVAESettings(TabularSettings):
             "--levels: codes with Echo noise are not finite: give another --invariance",
         )
         require(bool(self.hidden), "--hidden is empty: give at least one width")
-        require(not (self.sweep and self.resume), "--sweep goes on by itself: leave --resume out")
 
     @property
     def conditional(self) -> bool:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
-from functools import partial
+from dataclasses import fields
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -21,7 +20,6 @@ from pyro_models.networks import MLP
 from train.data.batches import as_input
 from train.data.labelled import Images, Split
 from train.engine.runs import Run
-from train.engine.saved import run_once
 from train.errors import InputError, require
 from train.estimators import SITE_ESTIMATORS, DiscreteELBO, MultiSampleELBO, Relax
 from train.method import Method
@@ -31,6 +29,7 @@ from train.objective import Batch, ELBOObjective
 from train.plots import Panel
 from train.settings.binary import BinaryBenchSettings, BinaryVAESettings
 from train.studies.gradients import moments
+from train.studies.parts import results_of
 
 BOUNDS: dict[str, Literal["vimco", "disarm", "reinforce"]] = {
     "vimco": "vimco",
@@ -214,15 +213,13 @@ def race(run: Run, settings: BinaryBenchSettings) -> list[dict[str, Any]]:
     for seed in range(settings.training_seeds):
         for name in settings.estimators:
             chosen = run_settings(settings, name, seed)
-            folder = run.directory / "training" / f"{name}-{seed}"
-            resume = (folder / "config.json").exists()
-            chosen = replace(chosen, run_dir=folder, resume=resume)
+            folder = f"training/{name}-{seed}"
             try:
-                results = run_once(folder, partial(METHOD.main, chosen))
+                results = results_of(run, folder, chosen, METHOD.main)
             except InputError as error:
                 print(f"{name}, seed {seed}: {error}")
                 results = {}
-            rows += evaluations(Run(folder, METHOD.name), name, seed, results)
+            rows += evaluations(Run(run.directory / folder, METHOD.name), name, seed, results)
     return rows
 
 

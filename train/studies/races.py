@@ -5,16 +5,15 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import numpy as np
 
 from train.engine.runs import Run
-from train.engine.saved import run_once
 from train.errors import InputError
 from train.method import Method
 from train.settings import EstimatorSettings
+from train.studies.parts import results_of
 
 
 def race(
@@ -22,8 +21,8 @@ def race(
 ) -> list[dict[str, Any]]:
     """Trains a method of scenes with each estimator and seed, in folders under ``training/``.
 
-    Finished runs are not repeated. A run that diverges has rows until then, without final
-    measures.
+    Finished runs are not repeated, and one that was stopped goes on. A run that diverges has rows
+    until then, without final measures.
 
     Args:
         run: The run folder in which the runs are saved.
@@ -40,14 +39,13 @@ def race(
     rows: list[dict[str, Any]] = []
     for seed in range(seeds):
         for name, settings in runs:
-            directory = run.directory / "training" / f"{name.replace(':', '.')}-{seed}"
+            folder = f"training/{name.replace(':', '.')}-{seed}"
             try:
-                seeded = replace(settings, seed=seed, run_dir=directory)
-                results = run_once(directory, partial(method.main, seeded))
+                results = results_of(run, folder, replace(settings, seed=seed), method.main)
             except InputError as error:
                 print(f"{name}, seed {seed}: {error}")
                 results = {}
-            rows += evaluations(Run(directory, method.name), name, seed, results)
+            rows += evaluations(Run(run.directory / folder, method.name), name, seed, results)
     return rows
 
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from train import plots, verdict
 from train.engine import parallel
 from train.engine.runs import Run
-from train.engine.saved import run_once
+from train.studies.parts import results_of
 
 if TYPE_CHECKING:
     from train.settings.icvae import ICVAESettings
@@ -34,7 +33,8 @@ def tradeoff(
 
     Args:
         settings: The settings that all runs have in common.
-        main: Trains a run in its ``run_dir``. It is not called for finished runs.
+        main: Trains a run in its ``run_dir``. It is not called for finished runs, and resumes one
+            that was stopped.
 
     Returns:
         The number of ``runs``, the path of the ``table``, ``figures``, and the ``reasons`` of
@@ -44,7 +44,7 @@ def tradeoff(
         InputError: If several processes train together.
     """
     parallel.require_alone("--sweep")
-    run = Run.create(settings, "icvae-sweep")
+    run = Run.create(settings, "icvae-sweep", study=frozenset({"sweep"}))
     constant = replace(settings, sweep=(), weight_start=None)
     cvae = replace(constant, invariance="none", weight=0.0)
     cases = [("VAE", replace(cvae, condition="none")), ("CVAE", cvae)]
@@ -54,8 +54,7 @@ def tradeoff(
     ]
     rows = []
     for term, case in cases:
-        directory = run.directory / "runs" / f"{term}-{case.weight:g}"
-        results = run_once(directory, partial(main, replace(case, run_dir=directory)))
+        results = results_of(run, f"runs/{term}-{case.weight:g}", case, main)
         # Results of earlier versions may lack a measure.
         measures = {name: results.get(name) for name in MEASURES}
         rows.append({"term": term, "weight": case.weight, "z_dim": case.z_dim} | measures)
