@@ -234,12 +234,14 @@ class Panel(NamedTuple):
         y: The column on the vertical axis.
         labels: The titles of both axes.
         log: Whether the vertical axis is logarithmic.
+        log_x: Whether the horizontal axis is.
     """
 
     x: str
     y: str
     labels: tuple[str, str]
     log: bool = False
+    log_x: bool = False
 
 
 AIR_PANELS = (
@@ -276,6 +278,7 @@ def races(rows: Sequence[Mapping[str, Any]], panels: Sequence[Panel] = AIR_PANEL
                 )
         axis.set(xlabel=panel.labels[0], ylabel=panel.labels[1])
         axis.set_yscale("log" if panel.log else "linear")
+        axis.set_xscale("log" if panel.log_x else "linear")
         axis.grid(alpha=0.3)
     values = [row[panels[0].y] for row in rows if row[panels[0].y] is not None]
     if values:

@@ -289,7 +289,7 @@ def mean_over_seeds(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 PANELS = (
     Panel("step", "held_out_elbo", ("steps", "held-out ELBO, nats")),
-    Panel("seconds", "held_out_elbo", ("seconds of training", "held-out ELBO, nats")),
+    Panel("seconds", "held_out_elbo", ("seconds of training", "held-out ELBO, nats"), log_x=True),
     Panel("step", "gradient_variance", ("steps", "variance of the encoder's gradient"), log=True),
 )
 """The panels of the figure."""
