@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Sized
 from typing import Any
 
 import numpy as np
@@ -78,7 +79,7 @@ def as_codes(z: Tensor | ArrayLike, size: int, device: torch.device) -> Tensor:
     return codes
 
 
-def require_pairs(starts: Tensor, ends: Tensor) -> None:
+def require_pairs(starts: Sized, ends: Sized) -> None:
     """Raises :class:`InputError` unless there are as many start images as end images."""
     require(
         len(starts) == len(ends),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -229,7 +230,7 @@ def _from_array(array: np.ndarray, name: str) -> Tensor:
         array.dtype.kind in "biuf",
         f"{name} is of type {array.dtype}: give uint8, or floats in [0, 1]",
     )
-    if array.dtype.kind in "iu":
+    if array.dtype.kind in "iu" and array.dtype != np.uint8:
         # Checked here, as PyTorch has no arithmetic for unsigned integers of more than 8 bits.
         if array.size:
             _require_bytes(int(array.min()), int(array.max()), name)
@@ -288,27 +289,36 @@ def _of_shape(images: Tensor, shape: Shape, name: str) -> Tensor:
     original = tuple(images.shape)
     if original in layouts:
         images = images.unsqueeze(0)
-    expected = "x".join(map(str, shape.outside))
-    require(
-        tuple(images.shape[1:]) in layouts,
-        f"{name} has shape {original}: this model takes {_batch_of(shape)}, images of {expected}",
-    )
+    if tuple(images.shape[1:]) not in layouts:
+        raise unlike(shape, original, name)
     channels_last = tuple(images.shape[1:]) != tuple(shape) and images.ndim == 4
     images = channels_first(images) if channels_last else images
     return images.reshape(len(images), *shape)
 
 
-def _batch_of(shape: Shape) -> str:
-    """Formats the shape of a batch, such as ``(M, 28, 28)``."""
-    return f"(M, {', '.join(map(str, shape.outside))})"
+def unlike(shape: Shape, given: Sequence[int], name: str) -> InputError:
+    """Returns the error of images that are not of a required shape.
+
+    Args:
+        shape: The required channels, height and width.
+        given: The shape of the images, the number of images included.
+        name: What the message calls the images.
+    """
+    batch, image = ", ".join(map(str, shape.outside)), "x".join(map(str, shape.outside))
+    return InputError(
+        f"{name} has shape {tuple(given)}: this model takes (M, {batch}), images of {image}"
+    )
 
 
 def _from_integers(images: Tensor, name: str, say: Callable[[str], None]) -> Tensor:
     if not images.numel():
         return images.to(torch.uint8)
-    lowest, highest = int(images.min()), int(images.max())
-    _require_bytes(lowest, highest, name)
-    images = images.to(torch.uint8)
+    if images.dtype == torch.uint8:
+        highest = int(images.max())
+    else:
+        lowest, highest = int(images.min()), int(images.max())
+        _require_bytes(lowest, highest, name)
+        images = images.to(torch.uint8)
     if highest == 1:
         say(
             f"{name}: the integers are 0 and 1 only, and are taken for black and white; give "
@@ -321,16 +331,17 @@ def _from_integers(images: Tensor, name: str, say: Callable[[str], None]) -> Ten
 def _from_floats(images: Tensor, name: str, say: Callable[[str], None]) -> Tensor:
     if not images.numel():
         return images
+    # Of values of which one is NaN, both are NaN.
+    lowest, highest = (float(value) for value in images.aminmax())
     require(
-        bool(images.isfinite().all()),
+        math.isfinite(lowest) and math.isfinite(highest),
         f"{name} has values that are not finite: replace them or leave those images out",
     )
-    lowest, highest = float(images.min()), float(images.max())
-    require(
-        lowest >= -CLIPPED and highest <= 1 + CLIPPED,
-        f"{name} runs from {lowest:g} to {highest:g}: floats must be in [0, 1]; divide by 255, or "
-        "rescale them",
-    )
+    if lowest < -CLIPPED or highest > 1 + CLIPPED:
+        raise InputError(
+            f"{name} runs from {lowest:g} to {highest:g}: floats must be in [0, 1]; divide by "
+            "255, or rescale them"
+        )
     if lowest < -ROUNDING or highest > 1 + ROUNDING:
         say(f"{name} runs from {lowest:.4g} to {highest:.4g} and is clipped to [0, 1]")
-    return images.clamp(0, 1)
+    return images if lowest >= 0 and highest <= 1 else images.clamp(0, 1)

@@ -18,7 +18,7 @@ class TrainedAutoencoder(Trained):
     view = CodesView
 
     def encode(self, images: Array) -> Tensor:
-        return self.in_batches(self.objective.autoencoder.encode, self.inputs(images))
+        return self.in_batches(self.objective.autoencoder.encode, self.rows(images))
 
     def functions(self) -> dict[str, TensorFunction]:
         autoencoder = self.objective.autoencoder
@@ -40,7 +40,7 @@ class TrainedAutoencoder(Trained):
     @clipped
     def reconstruct(self, images: Array) -> Tensor:
         """Encodes images and decodes their codes; returns images in [0, 1]."""
-        return self.in_batches(self.objective.autoencoder, self.inputs(images))
+        return self.in_batches(self.objective.autoencoder, self.rows(images))
 
     @clipped
     def interpolate(self, one: Array, other: Array, n: int = 11) -> Tensor:
@@ -58,7 +58,7 @@ class TrainedAutoencoder(Trained):
             InputError: If the numbers of images differ, or ``n`` is not valid.
         """
         n = whole("n", n, least=2)
-        one, other = self.inputs(one), self.inputs(other)
+        one, other = self.rows(one), self.rows(other)
         require_pairs(one, other)
 
         def between(one: Tensor, other: Tensor) -> Tensor:

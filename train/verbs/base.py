@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import wraps
+from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
@@ -14,7 +16,8 @@ from torch import Tensor
 from pyro_models.shapes import Shape
 from train.arguments import as_codes
 from train.data.batches import as_input
-from train.data.images import as_images, without_grey_axis
+from train.data.images import as_images, unlike, without_grey_axis
+from train.data.streaming.stored import ArrayImages, StoredImages
 from train.engine import runtime
 from train.engine.saved import SavedRun
 from train.errors import InputError
@@ -28,7 +31,8 @@ if TYPE_CHECKING:
 Array = Any
 """Grey images of shape :math:`(M, H, W)`, colour images of shape :math:`(M, C, H, W)` or
 :math:`(M, H, W, C)`, or one image without the first axis, which is a batch of one. Arrays, tensors,
-PIL images or lists of them: see :func:`train.data.images.as_images`."""
+PIL images or lists of them: see :func:`train.data.images.as_images`. Or the path of an ``.npy``
+file, or :class:`~train.data.streaming.stored.StoredImages`, which are read a batch at a time."""
 
 Labels = Any
 """Labels as in the data of the run: one for each image, or one for all images. Classes are whole
@@ -254,26 +258,74 @@ class Trained:
     def inputs(self, images: Array) -> Tensor:
         r"""Converts images to a float tensor :math:`(M, C, H, W)` in [0, 1], on the device.
 
+        It holds all of them: :meth:`in_batches` converts those of :meth:`rows` a batch at a time.
+
+        Raises:
+            InputError: See :meth:`rows`.
+        """
+        return as_input(self.rows(images)[:].to(self.device))
+
+    def rows(self, images: Array) -> Tensor | StoredImages:
+        r"""Checks images, and leaves them where they are.
+
         A conversion that is not obvious, such as clipping, is reported in a warning.
+
+        Returns:
+            Images of shape :math:`(M, C, H, W)`, wherever they are: uint8, or float32 in [0, 1].
 
         Raises:
             InputError: If shape, type or range is not supported: see
                 :func:`train.data.images.as_images`.
         """
-        return as_input(as_images(images, self.shape).to(self.device))
+        images = opened(images)
+        if not isinstance(images, StoredImages):
+            return as_images(images, self.shape)
+        if images.image_shape != self.shape:
+            raise unlike(self.shape, images.shape, "images")
+        return images
 
-    def in_batches(self, function: Callable[..., Tensor], *rows: Tensor) -> Tensor:
-        """Applies a function to tensors in batches of rows, without gradients.
+    def batches(self, *rows: Tensor | StoredImages) -> Iterator[tuple[Tensor, ...]]:
+        r"""Yields batches of rows, float on the device, so that no more is held at once.
 
         Args:
-            function: Called with a batch of each tensor; returns a tensor with as many rows.
-            rows: The tensors, all with the same number of rows.
+            rows: Tensors or stored images, all with the same number of rows.
         """
+        device = self.device
         # Batches of nearly equal size, because Echo noise needs more than a few images in each.
         number = max(1, len(rows[0]) // self.batch)
+        size, larger = divmod(len(rows[0]), number)
+        ends = [size * i + min(i, larger) for i in range(number + 1)]
+        for start, end in pairwise(ends):
+            yield tuple(as_input(each[start:end].to(device)) for each in rows)
+
+    def in_batches(self, function: Callable[..., Tensor], *rows: Tensor | StoredImages) -> Tensor:
+        """Applies a function to rows in batches, without gradients.
+
+        Args:
+            function: Called with a batch of each of ``rows``; returns a tensor with as many rows.
+            rows: See :meth:`batches`.
+        """
+        n, done, result = len(rows[0]), 0, None
         with torch.no_grad():
-            batches = zip(*(tensor.tensor_split(number) for tensor in rows), strict=True)
-            return torch.cat([function(*batch) for batch in batches])
+            for batch in self.batches(*rows):
+                part = function(*batch)
+                if len(part) == n:
+                    return part
+                # Of many parts and what they are joined to, there would be two copies.
+                result = part.new_empty(n, *part.shape[1:]) if result is None else result
+                result[done : done + len(part)] = part
+                done += len(part)
+        assert result is not None
+        return result
+
+
+def opened(images: Array) -> Array:
+    """Opens images that are given as the path of an ``.npy`` file; returns others as they are.
+
+    Raises:
+        InputError: If the file is none, or damaged, or its images cannot be used.
+    """
+    return ArrayImages(Path(images)) if isinstance(images, str | Path) else images
 
 
 def named_device(device: str | torch.device) -> torch.device:

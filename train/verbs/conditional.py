@@ -161,7 +161,7 @@ class TrainedICVAE(Trained):
         Raises:
             InputError: If labels are missing, or there are too few images for Echo noise.
         """
-        x = self.inputs(images)
+        x = self.rows(images)
         terms = self.settings.echo_terms
         require(
             not self.echo or len(x) > terms,

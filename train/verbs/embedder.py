@@ -22,7 +22,7 @@ class TrainedABC(Trained):
         return self.settings.embed_dim
 
     def encode(self, images: Array) -> Tensor:
-        return self.in_batches(self.objective.embedder, self.inputs(images))
+        return self.in_batches(self.objective.embedder, self.rows(images))
 
     def functions(self) -> dict[str, TensorFunction]:
         images, embedder = {"image": self.example(*self.shape.outside)}, self.objective.embedder

@@ -17,11 +17,11 @@ from pyro_models.shapes import Shape
 from train.arguments import whole
 from train.backgrounds import with_background
 from train.data.images import as_images, centred, cropped, without_grey_axis
-from train.data.streaming.stored import in_memory
+from train.data.streaming.stored import StoredImages, in_memory
 from train.engine.saved import SavedRun
 from train.errors import brief, require
 from train.explorer.scenes import ScenesView
-from train.verbs.base import Array, Codec, Record, TensorFunction, Trained, clipped
+from train.verbs.base import Array, Codec, Record, TensorFunction, Trained, clipped, opened
 from train.windows import on_canvas, scenes_at_once, with_windows
 
 MOST_OBJECTS = 1_000
@@ -44,6 +44,15 @@ def canvas_of(shape: Any, channels: int) -> Shape:
         f"shape is {brief(shape)}: give height and width in pixels, such as (84, 120)",
     )
     return Shape(channels, *sides[-2:])
+
+
+def coded(detection: Detection) -> Tensor:
+    r"""Returns codes of detections, :math:`(M, N (4 + D) + K)`: see :meth:`TrainedAIR.encode`."""
+    objects = torch.cat([detection.z_where, detection.z_what], dim=-1)
+    steps = torch.arange(objects.shape[1], device=objects.device)
+    presence = (steps < detection.counts.unsqueeze(1)).float().unsqueeze(-1)
+    codes = (presence * torch.cat([torch.ones_like(presence), objects], dim=-1)).flatten(1)
+    return torch.cat([codes, detection.z_background], dim=1)
 
 
 class TrainedAIR(Trained):
@@ -111,8 +120,10 @@ class TrainedAIR(Trained):
         sides = tuple(getattr(images, "shape", ()))
         if self.settings.guide != "convolutional" or self.shape.sides in (sides[-2:], sides[-3:-1]):
             return self
-        given = images[None] if len(sides) == 2 else images
-        shape = Shape(*as_images(given).shape[1:])
+        if isinstance(images, StoredImages):
+            shape = images.image_shape
+        else:
+            shape = Shape(*as_images(images[None] if len(sides) == 2 else images).shape[1:])
         is_other = shape.channels == self.shape.channels and shape != self.shape
         return self.resized(shape) if is_other else self
 
@@ -131,14 +142,14 @@ class TrainedAIR(Trained):
             InputError: If there are no images, or they are of a size that the guide does not
                 support.
         """
+        images = opened(images)
         model = self.on_canvas_of(images)
-        if model is not self:
-            return model.detect(images)
-        x = self.inputs(images)
+        x = model.rows(images)
         require(len(x) > 0, "there are no images: give one or more")
-        batches = [self.objective.guide.detect(batch) for batch in x.split(self.batch)]
-        detection = Detection(*(torch.cat(fields) for fields in zip(*batches, strict=True)))
-        return self.public(detection)
+        detections = [model.objective.guide.detect(batch) for (batch,) in model.batches(x)]
+        if len(detections) == 1:
+            return self.public(detections[0])
+        return self.public(Detection(*map(torch.cat, zip(*detections, strict=True))))
 
     def public(self, detection: Detection) -> Detection:
         """Returns a detection whose images have no channel axis if they are grey."""
@@ -156,12 +167,11 @@ class TrainedAIR(Trained):
         Returns:
             Of shape :math:`(M, N (4 + D) + K)`.
         """
-        detection = self.detect(images)
-        steps = torch.arange(self.settings.max_objects, device=self.device)
-        presence = (steps < detection.counts.unsqueeze(1)).float().unsqueeze(-1)
-        values = [torch.ones_like(presence), detection.z_where, detection.z_what]
-        codes = (presence * torch.cat(values, dim=-1)).flatten(1)
-        return torch.cat([codes, detection.z_background], dim=1)
+        images = opened(images)
+        model = self.on_canvas_of(images)
+        x = model.rows(images)
+        require(len(x) > 0, "there are no images: give one or more")
+        return model.in_batches(lambda batch: coded(model.objective.guide.detect(batch)), x)
 
     def functions(self) -> dict[str, TensorFunction]:
         guide, steps = self.objective.guide, self.settings.max_objects

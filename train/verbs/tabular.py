@@ -38,7 +38,7 @@ class TrainedTable(TrainedICVAE):
         super().check(inputs)
         self.schema = Schema.from_state(inputs["schema"])
 
-    def inputs(self, images: Any) -> Tensor:
+    def rows(self, images: Any) -> Tensor:
         r"""Encodes a data frame for the networks, of shape :math:`(M, K)`, on the device."""
         if not isinstance(images, pd.DataFrame):
             try:
