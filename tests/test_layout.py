@@ -37,7 +37,14 @@ ROOMS = (
     tuple(f"train.{name}" for name in FRONT_DOORS),
     ("train.methods",),
     ("train.trained",),
-    ("train.compare", "train.explore", "train.export", "train.figures", "train.bench"),
+    (
+        "train.quantising",
+        "train.compare",
+        "train.explore",
+        "train.export",
+        "train.figures",
+        "train.bench",
+    ),
     ("train.transformers", "train.table_transformer", "train.pretrained"),
 )
 """Rooms from the lowest to the highest: a room imports from its own row and from those below."""

@@ -353,8 +353,9 @@ def test_exports_are_their_originals(runs, tmp_path, name):
     """Also when they are read again, in batches of other sizes than they were made with."""
     trained = load(runs(name))
     # A method's variants are the same to ONNX, and ACAI is an autoencoder.
-    kinds = (".pt2", ".onnx") if name in NAMES.keys() - {"acai"} else (".pt2",)
-    files = export(trained, tmp_path, onnx=".onnx" in kinds)
+    kinds = [".pt2"] + [".onnx"] * (name in NAMES.keys() - {"acai"})
+    kinds += [".int8.onnx"] * (name in ("ae", "icvae"))
+    files = export(trained, tmp_path, onnx=".onnx" in kinds, int8=".int8.onnx" in kinds)
     functions = trained.functions()
     assert [file.name for file in files] == [f"{key}{kind}" for key in functions for kind in kinds]
     for index, (key, function) in enumerate(functions.items()):
@@ -371,6 +372,8 @@ def test_exports_are_their_originals(runs, tmp_path, name):
                 outputs, expected if isinstance(expected, tuple) else (expected,), strict=True
             ):
                 torch.testing.assert_close(torch.from_numpy(output), value, rtol=1e-3, atol=1e-4)
+        if ".int8.onnx" in kinds:
+            assert_int8_is_near(tmp_path / f"{key}.onnx", tmp_path / f"{key}.int8.onnx", inputs)
     if name in ("ae", "acai", "abc", "air"):
         assert_verbs_agree(name, trained, tmp_path)
 
@@ -387,6 +390,16 @@ def run_onnx(
     )
     found = session.run(None, {key: each.numpy() for key, each in zip(takes, inputs, strict=True)})
     return (takes, gives), found
+
+
+def assert_int8_is_near(floats: Path, int8: Path, inputs: list[torch.Tensor]) -> None:
+    """Mutations: no operation is quantised; weights have four bits."""
+    names, expected = run_onnx(floats, inputs)
+    other_names, found = run_onnx(int8, inputs)
+    assert other_names == names
+    for output, value in zip(found, expected, strict=True):
+        assert 0 < np.square(output - value).mean() ** 0.5 < 0.03 * value.std()
+    assert int8.stat().st_size < floats.stat().st_size
 
 
 def assert_verbs_agree(name: str, trained: Any, folder: Path) -> None:
@@ -418,7 +431,7 @@ def test_the_exports_command(runs, tmp_path, capsys, monkeypatch):
     command(ExportSettings, export_main, [str(runs("abc")), "--out", str(tmp_path / "there")])
     assert (tmp_path / "there" / "encoder.pt2").exists()
     monkeypatch.setitem(__import__("sys").modules, "onnxscript", None)
-    with refused("--onnx needs ONNX"):
+    with refused("--onnx and --int8 need ONNX"):
         export(load(runs("abc")), tmp_path, onnx=True)
     (tmp_path / "a file").touch()
     with pytest.raises(SystemExit) as stop:

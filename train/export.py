@@ -22,6 +22,10 @@ SIZES = (1, 2, 7, 64)
 """Batch sizes at which an export is compared with the function that it was made from."""
 
 
+PT2, ONNX, INT8 = ".pt2", ".onnx", ".int8.onnx"
+"""The kinds of exports, by the suffixes of their files."""
+
+
 @dataclass(frozen=True)
 class ExportSettings:
     """Export the encoder and decoder of a run as PyTorch programs, and check them against the run.
@@ -35,6 +39,9 @@ class ExportSettings:
     """Folder that the programs are written to; None: the folder export in the run folder."""
     onnx: bool = False
     """Export to ONNX too. Needs the extra onnx."""
+    int8: bool = False
+    """Export to ONNX with dense layers of int8 too, which are smaller and faster on a CPU, and
+    less exact: see docs/trained.md. Needs the extra onnx."""
     web: Path | None = None
     """Folder that the page of train.explore is written to instead, as static files that any web
     server shows: the models, which run in the browser, and held-out images. Needs the extra
@@ -47,13 +54,15 @@ class ExportSettings:
     """With --web: path of the run's data; None: as in the run."""
 
 
-def export(trained: Trained, folder: Path, *, onnx: bool = False) -> list[Path]:
+def export(trained: Trained, folder: Path, *, onnx: bool = False, int8: bool = False) -> list[Path]:
     """Exports the functions of a trained method to ``encoder.pt2`` and ``decoder.pt2``.
 
     Args:
         trained: The trained method: see :func:`train.trained.load`.
         folder: The folder to write to, which is created if needed.
         onnx: Whether to write ``encoder.onnx`` and ``decoder.onnx`` too.
+        int8: Whether to write ``encoder.int8.onnx`` and ``decoder.int8.onnx`` too: see
+            :func:`train.quantising.int8`.
 
     Returns:
         The paths of the files.
@@ -67,7 +76,8 @@ def export(trained: Trained, folder: Path, *, onnx: bool = False) -> list[Path]:
     with disk.writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     files = []
-    for name, data in contents(trained, (".pt2", ".onnx") if onnx else (".pt2",)):
+    kinds = [PT2, *[ONNX] * onnx, *[INT8] * int8]
+    for name, data in contents(trained, kinds):
         files.append(folder / name)
         disk.write_atomically(files[-1], partial(_write, data))
     return files
@@ -82,7 +92,7 @@ def contents(trained: Trained, kinds: Sequence[str]) -> Iterator[tuple[str, byte
 
     Args:
         trained: The trained method.
-        kinds: The suffixes of the files: ``.pt2``, ``.onnx`` or both.
+        kinds: The suffixes of the files, of :data:`PT2`, :data:`ONNX` and :data:`INT8`.
 
     Yields:
         The name of a file and its content.
@@ -94,18 +104,24 @@ def contents(trained: Trained, kinds: Sequence[str]) -> Iterator[tuple[str, byte
     import pyro
     import torch
 
+    from train import quantising
+
     # Tracing has no values for Pyro's validation to check.
     with torch.no_grad(), pyro.validation_enabled(False):
         for name, function in trained.functions().items():
             program = exported(trained, function)
             compare(program.module(), function, trained.device)
-            for kind in kinds:
-                if kind == ".onnx":
-                    yield f"{name}{kind}", _onnx(program, function)
-                    continue
+            if PT2 in kinds:
                 buffer = io.BytesIO()
                 torch.export.save(program, buffer)
-                yield f"{name}{kind}", buffer.getvalue()
+                yield f"{name}{PT2}", buffer.getvalue()
+            if ONNX not in kinds and INT8 not in kinds:
+                continue
+            floats = _onnx(program, function)
+            if ONNX in kinds:
+                yield f"{name}{ONNX}", floats
+            if INT8 in kinds:
+                yield f"{name}{INT8}", quantising.int8(floats)
 
 
 def export_page(settings: ExportSettings, folder: Path) -> list[Path]:
@@ -130,7 +146,7 @@ def export_page(settings: ExportSettings, folder: Path) -> list[Path]:
     trained, view = load(settings.run), opened(settings.run, shown)
     web.require_exportable(view)
     files = runtime.files(settings.ort)
-    return web.write(folder, view, dict(contents(trained, (".onnx",))), files)
+    return web.write(folder, view, dict(contents(trained, (ONNX,))), files)
 
 
 def exported(trained: Trained, tensor_function: TensorFunction) -> Any:
@@ -187,7 +203,7 @@ def _onnx(program: Any, function: TensorFunction) -> bytes:
         import onnxscript  # noqa: F401
     except ImportError:
         raise InputError(
-            "--onnx needs ONNX: pip install 'structured-latents[onnx]', or leave --onnx out"
+            "--onnx and --int8 need ONNX: pip install 'structured-latents[onnx]', or leave them out"
         ) from None
     buffer = io.BytesIO()
     exported: Any = torch.onnx.export(
@@ -215,7 +231,7 @@ def main(settings: ExportSettings) -> dict[str, Any]:
     if settings.web is not None:
         return {path.name: path for path in export_page(settings, settings.web)[:1]}
     folder = settings.out or settings.run / "export"
-    files = export(load(settings.run), folder, onnx=settings.onnx)
+    files = export(load(settings.run), folder, onnx=settings.onnx, int8=settings.int8)
     return {path.name: path for path in files}
 
 
