@@ -10,14 +10,19 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
+import numpy as np
 import torch
 from cases import CPU, DEFAULTS, case
 
 from train.data import scenes
+from train.data.conditions import Condition
 from train.engine.loop import TrainState
 from train.engine.runtime import tune_cpu
+from train.engine.saved import SavedRun
+from train.methods import METHODS
 from train.settings.binary import BinaryVAESettings
 from train.studies.binary import METHOD
 
@@ -54,6 +59,19 @@ def detection(number: int) -> Work:
     return torch.no_grad()(lambda: objective.guide.detect(images))
 
 
+def verb(name: str, of: str) -> Work:
+    """Returns a verb of an untrained model, of one image of bytes or of one code."""
+    settings, method = DEFAULTS[name](), METHODS[name]
+    condition = Condition(10, torch.zeros(0), torch.zeros(0)).state()
+    inputs = {"shape": (28, 28), "condition": condition}
+    trained = method.trained(method, SavedRun(name, asdict(settings), inputs, {}, 0), CPU)
+    if of == "decode":
+        z = np.zeros((1, settings.z_dim), np.float32)
+        return lambda: trained.decode(z, *([3] if name == "icvae" else ()))
+    image = np.random.default_rng(0).integers(0, 256, (1, 28, 28), dtype=np.uint8)
+    return lambda: trained.encode(image)
+
+
 def drawing() -> Work:
     """Returns the making of 500 scenes of random digits."""
     digits = torch.randint(0, 256, (1_000, 28, 28), dtype=torch.uint8)
@@ -66,6 +84,9 @@ WORKS: dict[str, Callable[[], Work]] = {
         f"gradient by {name}": lambda name=name: gradient(name)
         for name in ("rloo", "disarm", "rebar")
     },
+    "encoding of 1 image by ae": lambda: verb("ae", "encode"),
+    "encoding of 1 image by icvae": lambda: verb("icvae", "encode"),
+    "decoding of 1 code by icvae": lambda: verb("icvae", "decode"),
     "detection of 1 scene": lambda: detection(1),
     "detection of 256 scenes": lambda: detection(256),
     "500 scenes made": drawing,

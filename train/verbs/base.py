@@ -136,6 +136,8 @@ class Trained:
         if saved.weights:
             self.objective.load_state_dict(saved.weights)
         self.objective.to(device).eval()
+        # Moved in place by `to`: looking for it takes as long as an operation on one image.
+        self.first_weight = next(self.objective.parameters())
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Pickles contain settings and weights, because only this version could read modules.
@@ -156,7 +158,7 @@ class Trained:
     @property
     def device(self) -> torch.device:
         """The device of the networks."""
-        return next(self.objective.parameters()).device
+        return self.first_weight.device
 
     def to(self, device: str | torch.device) -> Trained:
         """Moves the networks to a device in place; returns ``self``.
@@ -293,6 +295,9 @@ class Trained:
         device = self.device
         # Batches of nearly equal size, because Echo noise needs more than a few images in each.
         number = max(1, len(rows[0]) // self.batch)
+        if number == 1:
+            yield tuple(as_input(each[:].to(device)) for each in rows)
+            return
         size, larger = divmod(len(rows[0]), number)
         ends = [size * i + min(i, larger) for i in range(number + 1)]
         for start, end in pairwise(ends):
