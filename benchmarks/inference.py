@@ -54,6 +54,8 @@ CALIBRATION = 512
 """Training images that the calibrated programs are made with."""
 FIRST = {"icvae": "mean"}
 """The encoder's output that is the code, if it is not z."""
+WAYS = ("load(run)", "ONNX", "int8", "calibrated", "load(run) beside ONNX", "int8 beside ONNX")
+"""Columns of the table of speeds."""
 Values = dict[str, np.ndarray]
 Program = Callable[[Values], Values]
 
@@ -120,10 +122,13 @@ def decoders_inputs(method: str, encoded: Values, classes: np.ndarray) -> Values
 
 def programs(method: str, trained: Any, folder: Path) -> dict[str, dict[str, Program]]:
     """Exports a run; returns its programs by way, and by encoder and decoder."""
-    export(trained, folder, onnx=True, int8=True)
+    # ACAI's networks are convolutions alone.
+    export(trained, folder, onnx=True, int8=method != "acai")
     train = labelled(trained.method.load_data(trained.settings).train)
     pixels, classes = arrays(train.images[:CALIBRATION]), classes_of(train)[:CALIBRATION]
     suffixes = {"ONNX": ".onnx", "int8": ".int8.onnx", "calibrated": ".calibrated.onnx"}
+    if method == "acai":
+        del suffixes["int8"]
     inputs = floats(pixels)
     found: dict[str, dict[str, Program]] = {way: {} for way in suffixes}
     for name in trained.functions():
@@ -183,7 +188,7 @@ def verbs(
 
 def speed_rows(
     method: str, found: dict[str, dict[str, Callable[[], Any]]], batch: int, rounds: int
-) -> Iterable[dict[str, str]]:
+) -> Iterable[dict[str, str | None]]:
     """Times the ways of each verb in turn; yields rows of images a second."""
     for verb, ways in found.items():
         for way in ways.values():
@@ -193,19 +198,22 @@ def speed_rows(
         repeats = max(1, round(0.05 / (time.process_time() - start)))
         steps = {name: (lambda _, way=way: way()) for name, way in ways.items()}
         times = turns(steps, rounds, repeats, time.process_time)
-        row = {"verb": f"{method}: {verb}", "at once": f"{batch:,}"}
+        row: dict[str, str | None] = {"verb": f"{method}: {verb}", "at once": f"{batch:,}"}
+        row |= dict.fromkeys(WAYS)
         for name, milliseconds in times.items():
             row[name] = f"{1e3 * batch / statistics.median(milliseconds):,.0f}"
-        ratio = median_ratio(times["ONNX"], times["int8"])
-        yield row | {"int8 beside ONNX": f"{ratio:.1f} times"}
+        for name in ("load(run)", "int8"):
+            if name in times:
+                row[f"{name} beside ONNX"] = f"{median_ratio(times['ONNX'], times[name]):.2f}"
+        yield row
 
 
 def loss_row(
     method: str, ways: dict[str, dict[str, Program]], held_out: Any, number: int
-) -> dict[str, str]:
+) -> dict[str, str | None]:
     """Measures floats and int8 on held-out images."""
     pixels, classes = arrays(held_out.images[:number]), classes_of(held_out)[:number]
-    row: dict[str, str] = {"of": method}
+    row: dict[str, str | None] = {"of": method, "measure": None, **dict.fromkeys(WAYS[1:4])}
     codes: dict[str, np.ndarray] = {}
     for way, each in ways.items():
         encoded = each["encoder"](floats(pixels))
@@ -219,6 +227,9 @@ def loss_row(
         row[way] = value
     spread = codes["ONNX"].std()
     for way in ("int8", "calibrated"):
+        row[f"code error, {way}"] = None
+        if way not in codes:
+            continue
         error = np.square(codes[way] - codes["ONNX"]).mean() ** 0.5 / spread
         row[f"code error, {way}"] = f"{error:.3f}"
     return row

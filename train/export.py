@@ -121,7 +121,7 @@ def contents(trained: Trained, kinds: Sequence[str]) -> Iterator[tuple[str, byte
             if ONNX in kinds:
                 yield f"{name}{ONNX}", floats
             if INT8 in kinds:
-                yield f"{name}{INT8}", quantising.int8(floats)
+                yield f"{name}{INT8}", quantising.int8(floats, name)
 
 
 def export_page(settings: ExportSettings, folder: Path) -> list[Path]:

@@ -6,14 +6,14 @@ import logging
 import tempfile
 from pathlib import Path
 
-from train.errors import InputError
+from train.errors import InputError, require
 
 DENSE = ("MatMul", "Gemm")
 """The operations that are quantised. ONNX Runtime's convolutions of int8 with a scale that is found
 anew for each input are slower than those of floats."""
 
 
-def int8(program: bytes) -> bytes:
+def int8(program: bytes, name: str) -> bytes:
     r"""Quantises the dense layers of an ONNX program.
 
     A weight :math:`w` is stored as :math:`q = \text{round}(w / s)`, with one :math:`s` for each
@@ -24,12 +24,13 @@ def int8(program: bytes) -> bytes:
 
     Args:
         program: The content of an ``.onnx`` file.
+        name: What messages call it.
 
     Returns:
         The content of another one, with the same inputs and outputs, which are still floats.
 
     Raises:
-        InputError: If ONNX Runtime is not installed.
+        InputError: If ONNX Runtime is not installed, or the program has no dense layers.
     """
     try:
         import onnx
@@ -38,6 +39,12 @@ def int8(program: bytes) -> bytes:
         raise InputError(
             "--int8 needs ONNX Runtime: pip install 'structured-latents[onnx]', or leave it out"
         ) from None
+    model = onnx.load_from_string(program)
+    require(
+        any(node.op_type in DENSE for node in model.graph.node),
+        f"--int8: the {name} has no dense layers, and convolutions of int8 are no faster: leave "
+        "--int8 out",
+    )
     # It advises, on the root logger, a step that these programs do not need.
     logger, silent = logging.getLogger(), logging.Filter()
     silent.filter = lambda record: False  # type: ignore[method-assign]
@@ -46,7 +53,7 @@ def int8(program: bytes) -> bytes:
         logger.addFilter(silent)
         try:
             quantize_dynamic(
-                onnx.load_from_string(program),
+                model,
                 file,
                 op_types_to_quantize=list(DENSE),
                 per_channel=True,
