@@ -220,7 +220,8 @@ def loss_row(
         if method == "air":
             true = np.asarray(held_out.columns["counts"][:number])
             row["measure"], value = "counts right", f"{(encoded['counts'] == true).mean():.1%}"
-            codes[way] = encoded["z_where"]
+            present = np.arange(encoded["z_where"].shape[1]) < encoded["counts"][:, None]
+            codes[way] = encoded["z_where"] * present[..., None]
         else:
             codes[way] = encoded[FIRST.get(method, "z")]
             row["measure"], value = MEASURES[method](method, each, codes, way, pixels, classes)
