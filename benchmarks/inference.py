@@ -312,11 +312,13 @@ def main(benchmark: Benchmark) -> None:
     for method in benchmark.methods:
         run = benchmark.out / f"inference-{method}"
         results(method, run, ["--device", "cpu", "--threads", "1", *FLAGS[method]])
+        trained = load(run)
         if benchmark.images is not None:
+            if trained.shape.sides != (28, 28):
+                continue
             memories.append(memory(benchmark, method))
             print(memories[-1], file=sys.stderr, flush=True)
             continue
-        trained = load(run)
         ways = programs(method, trained, benchmark.out / f"inference-{method}-export")
         held_out = labelled(trained.method.load_data(trained.settings).held_out)
         losses.append(loss_row(method, ways, held_out, benchmark.held_out))

@@ -6,6 +6,7 @@ import copy
 import json
 import pickle
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,12 @@ from tests.data.refusals import refused
 from tests.kills import COMMON, SCENES, save_own
 from train import icvae, plots
 from train.cli import command
+from train.data.streaming.stored import ArrayImages
 from train.errors import InputError
 from train.export import ExportSettings, compare, export, exported
 from train.export import main as export_main
 from train.trained import METHODS, load
+from train.verbs import base
 
 SHAPE = (16, 16)
 FLAGS = {
@@ -415,6 +418,38 @@ def assert_verbs_agree(name: str, trained: Any, folder: Path) -> None:
         torch.testing.assert_close(picture, trained.reconstruct(x))
     else:
         torch.testing.assert_close(found, trained.encode(x))
+
+
+@pytest.mark.parametrize("name", ["ae", "abc", "icvae", "air"])
+def test_a_file_is_encoded_a_batch_at_a_time(runs, tmp_path, monkeypatch, name):
+    """Mutations: the file is read as a whole; all images become floats at once; order is lost."""
+    trained, file = load(runs(name)), tmp_path / "images.npy"
+    trained.batch = 5
+    x = np.concatenate([images(shape=trained.shape.outside)] * 4)
+    np.save(file, x)
+    expected, read, scaled = trained.encode(x), [], []
+    monkeypatch.setattr(ArrayImages, "read", seen(ArrayImages.read, read, 1))
+    monkeypatch.setattr(base, "as_input", seen(base.as_input, scaled, 0))
+    torch.testing.assert_close(trained.encode(file), expected, rtol=0, atol=0)
+    assert sum(read) == len(x)
+    assert max(read) <= 6
+    assert max(scaled) <= 6
+    torch.testing.assert_close(trained.encode(ArrayImages(file)), expected, rtol=0, atol=0)
+    np.save(file, np.zeros((3, 5, 5), np.uint8))
+    with refused("images has shape (3, 1, 5, 5): this model takes"):
+        trained.encode(str(file))
+    with refused("nothing.npy is no file"):
+        trained.encode(tmp_path / "nothing.npy")
+
+
+def seen(function: Callable[..., Any], lengths: list[int], of: int) -> Callable[..., Any]:
+    """Has a function note the lengths of one of its arguments."""
+
+    def seeing(*args: Any) -> Any:
+        lengths.append(len(args[of]))
+        return function(*args)
+
+    return seeing
 
 
 def test_an_export_of_other_weights_is_noticed(runs):

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import torch
 from numpy.typing import ArrayLike
-from torch import Tensor
+from torch import Tensor, nn
 
 from train.arguments import require_pairs, whole
 from train.data.images import without_grey_axis
+from train.engine.saved import SavedRun
 from train.explorer.codes import CodesView
 from train.metrics.interpolation import interpolate
-from train.verbs.base import Array, TensorFunction, Trained, clipped
+from train.verbs.base import Array, Record, TensorFunction, Trained, clipped
 
 
 class TrainedAutoencoder(Trained):
     """A trained method whose objective has an autoencoder as ``objective.autoencoder``."""
 
     view = CodesView
+
+    CONVOLUTIONS_AT_ONCE = 250
+    """Images at once for convolutional networks: feature maps of more are not in the cache."""
+
+    def __init__(self, method: Record, saved: SavedRun, device: torch.device) -> None:
+        super().__init__(method, saved, device)
+        if any(isinstance(layer, nn.Conv2d) for layer in self.objective.autoencoder.modules()):
+            self.batch = self.CONVOLUTIONS_AT_ONCE
 
     def encode(self, images: Array) -> Tensor:
         return self.in_batches(self.objective.autoencoder.encode, self.rows(images))
