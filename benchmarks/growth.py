@@ -91,15 +91,15 @@ def point(name: str, settings: dict[str, Any], steps: int) -> tuple[float, float
     tune_cpu()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    # What the library says of the data, of tables in many lines.
+    # The library says what it makes of data, of tables in many lines.
     with contextlib.redirect_stderr(io.StringIO()):
         work = CURVES[name][0](settings)
-    before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
-    times = []
-    for _ in range(steps + 2):
-        start = time.process_time()
-        work()
-        times.append(time.process_time() - start)
+        before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+        times = []
+        for _ in range(steps + 2):
+            start = time.process_time()
+            work()
+            times.append(time.process_time() - start)
     peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return 1e3 * statistics.median(times[2:]), (peak - before) / 2**20
 
