@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
-
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING, Any
 
 from train.engine.runs import Run
 from train.errors import Interrupted
 from train.metrics.measuring import Measures, attempt
 from train.metrics.watch import TrainingLog, Watch
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class Results(dict[str, Any]):

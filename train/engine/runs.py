@@ -9,11 +9,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from torch import nn
 
 from train import processes
@@ -26,6 +25,9 @@ from train.engine.saved import weights_file
 from train.engine.tensorboard import tensorboard_writer
 from train.errors import InputError, first_line, require
 from train.settings import Settings
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 FILES = ("config.json", "metrics.jsonl", "model.safetensors", "checkpoints", "results.json")
 """A folder with any of these holds a run."""

@@ -55,7 +55,9 @@ def setup(settings: Settings) -> torch.device:
     if settings.deterministic:
         # cuBLAS reads it at its first use. A value that the user set stays.
         os.environ.setdefault(CUBLAS, ":4096:8")
-    torch.use_deterministic_algorithms(settings.deterministic)
+    # Setting it imports PyTorch's compiler, which takes as long as importing PyTorch.
+    if settings.deterministic or torch.are_deterministic_algorithms_enabled():
+        torch.use_deterministic_algorithms(settings.deterministic)
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     pyro.set_rng_seed(settings.seed)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import pyro
 import torch
@@ -30,6 +31,8 @@ from train.engine.takeover import Takeover
 from train.errors import InputError, first_line, require
 from train.objective import Batch, Objective
 from train.settings import Settings
+
+O = TypeVar("O", bound=torch.optim.Optimizer)
 
 
 class Stepper:
@@ -388,8 +391,22 @@ def build_optimiser(
     if settings.optimiser == "rmsprop":
         # Keras' defaults for alpha and eps, not PyTorch's: the published learning rates assume
         # them.
-        return torch.optim.RMSprop(parameters, alpha=0.9, eps=1e-7, foreach=True, capturable=cuda)
-    return torch.optim.Adam(parameters, fused=cuda or device.type == "cpu", capturable=cuda)
+        rmsprop = untraced(torch.optim.RMSprop)
+        return rmsprop(parameters, alpha=0.9, eps=1e-7, foreach=True, capturable=cuda)
+    adam = untraced(torch.optim.Adam)
+    return adam(parameters, fused=cuda or device.type == "cpu", capturable=cuda)
+
+
+def untraced(optimiser: type[O]) -> type[O]:
+    """Returns an optimiser's class without what hides its methods from PyTorch's compiler.
+
+    That imports the compiler, which takes longer than importing PyTorch, and nothing here compiles
+    an optimiser.
+    """
+    names = ("add_param_group", "load_state_dict", "state_dict", "zero_grad")
+    methods = {name: inspect.unwrap(getattr(optimiser, name)) for name in names}
+    step = torch.no_grad()(inspect.unwrap(optimiser.step))
+    return type(optimiser.__name__, (optimiser,), {**methods, "step": step})
 
 
 def laid_out_like(weight: Tensor, gradient: Tensor | None) -> Tensor | None:

@@ -8,11 +8,9 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from pyro_models.ae import Autoencoder
-from train import plots
 from train.data.batches import as_input, codes_of
 from train.data.labelled import Images
 from train.data.streaming.stored import StoredImages, in_memory
@@ -23,6 +21,8 @@ from train.metrics.references import mean_image_mse
 from train.metrics.watch import TrainingLog, Watch
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from train.metrics.probes import Labelled
 
 GOAL = Beats(
@@ -142,6 +142,8 @@ class AutoencoderWatch(Watch):
         return [GOAL]
 
     def figures(self, log: TrainingLog) -> dict[str, Callable[[], Figure]]:
+        from train import plots
+
         return {
             "reconstructions": lambda: plots.gallery(self.reconstructions()),
             "codes": lambda: plots.codes(*self.codes()),
@@ -196,6 +198,8 @@ class AEWatch(AutoencoderWatch):
         return {"validation_mse": self.error(self.validation.images)}
 
     def figures(self, log: TrainingLog) -> dict[str, Callable[[], Figure]]:
+        from train import plots
+
         drawn = super().figures(log)
         if self.encode(self.held_out.images[:1]).shape[1] == 2:
             drawn["grid"] = lambda: plots.gallery(self.grid())
@@ -257,6 +261,8 @@ class ACAIWatch(AutoencoderWatch):
         return measures
 
     def figures(self, log: TrainingLog) -> dict[str, Callable[[], Figure]]:
+        from train import plots
+
         drawn = super().figures(log)
         drawn.pop("reconstructions")
         return {"interpolations": lambda: plots.gallery(self.interpolations()), **drawn}

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor
 
-from train import plots
 from train.data.batches import as_input
 from train.data.conditions import LABELS, Condition
 from train.data.labelled import Images
@@ -19,6 +17,9 @@ from train.metrics.measuring import Measures
 from train.metrics.reading import add_readings, label_names, readable
 from train.metrics.references import mean_image_mse
 from train.metrics.watch import TrainingLog
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class ICVAEWatch(InvarianceWatch):
@@ -80,6 +81,8 @@ class ICVAEWatch(InvarianceWatch):
         return list(readable(self.train, conditions))
 
     def figures(self, log: TrainingLog) -> dict[str, Callable[[], Figure]]:
+        from train import plots
+
         drawn = {"reconstructions": lambda: plots.gallery(self.reconstructions())}
         # Quantities have no values to list, unless they are a named condition.
         if self.conditional and self.condition.classes:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 import pyro
 import torch
-from matplotlib.figure import Figure
 from pyro import poutine
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from guides.air import StepwiseGuide
@@ -19,7 +17,6 @@ from pyro_models.air import AIR
 from pyro_models.backgrounds import Kind
 from pyro_models.masks import label_maps
 from pyro_models.sharing import one_estimate
-from train import plots, plots_scenes
 from train.backgrounds import is_black
 from train.data.batches import as_input
 from train.data.scenes import Scenes, ScenesSplit
@@ -32,6 +29,9 @@ from train.metrics.measuring import Measures, Unmeasurable
 from train.metrics.references import majority, mean_image_mse
 from train.metrics.watch import TrainingLog, Watch
 from train.windows import scenes_at_once
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class Explanation(NamedTuple):
@@ -178,7 +178,7 @@ def mean_box_iou(scenes: Scenes, counts: Tensor, boxes: Tensor) -> float:
 
 def matched_iou(truth: Tensor, detected: Tensor) -> float:
     """Returns the mean IoU of two sets of n boxes, (n, 4), under the best one-to-one matching."""
-    # Imported here, because it takes longer to import than torch and few commands need it.
+    from scipy.optimize import linear_sum_assignment
     from torchvision.ops import box_iou
 
     ious = box_iou(truth, detected).numpy()
@@ -375,6 +375,8 @@ class AIRWatch(Watch):
         return goals(self.data.train, self.model.background.kind)
 
     def figures(self, log: TrainingLog) -> dict[str, Callable[[], Figure]]:
+        from train import plots
+
         drawn = {
             "scenes": lambda: plots.scenes(self.examples.numpy(), log.stages),
             **super().figures(log),
@@ -390,6 +392,8 @@ class AIRWatch(Watch):
 
     def draw_objects(self) -> Figure:
         """Draws the examples with the masks and the boxes of their objects."""
+        from train import plots_scenes
+
         found = self.guide.detect(self.examples.to(self.model.zero.device))
         labels = label_maps(found.masks, found.counts)
         inferred = (tensor.cpu().numpy() for tensor in (labels, found.boxes, found.counts))
@@ -399,6 +403,8 @@ class AIRWatch(Watch):
 
     def draw_failures(self) -> Figure:
         """Draws the first held-out scenes whose most probable count is wrong."""
+        from train import plots_scenes
+
         wrong = (self.explanation.counts != self.counts).nonzero().flatten()[: self.FAILURES]
         scenes = as_input(self.data.held_out.select(wrong).images[:])
         found = self.guide.detect(scenes.to(self.model.zero.device))

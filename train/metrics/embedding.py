@@ -6,16 +6,13 @@ import itertools
 import sys
 from collections.abc import Callable, Sequence
 from functools import cache, cached_property
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
-from sklearn.decomposition import PCA
 from torch import Tensor
 from tqdm import tqdm
 
-from train import plots
 from train.data.batches import codes_of
 from train.data.images import luminance
 from train.data.labelled import Images
@@ -25,12 +22,15 @@ from train.errors import require
 from train.losses.correspondence import collapse
 from train.metrics.goals import Beats, Goal, Stays
 from train.metrics.measuring import Measures, Unmeasurable
-from train.metrics.probes import ClassAccuracy, class_accuracy
 from train.metrics.reading import add_readings, label_names, readable
 from train.metrics.references import majority
-from train.metrics.style import morphometrics, style_r2
 from train.metrics.watch import TrainingLog, Watch
 from train.objective import CorrespondenceObjective
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from train.metrics.probes import ClassAccuracy
 
 
 class Retrieval(NamedTuple):
@@ -183,6 +183,8 @@ class ABCWatch(Watch):
 
         If there are withheld sets, measures with the suffix ``_withheld`` are of these sets.
         """
+        from train.metrics.style import morphometrics, style_r2
+
         measures = Measures()
         held_out_sets = self.sets[1]
 
@@ -234,6 +236,8 @@ class ABCWatch(Watch):
         return GOALS
 
     def figures(self, log: TrainingLog) -> dict[str, Callable[[], Figure]]:
+        from train import plots
+
         return {
             "maps": lambda: plots.maps(self.maps()),
             "retrieval": lambda: plots.gallery(self.retrieved()),
@@ -253,6 +257,8 @@ class ABCWatch(Watch):
 
         @cache
         def accuracy() -> ClassAccuracy:
+            from train.metrics.probes import class_accuracy
+
             train, held_out = zip(codes(), self.sets, strict=True)
             return class_accuracy(train, held_out, self.seed)
 
@@ -270,6 +276,8 @@ class ABCWatch(Watch):
 
     def components(self) -> tuple[np.ndarray, np.ndarray]:
         """Returns principal components of the images, as many as embeddings have dimensions."""
+        from sklearn.decomposition import PCA
+
         train, held_out = (images.numpy().reshape(len(images), -1) / 255 for images in self.images)
         size = min(self.embedded[0].shape[1], *train.shape)
         pca = PCA(size, random_state=self.seed).fit(train)

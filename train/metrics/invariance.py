@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import pyro
 import torch
@@ -16,12 +16,14 @@ from pyro_models.icvae import ConditionalModel
 from train.data.batches import as_input
 from train.data.conditions import AnyCondition, Condition
 from train.estimators import MeanFieldELBO
-from train.metrics.adversaries import Leakage, leakage
 from train.metrics.goals import Beats, Goal, Stays
 from train.metrics.guarantees import guarantee
 from train.metrics.measuring import Measures, Unmeasurable
 from train.metrics.references import majority
 from train.metrics.watch import Watch
+
+if TYPE_CHECKING:
+    from train.metrics.adversaries import Leakage
 
 
 class Codes(NamedTuple):
@@ -206,6 +208,8 @@ class InvarianceWatch(Watch):
 
         @cache
         def adversaries(kind: str) -> Leakage:
+            from train.metrics.adversaries import leakage
+
             sets = ((train_codes(), self.train), (codes(), self.held_out))
             train, held_out = (
                 (getattr(z, kind).numpy(), part.targets(images)) for z, images in sets

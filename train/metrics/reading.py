@@ -9,7 +9,6 @@ import numpy as np
 from train.data.circular import is_circular, on_circle
 from train.data.labelled import Images
 from train.metrics.measuring import Measures
-from train.metrics.probes import read
 
 Codes = tuple[np.ndarray, np.ndarray]
 """Codes of training images and of held-out ones, of shapes (M, D) and (L, D)."""
@@ -71,6 +70,8 @@ def add_readings(
     for name in names:
 
         def measure(name: str = name) -> dict[str, float]:
+            from train.metrics.probes import read
+
             columns = [columns[name] for columns in splits]
             if all(is_circular(name, column) for column in columns):
                 columns = [on_circle(column) for column in columns]

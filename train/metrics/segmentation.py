@@ -14,7 +14,6 @@ from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.optimize import linear_sum_assignment
 
 from train.errors import require
 from train.metrics.measuring import Unmeasurable
@@ -216,6 +215,8 @@ def _ious(table: np.ndarray, background: bool) -> tuple[np.ndarray, np.ndarray]:
 
 def _matched(sizes: np.ndarray, ious: np.ndarray) -> np.ndarray:
     """Returns the mean IoU of true segments that are not empty, under the best matching."""
+    from scipy.optimize import linear_sum_assignment
+
     # An empty segment has no IoU above 0, so that it takes no match from another one.
     sums = [image[linear_sum_assignment(image, maximize=True)].sum() for image in ious]
     return _ratio(np.array(sums), (sizes > 0).sum(1))

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import cache
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor
 
-from train import plots, plots_tables
 from train.data.conditions import Condition
 from train.data.tabular.rows import Rows
 from train.data.tabular.schema import Schema
-from train.metrics import adversaries, fairness
+from train.metrics import fairness
 from train.metrics.invariance import Codes, InvarianceWatch
 from train.metrics.measuring import Measures, Unmeasurable
 from train.metrics.watch import TrainingLog
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from train.metrics.adversaries import Leakage
 
 
 class TabularWatch(InvarianceWatch):
@@ -131,7 +134,9 @@ class TabularWatch(InvarianceWatch):
             return [(z.sampled.numpy()[i], target[i].astype(kind)) for z, target, i in pairs]
 
         @cache
-        def read() -> tuple[adversaries.Leakage, np.ndarray]:
+        def read() -> tuple[Leakage, np.ndarray]:
+            from train.metrics import adversaries
+
             if min(map(len, rows)) < 2:
                 raise Unmeasurable(f"hardly any row has a {name}")
             train, held_out = labelled()
@@ -196,6 +201,8 @@ class TabularWatch(InvarianceWatch):
         }
 
     def figures(self, log: TrainingLog) -> Mapping[str, Callable[[], Figure]]:
+        from train import plots, plots_tables
+
         drawn: dict[str, Callable[[], Figure]] = {
             "columns": lambda: plots_tables.shares(self.columns())
         }

@@ -1,4 +1,8 @@
-"""Watches: what evaluates a method while it trains, and measures and draws it afterwards."""
+"""Watches: what evaluates a method while it trains, and measures and draws it afterwards.
+
+A watch is made before the first step, and what it imports delays that. So matplotlib, scikit-learn
+and SciPy, which take seconds, are imported where something is drawn or measured.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
-
-from train import plots
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -67,4 +69,6 @@ class Watch:
         """
         if not self.PANELS:
             return {}
+        from train import plots
+
         return {"curves": lambda: plots.curves(log.history, self.PANELS)}
