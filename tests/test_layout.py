@@ -83,6 +83,47 @@ MODULES = modules()
 GRAPH = {name: imports(name, file, set(MODULES)) for name, file in MODULES.items()}
 
 
+LATE = ("matplotlib", "pandas", "scipy", "sklearn", "sympy", "torch._dynamo", "torch._inductor")
+"""What no run needs before its first step, and takes up to seconds to import."""
+
+
+def imported(file: Path) -> set[str]:
+    """What a module imports when it is imported: not for types, and not inside functions."""
+    found = set()
+    pending: list[ast.AST] = list(ast.parse(file.read_text()).body)
+    for node in pending:
+        if isinstance(node, ast.ImportFrom):
+            found |= {f"{node.module}.{alias.name}" for alias in node.names} | {str(node.module)}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            continue
+        elif not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            pending += ast.iter_child_nodes(node)
+    return found
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("train.engine.loop", "train.engine.runs", "train.engine.threads", "train.verdict"),
+        *("train.method", "train.data.scenes", "train.data.datasets", "train.estimators"),
+        *("train.metrics.counting", "train.metrics.coding", "train.metrics.embedding"),
+        "train.metrics.autoencoding",
+    ],
+)
+def test_what_delays_the_first_step_is_imported_later(name):
+    """The mutation: a watch imports at its top what draws or measures at the end."""
+    seen, pending = {name}, [name]
+    for each in pending:
+        found = imported(MODULES[each])
+        late = {target for target in found if any(f"{target}.".startswith(f"{x}.") for x in LATE)}
+        assert not late, f"{each} imports {late}"
+        new = (found & set(MODULES)) - seen
+        seen |= new
+        pending += new
+
+
 def test_imports_run_in_no_circle():
     packages = {name for name in GRAPH if MODULES[name].name == "__init__.py"}
     # A package's __init__ counts where it has imports of its own.

@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 import gc
+import inspect
 import json
 import math
 import os
 import signal
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
+from typing import Any
 
 import pytest
 import torch
+from pyro.infer.util import is_validation_enabled
 from safetensors.torch import load_file
 from torch import nn
 
 from tests.data.refusals import refused
 from tests.doors import memory_of
 from train.ae import AESettings
+from train.engine import steps
 from train.engine.best import Best
 from train.engine.callbacks import Callback, JSONLines
 from train.engine.loop import fit
 from train.engine.meters import Meter
 from train.engine.runs import Run
-from train.engine.steps import Stepper, decay
+from train.engine.steps import Stepper, build_optimiser, decay
 from train.errors import Interrupted
 from train.methods import METHODS
 from train.objective import Anneal, Objective
@@ -172,6 +177,47 @@ def test_evaluating_does_not_change_the_training(settings, tmp_path):
     )
     assert torch.equal(alone.one.weight, watched.one.weight)
     assert [line["step"] for line in lines(run) if "held_out_draw" in line] == [10, 20]
+
+
+def test_evaluations_are_without_checks(settings):
+    """They take a tenth of an evaluation's time, and the first step was checked before."""
+    checks = []
+    train(settings, evaluate=lambda step: checks.append(is_validation_enabled()) or {})
+    assert checks == [False, False]
+    assert is_validation_enabled()
+
+
+@pytest.mark.parametrize("name", ["adam", "rmsprop"])
+def test_optimisers_are_those_of_pytorch_and_leave_its_compiler_alone(settings, monkeypatch, name):
+    """The mutation: a method that imports the compiler, which takes longer than PyTorch's import.
+
+    Such a method keeps what it has imported, which is dropped here.
+    """
+    settings = replace(settings, optimiser=name)
+
+    def trained(build: Callable[[], torch.optim.Optimizer]) -> list[torch.Tensor]:
+        optimiser = build()
+        (weight,) = optimiser.param_groups[0]["params"]
+        for step in range(3):
+            weight.grad = weight.detach() * step
+            optimiser.step()
+        optimiser.load_state_dict(optimiser.state_dict())
+        optimiser.zero_grad()
+        return [weight.detach(), *optimiser.state[weight].values()]
+
+    def weights() -> list[dict[str, Any]]:
+        return [{"params": [nn.Parameter(torch.tensor([1.0, -2.0]))], "lr": 0.1}]
+
+    with monkeypatch.context() as patch:
+        for method in ("add_param_group", "load_state_dict", "state_dict", "zero_grad"):
+            inner = inspect.unwrap(getattr(torch.optim.Optimizer, method))
+            patch.delattr(inner, "__dynamo_disable", raising=False)
+        patch.setitem(sys.modules, "torch._dynamo", None)
+        actual = trained(lambda: build_optimiser(weights(), settings, CPU))
+    with monkeypatch.context() as patch:
+        patch.setattr(steps, "untraced", lambda optimiser: optimiser)
+        expected = trained(lambda: build_optimiser(weights(), settings, CPU))
+    assert all(torch.equal(*pair) for pair in zip(actual, expected, strict=True))
 
 
 def test_an_interrupted_run_resumes_exactly(settings, tmp_path):

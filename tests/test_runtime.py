@@ -52,6 +52,13 @@ def process() -> dict[str, Any]:
     }
 
 
+def test_setting_up_leaves_the_compiler_alone(monkeypatch):
+    """PyTorch imports it whenever deterministic algorithms are set, which takes seconds."""
+    monkeypatch.setattr(torch, "use_deterministic_algorithms", lambda *_: pytest.fail("set"))
+    with runtime.preserved():
+        runtime.setup(ICVAESettings(device="cpu"))
+
+
 def digits_at(folder: Any) -> str:
     """Writes a data set of a few digits in three classes; returns its path."""
     np.savez(folder / "own.npz", images=small_digits()[0], labels=np.arange(60) % 3)

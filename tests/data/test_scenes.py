@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from tests.data.refusals import refused
-from train.data import datasets
-from train.data.composition import INK, Rules
+from train.data import composition, datasets
+from train.data.composition import INK, Digits, Rules
 from train.data.crowds import place_apart
 from train.data.fingerprint import fingerprint
 from train.data.labelled import Images, Split
@@ -219,12 +219,29 @@ class TestCrowds:
         area = (scenes.factors["size"] ** 2).sum(1)
         assert (scenes.images > 0).sum((1, 2, 3)).tolist() == area.tolist()
 
+    @pytest.mark.parametrize("overlap", ["apart", "dim", "any"])
+    def test_digits_that_are_kept_are_those_that_are_resized_anew(self, monkeypatch, overlap):
+        """The mutation: a kept digit is another one's, or of another size."""
+        digits = torch.randint(0, 256, (30, 2, 9, 9), generator=torch.Generator().manual_seed(0))
+        options = {"canvas_size": 30, "digit_size": (7, 10), "overlap": overlap, "masks": True}
+
+        def made() -> Scenes:
+            return make_scenes(digits.to(torch.uint8), 200, seed=1, **options)
+
+        kept = made()
+        # Room for the digits of one size, and for none.
+        for room in (30 * 2 * 100, 0):
+            monkeypatch.setattr(composition, "MOST_KEPT", room)
+            anew = made()
+            assert fingerprint(anew) == fingerprint(kept)
+            assert torch.equal(anew.masks, kept.masks)
+
     def test_the_first_place_is_uniform(self, blocks):
         # Every place of the first digit leaves room for the second one.
         chosen = place_apart(
             np.random.default_rng(0),
             np.full(4000, 2),
-            blocks,
+            Digits(blocks),
             Rules(14, 2, (4, 4), None, "apart"),
         )
         corners = chosen.corner[chosen.slot == 0]
@@ -238,7 +255,7 @@ class TestCrowds:
         # Of two digits of 4 pixels on a row of 9, the second has the places where |x - x0| >= 4.
         rng = np.random.default_rng(1)
         rules = Rules(9, 2, (4, 4), None, "apart")
-        chosen = place_apart(rng, np.full(6000, 2), blocks, rules)
+        chosen = place_apart(rng, np.full(6000, 2), Digits(blocks), rules)
         first, second = (chosen.corner[chosen.slot == slot] for slot in (0, 1))
         assert (np.abs(first - second).max(1) >= 4).all()
         centred = (first == [0, 0]).all(1)

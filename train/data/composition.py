@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.lib.stride_tricks import sliding_window_view
 from torch import Tensor
 
 from train.errors import InputError, require
@@ -22,6 +23,9 @@ SMALLEST = 4
 
 MOST_MASKED = 255
 """The most digits of scenes with masks, whose pixels are uint8."""
+
+MOST_KEPT = 2**27
+"""The most bytes of resized digits that are kept while scenes are made."""
 
 TRIES = 2_000
 MIN_ACCEPTANCE = 0.02
@@ -81,23 +85,20 @@ class Rules(NamedTuple):
         else:
             _check_shrink(self.digit_shrink, size, self.canvas_size)
 
-    def place(
-        self, rng: np.random.Generator, counts: np.ndarray, digits: int, size: int
-    ) -> Placement:
+    def place(self, rng: np.random.Generator, counts: np.ndarray, digits: Digits) -> Placement:
         """Draws which digits are in scenes, and their sizes and places.
 
         Args:
             rng: Random numbers.
             counts: The number of digits in each scene.
-            digits: The number of digits to choose from.
-            size: Their height and width.
+            digits: The digits to choose from.
         """
         total = int(counts.sum())
         scene = np.repeat(np.arange(len(counts)), counts)
         slot = np.arange(total) - np.repeat(np.cumsum(counts) - counts, counts)
         # In this order, on which the scenes of a seed depend.
-        sizes = self._draw_sizes(rng, total, size)
-        digit = rng.integers(digits, size=total)
+        sizes = self._draw_sizes(rng, total, digits.images.shape[-1])
+        digit = rng.integers(len(digits.images), size=total)
         corner = rng.integers(0, self.canvas_size - sizes + 1, size=(2, total)).T
         return Placement(scene, slot, digit, sizes, corner)
 
@@ -137,39 +138,107 @@ class Drawing(NamedTuple):
     """Drawn scenes.
 
     Attributes:
-        images: Of shape (m, C, L, L), uint8; undefined where the scene is rejected.
-        boxes: Of shape (m, K, 4), int64.
         accepted: Whether a scene follows the rule of overlap, and all its digits have ink; of
             shape (m,), bool.
-        masks: The index from 1 of the digit with the most ink at each pixel, of shape (m, L, L),
-            uint8; None if they were not asked for.
+        images: The accepted scenes, of shape (a, C, L, L), uint8.
+        boxes: Their boxes, of shape (a, K, 4), int64.
+        masks: The index from 1 of the digit with the most ink at each of their pixels, of shape
+            (a, L, L), uint8; None if they were not asked for.
     """
 
+    accepted: np.ndarray
     images: Tensor
     boxes: Tensor
-    accepted: Tensor
     masks: Tensor | None
 
 
-class Windows(NamedTuple):
-    """The digits of one size.
+class Sized(NamedTuple):
+    """Digits of one size.
 
     Attributes:
-        rows: Their indices in the placement.
-        pixels: Their resized images, of shape (t, C, s, s), uint8.
+        pixels: Their images, of shape (D, C, s, s), uint8.
+        boxes: The boxes of their ink, of shape (D, 4), int64; see :func:`ink_boxes`.
+        has_ink: Whether they have ink, of shape (D,), bool.
+    """
+
+    pixels: Tensor
+    boxes: Tensor
+    has_ink: Tensor
+
+    @classmethod
+    def of(cls, images: Tensor, size: int) -> Sized:
+        """Resizes images (D, C, S, S), uint8."""
+        pixels = _resize(images, size)
+        return cls(pixels, *ink_boxes(pixels.amax(1)))
+
+
+class Windows(NamedTuple):
+    """The placed digits of one size.
+
+    Attributes:
+        rows: Their indices in the placement, of shape (t,).
+        digits: Digits of that size.
+        which: Which of them each one is, of shape (t,).
     """
 
     rows: np.ndarray
-    pixels: Tensor
+    digits: Sized
+    which: np.ndarray
+
+
+class Digits:
+    """The digits that scenes are made of.
+
+    Each is resized once for each of its sizes, as long as :data:`MOST_KEPT` bytes have room for all
+    digits of that size.
+
+    Args:
+        images: Of shape (D, C, S, S), uint8.
+    """
+
+    def __init__(self, images: Tensor) -> None:
+        self.images = images
+        self._kept: dict[int, tuple[Sized, np.ndarray]] = {}
+        self._free = MOST_KEPT
+
+    def windows(self, placement: Placement) -> list[Windows]:
+        """Returns the placed digits, those of one size together."""
+        windows = []
+        for size in np.unique(placement.size).tolist():
+            rows = np.flatnonzero(placement.size == size)
+            windows.append(Windows(rows, *self._of(placement.digit[rows], size)))
+        return windows
+
+    def _of(self, digits: np.ndarray, size: int) -> tuple[Sized, np.ndarray]:
+        """Resizes some digits; returns digits of that size, and which of them these are."""
+        if size not in self._kept:
+            n, channels = self.images.shape[:2]
+            needed = n * channels * size**2
+            if needed > self._free:
+                return Sized.of(self.images[digits], size), np.arange(len(digits))
+            self._free -= needed
+            empty = Sized(
+                torch.empty(n, channels, size, size, dtype=torch.uint8),
+                torch.empty(n, 4, dtype=torch.int64),
+                torch.empty(n, dtype=torch.bool),
+            )
+            self._kept[size] = empty, np.zeros(n, dtype=bool)
+        kept, is_known = self._kept[size]
+        new = np.unique(digits[~is_known[digits]])
+        if len(new):
+            for values, those in zip(kept, Sized.of(self.images[new], size), strict=True):
+                values[new] = those
+            is_known[new] = True
+        return kept, digits
 
 
 def draw(
-    digits: Tensor, placement: Placement, n: int, rules: Rules, masks: bool = False
+    digits: Digits, placement: Placement, n: int, rules: Rules, masks: bool = False
 ) -> Drawing:
     """Draws scenes of placed digits.
 
     Args:
-        digits: Images of digits, of shape (D, C, S, S), uint8.
+        digits: The digits.
         placement: Their scenes, sizes and places.
         n: The number of scenes, m.
         rules: The rules of the scenes.
@@ -177,43 +246,42 @@ def draw(
     """
     boxes = torch.zeros(n, rules.max_digits, 4, dtype=torch.int64)
     accepted = torch.ones(n, dtype=torch.bool)
-    windows = resized(digits, placement)
-    for rows, pixels in windows:
+    windows = digits.windows(placement)
+    for rows, sized, which in windows:
         scene, slot, corner = placement.scene[rows], placement.slot[rows], placement.corner[rows]
-        box, has_ink = ink_boxes(pixels.amax(1))
-        boxes[scene, slot] = box + torch.from_numpy(corner).repeat(1, 2)
-        accepted[scene[~has_ink.numpy()]] = False
+        boxes[scene, slot] = sized.boxes[which] + torch.from_numpy(corner).repeat(1, 2)
+        accepted[scene[~sized.has_ink[which].numpy()]] = False
     if rules.overlap == "apart":
         accepted &= ~_touching(boxes)
-    sums = _sums(windows, placement, accepted.numpy(), rules.canvas_size)
+    wanted = accepted.numpy()
+    sums = _sums(windows, placement, wanted, digits.images.shape[1], rules)
     if rules.overlap == "dim":
-        accepted &= sums.flatten(1).amax(1) <= 255
-    visible = _visible(windows, placement, n, rules.canvas_size) if masks else None
-    return Drawing(sums.clamp_(max=255).to(torch.uint8), boxes, accepted, visible)
-
-
-def resized(digits: Tensor, placement: Placement) -> list[Windows]:
-    """Resizes the placed digits, those of one size together."""
-    windows = []
-    for size in np.unique(placement.size):
-        rows = np.flatnonzero(placement.size == size)
-        windows.append(Windows(rows, _resize(digits[placement.digit[rows]], int(size))))
-    return windows
+        is_dim = sums.reshape(len(sums), -1).max(1, initial=0) <= 255
+        wanted[wanted] = is_dim
+        sums = sums[is_dim]
+    images = torch.from_numpy(sums).clamp_(max=255).to(torch.uint8)
+    visible = _visible(windows, placement, n, rules.canvas_size)[accepted] if masks else None
+    return Drawing(wanted, images, boxes[accepted], visible)
 
 
 def _sums(
-    windows: list[Windows], placement: Placement, wanted: np.ndarray, canvas_size: int
-) -> Tensor:
-    """Adds up the digits of the wanted scenes, of shape (m, C, L, L), int32; others stay black."""
-    channels = windows[0].pixels.shape[1] if windows else 1
-    # In int32, as a sum of digits may exceed 255.
-    sums = torch.zeros(len(wanted) * channels * canvas_size**2, dtype=torch.int32)
-    for rows, pixels in windows:
-        is_wanted = wanted[placement.scene[rows]]
-        rows, pixels = rows[is_wanted], pixels[torch.from_numpy(is_wanted)]
-        index = _pixels_of(placement, rows, pixels.shape, canvas_size)
-        sums.index_add_(0, index, pixels.flatten().int())
-    return sums.view(len(wanted), channels, canvas_size, canvas_size)
+    windows: list[Windows], placement: Placement, wanted: np.ndarray, channels: int, rules: Rules
+) -> np.ndarray:
+    """Adds up the digits of the wanted scenes, of shape (a, C, L, L), uint8 or int32."""
+    # Digits that are apart add up to 255 at most; a sum of others may exceed that.
+    kind = np.uint8 if rules.overlap == "apart" else np.int32
+    side = rules.canvas_size
+    sums = np.zeros((int(wanted.sum()), channels, side, side), dtype=kind)
+    number = np.cumsum(wanted) - 1
+    for rows, sized, which in windows:
+        size = sized.pixels.shape[-1]
+        places = sliding_window_view(sums, (size, size), axis=(2, 3), writeable=True)
+        # Of one slot, so that no scene has two digits among them: NumPy would add only one.
+        for slot in range(rules.max_digits):
+            here = (placement.slot[rows] == slot) & wanted[placement.scene[rows]]
+            scene, (x, y) = number[placement.scene[rows[here]]], placement.corner[rows[here]].T
+            places[scene, :, y, x] += sized.pixels[which[here]].numpy()
+    return sums
 
 
 def _visible(windows: list[Windows], placement: Placement, n: int, canvas_size: int) -> Tensor:
@@ -221,12 +289,12 @@ def _visible(windows: list[Windows], placement: Placement, n: int, canvas_size: 
     # Ink, and in the lowest 8 bits how far the digit is from the last one: the largest number is
     # the first one of the digits with the most ink.
     ranks = torch.zeros(n * canvas_size**2, dtype=torch.int32)
-    for rows, pixels in windows:
-        ink = pixels.amax(1, keepdim=True).int()
+    for rows, sized, which in windows:
+        ink = sized.pixels[which].amax(1, keepdim=True).int()
         order = torch.from_numpy(MOST_MASKED - placement.slot[rows]).int().view(-1, 1, 1, 1)
         rank = torch.where(ink >= INK, ink * (MOST_MASKED + 1) + order, 0)
-        index = _pixels_of(placement, rows, ink.shape, canvas_size)
-        ranks.scatter_reduce_(0, index, rank.flatten(), "amax")
+        target = _pixels_of(placement, rows, ink.shape, canvas_size)
+        ranks.scatter_reduce_(0, target, rank.flatten(), "amax")
     visible = torch.where(ranks > 0, MOST_MASKED + 1 - ranks % (MOST_MASKED + 1), 0)
     return visible.to(torch.uint8).view(n, canvas_size, canvas_size)
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from torch import Tensor
 
-from train.data.composition import Placement, Rules, ink_boxes, resized
+from train.data.composition import Digits, Placement, Rules
 
 PLACES = 32
 """Places of a digit that are drawn at once."""
@@ -16,7 +15,7 @@ BEGINNINGS = 200
 
 
 def place_apart(
-    rng: np.random.Generator, counts: np.ndarray, digits: Tensor, rules: Rules
+    rng: np.random.Generator, counts: np.ndarray, digits: Digits, rules: Rules
 ) -> Placement:
     r"""Draws which digits are in scenes, and their sizes and places, so that no boxes overlap.
 
@@ -32,7 +31,7 @@ def place_apart(
     Args:
         rng: Random numbers.
         counts: The number of digits in each scene.
-        digits: Images of digits, of shape (D, C, S, S), uint8.
+        digits: The digits.
         rules: The rules of the scenes.
 
     Returns:
@@ -43,13 +42,13 @@ def place_apart(
             its digits, or one has been begun :data:`BEGINNINGS` times in vain.
     """
     first = np.cumsum(counts) - counts
-    chosen = rules.place(rng, counts, len(digits), digits.shape[-1])
+    chosen = rules.place(rng, counts, digits)
     pending = np.flatnonzero(~_settle(rng, chosen, counts, digits, rules))
     beginnings = successes = 0
     for _ in range(BEGINNINGS - 1):
         if not len(pending):
             return chosen
-        begun = rules.place(rng, counts[pending], len(digits), digits.shape[-1])
+        begun = rules.place(rng, counts[pending], digits)
         fits = _settle(rng, begun, counts[pending], digits, rules)
         rows = np.flatnonzero(fits[begun.scene])
         target = first[pending[begun.scene[rows]]] + begun.slot[rows]
@@ -68,7 +67,7 @@ def _settle(
     rng: np.random.Generator,
     placement: Placement,
     counts: np.ndarray,
-    digits: Tensor,
+    digits: Digits,
     rules: Rules,
 ) -> np.ndarray:
     """Moves each digit in turn to a place where it is apart from those before it.
@@ -77,7 +76,7 @@ def _settle(
         rng: Random numbers.
         placement: The digits; their corners are overwritten.
         counts: The number of digits in each scene.
-        digits: Images of digits, of shape (D, C, S, S), uint8.
+        digits: The digits.
         rules: The rules of the scenes.
 
     Returns:
@@ -107,12 +106,13 @@ def _settle(
     return fits
 
 
-def _ink_of(placement: Placement, digits: Tensor) -> tuple[np.ndarray, np.ndarray]:
+def _ink_of(placement: Placement, digits: Digits) -> tuple[np.ndarray, np.ndarray]:
     """Returns the box of each digit's ink in its image, (T, 4), int32, and whether it has ink."""
     boxes = np.zeros((len(placement.size), 4), dtype=np.int32)
     has_ink = np.zeros(len(placement.size), dtype=bool)
-    for rows, pixels in resized(digits, placement):
-        boxes[rows], has_ink[rows] = (value.numpy() for value in ink_boxes(pixels.amax(1)))
+    for rows, sized, which in digits.windows(placement):
+        boxes[rows] = sized.boxes[which].numpy()
+        has_ink[rows] = sized.has_ink[which].numpy()
     return boxes, has_ink
 
 

@@ -17,6 +17,7 @@ from train.data.annotated import Scenes, ScenesSplit
 from train.data.catalogue import CATALOGUE, STORED
 from train.data.composition import (
     MOST_MASKED,
+    Digits,
     Drawing,
     HardlyFitsError,
     Overlap,
@@ -302,35 +303,34 @@ def _compose(
         {name: np.zeros((n, rules.max_digits), dtype=np.int64) for name in ("digit", "size")},
     )
     chunk = max(1, PIXELS_AT_ONCE // (channels * side**2 * (rules.max_digits + 1)))
+    resized = Digits(digits)
     tried = accepted = 0
     for start in range(0, n, chunk):
         pending = np.arange(start, min(start + chunk, n))
         while len(pending) > 0:
             if crowded:
-                placement = place_apart(rng, counts[pending], digits, rules)
+                placement = place_apart(rng, counts[pending], resized, rules)
             else:
-                placement = rules.place(rng, counts[pending], len(digits), digits.shape[-1])
-            drawing = draw(digits, placement, len(pending), rules, masks)
+                placement = rules.place(rng, counts[pending], resized)
+            drawing = draw(resized, placement, len(pending), rules, masks)
             _write(scenes, pending, drawing, placement)
-            is_accepted = drawing.accepted.numpy()
             tried += len(pending)
-            accepted += int(is_accepted.sum())
+            accepted += len(drawing.images)
             rules.require_acceptance(accepted, tried)
-            pending = pending[~is_accepted]
+            pending = pending[~drawing.accepted]
     return scenes
 
 
 def _write(scenes: Scenes, rows: np.ndarray, drawing: Drawing, placement: Placement) -> None:
     """Writes the accepted scenes of a drawing into the given rows."""
-    is_accepted = drawing.accepted.numpy()
-    target = rows[is_accepted]
+    target = rows[drawing.accepted]
     assert scenes.boxes is not None
     assert scenes.factors is not None
-    in_memory(scenes.images)[target] = drawing.images[drawing.accepted]
-    scenes.boxes[target] = drawing.boxes[drawing.accepted].float()
+    in_memory(scenes.images)[target] = drawing.images
+    scenes.boxes[target] = drawing.boxes.float()
     if scenes.masks is not None and drawing.masks is not None:
-        scenes.masks[target] = drawing.masks[drawing.accepted]
-    is_written = is_accepted[placement.scene]
+        scenes.masks[target] = drawing.masks
+    is_written = drawing.accepted[placement.scene]
     digits = rows[placement.scene[is_written]], placement.slot[is_written]
     for name in ("digit", "size"):
         scenes.factors[name][digits] = getattr(placement, name)[is_written]

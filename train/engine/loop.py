@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 
+import pyro
 import torch
 
 from train import processes
@@ -132,12 +133,13 @@ def _evaluate(
 ) -> dict[str, float]:
     """Calls ``evaluate`` in rank 0; returns its metrics in all ranks, and updates ``best``.
 
-    It runs in eval mode under a forked RNG, so that evaluating cannot change training.
+    It runs in eval mode under a forked RNG, so that evaluating cannot change training, and without
+    Pyro's checks, which :meth:`TrainState.prepare` has made.
     """
     metrics: dict[str, float] = {}
     if processes.rank() == 0:
         state.objective.eval()
-        with torch.random.fork_rng(), torch.no_grad():
+        with torch.random.fork_rng(), torch.no_grad(), pyro.validation_enabled(False):
             torch.manual_seed(state.settings.seed + state.step)
             metrics = dict(evaluate(state.step))
         state.objective.train()

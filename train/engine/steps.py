@@ -32,7 +32,7 @@ from train.errors import InputError, first_line, require
 from train.objective import Batch, Objective
 from train.settings import Settings
 
-O = TypeVar("O", bound=torch.optim.Optimizer)
+Optimiser = TypeVar("Optimiser", bound=torch.optim.Optimizer)
 
 
 class Stepper:
@@ -397,7 +397,7 @@ def build_optimiser(
     return adam(parameters, fused=cuda or device.type == "cpu", capturable=cuda)
 
 
-def untraced(optimiser: type[O]) -> type[O]:
+def untraced(optimiser: type[Optimiser]) -> type[Optimiser]:
     """Returns an optimiser's class without what hides its methods from PyTorch's compiler.
 
     That imports the compiler, which takes longer than importing PyTorch, and nothing here compiles

@@ -14,6 +14,7 @@ import sys
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, field, fields, make_dataclass
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_type_hints
@@ -91,12 +92,13 @@ def program() -> str:
     return f"python {Path(sys.argv[0]).name}"
 
 
-def field_helps(settings: type) -> dict[str, str]:
+@cache
+def field_helps(settings: type) -> Mapping[str, str]:
     """The strings below the fields of a dataclass and its bases, by field name.
 
     A field that is defined again without a string keeps the string of the base.
     """
-    helps = {}
+    helps: dict[str, str] = {}
     for base in reversed(settings.__mro__):
         try:
             definition: Any = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0]

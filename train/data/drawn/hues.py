@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from matplotlib.colors import hsv_to_rgb
 
 COLOURS = {name: hue / 6 for hue, name in enumerate(("red", "yellow", "green", "cyan", "blue"))}
 COLOURS["magenta"] = 5 / 6
@@ -24,6 +23,8 @@ def rgb(hues: np.ndarray, saturation: float = 1.0, value: float = 1.0) -> np.nda
     Returns:
         Of shape :math:`(*, 3)`, in [0, 1].
     """
+    from matplotlib.colors import hsv_to_rgb
+
     hues = np.asarray(hues, dtype=np.float64)
     return hsv_to_rgb(np.stack([hues, *(np.full(hues.shape, x) for x in (saturation, value))], -1))
 
