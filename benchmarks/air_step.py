@@ -103,7 +103,7 @@ def reference(device: torch.device | str = "cpu") -> Callable[[Tensor], object]:
 
 def ours(x: Tensor, **settings: str) -> Callable[[int], object]:
     """Returns a function that trains AIR for one step, as ``python -m train.air`` does."""
-    air_settings = AIRSettings(**settings)
+    air_settings = AIRSettings(**{"compile": "off", **settings})
     objective = METHOD.build(air_settings, {"shape": (SIZE, SIZE)})
     stepper = Stepper(objective, air_settings, x.device)
     return lambda step: stepper((x,), step)

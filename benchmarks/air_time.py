@@ -26,7 +26,7 @@ REFERENCE = (
     "--eval-every 500"
 )
 RUNS = {
-    "default": "--eval-every 50",
+    "default": "--eval-every 50 --compile off",
     "default, compiled": "--eval-every 50 --compile on",
     "Pyro's way, rate 1e-4": f"{REFERENCE} --learning-rate 1e-4",
     "Pyro's way, rate 1e-3": f"{REFERENCE} --learning-rate 1e-3",

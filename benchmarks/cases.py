@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import torch
 
@@ -16,7 +17,8 @@ from train.objective import Batch, Objective
 from train.settings import Settings
 
 CPU = torch.device("cpu")
-DEFAULTS = {name: method.settings for name, method in METHODS.items()}
+DEFAULTS = {name: partial(method.settings, compile="off") for name, method in METHODS.items()}
+"""The default settings of each method, uncompiled whatever steps earlier runs have kept."""
 RECORDS = {method.settings: method for method in METHODS.values()}
 Case = tuple[Objective, Callable[[int], Batch]]
 

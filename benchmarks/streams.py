@@ -167,7 +167,7 @@ def speed(benchmark: Benchmark, folder: Path) -> None:
         cases[f"Dataset, {workers} workers"] = split.train
     kinds = {"training": training, "reading alone": reading}
     for kind, make in kinds.items():
-        settings = AESettings(batch_size=benchmark.batch_size)
+        settings = AESettings(batch_size=benchmark.batch_size, compile="off")
         steps = {name: make(images, settings) for name, images in cases.items()}
         times = turns(steps, benchmark.rounds, benchmark.repeats)
         rows = [
@@ -203,7 +203,7 @@ def decoding(benchmark: Benchmark, folder: Path) -> None:
         for workers in WORKERS:
             images: StoredImages = contents.images.select(slice(None))
             images.workers = workers
-            settings = AESettings(batch_size=benchmark.batch_size)
+            settings = AESettings(batch_size=benchmark.batch_size, compile="off")
             steps[f"{workers} workers"] = reading(Images(images, None), settings)
         times = turns(steps, benchmark.rounds, 12)
         rows.append(

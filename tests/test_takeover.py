@@ -21,7 +21,7 @@ from torch import Tensor, fx
 from tests.data.refusals import refused
 from tests.test_compiled import AE, CPU, Mutant, batches, sound
 from train import processes
-from train.engine import ahead, compiling, kept_steps, takeover
+from train.engine import ahead, automatic, compiling, kept_steps, takeover
 from train.engine.ahead import Layout, Traced
 from train.engine.callbacks import Callback, FitResult
 from train.engine.loop import fit
@@ -403,6 +403,106 @@ def test_a_run_that_ends_early_stops_the_compiler(built, monkeypatch, tmp_path):
     assert not compiler.folder.exists()
     assert result is not None
     assert result.compiled_from is None
+
+
+def automatically(monkeypatch: pytest.MonkeyPatch, *seconds: float) -> None:
+    """Times are these: of an eager step before the first one, then of an eager and a compiled one.
+
+    A run of few steps is long enough then.
+    """
+    monkeypatch.setattr(automatic, "FEWEST", 2)
+    times = iter(seconds)
+    monkeypatch.setattr(automatic, "seconds_of", lambda *steps: [next(times) for _ in steps])
+    monkeypatch.setattr(automatic, "has_compiler", lambda: True)
+    monkeypatch.setattr(automatic, "spare_processors", lambda: 1)
+
+
+def auto(folder: Path, **settings: Any) -> tuple[int | None, dict[str, Tensor]]:
+    """Trains with ``--compile auto``; returns the first compiled step, and the weights."""
+    result, weights = run(folder, compile="auto", **settings)
+    assert result is not None
+    return result.compiled_from, weights
+
+
+def test_a_kept_step_is_taken_automatically_where_it_pays(built, monkeypatch, tmp_path, capsys):
+    """Of 12 steps: in a long run, and if it is faster; the run is repeated as the line says."""
+    eager = run(tmp_path / "eager", compile="off")[1]
+    compiled = run(tmp_path / "compiled", compile="on")[1]
+    capsys.readouterr()
+    long, short = automatic.KEPT_SECONDS / 12 + 0.01, automatic.KEPT_SECONDS / 12 - 0.01
+    for name, times, expected in (
+        ("short", (short,), None),
+        ("slow", (long, 1.0, 0.96), None),
+        ("fast", (long, 1.0, 0.5), 0),
+    ):
+        automatically(monkeypatch, *times)
+        start, weights = auto(tmp_path / name)
+        assert start == expected
+        assert same(weights, eager if start is None else compiled)
+        said = capsys.readouterr().err
+        assert ("1.04 times as fast; training continues uncompiled" in said) == (name == "slow")
+        line = "step 0 on, 2.0 times as fast: --compile background --compile-from 0 repeats"
+        assert (line in said) == (name == "fast")
+    assert len(built) == 1
+
+
+@pytest.mark.parametrize("lacks", ["", "time", "processor", "compiler"])
+def test_a_long_run_compiles_in_the_background_automatically(
+    built, later, monkeypatch, tmp_path, capsys, lacks
+):
+    """And takes over where that run would: the mutation compiles without one of the conditions."""
+    step = automatic.SECONDS / 12 + (-0.01 if lacks == "time" else 0.01)
+    automatically(monkeypatch, step, 1.0, 0.5)
+    if lacks == "processor":
+        monkeypatch.setattr(automatic, "spare_processors", lambda: 0)
+    if lacks == "compiler":
+        monkeypatch.setattr(automatic, "has_compiler", lambda: False)
+    start, weights = auto(tmp_path / "auto")
+    said = capsys.readouterr().err
+    assert start == (None if lacks else 4)
+    if lacks:
+        assert not said
+        assert same(weights, run(tmp_path / "eager", compile="off")[1])
+    else:
+        assert "take about 10 minutes" in said
+        given = {"compile": "background", "compile_from": 4}
+        assert same(weights, run(tmp_path / "again", **given)[1])
+
+
+def test_a_compiled_step_that_is_no_faster_does_not_take_over(
+    built, later, monkeypatch, tmp_path, capsys
+):
+    automatically(monkeypatch, automatic.SECONDS, 1.0, 1.0)
+    start, weights = auto(tmp_path / "auto")
+    assert start is None
+    assert "1.00 times as fast; training continues uncompiled" in capsys.readouterr().err
+    assert same(weights, run(tmp_path / "eager", compile="off")[1])
+
+
+def test_a_kept_step_that_is_wrong_is_not_compiled_anew_automatically(
+    built, monkeypatch, tmp_path, capsys
+):
+    """Nobody waits for the compiler who did not ask for it."""
+    run(tmp_path / "first", compile="on")
+    kept()[0].write_bytes(b"damaged")
+    automatically(monkeypatch, automatic.SECONDS)
+    assert auto(tmp_path / "auto")[0] is None
+    assert "training continues uncompiled" in capsys.readouterr().err
+    assert len(built) == 1
+
+
+@pytest.mark.parametrize("how", ["off", "background"])
+def test_a_resumed_run_goes_on_as_it_was_automatically(built, monkeypatch, tmp_path, how):
+    """Compiled, whatever it takes, or not; nothing is timed."""
+    given = {"compile": how} | ({"compile_from": 4} if how == "background" else {})
+    _, whole = run(tmp_path / "whole", **given)
+    run(tmp_path / "stopped", 6, **given)
+    automatically(monkeypatch)
+    for path in kept():
+        path.unlink()
+    start, weights = auto(tmp_path / "stopped", resume=True)
+    assert start == (None if how == "off" else 4)
+    assert same(whole, weights)
 
 
 def test_with_one_processor_the_step_is_compiled_first(built, monkeypatch, capsys):

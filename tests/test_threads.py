@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,6 +17,7 @@ from tests.data.refusals import refused
 from tests.test_transformers import small_digits
 from train import processes
 from train.engine import runtime, threads
+from train.engine.step_key import step_key
 from train.icvae import ICVAESettings, main
 from train.methods import METHODS
 
@@ -87,11 +90,22 @@ def test_slow_steps_are_timed_fewer_times(monkeypatch):
     assert now.steps == 6
 
 
+@contextmanager
+def threads_of(number: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    yield
+    torch.set_num_threads(before)
+
+
 def test_choosing_trains_nothing(settings, monkeypatch):
     session = METHODS["icvae"].begin(settings)
     objective, batches = session.prepared[:2]
     before = {name: value.clone() for name, value in objective.state_dict().items()}
     random = torch.get_rng_state()
+    key = partial(step_key, objective, {"elbo": list(objective.parameters())}, batches(0))
+    with threads_of(1):
+        unmeasured = key()
     taken = []
 
     def fastest(step, most):
@@ -109,6 +123,8 @@ def test_choosing_trains_nothing(settings, monkeypatch):
     after = objective.state_dict()
     assert all(torch.equal(after[name], value) for name, value in before.items())
     assert all(weight.grad is None for weight in objective.parameters())
+    # Nor is another compiled step looked for: an estimator keeps what it finds in its first call.
+    assert key() == unmeasured is not None
 
 
 def test_a_run_has_its_number_and_goes_on_with_it(settings, monkeypatch, capsys):

@@ -45,6 +45,20 @@ def small_digits(n: int = 60) -> tuple[np.ndarray, np.ndarray]:
     return few.images.numpy(), few.labels.numpy()
 
 
+def test_a_transformer_chooses_no_compiled_steps(monkeypatch):
+    """Whether there are any depends on earlier fits, and the second would differ from the first."""
+    seen = []
+    fit = transformers.fit
+
+    def noted(objective, batches, run, settings, device):
+        seen.append(settings.compile)
+        return fit(objective, batches, run, settings, device)
+
+    monkeypatch.setattr(transformers, "fit", noted)
+    AETransformer(steps=1, hidden=(4,), z_dim=2, device="cpu").fit(small_digits()[0])
+    assert seen == ["off"]
+
+
 @parametrize_with_checks([AETransformer(steps=2, hidden=(4,), z_dim=2)])
 def test_scikit_learns_own_checks(estimator, check):
     check(estimator)

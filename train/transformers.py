@@ -186,6 +186,9 @@ class Transformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         """Trains with settings, whose run folder is temporary, on a split of all data twice."""
         settings = self._adapted(settings, self.method.misfits(settings, split))
         device = runtime.setup(settings)
+        if settings.compile == "auto" and device.type == "cpu":
+            # It depends on time and on earlier runs, and a transformer fits the same twice.
+            settings = replace(settings, compile="off")
         objective, batches, inputs = self.method.prepare(settings, split, device)
         run = Run.create(settings, self.method.name, **inputs)
         result = fit(objective, batches, run, settings, device)

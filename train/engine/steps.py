@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from train import processes
-from train.engine import parallel
+from train.engine import automatic, parallel
 from train.engine.agreement import BUFFER, WEIGHTS, Outcome, Snapshot, difference
 from train.engine.compiled import (
     GradientFunction,
@@ -105,8 +105,9 @@ class Stepper:
                 differs when compiled; see :class:`~train.engine.takeover.Takeover`.
         """
         self.prepared = True
-        if should_compile(self.settings, self.device):
-            self.takeover = Takeover(self, batch, done)
+        pays = automatic.applies(self.settings, self.device, done, self.compiled_from)
+        if pays or should_compile(self.settings, self.device):
+            self.takeover = Takeover(self, batch, done, automatic=pays)
         with self.dry_run():
             self.check(batch(done), self.step_tensor(done))
         if self.takeover is not None:

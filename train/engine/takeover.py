@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from train import processes
-from train.engine import ahead, parallel
+from train.engine import ahead, automatic, parallel
 from train.engine.compiled import GradientFunction, StepFunction, can_replay, compile_gradients
 from train.engine.compiling import GradientCompiler
 from train.engine.step_key import step_key
@@ -31,6 +31,9 @@ class Steps(Protocol):
     learning_rates: list[float]
     step_function: StepFunction
     compiled_from: int | None
+
+    @property
+    def eager_step(self) -> StepFunction: ...
 
     @property
     def gradients(self) -> GradientFunction: ...
@@ -56,15 +59,24 @@ class Takeover:
         stepper: What takes the steps. Its objective was not called yet in this process.
         batch: Returns the batch of a step; all have the same shapes.
         done: The number of steps done.
+        automatic: Whether compiled steps have to pay: see :mod:`train.engine.automatic`.
 
     Raises:
         InputError: If steps are to be compiled in the background, and cannot be.
     """
 
-    def __init__(self, stepper: Steps, batch: Callable[[int], Batch], done: int) -> None:
+    def __init__(
+        self,
+        stepper: Steps,
+        batch: Callable[[int], Batch],
+        done: int,
+        *,
+        automatic: bool = False,
+    ) -> None:
         self.stepper = stepper
         self.batch = batch
         self.settings = stepper.settings
+        self.automatic = automatic
         self.waiting = False
         self.compiler: GradientCompiler | None = None
         device = stepper.device
@@ -98,9 +110,36 @@ class Takeover:
         start = self.settings.compile_from
         if start is not None and start >= self.settings.steps:
             return
-        if not self._waits(done):
+        if self.automatic and self.stepper.compiled_from is None:
+            self._begin_if_it_pays(done)
+        elif self._waits(done):
+            self._start(done)
+        else:
             self.switch(done)
-            return
+
+    def _begin_if_it_pays(self, done: int) -> None:
+        """Takes a kept step, begins to compile one, or does neither."""
+        assert self.compiler is not None
+        with self.stepper.dry_run():
+            (seconds,) = automatic.seconds_of(self._step(self.stepper.eager_step, done))
+        seconds *= self.settings.steps - done
+        if self.compiler.is_kept():
+            if automatic.takes_kept(seconds):
+                self.switch(done)
+        elif automatic.compiles(seconds):
+            note(
+                f"--compile auto: the steps of this run take about {seconds / 60:.0f} minutes as "
+                "they are: they are compiled in the background"
+            )
+            self._start(done)
+
+    def _step(self, function: StepFunction, done: int) -> Callable[[], object]:
+        """A step to time."""
+        batch, step = self.batch(done), self.stepper.step_tensor(done)
+        return lambda: function(batch, step)
+
+    def _start(self, done: int) -> None:
+        """Begins to compile in the background."""
         assert self.compiler is not None
         try:
             if not self.compiler.is_kept():
@@ -148,6 +187,7 @@ class Takeover:
         waited, self.waiting, problem = self.waiting, False, ""
         try:
             step_function = self._compiled_step(done)
+            gain = self._gain(step_function, done)
         except InputError as error:
             problem = str(error)
         # Either all ranks use the compiled step or none does.
@@ -158,11 +198,28 @@ class Takeover:
         self.stepper.step_function = step_function
         if self.stepper.compiled_from is None:
             self.stepper.compiled_from = done
-        if waited:
+        if waited or gain:
             note(
-                f"steps are compiled from step {done:,} on: --compile background --compile-from "
-                f"{done} repeats this run"
+                f"steps are compiled from step {done:,} on{gain}: --compile background "
+                f"--compile-from {done} repeats this run"
             )
+
+    def _gain(self, compiled: StepFunction, done: int) -> str:
+        """How much faster compiled steps are, in words, if they have to be.
+
+        Raises:
+            InputError: If they are hardly or no faster.
+        """
+        if not self.automatic or self.stepper.compiled_from is not None:
+            return ""
+        steps = (self._step(each, done) for each in (self.stepper.eager_step, compiled))
+        with self.stepper.dry_run():
+            before, now = automatic.seconds_of(*steps)
+        require(
+            now < automatic.FASTER * before,
+            f"--compile auto: compiled steps are {before / now:.2f} times as fast",
+        )
+        return f", {before / now:.1f} times as fast"
 
     def close(self) -> None:
         """Stops what compiles in the background."""
@@ -184,11 +241,17 @@ class Takeover:
             try:
                 return stepper.verified(kept, self.batch, done)
             except InputError as error:
-                note(f"a kept step is compiled anew, as it is no longer right: {error}")
                 self.compiler.discard()
+                self._require_time(str(error))
+                note(f"a kept step is compiled anew, as it is no longer right: {error}")
+        self._require_time("--compile auto: no kept step can be used")
         with stepper.dry_run():
             gradients = self.compiler.compile(first, step)
         return stepper.verified(gradients, self.batch, done)
+
+    def _require_time(self, problem: str) -> None:
+        """Raises :class:`InputError` if the run does not wait for a step to be compiled."""
+        require(not self.automatic or self.stepper.compiled_from is not None, problem)
 
     def _give_up(self, problem: str) -> None:
         """Goes on with eager steps, and says so, unless compiled ones are demanded."""

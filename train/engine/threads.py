@@ -6,9 +6,11 @@ the processor, several are slower than one. How many are fastest is known only b
 
 from __future__ import annotations
 
+import copy
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from typing import TypeVar
 
@@ -103,6 +105,10 @@ def _measured(
 ) -> int:
     """Returns the number of threads with which a step of training is fastest."""
     torch.set_num_threads(1)
+    # A copy, as an objective may keep what it finds in its first call, on which the name of a kept
+    # step depends: the step is found again however the number of threads was chosen.
+    with suppress(Exception):
+        objective = copy.deepcopy(objective)
     stepper = Stepper(objective, settings, torch.device("cpu"))
     first, step = local_batch(batch, 0), stepper.step_tensor(0)
     with stepper.dry_run():

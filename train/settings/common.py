@@ -82,9 +82,11 @@ class Settings(DataSettings):
     """Compile the training step, and on CUDA capture it as a CUDA graph. on: before the first step,
     about half a minute on a CPU, which keeps the compiled step for later runs. background: on a CPU
     steps are uncompiled until the compiled one is ready, or a given number, see --compile-from.
-    auto: on for CUDA, off otherwise. Three steps are run with and without compilation, and then
-    undone. If their results differ or compilation fails, "on" stops with an error, and the others
-    train without it. Needs a C++ compiler."""
+    auto: on for CUDA. On a CPU, background for a run whose steps take more than ten minutes as they
+    are; for one of more than half a minute on, if an earlier run has kept the step; otherwise off.
+    There compiled steps take over only if they are faster. Three steps are run with and without
+    compilation, and then undone. If their results differ or compilation fails, "on" stops with an
+    error, and the others train without it. Needs a C++ compiler."""
     compile_from: Whole | None = None
     """With --compile background, the number of uncompiled steps, after which training waits for the
     compiler if need be. results.json has that of each run, with which it can be repeated. None:
