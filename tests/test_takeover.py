@@ -413,6 +413,7 @@ def automatically(monkeypatch: pytest.MonkeyPatch, *seconds: float) -> None:
     monkeypatch.setattr(automatic, "FEWEST", 2)
     times = iter(seconds)
     monkeypatch.setattr(automatic, "seconds_of", lambda *steps: [next(times) for _ in steps])
+    monkeypatch.setattr(automatic, "share_of", lambda step: 0.99)
     monkeypatch.setattr(automatic, "has_compiler", lambda: True)
     monkeypatch.setattr(automatic, "spare_processors", lambda: 1)
 
@@ -446,7 +447,7 @@ def test_a_kept_step_is_taken_automatically_where_it_pays(built, monkeypatch, tm
     assert len(built) == 1
 
 
-@pytest.mark.parametrize("lacks", ["", "time", "processor", "compiler"])
+@pytest.mark.parametrize("lacks", ["", "time", "processor", "share", "compiler"])
 def test_a_long_run_compiles_in_the_background_automatically(
     built, later, monkeypatch, tmp_path, capsys, lacks
 ):
@@ -455,6 +456,8 @@ def test_a_long_run_compiles_in_the_background_automatically(
     automatically(monkeypatch, step, 1.0, 0.5)
     if lacks == "processor":
         monkeypatch.setattr(automatic, "spare_processors", lambda: 0)
+    if lacks == "share":
+        monkeypatch.setattr(automatic, "share_of", lambda step: 0.5)
     if lacks == "compiler":
         monkeypatch.setattr(automatic, "has_compiler", lambda: False)
     start, weights = auto(tmp_path / "auto")

@@ -27,6 +27,9 @@ SECONDS = 600.0
 """A step is compiled in the background if the steps left take longer, uncompiled. The compiler
 takes up to two minutes of a processor, and the step of the autoencoder gains 7%."""
 
+FREE = 0.9
+"""No processor is spare where steps get a smaller share of one than this."""
+
 FASTER = 0.95
 """A compiled step takes over if it takes less than this fraction of the time."""
 
@@ -59,9 +62,23 @@ def takes_kept(seconds: float) -> bool:
     return seconds > KEPT_SECONDS
 
 
-def compiles(seconds: float) -> bool:
-    """Whether to compile in the background where the steps left take so many seconds."""
-    return seconds > SECONDS and has_compiler() and spare_processors() > 0
+def compiles(seconds: float, share: float) -> bool:
+    """Whether to compile in the background.
+
+    Args:
+        seconds: How long the steps left take, uncompiled.
+        share: The share of a processor that this process gets.
+    """
+    is_spare = spare_processors() > 0 and share > FREE
+    return seconds > SECONDS and is_spare and has_compiler()
+
+
+def share_of(step: Callable[[], object]) -> float:
+    """Returns the share of a processor that this thread gets while it takes steps."""
+    start, used = time.perf_counter(), time.thread_time()
+    for _ in range(ROUNDS):
+        step()
+    return (time.thread_time() - used) / (time.perf_counter() - start)
 
 
 def seconds_of(*steps: Callable[[], object]) -> list[float]:

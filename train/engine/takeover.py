@@ -121,12 +121,13 @@ class Takeover:
         """Takes a kept step, begins to compile one, or does neither."""
         assert self.compiler is not None
         with self.stepper.dry_run():
-            (seconds,) = automatic.seconds_of(self._step(self.stepper.eager_step, done))
-        seconds *= self.settings.steps - done
+            step = self._step(self.stepper.eager_step, done)
+            share = automatic.share_of(step)
+            seconds = automatic.seconds_of(step)[0] * (self.settings.steps - done)
         if self.compiler.is_kept():
             if automatic.takes_kept(seconds):
                 self.switch(done)
-        elif automatic.compiles(seconds):
+        elif automatic.compiles(seconds, share):
             note(
                 f"--compile auto: the steps of this run take about {seconds / 60:.0f} minutes as "
                 "they are: they are compiled in the background"
