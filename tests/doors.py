@@ -37,15 +37,19 @@ SETTINGS = {
 PRELOADED = (
     *(
         "tests.doors",
-        # torch.use_deterministic_algorithms imports it, which takes longer than a short run.
-        "torch._inductor",
         "pyro.infer",
         "sklearn.cluster",
         "sklearn.ensemble",
         "sklearn.neighbors",
         "mlxtend.data",
     ),
-    *("train.plots", "train.engine.loop", "train.metrics.autoencoding", "train.metrics.coding"),
+    *(
+        "train.plots",
+        "train.plots_scenes",
+        "train.engine.loop",
+        "train.metrics.autoencoding",
+        "train.metrics.coding",
+    ),
     *(
         "train.metrics.counting",
         "train.metrics.embedding",
