@@ -198,7 +198,7 @@ def test_trained_models_put_to_use(tmp_path, monkeypatch):
 
 def test_the_first_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    ae.main(AESettings(steps=2, batch_size=16, cluster_starts=1, run_dir=Path("runs/first")))
+    ae.main(AESettings(steps=2, batch_size=16, cluster_starts=1, run_dir=Path("runs/my-ae")))
     names: dict = {}
     exec(BLOCKS["first-run"], names)
     assert names["images"].shape == (1_000, 28, 28)

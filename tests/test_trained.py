@@ -468,6 +468,9 @@ def test_the_exports_command(runs, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "onnxscript", None)
     with refused("--onnx and --int8 need ONNX"):
         export(load(runs("abc")), tmp_path, onnx=True)
+    # The refusal names the flag that was given.
+    with refused("--web needs ONNX"):
+        export_main(ExportSettings(runs("abc"), web=tmp_path / "site"))
     (tmp_path / "a file").touch()
     with pytest.raises(SystemExit) as stop:
         command(ExportSettings, export_main, [str(runs("abc")), "--out", str(tmp_path / "a file")])

@@ -6,6 +6,7 @@ import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from inspect import Parameter, Signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import tyro
 
 from train.cli import command
-from train.errors import InputError
+from train.errors import require
 
 if TYPE_CHECKING:
     from train.verbs.base import TensorFunction, Trained
@@ -73,6 +74,7 @@ def export(trained: Trained, folder: Path, *, onnx: bool = False, int8: bool = F
     """
     from train.engine import disk
 
+    require_onnx(onnx, int8)
     with disk.writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     files = []
@@ -81,6 +83,21 @@ def export(trained: Trained, folder: Path, *, onnx: bool = False, int8: bool = F
         files.append(folder / name)
         disk.write_atomically(files[-1], partial(_write, data))
     return files
+
+
+def require_onnx(onnx: bool, int8: bool = False, flag: str = "") -> None:
+    """Checks that the extra ``onnx`` is installed, if a flag needs it.
+
+    Args:
+        onnx: Whether there is ``--onnx``, or ``flag``.
+        int8: Whether there is ``--int8``.
+        flag: Another flag that needs it.
+    """
+    flag = flag or ("--onnx" if onnx else "--int8")
+    require(
+        not (onnx or int8) or find_spec("onnxscript") is not None,
+        f"{flag} needs ONNX: pip install 'structured-latents[onnx]', or leave {flag} out",
+    )
 
 
 def _write(data: bytes, file: BinaryIO) -> None:
@@ -98,7 +115,6 @@ def contents(trained: Trained, kinds: Sequence[str]) -> Iterator[tuple[str, byte
         The name of a file and its content.
 
     Raises:
-        InputError: If ONNX is not installed.
         AssertionError: If an export and the function it was made from differ in their outputs.
     """
     import pyro
@@ -142,6 +158,7 @@ def export_page(settings: ExportSettings, folder: Path) -> list[Path]:
     from train.explorer import runtime, web
     from train.trained import load
 
+    require_onnx(True, flag="--web")
     shown = ExploreSettings((settings.run,), images=settings.images, data=settings.data)
     trained, view = load(settings.run), opened(settings.run, shown)
     web.require_exportable(view)
@@ -199,12 +216,6 @@ def compare(program: Any, function: TensorFunction, device: Any) -> None:
 def _onnx(program: Any, function: TensorFunction) -> bytes:
     import torch
 
-    try:
-        import onnxscript  # noqa: F401
-    except ImportError:
-        raise InputError(
-            "--onnx and --int8 need ONNX: pip install 'structured-latents[onnx]', or leave them out"
-        ) from None
     buffer = io.BytesIO()
     exported: Any = torch.onnx.export(
         program,
@@ -226,10 +237,12 @@ def main(settings: ExportSettings) -> dict[str, Any]:
     Raises:
         InputError: If the run cannot be loaded or files cannot be written.
     """
-    from train.trained import load
-
     if settings.web is not None:
         return {path.name: path for path in export_page(settings, settings.web)[:1]}
+    # Before what takes seconds: to load the run.
+    require_onnx(settings.onnx, settings.int8)
+    from train.trained import load
+
     folder = settings.out or settings.run / "export"
     files = export(load(settings.run), folder, onnx=settings.onnx, int8=settings.int8)
     return {path.name: path for path in files}

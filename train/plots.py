@@ -326,7 +326,9 @@ def codes(z: np.ndarray, labels: np.ndarray) -> Figure:
         )
     else:
         figure.colorbar(points, ax=axis, label="class, in order" if classes else "c")
-    axis.set(xlabel=f"{name} 1", ylabel=f"{name} 2", aspect="equal")
+    # The axes fill the figure: limits give way to the equal aspect, and the box does not.
+    axis.set(xlabel=f"{name} 1", ylabel=f"{name} 2")
+    axis.set_aspect("equal", adjustable="datalim")
     return figure
 
 

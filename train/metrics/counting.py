@@ -28,6 +28,7 @@ from train.metrics.goals import Beats, Goal
 from train.metrics.measuring import Measures, Unmeasurable
 from train.metrics.references import majority, mean_image_mse
 from train.metrics.watch import TrainingLog, Watch
+from train.progress import progress
 from train.windows import scenes_at_once
 
 if TYPE_CHECKING:
@@ -116,7 +117,9 @@ def iw_bound(
     def bound(batch: Tensor) -> Tensor:
         return estimator.bound(model, guide, batch)
 
-    return torch.cat([bound(batch) for batch in images.split(max(rows // particles, 1))])
+    batches = images.split(max(rows // particles, 1))
+    shown = progress(batches, "importance-weighted bound", len(batches), "batch")
+    return torch.cat([bound(batch) for batch in shown])
 
 
 @torch.no_grad()
@@ -135,7 +138,8 @@ def explain(
     device = model.zero.device
     estimator = MarginalELBO()
     batches = []
-    for images in scenes.split(batch):
+    parts = scenes.split(batch)
+    for images in progress(parts, "finding objects", -(-len(scenes) // batch), "batch"):
         images = as_input(images.to(device))
         detection = guide.detect(images)
         explanation = Explanation(
