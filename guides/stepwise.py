@@ -51,6 +51,10 @@ class Detection(NamedTuple):
         background: What is under the objects, of shape :math:`(B, C, H, W)`.
         z_background: The background's latent, flattened, of shape :math:`(B, K)`; :math:`K` is 0 if
             it has none.
+
+    Example:
+        >>> Detection(*torch.zeros(10, 2))  # doctest: +ELLIPSIS
+        Detection(counts (2,), probabilities (2,), ..., background (2,), z_background (2,))
     """
 
     counts: Tensor
@@ -63,6 +67,10 @@ class Detection(NamedTuple):
     masks: Tensor
     background: Tensor
     z_background: Tensor
+
+    def __repr__(self) -> str:
+        shapes = (f"{name} {tuple(value.shape)}" for name, value in self._asdict().items())
+        return f"{type(self).__name__}({', '.join(shapes)})"
 
 
 class Proposal(NamedTuple):
