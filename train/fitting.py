@@ -145,7 +145,8 @@ def require_classes(invariance: str, classes: int | Mapping[str, int]) -> None:
         values, has_quantities = "the labels", not classes
     require(
         not has_quantities or invariance not in ("direct", "mmd"),
-        f"--invariance {invariance} needs classes, but {values} are quantities: give another one",
+        f"--invariance {invariance} needs classes, but {values} are quantities: "
+        "give pairwise, kt, club, adversarial or echo",
     )
 
 
