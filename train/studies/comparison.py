@@ -28,6 +28,7 @@ from train.metrics.clusters import cluster_accuracy
 from train.metrics.measuring import NOT_FINITE, Unmeasurable, attempt, finite
 from train.metrics.probes import probe_accuracy
 from train.metrics.style import STYLES, morphometrics, style_r2
+from train.progress import progress
 from train.verbs.base import Trained
 
 MEASURES = {
@@ -165,7 +166,8 @@ def compare(codecs: Sequence[Codec], data: Split, seed: int = 0) -> list[dict[st
     styles = [
         morphometrics(luminance(in_memory(images.images)).squeeze(1).numpy()) for images in data
     ]
-    return [_row(codec, data, styles, seed) for codec in codecs]
+    shown = progress(codecs, "measuring", len(codecs), "run")
+    return [_row(codec, data, styles, seed) for codec in shown]
 
 
 def _row(codec: Codec, data: Split, styles: Sequence[np.ndarray], seed: int) -> dict[str, Any]:

@@ -8,9 +8,9 @@ from typing import NamedTuple
 import pyro
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from train.objective import Batch, ELBOObjective
+from train.progress import progress
 from train.studies.timing import median_milliseconds
 
 
@@ -45,25 +45,31 @@ class Quality(NamedTuple):
     bias_share: float
 
 
-def moments(loss: Callable[[], Tensor], weights: Mapping[str, Tensor], draws: int) -> Moments:
+def moments(
+    loss: Callable[[], Tensor],
+    weights: Mapping[str, Tensor],
+    draws: int,
+    name: str = "drawing gradients",
+) -> Moments:
     """Draws gradients and computes their mean and variance by Welford's algorithm.
 
     Args:
         loss: Returns an estimate of the loss, of shape (); called once for each draw.
         weights: The weights with respect to which the loss is differentiated, by name.
         draws: The number of gradients, 2 or more.
+        name: What is done, for :func:`~train.progress.progress`.
     """
-    mean = {name: torch.zeros_like(weight, dtype=torch.float64) for name, weight in weights.items()}
-    squares = {name: torch.zeros_like(value) for name, value in mean.items()}
-    for i in tqdm(range(1, draws + 1), disable=None, leave=False):
+    mean = {key: torch.zeros_like(weight, dtype=torch.float64) for key, weight in weights.items()}
+    squares = {key: torch.zeros_like(value) for key, value in mean.items()}
+    for i in progress(range(1, draws + 1), name, draws, "gradient"):
         gradients = torch.autograd.grad(loss(), list(weights.values()), allow_unused=True)
-        for name, gradient in zip(weights, gradients, strict=True):
+        for key, gradient in zip(weights, gradients, strict=True):
             # A weight that the estimate does not depend on has a gradient of zero.
-            value = mean[name].new_zeros(()) if gradient is None else gradient.double()
-            delta = value - mean[name]
-            mean[name] += delta / i
-            squares[name] += delta * (value - mean[name])
-    return Moments(mean, {name: value / (draws - 1) for name, value in squares.items()}, draws)
+            value = mean[key].new_zeros(()) if gradient is None else gradient.double()
+            delta = value - mean[key]
+            mean[key] += delta / i
+            squares[key] += delta * (value - mean[key])
+    return Moments(mean, {key: value / (draws - 1) for key, value in squares.items()}, draws)
 
 
 def quality(estimated: Moments, exact: Moments, names: Iterable[str]) -> Quality:
@@ -153,10 +159,10 @@ class Bench:
         """Returns one estimate of an objective's loss, of shape ()."""
         return objective(self.batch, self.step)[0]["elbo"]
 
-    def moments(self, objective: ELBOObjective, draws: int) -> Moments:
+    def moments(self, objective: ELBOObjective, draws: int, name: str) -> Moments:
         """Draws gradients of an objective with respect to all weights except a baseline's."""
         weights = elbo_weights(model=objective.model, guide=objective.guide)
-        return moments(lambda: self.loss(objective), weights, draws)
+        return moments(lambda: self.loss(objective), weights, draws, f"gradients of {name}")
 
     def timed_step(self, objective: ELBOObjective) -> Callable[[int], object]:
         """Returns a function that computes a loss and its gradients with respect to all weights."""
@@ -198,11 +204,11 @@ def compare(
     """
     bench = Bench(batch, step)
     with pyro.validation_enabled(False):
-        exact_moments = bench.moments(exact, exact_draws)
+        exact_moments = bench.moments(exact, exact_draws, "the exact sum")
         estimated = {}
         for name, objective in objectives.items():
             train_baseline(objective, batch, bench.step, baseline_steps)
-            estimated[name] = bench.moments(objective, draws)
+            estimated[name] = bench.moments(objective, draws, name)
         steps = {name: bench.timed_step(objective) for name, objective in objectives.items()}
         times = median_milliseconds(steps, rounds)
     weight_groups = groups(exact_moments.mean)
