@@ -27,7 +27,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -402,6 +402,11 @@ def require_same(settings: SlotSettings) -> None:
     )
 
 
+def make(settings: SlotSettings, resume: bool) -> None:
+    """Trains a run, or goes on with one that was stopped."""
+    METHOD.main(replace(settings, resume=resume))
+
+
 def main(benchmark: Benchmark) -> None:
     """Trains the runs that are not finished, and prints a Markdown table."""
     rows = []
@@ -409,7 +414,7 @@ def main(benchmark: Benchmark) -> None:
         for seed in benchmark.seeds:
             settings = settings_of(benchmark, data, seed)
             require_same(settings)
-            measured = run_once(settings.run_dir, lambda settings=settings: METHOD.main(settings))
+            measured = run_once(settings.run_dir, partial(make, settings))
             seconds = measured["train_seconds"]
             row = {"data": data, "seed": seed, "steps": measured["steps"]}
             row |= {name: measured[name] for name in segmentation.MEASURES}

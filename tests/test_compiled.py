@@ -487,7 +487,6 @@ def test_a_step_that_waits_is_not_compiled(monkeypatch, capsys):
     with refused("--compile", "cannot be compiled"):
         Stepper(build(settings), replace(settings, compile="on"), CPU).prepare(batches(settings), 0)
     monkeypatch.setattr(steps, "should_compile", lambda *_: True)
-    monkeypatch.setattr(steps.automatic, "applies", lambda *_: False)
     stepper = Stepper(build(settings), settings, CPU)
     stepper(batches(settings)(0), 0)
     assert "cannot be compiled" in capsys.readouterr().err

@@ -24,6 +24,8 @@ from train.engine import parallel
 COMMON = (
     *("--device", "cpu", "--batch-size", "8", "--seed", "3", "--learning-rate", "1e-3"),
     *("--log-every", "1", "--eval-every", "4", "--checkpoint-every", "4", "--decay", "none"),
+    # Long runs are compiled otherwise, in a process of their own.
+    *("--compile", "off"),
 )
 METHODS = {
     "ae": ("--hidden", "16", "--cluster-starts", "2"),

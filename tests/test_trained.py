@@ -466,8 +466,9 @@ def test_the_exports_command(runs, tmp_path, capsys, monkeypatch):
     command(ExportSettings, export_main, [str(runs("abc")), "--out", str(tmp_path / "there")])
     assert (tmp_path / "there" / "encoder.pt2").exists()
     monkeypatch.setitem(__import__("sys").modules, "onnxscript", None)
-    with refused("--onnx and --int8 need ONNX"):
-        export(load(runs("abc")), tmp_path, onnx=True)
+    for flag in ("onnx", "int8"):
+        with refused(f"--{flag} needs ONNX"):
+            export(load(runs("abc")), tmp_path, **{flag: True})
     # The refusal names the flag that was given.
     with refused("--web needs ONNX"):
         export_main(ExportSettings(runs("abc"), web=tmp_path / "site"))

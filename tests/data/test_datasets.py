@@ -129,7 +129,8 @@ class TestDownloaded:
 
     @pytest.mark.parametrize(("name", "folder"), FOLDERS)
     def test_a_failed_download_is_refused(self, tmp_path, monkeypatch, name, folder):
-        # Nothing listens on port 9 of this machine.
+        # Debian's package may be installed. Nothing listens on port 9 of this machine.
+        monkeypatch.setattr(torchvision_sets, "DEBIAN", tmp_path / "no package")
         monkeypatch.setattr(
             getattr(torchvision.datasets, folder), "mirrors", ["http://127.0.0.1:9/"]
         )

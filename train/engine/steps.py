@@ -105,9 +105,9 @@ class Stepper:
                 differs when compiled; see :class:`~train.engine.takeover.Takeover`.
         """
         self.prepared = True
-        pays = automatic.applies(self.settings, self.device, done, self.compiled_from)
-        if pays or should_compile(self.settings, self.device):
-            self.takeover = Takeover(self, batch, done, automatic=pays)
+        wanted = should_compile(self.settings, self.device)
+        if wanted or automatic.applies(self.settings, self.device, done, self.compiled_from):
+            self.takeover = Takeover(self, batch, done, automatic=not wanted)
         with self.dry_run():
             self.check(batch(done), self.step_tensor(done))
         if self.takeover is not None:
