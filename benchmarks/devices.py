@@ -22,18 +22,15 @@ Reference: Patarasuk and Yuan, Bandwidth optimal all-reduce algorithms for clust
 
 from __future__ import annotations
 
-import json
-import os
 import socket
 import statistics
-import subprocess
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 import tyro
+from answering import Worker
 from cases import DEFAULTS, case
 
 from train.engine.runtime import tune_cpu
@@ -41,6 +38,7 @@ from train.engine.state import TrainState
 from train.studies.timing import median_ratio, turns
 from train.tables import markdown
 
+SCRIPT = "devices_worker.py"
 MOST = 2**20
 """Devices that are looked at, at most."""
 
@@ -123,29 +121,6 @@ def first_below(
     return below
 
 
-class Worker:
-    """A process of :mod:`devices_worker`."""
-
-    def __init__(self, **environment: str) -> None:
-        root = Path(__file__).resolve().parent.parent
-        self.process = subprocess.Popen(
-            [sys.executable, Path(__file__).with_name("devices_worker.py")],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "PYTHONPATH": str(root), **environment},
-        )
-
-    def ask(self, what: str, method: str, repeats: int) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps([what, method, repeats]) + "\n")
-        self.process.stdin.flush()
-
-    def answer(self) -> float:
-        assert self.process.stdout is not None
-        return json.loads(self.process.stdout.readline())
-
-
 def asked(workers: list[Worker], what: str, method: str, repeats: int) -> float:
     """Has workers do the same together; returns the seconds of a repeat, of the slowest."""
     for worker in workers:
@@ -159,8 +134,8 @@ def compared(benchmark: Benchmark) -> list[dict[str, str]]:
         free.bind(("localhost", 0))
         address = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(free.getsockname()[1])}
     group = {"WORLD_SIZE": "2", "OMP_NUM_THREADS": "1", **address}
-    two = [Worker(RANK=str(rank), LOCAL_RANK=str(rank), **group) for rank in range(2)]
-    one = [Worker(OMP_NUM_THREADS="2")]
+    two = [Worker(SCRIPT, RANK=str(rank), LOCAL_RANK=str(rank), **group) for rank in range(2)]
+    one = [Worker(SCRIPT, OMP_NUM_THREADS="2")]
     rows = []
     try:
         for method in benchmark.methods:

@@ -13,8 +13,6 @@ working tree's on both sides.
 
 from __future__ import annotations
 
-import json
-import os
 import statistics
 import subprocess
 import sys
@@ -27,13 +25,13 @@ from pathlib import Path
 from typing import Any
 
 import tyro
+from answering import ROOT, Worker
 from guard_worker import WORKS
 
 from train.errors import require
 from train.studies.timing import median_interval, ratios
 from train.tables import markdown
 
-ROOT = Path(__file__).resolve().parent.parent
 TURN = 0.1
 """Seconds of a turn, if several repeats fit into it."""
 FEWEST = 8
@@ -58,29 +56,16 @@ class Benchmark:
         require(not unknown, f"--works {unknown[:1]} is not known: give some of {', '.join(WORKS)}")
 
 
-class Worker:
+class Steps(Worker):
     """A process that takes steps with the library of one tree."""
 
     def __init__(self, tree: Path) -> None:
-        environment = {**os.environ, "PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1"}
-        self.process = subprocess.Popen(
-            [sys.executable, Path(__file__).with_name("guard_worker.py")],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=environment,
-            cwd=tree,
-        )
+        super().__init__("guard_worker.py", tree, OMP_NUM_THREADS="1")
 
     def __call__(self, name: str, repeats: int) -> float | None:
         """Returns the processor's seconds a repeat; ``None`` if this tree cannot do it."""
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.write(json.dumps([name, repeats]) + "\n")
-        self.process.stdin.flush()
-        answer = self.process.stdout.readline()
-        require(bool(answer), "a process that takes the steps ended: see its message above")
-        return json.loads(answer)
+        self.ask(name, repeats)
+        return self.answer()
 
 
 @contextmanager
@@ -101,7 +86,7 @@ def checked_out(revision: str) -> Iterator[Path]:
         yield tree
 
 
-def compared(name: str, sides: dict[str, Worker], benchmark: Benchmark) -> dict[str, Any]:
+def compared(name: str, sides: dict[str, Steps], benchmark: Benchmark) -> dict[str, Any]:
     """Times one work on both sides in turn, and returns a row of the table."""
     row: dict[str, Any] = {"what": name}
     end = time.perf_counter() + 60 * benchmark.minutes / len(benchmark.works)
@@ -139,7 +124,7 @@ def main(benchmark: Benchmark) -> int:
     """Times all works, prints a Markdown table, and returns 1 if one is slower."""
     rows = []
     with checked_out(benchmark.base) as tree, ExitStack() as stack:
-        sides = {"base": Worker(tree), "now": Worker(ROOT)}
+        sides = {"base": Steps(tree), "now": Steps(ROOT)}
         for worker in sides.values():
             stack.callback(worker.process.kill)
         for name in benchmark.works:

@@ -132,6 +132,18 @@ class TrainedAIR(Trained):
         model = self.objective.model
         return model.max_objects * (4 + model.what_dim) + model.background.size
 
+    def scenes_of(self, images: Array) -> tuple[TrainedAIR, Tensor | StoredImages]:
+        """Checks scenes, and returns them with this model on a canvas of their size.
+
+        Raises:
+            InputError: See :meth:`detect`.
+        """
+        images = opened(images)
+        model = self.on_canvas_of(images)
+        x = model.rows(images)
+        require(len(x) > 0, "there are no images: give one or more")
+        return model, x
+
     def detect(self, images: Array) -> Detection:
         """Detects objects in images: see :class:`guides.air.Detection`.
 
@@ -142,10 +154,7 @@ class TrainedAIR(Trained):
             InputError: If there are no images, or they are of a size that the guide does not
                 support.
         """
-        images = opened(images)
-        model = self.on_canvas_of(images)
-        x = model.rows(images)
-        require(len(x) > 0, "there are no images: give one or more")
+        model, x = self.scenes_of(images)
         detections = [model.objective.guide.detect(batch) for (batch,) in model.batches(x)]
         if len(detections) == 1:
             return self.public(detections[0])
@@ -167,10 +176,7 @@ class TrainedAIR(Trained):
         Returns:
             Of shape :math:`(M, N (4 + D) + K)`.
         """
-        images = opened(images)
-        model = self.on_canvas_of(images)
-        x = model.rows(images)
-        require(len(x) > 0, "there are no images: give one or more")
+        model, x = self.scenes_of(images)
         return model.in_batches(lambda batch: coded(model.objective.guide.detect(batch)), x)
 
     def functions(self) -> dict[str, TensorFunction]:
