@@ -8,6 +8,7 @@ import pyro
 import pytest
 import torch
 from pyro.distributions import Normal
+from pyro.infer import ELBO
 from pyro.nn import PyroSample
 from pyro.nn.module import to_pyro_module_
 from pyro.poutine.messenger import Messenger
@@ -18,7 +19,12 @@ from pyro_models import announcements
 from pyro_models.air import AIR
 from pyro_models.store import GuardedModule
 from tests.test_store import OwnNoise
-from train.estimators import MarginalELBO
+from train.estimators import (
+    DiscreteELBO,
+    MarginalELBO,
+    MultiSampleELBO,
+    ReweightedWakeSleepELBO,
+)
 from train.objective import ELBOObjective
 
 STEP = torch.tensor(0)
@@ -48,12 +54,14 @@ class Watched(AIR):
         return super().observe(canvas, images)
 
 
-def objective(kind: type[AIR] = Watched) -> tuple[ELBOObjective, tuple[Tensor]]:
+def objective(
+    kind: type[AIR] = Watched, estimator: ELBO | None = None
+) -> tuple[ELBOObjective, tuple[Tensor]]:
     torch.manual_seed(0)
     model = kind(shape=(12, 12), window_size=6, what_dim=2, hidden=4, max_objects=2)
     guide = ResidualGuide(model, hidden=4, encoder_hidden=4, anchors=2)
     images = torch.rand(4, 1, 12, 12)
-    made = ELBOObjective(model, guide, MarginalELBO())
+    made = ELBOObjective(model, guide, estimator or MarginalELBO())
     # The estimator examines the pair first.
     made((images,), STEP)
     return made, (images,)
@@ -67,8 +75,15 @@ def estimate(made: ELBOObjective, batch: tuple[Tensor], *, validates: bool) -> l
     return [loss, *torch.autograd.grad(loss, list(made.parameters()))]
 
 
-def test_the_first_step_announces_weights_and_the_others_do_not():
-    made, batch = objective()
+ESTIMATORS = (
+    *(MarginalELBO(), DiscreteELBO("rloo"), DiscreteELBO("disarm"), DiscreteELBO("reinforce")),
+    *(MultiSampleELBO(), ReweightedWakeSleepELBO()),
+)
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS, ids=lambda e: type(e).__name__)
+def test_the_first_step_announces_weights_and_the_others_do_not(estimator):
+    made, batch = objective(estimator=estimator)
     estimate(made, batch, validates=True)
     assert "decoder$$$0.weight" in made.model.stored
     assert "encoder$$$0.weight" in made.model.stored

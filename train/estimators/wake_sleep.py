@@ -11,7 +11,7 @@ from pyro.distributions.util import scale_and_mask
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
-from pyro_models.announcements import SampleTracer
+from pyro_models.announcements import SampleTracer, leaves_weights
 from train.estimators.base import DifferentiableELBO
 from train.estimators.costs import (
     Cost,
@@ -128,6 +128,7 @@ def guide_log_probs(run: Counts) -> list[tuple[Tensor, Any]]:
     ]
 
 
+@leaves_weights
 class DetachedDraws(Messenger):
     """A Pyro handler that draws latents without a gradient through the draw."""
 

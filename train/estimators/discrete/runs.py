@@ -16,7 +16,7 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
-from pyro_models.announcements import SampleTracer
+from pyro_models.announcements import SampleTracer, leaves_weights
 from train.estimators.contract import Contract
 from train.estimators.costs import PARTICLES, Cost, Site, sum_to_plates
 from train.estimators.discrete.dependencies import CostKey, costs_of, key_of
@@ -28,6 +28,7 @@ Draw = Callable[[Any, int, int], Tensor]
 the number of dimensions of plates."""
 
 
+@leaves_weights
 class SetDraws(Messenger):
     """Draws some sites of a guide otherwise than their distribution does.
 
@@ -312,6 +313,7 @@ class Runner:
         )
 
 
+@leaves_weights
 class RelaxObserved(Messenger):
     """Lets a model's sites have relaxed values."""
 
