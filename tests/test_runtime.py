@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import os
+import platform
 import random
+import resource
 import signal
 import warnings
 from typing import Any
@@ -118,6 +121,31 @@ def test_a_command_keeps_its_memory(tmp_path, monkeypatch):
     monkeypatch.setattr(runtime, "tune_malloc", lambda: kept.append(True))
     cli.command(ICVAESettings, lambda given: {}, [])
     assert kept == [True]
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="malloc of glibc is tuned")
+def test_memory_of_a_step_is_kept_for_the_next():
+    """Blocks of 64 MB, larger than any that glibc can be told not to map, fault in once."""
+    receiver, sender = os.pipe()
+    os.set_blocking(receiver, False)
+    # A process of its own, as malloc cannot be untuned.
+    if (child := os.fork()) == 0:
+        try:
+            runtime.tune_malloc()
+            faults = []
+            for _ in range(2):
+                before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+                np.ones(8 * 2**20)
+                faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+            os.write(sender, repr(faults).encode())
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    first, second = ast.literal_eval(os.read(receiver, 100).decode())
+    os.close(receiver)
+    os.close(sender)
+    # A page has 4 KB, so the block has 16,384; a machine may have larger pages.
+    assert second < first / 10
 
 
 def test_denormals_are_seen():

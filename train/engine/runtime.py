@@ -19,7 +19,7 @@ from train.errors import InputError, require
 from train.settings import Settings
 
 # Parameters of mallopt, from glibc's malloc.h.
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 
 CUBLAS = "CUBLAS_WORKSPACE_CONFIG"
 """The environment variable without which cuBLAS is not deterministic."""
@@ -109,10 +109,12 @@ def tune_malloc() -> None:
     It cannot be undone, so call it only in a process that does nothing but train.
     """
     # Each step needs the memory that the previous one freed. If glibc returns it to the system in
-    # between, which depends on the process, that takes a quarter of a step.
+    # between, which depends on the process, that takes a quarter of a step. Blocks that it maps are
+    # returned when they are freed, and 32 MB is the largest size below which it can be kept from
+    # mapping one, so it is kept from mapping any.
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
-        libc.mallopt(M_TRIM_THRESHOLD, 256 * 2**20)
-        libc.mallopt(M_MMAP_THRESHOLD, 32 * 2**20)
+        libc.mallopt(M_MMAP_MAX, 0)
+        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 @contextmanager
