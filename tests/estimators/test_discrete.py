@@ -448,6 +448,55 @@ def test_a_tree_of_impossible_classes_has_finite_gradients():
     assert (gradient[[1, 3, 4]] == 0).all()
 
 
+@pytest.mark.parametrize("masks_prior", [True, False])
+@pytest.mark.parametrize(
+    ("name", "particles", "kind"),
+    [
+        (name, particles, kind)
+        for kind in (dist.Categorical, dist.OneHotCategorical)
+        for name, particles in (
+            *(("reinforce", 2), ("rloo", 2), ("disarm", 2), ("enumerate", 1), ("mvd", 1)),
+            *(("unordered-set", 2), ("unordered-set", 3), ("unordered-set", 4)),
+        )
+    ]
+    + [
+        (name, particles, dist.OneHotCategorical)
+        for name, particles in (("double-cv", 2), ("muprop", 1), ("rebar", 1))
+    ],
+)
+def test_an_impossible_class_is_as_if_it_were_not_there(name, particles, kind, masks_prior):
+    """A logit of minus infinity in the guide, and in the model, whose prior may have it, too."""
+    copies = 4_000
+    possible = torch.tensor([True, True, False, True])
+    one, prior = torch.tensor([0.1, 0.5, 0.3, -0.4]), torch.tensor([0.2, 0.6, 0.4, -0.3])
+    values, x = torch.tensor([0.0, 1.0, 2.0, 3.0]), torch.tensor(0.7)
+    if masks_prior:
+        prior = prior.masked_fill(~possible, -torch.inf)
+    logits = one.repeat(copies, 1).requires_grad_()
+
+    def model():
+        with pyro.plate("copies", copies):
+            z = pyro.sample("z", kind(logits=prior))
+            z = values[z] if kind is dist.Categorical else (z * values).sum(-1)
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide():
+        with pyro.plate("copies", copies):
+            pyro.sample("z", kind(logits=logits.masked_fill(~possible, -torch.inf)))
+
+    pyro.set_rng_seed(0)
+    loss = DiscreteELBO(name, particles).differentiable_loss(model, guide)
+    (drawn,) = torch.autograd.grad(loss, logits)
+    one.requires_grad_()
+    log_q, log_p = one[possible].log_softmax(-1), prior.log_softmax(-1)[possible]
+    cost = log_q - log_p - dist.Normal(values[possible], 1.0).log_prob(x)
+    (exact,) = torch.autograd.grad((log_q.exp() * cost).sum(), one)
+    assert loss.isfinite()
+    assert drawn[:, 2].eq(0).all()
+    error = drawn.std(0) / copies**0.5
+    assert ((drawn.mean(0) - exact).abs() <= 4 * error + 1e-9).all()
+
+
 @pytest.mark.parametrize("target", [0.499, 0.49])
 def test_variances_are_ordered(target):
     program = toy(target)

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from train.estimators.costs import added
+from train.estimators.costs import added, weighed
 from train.estimators.discrete.families import Family, logits_of, require_family, uniform
 from train.estimators.discrete.site import (
     Common,
@@ -175,7 +175,7 @@ class MeasureValued(Weighted):
 
     def surrogate(self, draws: SiteDraws) -> Tensor:
         p, cost, score = self._by_variable(draws)
-        signal = p * cost
+        signal = weighed(p, cost)
         signal = signal[..., None] if draws.family.one_hot else signal
         gradient = draws.unflat((signal * score).sum(0, keepdim=True))
         return (gradient * draws.logits[:1]).sum()
@@ -246,15 +246,16 @@ class UnorderedSet(Weighted):
 
     def surrogate(self, draws: SiteDraws) -> Tensor:
         p, ratio, without = self._ratios(draws)
-        cost = draws.to_variables(draws.cost)
+        # Where fewer values than K are possible, the others are drawn, too.
+        cost = torch.where(draws.probability > 0, draws.to_variables(draws.cost), 0.0)
         baseline = (without * p * cost).sum(1)
         signal = p * ratio * (cost - baseline)
         signal = signal[..., None] if draws.family.one_hot else signal
         return (signal * draws.score * draws.logits).sum()
 
     def weights(self, draws: SiteDraws) -> Tensor:
-        p, ratio, _ = self._ratios(draws)
-        return (p * ratio).reshape(draws.cost.shape)
+        _, ratio, _ = self._ratios(draws)
+        return (draws.probability * ratio).reshape(draws.cost.shape)
 
 
 def log_probabilities(logits: Tensor, family: type[Family]) -> Tensor:

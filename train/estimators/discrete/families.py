@@ -30,6 +30,10 @@ from torch.distributions.utils import clamp_probs
 TINY = 1e-30
 """Keeps logarithms of uniform draws finite."""
 
+IMPOSSIBLE = -1e4
+"""The logit of a class that is given minus infinity. Its exponential is 0 in every precision, and 0
+times it is 0."""
+
 
 def uniform(shape: torch.Size | tuple[int, ...], like: Tensor) -> Tensor:
     """Draws from the uniform distribution on [0, 1), with the dtype and device of ``like``.
@@ -275,13 +279,19 @@ def require_family(fn: Any) -> type[Family]:
 
 
 def logits_of(fn: Any) -> Tensor:
-    """Returns the logits of a distribution of one of the families, of its full shape."""
+    """Returns the logits of a distribution of one of the families, of its full shape.
+
+    Those of classes are normalised, and at least :data:`IMPOSSIBLE`.
+    """
     base = base_of(fn)
     # Of a subclass with other event dimensions, as of one class at a time, logits are the same.
     shape = torch.Size(fn.batch_shape) + torch.Size(fn.event_shape)
+    logits = base.logits
     if isinstance(base, Categorical):
-        shape = shape + base.logits.shape[-1:]
-    return base.logits.expand(shape)
+        shape = shape + logits.shape[-1:]
+    if not isinstance(base, Bernoulli):
+        logits = logits.clamp(min=IMPOSSIBLE)
+    return logits.expand(shape)
 
 
 class Relaxed(TorchDistribution):

@@ -11,7 +11,7 @@ import torch
 from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 
-from train.estimators.costs import added, elbo_terms, is_masked, log_prob, total, unmasked
+from train.estimators.costs import added, elbo_terms, is_masked, log_prob, total, unmasked, weighed
 from train.estimators.discrete.dependencies import CostKey
 from train.estimators.discrete.exhaustive import MOST, Enumerate, Weighted
 from train.estimators.discrete.families import logits_of, require_family
@@ -139,7 +139,7 @@ class EnumeratedGroup(Group):
             if isinstance(weight, Tensor):
                 weights[key] = weight
         surrogate = added(
-            (weight * run.value(key).detach()).sum()
+            weighed(weight, run.value(key).detach()).sum()
             for key, weight in weights.items()
             if torch.is_grad_enabled()
         )

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from pyro_models.announcements import SampleTracer, leaves_weights
 from train.estimators.contract import Contract
-from train.estimators.costs import PARTICLES, Cost, Site, sum_to_plates
+from train.estimators.costs import PARTICLES, Cost, Site, sum_to_plates, weighed
 from train.estimators.discrete.dependencies import CostKey, costs_of, key_of
 from train.estimators.discrete.families import Relaxed, Vectors, family_of, logits_of
 from train.estimators.programs import Program, samples
@@ -215,13 +215,17 @@ class Run:
         result = []
         for particle, costs in enumerate(self.costs):
             for cost in costs:
-                weight: Tensor | float = others
+                values = [s.value for s in cost.summands]
                 if key_of(cost) in weights:
                     weight = weights[key_of(cost)]
                     weight = weight if self.together else weight[particle]
                     while weight.ndim > cost.value.ndim and weight.shape[0] == 1:
                         weight = weight[0]
-                summands = tuple(s._replace(value=s.value * weight) for s in cost.summands)
+                    values = [weighed(weight, value) for value in values]
+                else:
+                    values = [value * others for value in values]
+                pairs = zip(cost.summands, values, strict=True)
+                summands = tuple(s._replace(value=value) for s, value in pairs)
                 result.append(cost._replace(summands=summands))
         return result
 
