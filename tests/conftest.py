@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,8 +18,6 @@ from tests import few, undrawn
 from train import verdict
 from train.metrics import adversaries, clusters
 
-# Networks are small and tests run side by side: more threads would wait for each other.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(1)
 
 
