@@ -103,8 +103,8 @@ def test_estimators_side_by_side(small_air):
         "tracegraph": objective(TraceGraphELBO()),
         "concrete": objective(ConcreteELBO(temperature=2.0)),
     }
-    images = small_air().images.repeat(20, 1, 1, 1)
-    counted = {"draws": 150, "exact_draws": 300, "baseline_steps": 2, "rounds": 1}
+    images = small_air().images.repeat(40, 1, 1, 1)
+    counted = {"draws": 50, "exact_draws": 100, "baseline_steps": 2, "rounds": 1}
     table = compare(objectives, objective(MarginalELBO()), (images,), 0, **counted)
     actual = {row["estimator"]: row for row in table if row["group"] == "all"}
     assert len(table) == 3 * 6
