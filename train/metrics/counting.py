@@ -23,7 +23,12 @@ from train.data.scenes import Scenes, ScenesSplit
 from train.data.streaming.stored import StoredImages, in_memory
 from train.estimators import ImportanceWeightedELBO, MarginalELBO
 from train.metrics import segmentation
-from train.metrics.detection import accuracy_by_count, average_precision, object_scores
+from train.metrics.detection import (
+    accuracy_by_count,
+    average_precision,
+    object_scores,
+    pairwise_ious,
+)
 from train.metrics.goals import Beats, Goal
 from train.metrics.measuring import Measures, Unmeasurable
 from train.metrics.references import majority, mean_image_mse
@@ -124,7 +129,11 @@ def iw_bound(
 
 @torch.no_grad()
 def explain(
-    model: AIR, guide: StepwiseGuide, scenes: Tensor | StoredImages, batch: int = 500
+    model: AIR,
+    guide: StepwiseGuide,
+    scenes: Tensor | StoredImages,
+    batch: int = 500,
+    estimator: MarginalELBO | None = None,
 ) -> Explanation:
     r"""Evaluates model and guide on scenes, in batches.
 
@@ -133,10 +142,11 @@ def explain(
         guide: Its guide.
         scenes: Of shape :math:`(M, C, H, W)`, uint8.
         batch: The most scenes of a batch.
+        estimator: See :func:`elbo`.
     """
     batch = scenes_at_once(model.shape, model.max_objects, batch)
     device = model.zero.device
-    estimator = MarginalELBO()
+    estimator = estimator or MarginalELBO()
     batches = []
     parts = scenes.split(batch)
     for images in progress(parts, "finding objects", -(-len(scenes) // batch), "batch"):
@@ -183,9 +193,8 @@ def mean_box_iou(scenes: Scenes, counts: Tensor, boxes: Tensor) -> float:
 def matched_iou(truth: Tensor, detected: Tensor) -> float:
     """Returns the mean IoU of two sets of n boxes, (n, 4), under the best one-to-one matching."""
     from scipy.optimize import linear_sum_assignment
-    from torchvision.ops import box_iou
 
-    ious = box_iou(truth, detected).numpy()
+    (ious,) = pairwise_ious(truth[None], detected[None])
     return float(ious[linear_sum_assignment(ious, maximize=True)].mean())
 
 
@@ -293,7 +302,8 @@ class AIRWatch(Watch):
     @cached_property
     def explanation(self) -> Explanation:
         """The evaluations of all held-out scenes, computed once."""
-        return explain(self.model, self.guide, self.data.held_out.images)
+        images = self.data.held_out.images
+        return explain(self.model, self.guide, images, estimator=self.estimator)
 
     @property
     def counts(self) -> Tensor:
