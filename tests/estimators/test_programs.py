@@ -42,7 +42,7 @@ from train.estimators import (
 from train.estimators.wake_sleep import DetachedDraws
 
 EXAMPLES = settings(
-    max_examples=int(os.environ.get("PROGRAMS", "40")),
+    max_examples=int(os.environ.get("PROGRAMS", "20")),
     deadline=None,
     derandomize=True,
     suppress_health_check=list(HealthCheck),
