@@ -275,7 +275,9 @@ def test_an_own_estimator_is_unbiased():
 def test_an_own_estimator_with_the_mean_of_all_is_not():
     """The mutation that the page warns of: the gradient shrinks by 1 - 1 / N."""
     others = "(cost.sum(-1, keepdim=True) - cost) / (data - 1)"
-    names = run("own", "own-check", **{others: "cost.mean(-1, keepdim=True)"})
+    mean = {others: "cost.mean(-1, keepdim=True)"}
+    (gain,) = re.findall(r"^gain = .*$", BLOCKS["own-check"], re.MULTILINE)
+    names = run("own", "own-check", **mean, **{gain: ""})
     assert (names["z_scores"].abs() > 5).any()
     ratio = names["draws"].mean(0) @ names["exact"] / names["exact"].square().sum()
     assert ratio.item() == pytest.approx(1 - 1 / 4, abs=0.05)
@@ -348,7 +350,7 @@ def test_a_hidden_markov_model():
         assert found < exact + 4 * error
         assert exact == pytest.approx(float(evidence), abs=0.05)
         assert found == pytest.approx(float(elbo.split(" ± ")[0]), abs=0.05)
-    assert history[-1][2] - history[-1][0] < 0.03
+    assert history[-1][2] - history[-1][0] < 0.05
     with torch.no_grad():
         x, model = names["x"], names["model"]
         assert history[-1][2] == pytest.approx(forward(x, model.transition, model.emission), 1e-4)
