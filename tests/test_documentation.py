@@ -186,7 +186,7 @@ def test_trained_models_put_to_use(tmp_path, monkeypatch):
         )
     )
     names: dict = {}
-    block = BLOCKS["trained"].replace("steps=300", "steps=60")
+    block = BLOCKS["trained"].replace("steps=300", "steps=30")
     assert block != BLOCKS["trained"]
     exec(block, names)
     assert names["codes"].shape == (1_000, 16)
