@@ -38,6 +38,8 @@ METHODS = {
         *("--window-size", "8", "--what-hidden", "8", "--guide-hidden", "8", "--anchors", "2"),
     ),
 }
+RESUMED = ("icvae", "air")
+"""Methods with two optimisers, and with a program of Pyro's: the loop is that of all."""
 ESTIMATORS = ("enumerate", "rebar")
 """Estimators of discrete latents; the last one learns parameters of its own."""
 
@@ -72,18 +74,20 @@ def assert_close(run: Path, other: Path) -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_two_ranks_train_what_one_does(tmp_path, own, method):
-    """Also resumed with other numbers of ranks. The mutation: gradients are not averaged."""
+    """Some also resumed by other numbers of ranks. The mutation: gradients are not averaged."""
     one, two, said = tmp_path / "one", tmp_path / "two", tmp_path / "said"
     options = {"still": True, "trains_only": True}
-    alone = doors.start(method, *flags_of(method, own, one, 12), said=said, **options)
+    steps = 12 if method in RESUMED else 4
+    alone = doors.start(method, *flags_of(method, own, one, steps), said=said, **options)
     flags = flags_of(method, own, two, 4)
     with doors.together(2, method, *flags, said=said, **options) as processes:
         assert [doors.finish(process) for process in (alone, *processes)] == [0, 0, 0], words(said)
-    flags = (*flags_of(method, own, two, 8), "--resume")
-    with doors.together(2, method, *flags, said=said, **options) as processes:
-        assert [doors.finish(process) for process in processes] == [0, 0], words(said)
-    flags = (*flags_of(method, own, two, 12), "--resume")
-    assert doors.finish(doors.start(method, *flags, said=said, **options)) == 0, words(said)
+    if method in RESUMED:
+        flags = (*flags_of(method, own, two, 8), "--resume")
+        with doors.together(2, method, *flags, said=said, **options) as processes:
+            assert [doors.finish(process) for process in processes] == [0, 0], words(said)
+        flags = (*flags_of(method, own, two, 12), "--resume")
+        assert doors.finish(doors.start(method, *flags, said=said, **options)) == 0, words(said)
     assert_close(two, one)
 
 
