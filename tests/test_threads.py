@@ -127,6 +127,52 @@ def test_choosing_trains_nothing(settings, monkeypatch):
     assert key() == unmeasured is not None
 
 
+@pytest.mark.parametrize(
+    ("measured", "kept", "busy", "compiles", "expected"),
+    [
+        (1, 2, False, "on", 2),
+        (2, 1, False, "on", 1),
+        (2, 1, True, "on", 1),
+        # Two threads would wait for each other.
+        (1, 2, True, "on", 1),
+        (1, 2, False, "off", 1),
+        (2, 2, False, "on", 2),
+        (2, None, False, "on", 2),
+    ],
+)
+def test_the_number_of_a_step_that_is_kept_comes_before_the_fastest(
+    settings, monkeypatch, measured, kept, busy, compiles, expected
+):
+    """To compile the step for another number of threads takes half a minute."""
+    settings = replace(settings, compile=compiles)
+    objective, batches = METHODS["icvae"].begin(settings).prepared[:2]
+    keys = {}
+    for number in (1, 2):
+        with threads_of(number):
+            weights = {"elbo": list(objective.parameters())}
+            keys[number] = step_key(objective, weights, batches(0), settings.precision)
+    monkeypatch.setattr(threads.kept_steps, "is_kept", lambda key: key == keys.get(kept, ""))
+    monkeypatch.setattr(threads, "fastest", lambda step, most: measured)
+    monkeypatch.setattr(threads, "share", lambda step: 0.5 if busy else 1.0)
+    assert threads.settled(settings, objective, batches, CPU).threads == expected
+
+
+def test_a_compiler_in_the_background_has_a_processor(settings, monkeypatch):
+    """Threads that share a processor with it would wait for each other."""
+    pair = METHODS["icvae"].begin(settings).prepared[:2]
+    most = []
+    monkeypatch.setattr(threads, "fastest", lambda step, number: most.append(number) or number)
+    monkeypatch.setattr(threads, "spare_processors", lambda: 1)
+    background = replace(settings, compile="background")
+    assert threads.settled(background, *pair, CPU).threads == 1
+    torch.set_num_threads(2)
+    assert threads.settled(replace(settings, compile="on"), *pair, CPU).threads == 2
+    torch.set_num_threads(4)
+    monkeypatch.setattr(threads, "spare_processors", lambda: 3)
+    assert threads.settled(background, *pair, CPU).threads == 3
+    assert most == [2, 3]
+
+
 def test_a_run_has_its_number_and_goes_on_with_it(settings, monkeypatch, capsys):
     monkeypatch.setattr(threads, "fastest", lambda step, most: 1)
     monkeypatch.setattr(threads, "usable_processors", lambda: 2)

@@ -17,12 +17,14 @@ from typing import TypeVar
 import torch
 
 from train import processes
+from train.engine import kept_steps
 from train.engine.saved import read_config
 from train.engine.state import local_batch
+from train.engine.step_key import step_key
 from train.engine.steps import Stepper
 from train.errors import brief, note, require
 from train.objective import Batch, Objective
-from train.processes import usable_processors
+from train.processes import spare_processors, usable_processors
 from train.settings import Settings
 
 S = TypeVar("S", bound=Settings)
@@ -50,8 +52,10 @@ def settled(
 
     It is that of ``settings.threads``, else that of the run to be resumed, else ``OMP_NUM_THREADS``
     of the environment, else the fastest: see :func:`fastest`. Of several processes that train
-    together, each has as many as PyTorch gives it. It changes a setting of the whole process: call
-    it inside :func:`train.engine.runtime.preserved`.
+    together, each has as many as PyTorch gives it. Where the step is to be compiled, the number of
+    an earlier run that has kept it comes before the fastest; while it is compiled in the background
+    a processor is left to the compiler. It changes a setting of the whole process: call it inside
+    :func:`train.engine.runtime.preserved`.
 
     Args:
         settings: The settings.
@@ -71,7 +75,10 @@ def settled(
     if number is None:
         number = most = torch.get_num_threads()
         fixed = "OMP_NUM_THREADS" in os.environ or processes.size() > 1
-        if not fixed and most > 1:
+        if settings.compile == "background":
+            # Steps whose threads share a processor with the compiler take many times as long.
+            most = max(1, min(most, spare_processors()))
+        if not fixed:
             number = _measured(settings, objective, batch, most)
     # Refuses what config.json may hold instead of a number.
     settings = replace(settings, threads=number)
@@ -103,7 +110,10 @@ def _given(settings: Settings) -> int | None:
 def _measured(
     settings: Settings, objective: Objective, batch: Callable[[int], Batch], most: int
 ) -> int:
-    """Returns the number of threads with which a step of training is fastest."""
+    """Returns the number of threads of a run: see :func:`settled`."""
+    if most == 1:
+        return 1
+    kept = _kept(settings, objective, local_batch(batch, 0), most)
     torch.set_num_threads(1)
     # A copy, as an objective may keep what it finds in its first call, on which the name of a kept
     # step depends: the step is found again however the number of threads was chosen.
@@ -113,7 +123,33 @@ def _measured(
     first, step = local_batch(batch, 0), stepper.step_tensor(0)
     with stepper.dry_run():
         stepper.check(first, step)
-        return fastest(lambda: stepper.eager_step(first, step), most)
+        number = fastest(lambda: stepper.eager_step(first, step), most)
+        if not kept or number in kept:
+            return number
+        # To compile the step again takes longer than another number of threads costs, but where
+        # threads wait for a processor.
+        free = kept[0] < number or share(lambda: stepper.eager_step(first, step)) >= FREE
+        return kept[0] if free else number
+
+
+def _kept(settings: Settings, objective: Objective, batch: Batch, most: int) -> list[int]:
+    """Returns the numbers of threads with which earlier runs have kept the compiled step."""
+    if settings.compile not in ("on", "background"):
+        return []
+    parameters = Stepper(objective, settings, torch.device("cpu")).parameters
+    kept = []
+    for number in _numbers(most):
+        # The key of a step has the number in it.
+        torch.set_num_threads(number)
+        key = step_key(objective, parameters, batch, settings.precision)
+        if key is not None and kept_steps.is_kept(key):
+            kept.append(number)
+    return kept
+
+
+def _numbers(most: int) -> list[int]:
+    """Returns 1, 2, 4 and so on, and ``most`` as the last one."""
+    return [2**i for i in range((most - 1).bit_length())] + [most]
 
 
 def fastest(step: Callable[[], object], most: int) -> int:
@@ -126,9 +162,8 @@ def fastest(step: Callable[[], object], most: int) -> int:
     # Where one thread has to wait for a processor, a step with several may take minutes.
     if share(step) < FREE:
         return 1
-    best = 1
-    while best < most:
-        more = min(2 * best, most)
+    best, *others = _numbers(most)
+    for more in others:
         if ratio(step, more, best) > GAIN:
             break
         best = more
