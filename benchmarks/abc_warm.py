@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from abc_factors import FACTORS, column, data
+from abc_factors import FACTORS, data, scores
 from sklearn.decomposition import PCA
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, mse_loss, normalize
@@ -25,7 +25,6 @@ from pyro_models.abc import Embedder
 from pyro_models.shapes import Shape
 from train.data.labelled import Images
 from train.losses.correspondence import cycle
-from train.metrics.probes import read
 from train.tables import markdown
 
 
@@ -67,14 +66,7 @@ def main() -> None:
                 torch.cat([normalize(embedder(part), dim=-1) for part in images.split(500)]).numpy()
                 for images in (train, held_out)
             ]
-        scores = {
-            factor: read(
-                *(codes[0], column(split.train, factor)),
-                *(codes[1], column(split.held_out, factor)),
-            ).score
-            for factor in FACTORS
-        }
-        return {"embedder": name, **scores}
+        return {"embedder": name, **scores(codes, split, 0)}
 
     flat = train.flatten(1).numpy()
     pca = PCA(given.dim, whiten=True, random_state=0).fit(flat)

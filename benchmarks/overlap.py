@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
+import os
 import statistics
 import tempfile
 from pathlib import Path
@@ -21,6 +22,7 @@ from cases import DEFAULTS, case
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from train.engine import parallel
 from train.engine.runtime import tune_cpu
 from train.objective import Objective
 from train.studies.timing import median_ratio, turns
@@ -67,13 +69,7 @@ def measure(method: str, megabytes: float, rounds: int) -> dict[str, float | str
 
     def after(i: int) -> None:
         alone(i)
-        gradients = [weight.grad for weight in weights]
-        buffer = torch.cat([gradient.flatten() for gradient in gradients])
-        distributed.all_reduce(buffer)
-        buffer /= 2
-        means = buffer.split([gradient.numel() for gradient in gradients])
-        for gradient, mean in zip(gradients, means, strict=True):
-            gradient.copy_(mean.view_as(gradient))
+        parallel.all_reduce_mean([weight.grad for weight in weights])
 
     def during(i: int) -> None:
         in_buckets.zero_grad()
@@ -90,6 +86,8 @@ def work(rank: int, meeting: Path, methods: tuple[str, ...], megabytes: float, r
     """Takes the steps of one of two processes; the first one prints a table."""
     torch.set_num_threads(1)
     tune_cpu()
+    # By these the library knows that there are two.
+    os.environ.update(WORLD_SIZE="2", RANK=str(rank), MASTER_ADDR="localhost")
     distributed.init_process_group("gloo", f"file://{meeting}", rank=rank, world_size=2)
     rows = [measure(method, megabytes, rounds) for method in methods]
     if rank == 0:

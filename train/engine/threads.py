@@ -113,23 +113,27 @@ def _measured(
     """Returns the number of threads of a run: see :func:`settled`."""
     if most == 1:
         return 1
-    kept = _kept(settings, objective, local_batch(batch, 0), most)
+    first = local_batch(batch, 0)
+    kept = _kept(settings, objective, first, most)
     torch.set_num_threads(1)
     # A copy, as an objective may keep what it finds in its first call, on which the name of a kept
     # step depends: the step is found again however the number of threads was chosen.
     with suppress(Exception):
         objective = copy.deepcopy(objective)
     stepper = Stepper(objective, settings, torch.device("cpu"))
-    first, step = local_batch(batch, 0), stepper.step_tensor(0)
+    step = stepper.step_tensor(0)
+
+    def eager() -> object:
+        return stepper.eager_step(first, step)
+
     with stepper.dry_run():
         stepper.check(first, step)
-        number = fastest(lambda: stepper.eager_step(first, step), most)
+        number = fastest(eager, most)
         if not kept or number in kept:
             return number
         # To compile the step again takes longer than another number of threads costs, but where
         # threads wait for a processor.
-        free = kept[0] < number or share(lambda: stepper.eager_step(first, step)) >= FREE
-        return kept[0] if free else number
+        return kept[0] if kept[0] < number or share(eager) >= FREE else number
 
 
 def _kept(settings: Settings, objective: Objective, batch: Batch, most: int) -> list[int]:

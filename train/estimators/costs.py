@@ -348,12 +348,14 @@ def total(costs: Iterable[Cost]) -> Tensor:
     return added(summand.value.sum() for cost in costs for summand in cost.summands)
 
 
-def weighed(weight: Tensor, cost: Tensor) -> Tensor:
-    """Returns a weight times a cost, and 0 where the weight is 0.
+def weighed(weight: Tensor | float, cost: Tensor) -> Tensor:
+    """Returns a weight times a cost, and 0 where a tensor of weights is 0.
 
     The cost of an impossible value is infinite, or is no number.
     """
-    return weight * torch.where(weight > 0, cost, 0.0)
+    if isinstance(weight, Tensor):
+        cost = torch.where(weight > 0, cost, 0.0)
+    return weight * cost
 
 
 def added(values: Iterable[Tensor]) -> Tensor:

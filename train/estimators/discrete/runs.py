@@ -215,17 +215,13 @@ class Run:
         result = []
         for particle, costs in enumerate(self.costs):
             for cost in costs:
-                values = [s.value for s in cost.summands]
+                weight: Tensor | float = others
                 if key_of(cost) in weights:
                     weight = weights[key_of(cost)]
                     weight = weight if self.together else weight[particle]
                     while weight.ndim > cost.value.ndim and weight.shape[0] == 1:
                         weight = weight[0]
-                    values = [weighed(weight, value) for value in values]
-                else:
-                    values = [value * others for value in values]
-                pairs = zip(cost.summands, values, strict=True)
-                summands = tuple(s._replace(value=value) for s, value in pairs)
+                summands = tuple(s._replace(value=weighed(weight, s.value)) for s in cost.summands)
                 result.append(cost._replace(summands=summands))
         return result
 
