@@ -5,10 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from sklearn.decomposition import PCA
+from sklearn.linear_model import LinearRegression
 from torch import nn
 
 from pyro_models.abc import Embedder, augment
+from pyro_models.components import MOST_IMAGES, PrincipalComponents
+from pyro_models.shapes import Shape
 from train.losses.correspondence import collapse, cycle
+from train.losses.stacks import energy_distance, unexplained
 from train.metrics.embedding import retrieval
 from train.objective import CorrespondenceObjective
 
@@ -119,6 +124,98 @@ def test_it_learns_to_correspond():
         adam.step()
     assert losses["cycle"] < 0.3 * collapse(8, 8)
     assert metrics["cycle_accuracy"] > 0.7
+
+
+def test_components_are_those_of_scikit_learn():
+    """Of what varies alone: of four values one is constant, and two are equal."""
+    values = torch.rand(400, 3)
+    images = torch.stack([values[:, 0], values[:, 1], values[:, 1], torch.ones(400)], 1)
+    images = images.reshape(400, 1, 2, 2)
+    components = PrincipalComponents(Shape(1, 2, 2), 4)
+    assert not components(images).any()
+    components.fit([images[:100], images[100:]])
+    found = components(images)
+    pca = PCA(2, whiten=True).fit(images.flatten(1).numpy())
+    wanted = torch.from_numpy(pca.transform(images.flatten(1).numpy())).float()
+    torch.testing.assert_close(found[:, :2].abs(), wanted.abs(), atol=1e-3, rtol=0)
+    assert not found[:, 2:].any()
+
+
+def test_components_are_of_the_first_images():
+    """The mutation: all images are kept in memory."""
+    batches = iter([torch.rand(MOST_IMAGES, 1, 2, 2), torch.rand(1, 1, 2, 2), None])
+    PrincipalComponents(Shape(1, 2, 2), 2).fit(batches)
+    assert len(next(batches)) == 1
+
+
+def test_the_objective_has_terms_beside_the_cycle():
+    torch.manual_seed(0)
+    batch = tuple(torch.rand(2, n, 1, 28, 28) for n in (12, 16))
+    terms = {"components": 5, "component_weight": 3.0, "component_steps": 2, "energy_weight": 7.0}
+    objective = CorrespondenceObjective(Embedder(embed_dim=3, channels=4), **terms)
+    objective.start([batch])
+    a, b = objective.embed(batch, None)
+    distance = energy_distance(a, b).mean()
+    share = torch.stack(
+        [unexplained(z, objective.components(x)) for z, x in ((a, batch[0]), (b, batch[1]))]
+    ).mean()
+    nats = (cycle(a, b)[0] + cycle(b, a)[0]).mean()
+    assert 0 < share < 1
+    for step, wanted in ((1, 3 * share), (2, nats + 7 * distance + 3 * share)):
+        losses, metrics = objective(batch, torch.tensor(step))
+        torch.testing.assert_close(losses["cycle"], wanted)
+        torch.testing.assert_close(metrics["cycle_nats"], nats)
+        torch.testing.assert_close(metrics["unexplained"], share)
+        torch.testing.assert_close(metrics["energy_distance"], distance)
+    # Components are fixed.
+    assert {id(x) for x in objective.parameters()} == {
+        id(x) for x in objective.embedder.parameters()
+    }
+
+
+def coloured(stacks: int, rng: np.random.Generator) -> torch.Tensor:
+    """Images of one value in each quarter: one is the stack's, one varies much, one little."""
+    values = torch.from_numpy(rng.normal(0.5, [0.15, 0.01, 0.15], (stacks, 24, 3))).float()
+    values[..., 2] = values[:, :1, 2]
+    images = torch.zeros(stacks, 24, 1, 8, 8)
+    for k, (rows, columns) in enumerate([(0, 0), (0, 4), (4, 0)]):
+        images[..., rows : rows + 4, columns : columns + 4] = values[..., k, None, None, None]
+    return images
+
+
+@pytest.mark.parametrize("weight", [0.0, 6.0])
+def test_with_components_embeddings_keep_what_varies_little(weight):
+    """Without them it is not read: the mutation is their weight."""
+    torch.manual_seed(0)
+    rng = np.random.default_rng(0)
+    objective = CorrespondenceObjective(
+        Embedder((1, 8, 8), 2, channels=8, hidden=16, standardise=True),
+        **({"components": 3, "component_weight": weight} if weight else {}),
+    )
+    data = coloured(400, rng)
+    objective.start([(data[:100], data[100:200])])
+    adam = torch.optim.Adam(objective.parameters(), 3e-3)
+    for step in range(150):
+        first, second = (data[rng.integers(200, size=4)] for _ in range(2))
+        loss = objective((first, second), torch.tensor(step))[0]["cycle"]
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+    with torch.no_grad():
+        codes = objective.embedder(data).flatten(0, 1).numpy()
+    values = data[:, :, 0].flatten(0, 1)
+    score = {}
+    for name, y in (
+        ("much", values[:, 0, 0]),
+        ("little", values[:, 0, 7]),
+        ("constant", values[:, 7, 0]),
+    ):
+        probe = LinearRegression().fit(codes[:4800], y[:4800].numpy())
+        score[name] = probe.score(codes[4800:], y[4800:].numpy())
+    print(score)
+    assert score["much"] > 0.9
+    assert (score["little"] > 0.9) is bool(weight)
+    assert score["constant"] < 0.1
 
 
 def test_retrieval_is_between_oracle_and_random():

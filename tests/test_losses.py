@@ -1,10 +1,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from itertools import permutations, product
 from typing import get_args
 
+import numpy as np
 import pytest
 import torch
+from sklearn.linear_model import LinearRegression
 from torch import Tensor
 from torch.distributions import Independent, Normal, kl_divergence
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -22,6 +26,7 @@ from train.losses.gaussians import (
 )
 from train.losses.information import class_information
 from train.losses.invariance import invariance, network_groups
+from train.losses.stacks import energy_distance, unexplained
 
 DOUBLE = {"dtype": torch.float64}
 
@@ -407,3 +412,72 @@ def test_pairs_taken_in_turn_are_those_taken_at_once(pairs, monkeypatch):
 def test_an_unknown_similarity_is_refused():
     with pytest.raises(ValueError, match="'dot' is no similarity"):
         similarity(torch.ones(1, 1), torch.ones(1, 1), "dot")
+
+
+def test_what_no_linear_map_explains_is_that_of_least_squares():
+    """Of each stack on its own. The mutation: one map for both stacks."""
+    z, targets = torch.randn(2, 300, 4, **DOUBLE), torch.randn(2, 300, 6, **DOUBLE)
+    targets = targets + z @ torch.randn(2, 4, 6, **DOUBLE) + torch.randn(2, 1, 6, **DOUBLE)
+    found = unexplained(z, targets)
+
+    def of(rows: np.ndarray, wanted: np.ndarray) -> float:
+        residual = wanted - LinearRegression().fit(rows, wanted).predict(rows)
+        return (residual**2).sum() / ((wanted - wanted.mean(0)) ** 2).sum()
+
+    each = [of(*pair) for pair in zip(z.numpy(), targets.numpy(), strict=True)]
+    # The ridge costs next to nothing.
+    np.testing.assert_allclose(found, each, atol=1e-5)
+    both = of(z.flatten(0, 1).numpy(), targets.flatten(0, 1).numpy())
+    assert abs(both - found.mean()) > 0.05
+
+
+def test_what_a_stack_has_in_common_costs_nothing():
+    """The mutation: deviations from zero in place of those from the mean of the stack."""
+    z, targets = torch.randn(200, 4, **DOUBLE), torch.randn(200, 6, **DOUBLE)
+    shifted = unexplained(z + 7, targets - 5)
+    torch.testing.assert_close(shifted, unexplained(z, targets))
+    far = torch.cat([torch.ones(200, 1, **DOUBLE), z], 1)
+    assert (targets - 5).square().sum() > 20 * targets.square().sum()
+    torch.testing.assert_close(
+        unexplained(far, targets), unexplained(z, targets), atol=1e-3, rtol=0
+    )
+
+
+def test_embeddings_that_are_all_one_explain_nothing():
+    z = torch.ones(50, 4, requires_grad=True)
+    share = unexplained(z, torch.randn(50, 6))
+    assert share.item() == pytest.approx(1)
+    share.backward()
+    assert z.grad.isfinite().all()
+
+
+def test_the_energy_distance_is_a_loop_over_pairs():
+    a, b = torch.randn(2, 5, 3, **DOUBLE), 1 + torch.randn(2, 7, 3, **DOUBLE)
+    for found, u, v in zip(energy_distance(a, b), a.tolist(), b.tolist(), strict=True):
+
+        def mean(pairs: Iterable[tuple[list[float], list[float]]]) -> float:
+            return float(np.mean([math.dist(*pair) for pair in pairs]))
+
+        wanted = 2 * mean(product(u, v)) - mean(permutations(u, 2)) - mean(permutations(v, 2))
+        assert found.item() == pytest.approx(wanted)
+
+
+def test_the_energy_distance_of_one_distribution_is_zero_on_average():
+    """The mutation: pairs of an embedding with itself are counted, so that it is above."""
+    torch.manual_seed(0)
+    u, v = torch.randn(2_000, 6, 3, **DOUBLE), torch.randn(2_000, 9, 3, **DOUBLE)
+    found = energy_distance(u, v)
+    error = found.std() / 2_000**0.5
+    assert abs(found.mean()) < 4 * error
+    own = (torch.cdist(u, u).mean((-2, -1)) / 5 + torch.cdist(v, v).mean((-2, -1)) / 8).mean()
+    assert own > 40 * error
+
+
+def test_the_terms_beside_the_cycle_have_the_gradients_of_finite_differences():
+    z, other, targets = (torch.randn(n, k, **DOUBLE) for n, k in ((9, 3), (7, 3), (9, 5)))
+    z.requires_grad_()
+    assert torch.autograd.gradcheck(lambda z: unexplained(z, targets), z)
+    assert torch.autograd.gradcheck(lambda z: energy_distance(z, other), z)
+    equal = torch.zeros(4, 3, requires_grad=True)
+    energy_distance(equal, equal + 0).backward()
+    assert equal.grad.isfinite().all()

@@ -30,6 +30,8 @@ SMALL = {
     "decay": "none",
     "withheld": (2,),
 }
+TERMS = {"component_weight": 2.0, "components": 5, "component_steps": 2, "energy_weight": 3.0}
+"""The terms beside the cycle."""
 EACH = {
     "class_accuracy",
     "class_accuracy_untrained",
@@ -63,7 +65,7 @@ def small(tmp_path: Path, data: Path, **changes: Any) -> ABCSettings:
     [
         {},
         {"withheld": (), "curated": "one", "other_stack_size": 12},
-        {"withheld": (0, 1), "views": 2, "normalise": True, "similarity": "cosine"},
+        {"withheld": (0, 1), "views": 2, "normalise": True, "similarity": "cosine"} | TERMS,
     ],
 )
 def test_a_run_leaves_its_files(tmp_path, own, changes):
@@ -81,10 +83,12 @@ def test_a_run_leaves_its_files(tmp_path, own, changes):
     }
 
 
-def test_a_resumed_run_is_the_same(tmp_path, own):
-    straight = main(small(tmp_path, own, views=2))
-    main(small(tmp_path, own, views=2, run_dir=tmp_path / "parts", steps=3))
-    resumed = main(small(tmp_path, own, views=2, run_dir=tmp_path / "parts", resume=True))
+@pytest.mark.parametrize("terms", [{}, TERMS], ids=["cycle", "terms"])
+def test_a_resumed_run_is_the_same(tmp_path, own, terms):
+    given = {"views": 2} | terms
+    straight = main(small(tmp_path, own, **given))
+    main(small(tmp_path, own, **given, run_dir=tmp_path / "parts", steps=3))
+    resumed = main(small(tmp_path, own, **given, run_dir=tmp_path / "parts", resume=True))
     for key in ("class_accuracy", "retrieval_error", "style_r2"):
         assert resumed[key] == straight[key]
 
@@ -180,6 +184,12 @@ def test_style_is_found(tmp_path):
         (["--set-column", "ink"], "--set-column ink: --data has no such column"),
         (["--set-column", ""], "--set-column is empty"),
         (["--set-column", "-1"], "--set-column is -1"),
+        (
+            ["--component-weight", "1", "--embed-dim", "129"],
+            "129 dimensions explain anything in a stack of 256: give stacks of 258 or more",
+        ),
+        (["--component-weight", "1", "--components", "785"], "--components 785 is above the 784"),
+        (["--component-steps", "9"], "--component-steps 9 is used with --component-weight alone"),
     ],
 )
 def test_bad_flags(tmp_path, flags, words, capsys):

@@ -30,14 +30,15 @@ class ABC(SizedMethod):
     def misfits(self, settings: ABCSettings, data: Split) -> list[Misfit | None]:
         from train import fitting
 
-        sets = self.sets(settings, data)
+        sets, images = self.sets(settings, data), data.train
         least = 2 if settings.curated == "both" else 1
         withheld = fitting.withheld(settings.withheld, sets, least=least)
+        wrong = [withheld, fitting.components(settings.used_components, images)]
         counts = sets.counts(() if withheld else settings.withheld)
         if settings.replacement or len(counts) < least:
-            return [withheld]
+            return wrong
         sizes = settings.select("stack_size", "other_stack_size")
-        return [withheld, *fitting.stacks(sizes, counts)]
+        return [*wrong, *fitting.stacks(sizes, counts)]
 
     def inputs(self, settings: ABCSettings, data: Split) -> dict[str, Any]:
         return super().inputs(settings, data) | {"sets": self.sets(settings, data).classes.values}
@@ -68,9 +69,10 @@ class ABC(SizedMethod):
 
         names = ("embed_dim", "channels", "hidden", "normalise", "standardise")
         embedder = Embedder(self.shape(inputs), **self.arguments(settings, inputs, *names))
-        view = augment if settings.views == 2 else None
-        comparing = settings.select("similarity", "temperature")
-        return CorrespondenceObjective(embedder, view=view, **comparing)
+        terms = ("component_weight", "component_steps", "energy_weight")
+        options = settings.select("similarity", "temperature", *terms)
+        options["view"] = augment if settings.views == 2 else None
+        return CorrespondenceObjective(embedder, components=settings.used_components, **options)
 
     def watch(self, settings: ABCSettings, data: Split, objective: Any) -> ABCWatch:
         from train.metrics.embedding import ABCWatch, require_held_out

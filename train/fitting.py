@@ -15,6 +15,7 @@ from train.errors import note, require
 from train.settings import Settings
 
 if TYPE_CHECKING:
+    from train.data.labelled import Images
     from train.data.stacks import Sets
 
 S = TypeVar("S", bound=Settings)
@@ -100,6 +101,21 @@ def echo_terms(terms: int, batch_size: int, held_out: int) -> Misfit | None:
         f"images, and only {held_out} images are held out)"
     )
     return Misfit("echo_terms", max(images - 1, 1), problem, f"give {images - 1} or less")
+
+
+def components(number: int, images: Images) -> Misfit | None:
+    """Checks that images have as many principal components.
+
+    Args:
+        number: The number of components.
+        images: The training images.
+    """
+    count, values = len(images), images.shape.values
+    most = min(values, count)
+    if number <= most:
+        return None
+    problem = f"--components {number} is above the {most} of {count} images of {values} values"
+    return Misfit("components", most, problem, f"give {most} or fewer")
 
 
 def stacks(sizes: Mapping[str, int | None], sets: Mapping[int | str, int]) -> list[Misfit]:

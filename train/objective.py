@@ -14,11 +14,14 @@ from pyro.infer import ELBO
 from pyro.infer.util import is_validation_enabled
 from torch import Tensor, nn
 
+from pyro_models.abc import Embedder
 from pyro_models.ae import Autoencoder
 from pyro_models.announcements import unannounced
+from pyro_models.components import PrincipalComponents
 from pyro_models.sharing import one_estimate
 from train.estimators import loss_and_terms
 from train.losses.correspondence import Similarity, cycle
+from train.losses.stacks import energy_distance, unexplained
 
 Batch = tuple[Tensor, ...]
 
@@ -199,36 +202,90 @@ class CorrespondenceObjective(Objective):
     A datum is a pair of stacks. The metric ``cycle_accuracy`` is the fraction of images that are
     nearest, in their stack, to their soft neighbour in the other stack.
 
+    The cycle finds what tells images apart most easily, and leaves the rest. With
+    ``components`` embeddings keep more of what varies inside stacks, and with ``energy_weight``
+    less of what is constant in them:
+
+    .. math:: L = L(A, B) + L(B, A) + \lambda \, \frac{u(A) + u(B)}{2} + \gamma \, d(A, B)
+
+    with the share :math:`u` of the images' principal components that is no linear function of
+    embeddings (:func:`train.losses.stacks.unexplained`) and the distance :math:`d` of the stacks'
+    distributions (:func:`train.losses.stacks.energy_distance`). In the first ``component_steps``
+    steps the loss is :math:`\lambda \, (u(A) + u(B)) / 2` alone. The metrics are then all terms:
+    ``cycle_nats``, ``unexplained`` and ``energy_distance``.
+
     Args:
         embedder: Maps images :math:`(*, C, H, W)` to embeddings :math:`(*, D)`.
         similarity: See :func:`train.losses.correspondence.similarity`.
         temperature: The temperature of the softmax, above 0.
         view: Augments images. With it, each image is augmented twice: one view queries its
             neighbour, the other is the target of the way back.
+        components: The number of principal components, which are fitted to the first batches; 0 for
+            a loss without :math:`u`.
+        component_weight: :math:`\lambda`.
+        component_steps: The number of steps at first in which only components are learnt.
+        energy_weight: :math:`\gamma`.
     """
 
     loss_name = "cycle"
 
     def __init__(
         self,
-        embedder: nn.Module,
+        embedder: Embedder,
         *,
         similarity: Similarity = "l2sq",
         temperature: float = 1.0,
         view: Callable[[Tensor], Tensor] | None = None,
+        components: int = 0,
+        component_weight: float = 1.0,
+        component_steps: int = 0,
+        energy_weight: float = 0.0,
     ) -> None:
         super().__init__()
         self.embedder = embedder
         self.options: dict[str, Any] = {"kind": similarity, "temperature": temperature}
         self.view = view
+        self.components = PrincipalComponents(embedder.shape, components) if components else None
+        self.component_weight = component_weight
+        self.component_steps = component_steps
+        self.energy_weight = energy_weight
+
+    def start(self, batches: Iterable[Batch]) -> None:
+        if self.components is not None:
+            self.components.fit(stack for batch in batches for stack in batch)
 
     def forward(self, batch: Batch, step: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         a, b = self.embed(batch, self.view)
+        nats, accuracy = self.cycle(batch, a, b)
+        metrics = {"cycle_accuracy": accuracy}
+        loss = nats
+        if self.energy_weight:
+            distance = energy_distance(a, b).mean()
+            loss = loss + self.energy_weight * distance
+            metrics["energy_distance"] = distance.detach()
+        if self.components is not None:
+            stacks = zip((a, b), batch, strict=True)
+            shares = [unexplained(z, self.components(images)).mean() for z, images in stacks]
+            share = torch.stack(shares).mean()
+            loss = loss * (step >= self.component_steps) + self.component_weight * share
+            metrics["unexplained"] = share.detach()
+        if loss is not nats:
+            metrics["cycle_nats"] = nats.detach()
+        return {"cycle": loss}, metrics
+
+    def cycle(self, batch: Batch, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+        r"""Returns the cycle loss in both directions, in nats, and the cycle accuracy.
+
+        Args:
+            batch: Stacks, each of shape :math:`(B, n, C, H, W)`.
+            a: The embeddings of the first stack, of shape :math:`(B, n, D)`.
+            b: Those of the second stack.
+        """
         target_a, target_b = (a, b) if self.view is None else self.embed(batch, self.view)
         loss_a, nearest_a = cycle(a, b, target_a, **self.options)
         loss_b, nearest_b = cycle(b, a, target_b, **self.options)
         accuracy = (nearest_a.float().mean() + nearest_b.float().mean()) / 2
-        return {"cycle": (loss_a + loss_b).mean()}, {"cycle_accuracy": accuracy}
+        return (loss_a + loss_b).mean(), accuracy
 
     def embed(self, batch: Batch, view: Callable[[Tensor], Tensor] | None) -> tuple[Tensor, ...]:
         r"""Returns the embeddings of all stacks, from one forward pass.

@@ -150,21 +150,22 @@ class ABCWatch(Watch):
 
     def evaluate(self, step: int) -> dict[str, float]:
         """Returns loss and cycle accuracy on held-out stacks; warns of collapsed embeddings."""
-        device = next(self.objective.parameters()).device
         losses, accuracies = [], []
         for i in range(self.STACKS):
-            loss, metrics = self.objective(self.stacks(i), torch.zeros((), device=device))
-            losses.append(loss["cycle"])
-            accuracies.append(metrics["cycle_accuracy"])
-        loss, accuracy = (float(torch.stack(x).mean()) for x in (losses, accuracies))
+            stacks = self.stacks(i)
+            embedded = self.objective.embed(stacks, self.objective.view)
+            loss, accuracy = self.objective.cycle(stacks, *embedded)
+            losses.append(loss)
+            accuracies.append(accuracy)
+        mean_loss, mean_accuracy = (float(torch.stack(x).mean()) for x in (losses, accuracies))
         collapsed = collapse(*self.stacks.sizes)
-        if loss > 0.99 * collapsed:
+        if mean_loss > 0.99 * collapsed:
             tqdm.write(
-                f"step {step:,}: the held-out loss is {loss:.3f}; with all embeddings equal it is "
-                f"{collapsed:.3f}: they have collapsed, or not spread yet",
+                f"step {step:,}: the held-out loss is {mean_loss:.3f}; with all embeddings equal "
+                f"it is {collapsed:.3f}: they have collapsed, or not spread yet",
                 file=sys.stderr,
             )
-        return {"held_out_loss": loss, "held_out_cycle_accuracy": accuracy}
+        return {"held_out_loss": mean_loss, "held_out_cycle_accuracy": mean_accuracy}
 
     def measure(self) -> Measures:
         """Measures class probes, style regression and retrieval on held-out images.

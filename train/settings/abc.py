@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 from train.errors import require
 from train.settings.common import Settings
-from train.settings.values import Count, Positive, Whole
+from train.settings.values import Count, NonNegative, Positive, Whole
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,10 @@ class ABCSettings(Settings):
             *("stack_size", "other_stack_size", "withheld", "curated", "replacement"),
             "set_column",
         ),
-        "loss": ("similarity", "temperature", "views"),
+        "loss": (
+            *("similarity", "temperature", "views"),
+            *("component_weight", "components", "component_steps", "energy_weight"),
+        ),
     }
 
     steps: Count = 1_000
@@ -51,6 +54,17 @@ class ABCSettings(Settings):
     views: Literal[1, 2] = 2
     """2: augment each image twice (shift, brightness); one view queries, the other is the target.
     1: no augmentation."""
+    component_weight: NonNegative = 0.0
+    """Weight of the principal components of images, in nats: the share of their variance inside a
+    stack that no linear function of embeddings explains. With it, embeddings keep more of what
+    varies inside sets; without it what tells images apart most easily, and little else."""
+    components: Count = 128
+    """Number of principal components, with --component-weight."""
+    component_steps: Whole = 0
+    """Steps at first in which embeddings learn the components alone, with --component-weight."""
+    energy_weight: NonNegative = 0.0
+    """Weight of the energy distance of the embeddings of two stacks. With it, embeddings keep less
+    of what is constant in sets. What varies must be distributed alike in all sets."""
     embed_dim: Count = 4
     """Size of an embedding."""
     network: Literal["strided", "deep"] = "strided"
@@ -82,8 +96,24 @@ class ABCSettings(Settings):
             not self.normalise or self.embed_dim > 1,
             "--normalise leaves --embed-dim 1 nothing but a sign: give 2 or more, or leave it out",
         )
+        least = 2 * self.embed_dim
+        require(
+            not self.component_weight or min(self.sizes) >= least,
+            f"--component-weight {self.component_weight:g}: {self.embed_dim} dimensions explain "
+            f"anything in a stack of {min(self.sizes)}: give stacks of {least} or more",
+        )
+        require(
+            bool(self.component_weight) or not self.component_steps,
+            f"--component-steps {self.component_steps} is used with --component-weight alone: "
+            "give that too",
+        )
 
     @property
     def sizes(self) -> tuple[int, int]:
         """The sizes of the two stacks of a pair."""
         return self.stack_size, self.other_stack_size or self.stack_size
+
+    @property
+    def used_components(self) -> int:
+        """The number of principal components: 0 without ``--component-weight``."""
+        return self.components if self.component_weight else 0
