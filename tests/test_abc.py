@@ -13,7 +13,7 @@ from pyro_models.abc import Embedder, augment
 from pyro_models.components import MOST_IMAGES, PrincipalComponents
 from pyro_models.shapes import Shape
 from train.losses.correspondence import collapse, cycle
-from train.losses.stacks import energy_distance, unexplained
+from train.losses.stacks import inhomogeneity, unexplained
 from train.metrics.embedding import retrieval
 from train.objective import CorrespondenceObjective
 
@@ -155,18 +155,18 @@ def test_the_objective_has_terms_beside_the_cycle():
     objective = CorrespondenceObjective(Embedder(embed_dim=3, channels=4), **terms)
     objective.start([batch])
     a, b = objective.embed(batch, None)
-    distance = energy_distance(a, b).mean()
+    apart = inhomogeneity(a, b).mean()
     share = torch.stack(
         [unexplained(z, objective.components(x)) for z, x in ((a, batch[0]), (b, batch[1]))]
     ).mean()
     nats = (cycle(a, b)[0] + cycle(b, a)[0]).mean()
     assert 0 < share < 1
-    for step, wanted in ((1, 3 * share), (2, nats + 7 * distance + 3 * share)):
+    for step, wanted in ((1, 3 * share), (2, nats + 7 * apart + 3 * share)):
         losses, metrics = objective(batch, torch.tensor(step))
         torch.testing.assert_close(losses["cycle"], wanted)
         torch.testing.assert_close(metrics["cycle_nats"], nats)
         torch.testing.assert_close(metrics["unexplained"], share)
-        torch.testing.assert_close(metrics["energy_distance"], distance)
+        torch.testing.assert_close(metrics["inhomogeneity"], apart)
     # Components are fixed.
     assert {id(x) for x in objective.parameters()} == {
         id(x) for x in objective.embedder.parameters()
@@ -212,7 +212,6 @@ def test_with_components_embeddings_keep_what_varies_little(weight):
     ):
         probe = LinearRegression().fit(codes[:4800], y[:4800].numpy())
         score[name] = probe.score(codes[4800:], y[4800:].numpy())
-    print(score)
     assert score["much"] > 0.9
     assert (score["little"] > 0.9) is bool(weight)
     assert score["constant"] < 0.1

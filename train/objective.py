@@ -21,7 +21,7 @@ from pyro_models.components import PrincipalComponents
 from pyro_models.sharing import one_estimate
 from train.estimators import loss_and_terms
 from train.losses.correspondence import Similarity, cycle
-from train.losses.stacks import energy_distance, unexplained
+from train.losses.stacks import inhomogeneity, unexplained
 
 Batch = tuple[Tensor, ...]
 
@@ -206,13 +206,13 @@ class CorrespondenceObjective(Objective):
     ``components`` embeddings keep more of what varies inside stacks, and with ``energy_weight``
     less of what is constant in them:
 
-    .. math:: L = L(A, B) + L(B, A) + \lambda \, \frac{u(A) + u(B)}{2} + \gamma \, d(A, B)
+    .. math:: L = L(A, B) + L(B, A) + \lambda \, \frac{u(A) + u(B)}{2} + \gamma \, H(A, B)
 
     with the share :math:`u` of the images' principal components that is no linear function of
-    embeddings (:func:`train.losses.stacks.unexplained`) and the distance :math:`d` of the stacks'
-    distributions (:func:`train.losses.stacks.energy_distance`). In the first ``component_steps``
+    embeddings (:func:`train.losses.stacks.unexplained`) and the relative energy distance :math:`H`
+    of the stacks' distributions (:func:`train.losses.stacks.inhomogeneity`). In the first ``component_steps``
     steps the loss is :math:`\lambda \, (u(A) + u(B)) / 2` alone. The metrics are then all terms:
-    ``cycle_nats``, ``unexplained`` and ``energy_distance``.
+    ``cycle_nats``, ``unexplained`` and ``inhomogeneity``.
 
     Args:
         embedder: Maps images :math:`(*, C, H, W)` to embeddings :math:`(*, D)`.
@@ -260,9 +260,9 @@ class CorrespondenceObjective(Objective):
         metrics = {"cycle_accuracy": accuracy}
         loss = nats
         if self.energy_weight:
-            distance = energy_distance(a, b).mean()
-            loss = loss + self.energy_weight * distance
-            metrics["energy_distance"] = distance.detach()
+            apart = inhomogeneity(a, b).mean()
+            loss = loss + self.energy_weight * apart
+            metrics["inhomogeneity"] = apart.detach()
         if self.components is not None:
             stacks = zip((a, b), batch, strict=True)
             shares = [unexplained(z, self.components(images)).mean() for z, images in stacks]

@@ -44,20 +44,23 @@ def unexplained(z: Tensor, targets: Tensor) -> Tensor:
     return residual / (targets.square().sum((-2, -1)) + tiny)
 
 
-def energy_distance(a: Tensor, b: Tensor) -> Tensor:
-    r"""Estimates the energy distance of the distributions of two stacks, without bias.
+def inhomogeneity(a: Tensor, b: Tensor) -> Tensor:
+    r"""Estimates how far two stacks are apart: their energy distance, relative to its largest value.
 
-    .. math:: 2 \, \mathbb{E} |a - b| - \mathbb{E} |a - a'| - \mathbb{E} |b - b'|
+    .. math:: H = \frac{2 \, \mathbb{E} |a - b| - \mathbb{E} |a - a'| - \mathbb{E} |b - b'|}
+        {2 \, \mathbb{E} |a - b|}
 
-    It is zero if and only if both distributions are the same. As pairs of an embedding with itself
-    are left out, its expectation is zero then, and an estimate may be negative.
+    It is zero if and only if both distributions are the same, and one if each is a single point and
+    they are two. As pairs of an embedding with itself are left out, an estimate may be negative.
+    The energy distance itself would be made small by embeddings that are close together, whatever
+    they tell; the quotient does not change with their scale.
 
     Args:
         a: Embeddings of a stack, of shape :math:`(*, n, D)`, with n of at least 2.
         b: Embeddings of the other stack, of shape :math:`(*, m, D)`, with m of at least 2.
 
     Returns:
-        Of shape :math:`(*)`, in the units of the embeddings.
+        Of shape :math:`(*)`, at most 1; 0 if all embeddings are equal.
 
     References:
         | Energy statistics: A class of statistics based on distances (Székely and Rizzo, 2013)
@@ -65,8 +68,8 @@ def energy_distance(a: Tensor, b: Tensor) -> Tensor:
 
     Example:
         >>> stack = torch.randn(1_000, 2)
-        >>> round(energy_distance(stack, stack + torch.tensor([9.0, 0.0])).item() / 18, 1)
-        0.8
+        >>> round(inhomogeneity(stack, stack + torch.tensor([18.0, 0.0])).item(), 1)
+        0.9
     """
 
     def mean(u: Tensor, v: Tensor, pairs: int) -> Tensor:
@@ -75,4 +78,6 @@ def energy_distance(a: Tensor, b: Tensor) -> Tensor:
         return distances.sum((-2, -1)) / pairs
 
     n, m = a.shape[-2], b.shape[-2]
-    return 2 * mean(a, b, n * m) - mean(a, a, n * (n - 1)) - mean(b, b, m * (m - 1))
+    across = 2 * mean(a, b, n * m)
+    within = mean(a, a, n * (n - 1)) + mean(b, b, m * (m - 1))
+    return (across - within) / (across + torch.finfo(a.dtype).tiny)

@@ -63,8 +63,9 @@ class ABCSettings(Settings):
     component_steps: Whole = 0
     """Steps at first in which embeddings learn the components alone, with --component-weight."""
     energy_weight: NonNegative = 0.0
-    """Weight of the energy distance of the embeddings of two stacks. With it, embeddings keep less
-    of what is constant in sets. What varies must be distributed alike in all sets."""
+    """Weight of the energy distance of the embeddings of two stacks, relative to its largest value.
+    With it, embeddings keep less of what is constant in sets. What varies must be distributed alike
+    in all sets."""
     embed_dim: Count = 4
     """Size of an embedding."""
     network: Literal["strided", "deep"] = "strided"
