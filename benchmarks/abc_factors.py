@@ -158,12 +158,10 @@ def by_svm(codes: Codes, split: Split, name: str) -> float:
     if wanted.dtype.kind != "f":
         model = make_pipeline(StandardScaler(), SVC(C=10))
         return float(model.fit(codes[0], wanted).score(codes[1], held_out))
-    found = []
-    for y, v in zip(wanted.reshape(len(wanted), -1).T, held_out.reshape(len(held_out), -1).T):
-        model = make_pipeline(StandardScaler(), SVR(C=10))
-        scale = StandardScaler().fit(y[:, None])
-        model.fit(codes[0], scale.transform(y[:, None])[:, 0])
-        found.append(model.score(codes[1], scale.transform(v[:, None])[:, 0]))
+    scale = StandardScaler().fit(wanted.reshape(len(wanted), -1))
+    targets, truth = (scale.transform(x.reshape(len(x), -1)).T for x in (wanted, held_out))
+    models = [make_pipeline(StandardScaler(), SVR(C=10)).fit(codes[0], y) for y in targets]
+    found = [model.score(codes[1], y) for model, y in zip(models, truth, strict=True)]
     return float(np.mean(found))
 
 

@@ -210,9 +210,9 @@ class CorrespondenceObjective(Objective):
 
     with the share :math:`u` of the images' principal components that is no linear function of
     embeddings (:func:`train.losses.stacks.unexplained`) and the relative energy distance :math:`H`
-    of the stacks' distributions (:func:`train.losses.stacks.inhomogeneity`). In the first ``component_steps``
-    steps the loss is :math:`\lambda \, (u(A) + u(B)) / 2` alone. The metrics are then all terms:
-    ``cycle_nats``, ``unexplained`` and ``inhomogeneity``.
+    of the stacks' distributions (:func:`train.losses.stacks.inhomogeneity`). In the first
+    ``component_steps`` steps the loss is :math:`\lambda \, (u(A) + u(B)) / 2` alone. The metrics
+    are then all terms: ``cycle_nats``, ``unexplained`` and ``inhomogeneity``.
 
     Args:
         embedder: Maps images :math:`(*, C, H, W)` to embeddings :math:`(*, D)`.

@@ -45,7 +45,7 @@ def unexplained(z: Tensor, targets: Tensor) -> Tensor:
 
 
 def inhomogeneity(a: Tensor, b: Tensor) -> Tensor:
-    r"""Estimates how far two stacks are apart: their energy distance, relative to its largest value.
+    r"""Estimates the energy distance of two stacks, relative to its largest value.
 
     .. math:: H = \frac{2 \, \mathbb{E} |a - b| - \mathbb{E} |a - a'| - \mathbb{E} |b - b'|}
         {2 \, \mathbb{E} |a - b|}
