@@ -191,6 +191,18 @@ def test_the_key_is_that_of_a_step(user, tmp_path, monkeypatch):
     assert len({original, *keys.values()}) == len(keys) + 1
 
 
+@pytest.mark.parametrize(
+    ("inside", "same"), [("site-packages/setuptools/_vendor", True), ("more/site-packages", False)]
+)
+def test_packages_inside_a_package_do_not_change_the_key(user, tmp_path, monkeypatch, inside, same):
+    """An imported package adds them to the path, in this process and not in the next one."""
+    before = key(user.Line())
+    folder = tmp_path / inside
+    (folder / "vendored-1.0.dist-info").mkdir(parents=True)
+    monkeypatch.setattr("sys.path", [*sys.path, str(folder)])
+    assert (key(user.Line()) == before) is same
+
+
 def test_a_changed_line_of_the_project_changes_the_key(user, tmp_path, monkeypatch):
     monkeypatch.setattr("train.engine.step_key.PROJECT", tmp_path)
     file = tmp_path / "train" / "module.py"

@@ -211,7 +211,12 @@ def _environment() -> Iterator[Any]:
         for name, value in os.environ.items()
         if name.startswith(told) and name != "TORCHINDUCTOR_CACHE_DIR"
     )
-    folders = [Path(folder) for folder in sys.path if Path(folder).is_dir()]
+    # A package may add a folder of its own to the path when it is imported, as setuptools does.
+    folders = [
+        folder
+        for folder in map(Path, sys.path)
+        if folder.is_dir() and not {"site-packages", "dist-packages"} & set(folder.parts[:-1])
+    ]
     yield sorted(path.name for folder in folders for path in folder.glob("*.dist-info"))
 
 
