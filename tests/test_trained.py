@@ -438,6 +438,25 @@ def test_a_file_is_encoded_a_batch_at_a_time(runs, tmp_path, monkeypatch, name):
         trained.encode(tmp_path / "nothing.npy")
 
 
+def test_a_memory_map_is_read_as_its_file(runs, tmp_path, monkeypatch):
+    """The mutation: it is converted as a whole, as parts and maps that were written to are."""
+    trained, file = load(runs("ae")), tmp_path / "images.npy"
+    x = np.concatenate([images(shape=trained.shape.outside)] * 4)
+    np.save(file, x)
+    mapped = np.load(file, mmap_mode="r")
+    assert not isinstance(base.opened(mapped), ArrayImages)
+    monkeypatch.setattr(base, "LARGE", 1)
+    assert isinstance(base.opened(mapped), ArrayImages)
+    torch.testing.assert_close(trained.encode(mapped), trained.encode(x), rtol=0, atol=0)
+    torch.testing.assert_close(trained.encode(mapped[3:]), trained.encode(x[3:]), rtol=0, atol=0)
+    written = np.load(file, mmap_mode="c")
+    written[:] = 0
+    torch.testing.assert_close(trained.encode(written), trained.encode(0 * x), rtol=0, atol=0)
+    np.arange(10, dtype=np.uint8).tofile(tmp_path / "raw")
+    raw = np.memmap(tmp_path / "raw", np.uint8, mode="r", offset=1, shape=(1, 3, 3))
+    assert base.opened(raw) is raw
+
+
 def seen(function: Callable[..., Any], lengths: list[int], of: int) -> Callable[..., Any]:
     """Has a function note the lengths of one of its arguments."""
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from functools import wraps
 from itertools import pairwise
+from mmap import mmap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 import torch
+from numpy.lib.format import MAGIC_PREFIX
 from numpy.typing import ArrayLike
 from torch import Tensor
 
@@ -32,7 +34,8 @@ Array = Any
 """Grey images of shape :math:`(M, H, W)`, colour images of shape :math:`(M, C, H, W)` or
 :math:`(M, H, W, C)`, or one image without the first axis, which is a batch of one. Arrays, tensors,
 PIL images or lists of them: see :func:`train.data.images.as_images`. Or the path of an ``.npy``
-file, or :class:`~train.data.streaming.stored.StoredImages`, which are read a batch at a time."""
+file, what ``numpy.load(path, mmap_mode="r")`` returns, or
+:class:`~train.data.streaming.stored.StoredImages`, which are read a batch at a time."""
 
 Labels = Any
 """Labels as in the data of the run: one for each image, or one for all images. Classes are whole
@@ -40,6 +43,8 @@ numbers or text; quantities are of shape :math:`(M)` or :math:`(M, K)`. Several 
 are given by name, as a mapping or a table."""
 
 
+LARGE = 2**24
+"""Bytes from which a memory-mapped array is read a batch at a time."""
 SHOWN = 500
 """Most images in a notebook."""
 
@@ -327,10 +332,25 @@ class Trained:
 def opened(images: Array) -> Array:
     """Opens images that are given as the path of an ``.npy`` file; returns others as they are.
 
+    A memory-mapped file of :data:`LARGE` bytes or more is opened by its path: converted as an array
+    it would be in memory as a whole.
+
     Raises:
         InputError: If the file is none, or damaged, or its images cannot be used.
     """
+    if isinstance(images, np.memmap) and images.nbytes >= LARGE and _is_file(images):
+        images = images.filename
     return ArrayImages(Path(images)) if isinstance(images, str | Path) else images
+
+
+def _is_file(images: np.memmap) -> bool:
+    """Whether a memory-mapped array is all of an ``.npy`` file."""
+    # The base of a part of a map is the map. One that can be written may differ from its file.
+    is_whole = isinstance(images.base, mmap) and images.flags.c_contiguous and images.mode == "r"
+    if not is_whole or images.filename is None:
+        return False
+    with open(images.filename, "rb") as file:
+        return file.read(len(MAGIC_PREFIX)) == MAGIC_PREFIX
 
 
 def named_device(device: str | torch.device) -> torch.device:
