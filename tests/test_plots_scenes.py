@@ -95,9 +95,18 @@ def test_curves_have_their_points_and_training_counts_are_shaded():
     assert len(axis.collections) == 1
 
 
+def test_curves_beyond_the_colours_are_dashed():
+    """The mutation: the eighth looks like the first."""
+    curves = {str(i): Curve([0, 1], [1.0, 0.1 * i]) for i in range(9)}
+    (axis,) = accuracy_by_count(curves).axes
+    looks = {(line.get_color(), line.get_marker(), line.get_linestyle()) for line in axis.lines}
+    assert len(looks) == 9
+    assert axis.get_ylim() == (0, 1)
+
+
 def test_overlaps_are_in_percent():
     figure = accuracy_by_overlap({"AIR": Curve([0, 0.3, 0.6], [1, 0.9, 0.8])})
     (axis,) = figure.axes
-    assert axis.get_ylim() == (0, 1)
+    assert axis.get_ylim() == (0.7, 1)
     assert axis.xaxis.get_major_formatter()(0.3) == "30%"
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["AIR"]

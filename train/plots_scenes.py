@@ -21,6 +21,8 @@ LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000
 """Colours of curves on white (Okabe and Ito, 2008); each has a marker too."""
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+STYLES = ("-", "--", ":")
+"""A second and a third round of the same colours."""
 
 
 class Objects(NamedTuple):
@@ -163,16 +165,20 @@ def accuracy_by_overlap(curves: Mapping[str, Curve]) -> Figure:
 
 
 def _accuracies(curves: Mapping[str, Curve]) -> tuple[Figure, Axes]:
-    """Draws curves of accuracies in percent; each has a colour and a marker."""
+    """Draws curves of accuracies in percent; each has a colour and a marker, or else a dash."""
     figure = Figure(figsize=(7, 3.8), layout="constrained")
     axis = figure.subplots()
+    lowest = 1.0
     for i, (name, curve) in enumerate(curves.items()):
         x, y, low, high = Curve(*curve)
+        lowest = min(lowest, *np.ravel(y if low is None else low))
         colour, marker = LINES[i % len(LINES)], MARKERS[i % len(MARKERS)]
-        axis.plot(x, y, color=colour, marker=marker, markersize=5, label=name, clip_on=False)
+        style = STYLES[i // len(LINES) % len(STYLES)]
+        axis.plot(x, y, style, color=colour, marker=marker, markersize=5, label=name, clip_on=False)
         if low is not None and high is not None:
             axis.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
-    axis.set_ylim(0, 1)
+    # Where all are high, the whole axis would press them into a line.
+    axis.set_ylim(0 if lowest < 0.5 else np.floor(10 * lowest - 0.5) / 10, 1)
     axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axis.grid(alpha=0.3)
     axis.spines[["top", "right"]].set_visible(False)
