@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -13,9 +16,11 @@ from pyro_models.backgrounds import ImageBackground, LearnedBackground, make_bac
 from pyro_models.shapes import Shape
 from tests.data.refusals import refused
 from tests.test_train_air import small
-from train.air import main
+from train.air import METHOD, main
 from train.backgrounds import LEAST, find, with_background
+from train.data import datasets
 from train.data.drawn import multi_sprites, tetrominoes
+from train.data.scenes import ScenesSplit, make_scenes
 from train.settings.air import AIRSettings
 from train.trained import load
 
@@ -175,6 +180,21 @@ def test_the_simplest_background_that_explains_scenes_is_found(name, capsys):
     said = capsys.readouterr().err
     assert said.count("\n") == (kind != "black")
     assert (f"--background auto: {kind}" in said) == (kind != "black")
+
+
+def test_small_objects_have_a_small_deviation():
+    """In runs, by the size of digits or of boxes. The mutation: 0.4 for all."""
+    digits = datasets.load("mnist5k", Path("data"), "test").held_out.images
+    for size, wanted in (((24, 24), 0.4), ((16, 16), 0.27), ((8, 28), 0.25), ((28, 28), 0.4)):
+        scenes = make_scenes(digits, 40, canvas_size=60, digit_size=size, seed=0)
+        settings = METHOD.resolved(AIRSettings(), ScenesSplit(scenes, scenes))
+        assert settings.likelihood_scale == wanted
+        chosen = AIRSettings(likelihood_scale=0.3)
+        assert METHOD.resolved(chosen, ScenesSplit(scenes, scenes)).likelihood_scale == 0.3
+    boxed = replace(scenes, object_size=None)
+    assert METHOD.resolved(AIRSettings(), ScenesSplit(boxed, boxed)).likelihood_scale == 0.4
+    without = replace(boxed, boxes=None)
+    assert METHOD.resolved(AIRSettings(), ScenesSplit(without, without)).likelihood_scale == 0.4
 
 
 def test_one_image_of_scenes_that_have_none_in_common_is_noted(capsys):

@@ -38,7 +38,8 @@ class AIR(ELBOMethod):
 
         # Transformers give images, which do not know the sizes of objects.
         size = getattr(data.train, "usual_size", None)
-        return with_background(with_windows(settings, data.train.shape, size), data.train.images)
+        settings = with_windows(settings, data.train.shape, size)
+        return with_background(settings, data.train.images, size)
 
     def inputs(self, settings: AIRSettings, data: ScenesSplit) -> dict[str, Any]:
         height, width = data.train.shape.sides

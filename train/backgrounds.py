@@ -17,6 +17,7 @@ scenes is known but for noise, or image in :math:`e`.
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -28,7 +29,7 @@ from pyro_models.backgrounds import BACKGROUNDS, POOLED, ImageBackground, Kind
 from pyro_models.shapes import Shape
 from train.errors import note, require
 from train.settings.air import AIRSettings
-from train.windows import with_windows
+from train.windows import DIGIT, with_windows
 
 BLACK = 0.02
 """The median level of a black background is at most so high, in [0, 1]."""
@@ -66,7 +67,9 @@ class Errors(NamedTuple):
     pixels: float
 
 
-def with_background(settings: AIRSettings, images: Any = None) -> AIRSettings:
+def with_background(
+    settings: AIRSettings, images: Any = None, size: tuple[float, float] | None = None
+) -> AIRSettings:
     r"""Returns settings with a background, a composition, a guide and a likelihood's deviation.
 
     They take the place of ``"auto"`` and of None. A note says which background is found, unless it
@@ -76,6 +79,8 @@ def with_background(settings: AIRSettings, images: Any = None) -> AIRSettings:
         settings: The settings.
         images: Training scenes, of shape :math:`(M, C, H, W)`, uint8. Without them the background
             is black, as it was in versions without this setting.
+        size: The smallest and the largest side of an object's image, in pixels, if they are known:
+            see :func:`likelihood_scale`.
 
     Raises:
         InputError: If background, composition, texture and guide cannot be combined.
@@ -113,8 +118,10 @@ def with_background(settings: AIRSettings, images: Any = None) -> AIRSettings:
             "--background learned: the median of all scenes explains their pixels worse than one "
             "colour a scene: give --background image, unless objects are everywhere"
         )
-    has_texture = BACKGROUNDS[background].has_texture
-    scale = TEXTURED if has_texture else LIKELIHOOD_SCALES[composition]
+    channels = 1 if images is None else images.shape[1]
+    scale = likelihood_scale(composition, size, channels)
+    if BACKGROUNDS[background].has_texture:
+        scale = TEXTURED
     return replace(
         settings,
         background=background,
@@ -122,6 +129,34 @@ def with_background(settings: AIRSettings, images: Any = None) -> AIRSettings:
         guide=guide,
         likelihood_scale=settings.likelihood_scale or scale,
     )
+
+
+def likelihood_scale(
+    composition: str, size: tuple[float, float] | None = None, channels: int = 1
+) -> float:
+    r"""Returns the default deviation of a pixel.
+
+    An object changes the log-likelihood by about :math:`\sum x^2 / 2 \tau^2`, which is
+    proportional to the number of its values, but costs the same divergence whatever its size. With
+    :math:`\tau = 0.4` faint digits of 16 pixels are not worth it. So where objects add light,
+    :math:`\tau = 0.4 \, \sqrt{C a b} / 24` for objects of :math:`a` to :math:`b` pixels in
+    :math:`C` channels, and at most 0.4.
+
+    Args:
+        composition: How objects make a scene.
+        size: The smallest and the largest side of an object's image, in pixels, if they are known.
+        channels: :math:`C`.
+
+    Example:
+        >>> likelihood_scale("sum"), likelihood_scale("sum", (24, 24)), likelihood_scale("over")
+        (0.4, 0.4, 0.2)
+        >>> likelihood_scale("sum", (16, 16)), likelihood_scale("sum", (8, 28))
+        (0.27, 0.25)
+    """
+    scale = LIKELIHOOD_SCALES[composition]
+    if composition != "sum" or size is None:
+        return scale
+    return round(scale * min(math.sqrt(channels * size[0] * size[1]) / DIGIT, 1.0), 2)
 
 
 def find(settings: AIRSettings, images: Any) -> Kind:

@@ -76,8 +76,9 @@ class AIRSettings(EstimatorSettings, SceneSettings):
     the position, as in the paper."""
     likelihood_scale: Positive | None = None
     """Standard deviation of a pixel given the objects (Normal likelihood); None: 0.4 with
-    --composition sum, 0.2 with over and mixture, where objects may differ little from the
-    background, 0.3 with --background image and learned, which have texture that is no object."""
+    --composition sum, and less for objects below 24 pixels, whose light is less; 0.2 with over and
+    mixture, where objects may differ little from the background; 0.3 with --background image and
+    learned, which have texture that is no object."""
     presence_prior: Probability = 0.001
     """Prior probability of one more object."""
     presence_prior_start: Probability | None = 0.3
