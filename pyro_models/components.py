@@ -80,4 +80,6 @@ class PrincipalComponents(nn.Module):
             images: Of shape :math:`(*, C, H, W)`, in [0, 1].
         """
         require_shape(images, self.shape)
-        return (images.flatten(-3) - self.mean) @ self.directions
+        # Differences from the mean would cancel at half the precision.
+        with torch.autocast(images.device.type, enabled=False):
+            return (images.flatten(-3) - self.mean) @ self.directions

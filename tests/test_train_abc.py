@@ -66,6 +66,7 @@ def small(tmp_path: Path, data: Path, **changes: Any) -> ABCSettings:
         {},
         {"withheld": (), "curated": "one", "other_stack_size": 12},
         {"withheld": (0, 1), "views": 2, "normalise": True, "similarity": "cosine"} | TERMS,
+        {"withheld": (0,), "precision": "bf16"} | TERMS,
     ],
 )
 def test_a_run_leaves_its_files(tmp_path, own, changes):

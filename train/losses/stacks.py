@@ -34,13 +34,16 @@ def unexplained(z: Tensor, targets: Tensor) -> Tensor:
         True
     """
     z, targets = (x - x.mean(-2, keepdim=True) for x in (z, targets))
-    products = z.mT @ z
-    mean_square = products.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
     tiny = torch.finfo(z.dtype).tiny
-    ridge = (RIDGE * mean_square + tiny) * torch.eye(z.shape[-1], dtype=z.dtype, device=z.device)
-    # With its check of errors, the device would be waited for.
-    weights = torch.linalg.solve_ex(products + ridge, z.mT @ targets)[0]
-    residual = (targets - z @ weights).square().sum((-2, -1))
+    # Products of halved precision would make the solution noise.
+    with torch.autocast(z.device.type, enabled=False):
+        products = z.mT @ z
+        mean_square = products.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
+        unit = torch.eye(z.shape[-1], dtype=z.dtype, device=z.device)
+        ridge = (RIDGE * mean_square + tiny) * unit
+        # With its check of errors, the device would be waited for.
+        weights = torch.linalg.solve_ex(products + ridge, z.mT @ targets)[0]
+        residual = (targets - z @ weights).square().sum((-2, -1))
     return residual / (targets.square().sum((-2, -1)) + tiny)
 
 
