@@ -14,7 +14,6 @@ from pyro.infer import ELBO
 from pyro.infer.util import is_validation_enabled
 from torch import Tensor, nn
 
-from pyro_models.abc import Embedder
 from pyro_models.ae import Autoencoder
 from pyro_models.announcements import unannounced
 from pyro_models.components import PrincipalComponents
@@ -202,9 +201,9 @@ class CorrespondenceObjective(Objective):
     A datum is a pair of stacks. The metric ``cycle_accuracy`` is the fraction of images that are
     nearest, in their stack, to their soft neighbour in the other stack.
 
-    The cycle finds what tells images apart most easily, and leaves the rest. With
-    ``components`` embeddings keep more of what varies inside stacks, and with ``energy_weight``
-    less of what is constant in them:
+    The cycle finds what tells images apart most easily, and leaves the rest. With ``components``
+    embeddings keep more of what varies inside stacks, and with ``energy_weight`` less of what is
+    constant in them:
 
     .. math:: L = L(A, B) + L(B, A) + \lambda \, \frac{u(A) + u(B)}{2} + \gamma \, H(A, B)
 
@@ -215,7 +214,8 @@ class CorrespondenceObjective(Objective):
     are then all terms: ``cycle_nats``, ``unexplained`` and ``inhomogeneity``.
 
     Args:
-        embedder: Maps images :math:`(*, C, H, W)` to embeddings :math:`(*, D)`.
+        embedder: Maps images :math:`(*, C, H, W)` to embeddings :math:`(*, D)`. With components it
+            has the images' ``shape``.
         similarity: See :func:`train.losses.correspondence.similarity`.
         temperature: The temperature of the softmax, above 0.
         view: Augments images. With it, each image is augmented twice: one view queries its
@@ -231,7 +231,7 @@ class CorrespondenceObjective(Objective):
 
     def __init__(
         self,
-        embedder: Embedder,
+        embedder: nn.Module,
         *,
         similarity: Similarity = "l2sq",
         temperature: float = 1.0,
@@ -245,7 +245,8 @@ class CorrespondenceObjective(Objective):
         self.embedder = embedder
         self.options: dict[str, Any] = {"kind": similarity, "temperature": temperature}
         self.view = view
-        self.components = PrincipalComponents(embedder.shape, components) if components else None
+        shape: Any = embedder.shape if components else None
+        self.components = PrincipalComponents(shape, components) if components else None
         self.component_weight = component_weight
         self.component_steps = component_steps
         self.energy_weight = energy_weight
