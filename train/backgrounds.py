@@ -119,9 +119,8 @@ def with_background(
             "colour a scene: give --background image, unless objects are everywhere"
         )
     channels = 1 if images is None else images.shape[1]
-    scale = likelihood_scale(composition, size, channels)
-    if BACKGROUNDS[background].has_texture:
-        scale = TEXTURED
+    has_texture = BACKGROUNDS[background].has_texture
+    scale = TEXTURED if has_texture else likelihood_scale(composition, size, channels)
     return replace(
         settings,
         background=background,

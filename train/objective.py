@@ -245,8 +245,10 @@ class CorrespondenceObjective(Objective):
         self.embedder = embedder
         self.options: dict[str, Any] = {"kind": similarity, "temperature": temperature}
         self.view = view
-        shape: Any = embedder.shape if components else None
-        self.components = PrincipalComponents(shape, components) if components else None
+        self.components: PrincipalComponents | None = None
+        if components:
+            shape: Any = embedder.shape
+            self.components = PrincipalComponents(shape, components)
         self.component_weight = component_weight
         self.component_steps = component_steps
         self.energy_weight = energy_weight

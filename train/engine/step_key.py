@@ -29,6 +29,8 @@ from train.objective import Batch
 FORMAT = 1
 """Changes with what is kept of a compiled step."""
 PROJECT = Path(__file__).parents[2]
+INSTALLED = {"site-packages", "dist-packages"}
+"""The names of folders of installed packages."""
 PACKAGES = ("train", "pyro_models", "guides")
 """The packages of this project, of which every module counts, imported or not."""
 
@@ -193,7 +195,7 @@ def _is_users(module: types.ModuleType) -> bool:
 @cache
 def _is_users_file(file: str) -> bool:
     path = Path(file).resolve()
-    if not path.is_file() or {"site-packages", "dist-packages"} & set(path.parts):
+    if not path.is_file() or INSTALLED & set(path.parts):
         return False
     own = (PROJECT / package for package in PACKAGES)
     python = (Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib"))
@@ -215,7 +217,7 @@ def _environment() -> Iterator[Any]:
     folders = [
         folder
         for folder in map(Path, sys.path)
-        if folder.is_dir() and not {"site-packages", "dist-packages"} & set(folder.parts[:-1])
+        if folder.is_dir() and not INSTALLED & set(folder.parts[:-1])
     ]
     yield sorted(path.name for folder in folders for path in folder.glob("*.dist-info"))
 

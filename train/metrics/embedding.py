@@ -150,22 +150,19 @@ class ABCWatch(Watch):
 
     def evaluate(self, step: int) -> dict[str, float]:
         """Returns loss and cycle accuracy on held-out stacks; warns of collapsed embeddings."""
-        losses, accuracies = [], []
+        objective, found = self.objective, []
         for i in range(self.STACKS):
             stacks = self.stacks(i)
-            embedded = self.objective.embed(stacks, self.objective.view)
-            loss, accuracy = self.objective.cycle(stacks, *embedded)
-            losses.append(loss)
-            accuracies.append(accuracy)
-        mean_loss, mean_accuracy = (float(torch.stack(x).mean()) for x in (losses, accuracies))
+            found.append(objective.cycle(stacks, *objective.embed(stacks, objective.view)))
+        loss, accuracy = (float(torch.stack(x).mean()) for x in zip(*found, strict=True))
         collapsed = collapse(*self.stacks.sizes)
-        if mean_loss > 0.99 * collapsed:
+        if loss > 0.99 * collapsed:
             tqdm.write(
-                f"step {step:,}: the held-out loss is {mean_loss:.3f}; with all embeddings equal "
-                f"it is {collapsed:.3f}: they have collapsed, or not spread yet",
+                f"step {step:,}: the held-out loss is {loss:.3f}; with all embeddings equal it is "
+                f"{collapsed:.3f}: they have collapsed, or not spread yet",
                 file=sys.stderr,
             )
-        return {"held_out_loss": mean_loss, "held_out_cycle_accuracy": mean_accuracy}
+        return {"held_out_loss": loss, "held_out_cycle_accuracy": accuracy}
 
     def measure(self) -> Measures:
         """Measures class probes, style regression and retrieval on held-out images.
