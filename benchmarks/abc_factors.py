@@ -14,8 +14,8 @@ without noise, in which more of the constant factor could be found: those of
 :func:`train.metrics.probes.read`, of held-out images. They are R2 for quantities, of a hue the mean
 R2 of its sine and cosine, and accuracies for the shape. Their probes are a linear one and the 15
 nearest neighbours. The column ``SVM`` is what a support vector machine with an RBF kernel, on
-standardised embeddings, reads of the constant factor. The loss has two terms beside the cycle; with
-``--terms none`` it has not.
+standardised embeddings, reads of the constant factor. The loss has three terms beside the cycle;
+with ``--terms none`` it has not.
 
 Three rows are for comparison: as many principal components of the pixels, the network before
 training, and chance. Each run is a ``python -m train.abc``. Finished runs are not repeated.
@@ -69,8 +69,8 @@ Views are not augmented: a change of brightness would hide shades, and a shift t
 """
 
 TERMS = {
-    "both": "--stack-size 320 --embed-dim 48 --temperature 0.07 --component-weight 9 "
-    "--component-steps 200 --energy-weight 50",
+    "all": "--stack-size 320 --embed-dim 96 --temperature 0.07 --components 256 "
+    "--component-weight 16 --component-steps 200 --energy-weight 50 --separation-weight 12",
     "none": "",
 }
 """What --terms adds to these settings, chosen on the validation split."""
@@ -99,9 +99,9 @@ class Benchmark:
     """Held-out images. validation: some of the training images, to select settings with."""
     out: Path = Path("runs/benchmarks")
     """Folder that the runs are written to."""
-    terms: Literal["both", "none"] = "both"
-    """Terms beside the cycle. both: principal components, and the energy distance. none: the cycle
-    alone."""
+    terms: Literal["all", "none"] = "all"
+    """Terms beside the cycle. all: principal components, the energy distance and the separation.
+    none: the cycle alone."""
     extra: str = ""
     """Additional flags of every run."""
 
@@ -113,7 +113,7 @@ class Benchmark:
 
 def run_dir(benchmark: Benchmark, factor: str, seed: int) -> Path:
     """Returns the folder of a run."""
-    terms = "" if benchmark.terms == "both" else f"{benchmark.terms}-"
+    terms = "" if benchmark.terms == "all" else f"{benchmark.terms}-"
     return benchmark.out / f"abc-factors-{benchmark.evaluate_on}-{terms}{factor}-{seed}"
 
 

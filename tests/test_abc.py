@@ -13,7 +13,7 @@ from pyro_models.abc import Embedder, augment
 from pyro_models.components import MOST_IMAGES, PrincipalComponents
 from pyro_models.shapes import Shape
 from train.losses.correspondence import collapse, cycle
-from train.losses.stacks import inhomogeneity, unexplained
+from train.losses.stacks import inhomogeneity, separation, unexplained
 from train.metrics.embedding import retrieval
 from train.objective import CorrespondenceObjective
 
@@ -152,25 +152,42 @@ def test_the_objective_has_terms_beside_the_cycle():
     torch.manual_seed(0)
     batch = tuple(torch.rand(2, n, 1, 28, 28) for n in (12, 16))
     terms = {"components": 5, "component_weight": 3.0, "component_steps": 2, "energy_weight": 7.0}
+    terms["separation_weight"] = 4.0
     objective = CorrespondenceObjective(Embedder(embed_dim=3, channels=4), **terms)
+    # Stacks that are told apart: a separation below chance adds nothing.
+    batch[1].mul_(0.1)
     objective.start([batch])
     a, b = objective.embed(batch, None)
-    apart = inhomogeneity(a, b).mean()
+    apart, excess = inhomogeneity(a, b).mean(), separation(a, b).mean()
     share = torch.stack(
         [unexplained(z, objective.components(x)) for z, x in ((a, batch[0]), (b, batch[1]))]
     ).mean()
     nats = (cycle(a, b)[0] + cycle(b, a)[0]).mean()
     assert 0 < share < 1
-    for step, wanted in ((1, 3 * share), (2, nats + 7 * apart + 3 * share)):
+    for step, wanted in ((1, 3 * share), (2, nats + 7 * apart + 4 * excess + 3 * share)):
         losses, metrics = objective(batch, torch.tensor(step))
         torch.testing.assert_close(losses["cycle"], wanted)
         torch.testing.assert_close(metrics["cycle_nats"], nats)
         torch.testing.assert_close(metrics["unexplained"], share)
         torch.testing.assert_close(metrics["inhomogeneity"], apart)
+        torch.testing.assert_close(metrics["separation"], excess)
+    assert excess > 0
     # Components are fixed.
     assert {id(x) for x in objective.parameters()} == {
         id(x) for x in objective.embedder.parameters()
     }
+
+
+def test_a_separation_below_chance_adds_nothing():
+    """The mutation: it is not clipped, so that neighbours of the other stack are rewarded."""
+    torch.manual_seed(0)
+    images = torch.rand(1, 12, 1, 28, 28)
+    embedder = Embedder(embed_dim=3, channels=4)
+    objective = CorrespondenceObjective(embedder, separation_weight=7.0, temperature=0.01)
+    # Each image has its likeness in the other stack.
+    losses, metrics = objective((images, images + 0), torch.tensor(0))
+    assert metrics["separation"] < 0
+    torch.testing.assert_close(losses["cycle"], metrics["cycle_nats"])
 
 
 def coloured(stacks: int, rng: np.random.Generator) -> torch.Tensor:

@@ -8,7 +8,7 @@ from typing import get_args
 import numpy as np
 import pytest
 import torch
-from sklearn.linear_model import LinearRegression
+from sklearn.linear_model import Ridge
 from torch import Tensor
 from torch.distributions import Independent, Normal, kl_divergence
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -26,7 +26,7 @@ from train.losses.gaussians import (
 )
 from train.losses.information import class_information
 from train.losses.invariance import invariance, network_groups
-from train.losses.stacks import inhomogeneity, unexplained
+from train.losses.stacks import RIDGE, inhomogeneity, separation, unexplained
 
 DOUBLE = {"dtype": torch.float64}
 
@@ -414,19 +414,19 @@ def test_an_unknown_similarity_is_refused():
         similarity(torch.ones(1, 1), torch.ones(1, 1), "dot")
 
 
-def test_what_no_linear_map_explains_is_that_of_least_squares():
+def test_what_no_linear_map_explains_is_that_of_ridge_regression():
     """Of each stack on its own. The mutation: one map for both stacks."""
     z, targets = torch.randn(2, 300, 4, **DOUBLE), torch.randn(2, 300, 6, **DOUBLE)
     targets = targets + z @ torch.randn(2, 4, 6, **DOUBLE) + torch.randn(2, 1, 6, **DOUBLE)
     found = unexplained(z, targets)
 
     def of(rows: np.ndarray, wanted: np.ndarray) -> float:
-        residual = wanted - LinearRegression().fit(rows, wanted).predict(rows)
+        ridge = Ridge(RIDGE * (rows**2).sum() / 4).fit(rows, wanted)
+        residual = wanted - ridge.predict(rows)
         return (residual**2).sum() / ((wanted - wanted.mean(0)) ** 2).sum()
 
     each = [of(*pair) for pair in zip(z.numpy(), targets.numpy(), strict=True)]
-    # The ridge costs next to nothing.
-    np.testing.assert_allclose(found, each, atol=1e-5)
+    np.testing.assert_allclose(found, each, rtol=1e-9)
     both = of(z.flatten(0, 1).numpy(), targets.flatten(0, 1).numpy())
     assert abs(both - found.mean()) > 0.05
 
@@ -434,13 +434,20 @@ def test_what_no_linear_map_explains_is_that_of_least_squares():
 def test_what_a_stack_has_in_common_costs_nothing():
     """The mutation: deviations from zero in place of those from the mean of the stack."""
     z, targets = torch.randn(200, 4, **DOUBLE), torch.randn(200, 6, **DOUBLE)
-    shifted = unexplained(z + 7, targets - 5)
-    torch.testing.assert_close(shifted, unexplained(z, targets))
+    torch.testing.assert_close(unexplained(z, targets - 5), unexplained(z, targets))
     far = torch.cat([torch.ones(200, 1, **DOUBLE), z], 1)
     assert (targets - 5).square().sum() > 20 * targets.square().sum()
     torch.testing.assert_close(
         unexplained(far, targets), unexplained(z, targets), atol=1e-3, rtol=0
     )
+
+
+def test_embeddings_that_are_nearly_equal_explain_little():
+    """So that they do not collapse. The mutation: a ridge in units of their deviations."""
+    z = torch.randn(200, 4, **DOUBLE)
+    targets = z @ torch.randn(4, 6, **DOUBLE)
+    assert unexplained(z, targets) < 1e-3
+    assert unexplained(1 + 0.01 * z, targets) > 0.9
 
 
 def test_embeddings_that_are_all_one_explain_nothing():
@@ -475,11 +482,52 @@ def test_the_inhomogeneity_of_one_distribution_is_zero_on_average():
     assert own / 2 > 20 * error
 
 
+@pytest.mark.parametrize("kind", ["l2sq", "cosine"])
+def test_separation_is_a_loop_over_embeddings(kind):
+    a, b = torch.randn(2, 5, 3, **DOUBLE), 1 + torch.randn(2, 7, 3, **DOUBLE)
+    found = separation(a, b, kind=kind, temperature=0.7)
+    for value, u, v in zip(found, a, b, strict=True):
+        z, stacks = torch.cat([u, v]), np.repeat([0, 1], [5, 7])
+        s = (similarity(z, z, kind) / 0.7).exp().numpy()
+        own = [
+            sum(s[i, j] for j in range(12) if j != i and stacks[j] == stacks[i])
+            / sum(s[i, j] for j in range(12) if j != i)
+            for i in range(12)
+        ]
+        mean = np.mean(own[:5]) + np.mean(own[5:])
+        assert value.item() == pytest.approx((11 * mean - 10) / 12)
+
+
+def test_the_separation_of_one_distribution_is_zero_on_average():
+    """The mutation: an embedding is a neighbour of itself, so that it is above."""
+    torch.manual_seed(0)
+    u, v = torch.randn(2_000, 6, 3, **DOUBLE), torch.randn(2_000, 9, 3, **DOUBLE)
+    found = separation(u, v, temperature=0.5)
+    error = found.std() / 2_000**0.5
+    assert abs(found.mean()) < 4 * error
+    itself = (similarity(u, torch.cat([u, v], -2)) / 0.5).softmax(-1).diagonal(dim1=-2, dim2=-1)
+    assert itself.mean() > 20 * error
+    assert separation(u, u + 100).min() > 1 - 1e-6
+
+
+def test_the_separation_in_chunks_is_that_of_all_at_once(monkeypatch):
+    a, b = (torch.randn(2, n, 3, **DOUBLE, requires_grad=True) for n in (5, 7))
+
+    def run() -> tuple[Tensor, ...]:
+        value = separation(a, b)
+        return value, *torch.autograd.grad(value.sum(), (a, b))
+
+    expected = run()
+    monkeypatch.setattr(chunks, "CHUNK_ELEMENTS", 5 * 12 * 3)
+    torch.testing.assert_close(run(), expected)
+
+
 def test_the_terms_beside_the_cycle_have_the_gradients_of_finite_differences():
     z, other, targets = (torch.randn(n, k, **DOUBLE) for n, k in ((9, 3), (7, 3), (9, 5)))
     z.requires_grad_()
     assert torch.autograd.gradcheck(lambda z: unexplained(z, targets), z)
-    assert torch.autograd.gradcheck(lambda z: inhomogeneity(z, other), z)
     equal = torch.zeros(4, 3, requires_grad=True)
-    inhomogeneity(equal, equal + 0).backward()
-    assert equal.grad.isfinite().all()
+    for term in (inhomogeneity, separation):
+        assert torch.autograd.gradcheck(lambda z, term=term: term(z, other), z)
+        term(equal, equal + 0).backward()
+        assert equal.grad.isfinite().all()

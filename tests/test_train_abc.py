@@ -30,7 +30,13 @@ SMALL = {
     "decay": "none",
     "withheld": (2,),
 }
-TERMS = {"component_weight": 2.0, "components": 5, "component_steps": 2, "energy_weight": 3.0}
+TERMS = {
+    "component_weight": 2.0,
+    "components": 5,
+    "component_steps": 2,
+    "energy_weight": 3.0,
+    "separation_weight": 4.0,
+}
 """The terms beside the cycle."""
 EACH = {
     "class_accuracy",

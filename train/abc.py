@@ -69,7 +69,7 @@ class ABC(SizedMethod):
 
         names = ("embed_dim", "channels", "hidden", "normalise", "standardise")
         embedder = Embedder(self.shape(inputs), **self.arguments(settings, inputs, *names))
-        terms = ("component_weight", "component_steps", "energy_weight")
+        terms = ("component_weight", "component_steps", "energy_weight", "separation_weight")
         options = settings.select("similarity", "temperature", *terms)
         options["view"] = augment if settings.views == 2 else None
         return CorrespondenceObjective(embedder, components=settings.used_components, **options)

@@ -20,7 +20,7 @@ from pyro_models.components import PrincipalComponents
 from pyro_models.sharing import one_estimate
 from train.estimators import loss_and_terms
 from train.losses.correspondence import Similarity, cycle
-from train.losses.stacks import inhomogeneity, unexplained
+from train.losses.stacks import inhomogeneity, separation, unexplained
 
 Batch = tuple[Tensor, ...]
 
@@ -202,16 +202,18 @@ class CorrespondenceObjective(Objective):
     nearest, in their stack, to their soft neighbour in the other stack.
 
     The cycle finds what tells images apart most easily, and leaves the rest. With ``components``
-    embeddings keep more of what varies inside stacks, and with ``energy_weight`` less of what is
-    constant in them:
+    embeddings keep more of what varies inside stacks, and with ``energy_weight`` and
+    ``separation_weight`` less of what is constant in them:
 
     .. math:: L = L(A, B) + L(B, A) + \lambda \, \frac{u(A) + u(B)}{2} + \gamma \, H(A, B)
+        + \eta \max(S(A, B), 0)
 
     with the share :math:`u` of the images' principal components that is no linear function of
-    embeddings (:func:`train.losses.stacks.unexplained`) and the relative energy distance :math:`H`
-    of the stacks' distributions (:func:`train.losses.stacks.inhomogeneity`). In the first
+    embeddings (:func:`train.losses.stacks.unexplained`), the relative energy distance :math:`H`
+    of the stacks' distributions (:func:`train.losses.stacks.inhomogeneity`) and the excess
+    :math:`S` of neighbours of the own stack (:func:`train.losses.stacks.separation`). In the first
     ``component_steps`` steps the loss is :math:`\lambda \, (u(A) + u(B)) / 2` alone. The metrics
-    are then all terms: ``cycle_nats``, ``unexplained`` and ``inhomogeneity``.
+    are then all terms: ``cycle_nats``, ``unexplained``, ``inhomogeneity`` and ``separation``.
 
     Args:
         embedder: Maps images :math:`(*, C, H, W)` to embeddings :math:`(*, D)`. With components it
@@ -225,6 +227,7 @@ class CorrespondenceObjective(Objective):
         component_weight: :math:`\lambda`.
         component_steps: The number of steps at first in which only components are learnt.
         energy_weight: :math:`\gamma`.
+        separation_weight: :math:`\eta`.
     """
 
     loss_name = "cycle"
@@ -240,6 +243,7 @@ class CorrespondenceObjective(Objective):
         component_weight: float = 1.0,
         component_steps: int = 0,
         energy_weight: float = 0.0,
+        separation_weight: float = 0.0,
     ) -> None:
         super().__init__()
         self.embedder = embedder
@@ -252,6 +256,7 @@ class CorrespondenceObjective(Objective):
         self.component_weight = component_weight
         self.component_steps = component_steps
         self.energy_weight = energy_weight
+        self.separation_weight = separation_weight
 
     def start(self, batches: Iterable[Batch]) -> None:
         if self.components is not None:
@@ -266,6 +271,11 @@ class CorrespondenceObjective(Objective):
             apart = inhomogeneity(a, b).mean()
             loss = loss + self.energy_weight * apart
             metrics["inhomogeneity"] = apart.detach()
+        if self.separation_weight:
+            excess = separation(a, b, **self.options).mean()
+            # Neighbours that are of the own stack less often than by chance reveal nothing more.
+            loss = loss + self.separation_weight * excess.relu()
+            metrics["separation"] = excess.detach()
         if self.components is not None:
             stacks = zip((a, b), batch, strict=True)
             shares = [unexplained(z, self.components(images)).mean() for z, images in stacks]

@@ -24,6 +24,7 @@ class ABCSettings(Settings):
         "loss": (
             *("similarity", "temperature", "views"),
             *("component_weight", "components", "component_steps", "energy_weight"),
+            "separation_weight",
         ),
     }
 
@@ -66,6 +67,10 @@ class ABCSettings(Settings):
     """Weight of the energy distance of the embeddings of two stacks, relative to its largest value.
     With it, embeddings keep less of what is constant in sets. What varies must be distributed alike
     in all sets."""
+    separation_weight: NonNegative = 0.0
+    """Weight of how many soft neighbours of an embedding, among both stacks, are of its own stack,
+    beyond chance. With it, nearest neighbours and kernels read less of what is constant in sets.
+    What varies must be distributed alike in all sets."""
     embed_dim: Count = 4
     """Size of an embedding."""
     network: Literal["strided", "deep"] = "strided"
