@@ -69,8 +69,8 @@ Views are not augmented: a change of brightness would hide shades, and a shift t
 """
 
 TERMS = {
-    "all": "--stack-size 320 --embed-dim 96 --temperature 0.07 --components 256 "
-    "--component-weight 16 --component-steps 200 --energy-weight 50 --separation-weight 12",
+    "all": "--stack-size 320 --embed-dim 72 --temperature 0.07 --components 256 "
+    "--component-weight 15 --component-steps 200 --energy-weight 50 --separation-weight 14",
     "none": "",
 }
 """What --terms adds to these settings, chosen on the validation split."""
