@@ -7,6 +7,7 @@ import pytest
 
 from tests.data.refusals import refused
 from train import plots
+from train.metrics.embedding import ABCWatch
 
 
 def stage(boxes: int = 3, shape: tuple[int, ...] = (1, 20, 20)) -> dict[str, np.ndarray]:
@@ -73,6 +74,20 @@ def test_curves_leave_out_what_was_not_logged():
     figure = plots.curves(history, panels)
     assert [axis.get_ylabel() for axis in figure.axes] == ["nats"]
     assert [line.get_label() for line in figure.axes[0].lines] == ["ELBO"]
+
+
+def test_of_metrics_with_one_name_the_last_is_drawn():
+    """ABC's training curve is that of the cycle, beside the held-out cycle, not of all terms."""
+    steps = np.arange(3)
+    history = {"cycle_loss": (steps, steps + 5.0), "held_out_loss": (steps, steps + 1.0)}
+    nats = {"cycle_nats": (steps, steps + 0.0)}
+
+    def training(history: dict) -> list[float]:
+        axis = plots.curves(history, ABCWatch.PANELS).axes[0]
+        return {line.get_label(): line for line in axis.lines}["training"].get_ydata().tolist()
+
+    assert training(history) == [5, 6, 7]
+    assert training(nats | history) == training(history | nats) == [0, 1, 2]
 
 
 def test_a_confusion_matrix_has_its_numbers():

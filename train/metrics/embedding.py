@@ -105,8 +105,18 @@ class ABCWatch(Watch):
     """
 
     PANELS: ClassVar = {
-        "loss, nats": {"cycle_loss": "training", "held_out_loss": "held out"},
+        # The held-out loss is the cycle's alone, and so is cycle_nats, which is logged with terms.
+        "cycle loss, nats": {
+            "cycle_loss": "training",
+            "cycle_nats": "training",
+            "held_out_loss": "held out",
+        },
         "cycle accuracy": {"cycle_accuracy": "training", "held_out_cycle_accuracy": "held out"},
+        "terms": {
+            "unexplained": "components not explained",
+            "inhomogeneity": "relative energy distance",
+            "separation": "separation",
+        },
     }
     STACKS = 16
     """Number of pairs of held-out stacks in an evaluation."""
