@@ -69,8 +69,8 @@ class ABCSettings(Settings):
     in all sets."""
     separation_weight: NonNegative = 0.0
     """Weight of how many soft neighbours of an embedding, among both stacks, are of its own stack,
-    beyond chance. With it, nearest neighbours and kernels read less of what is constant in sets.
-    What varies must be distributed alike in all sets."""
+    beyond chance. With it, nearest neighbours read less of what is constant in sets. What varies
+    must be distributed alike in all sets."""
     embed_dim: Count = 4
     """Size of an embedding."""
     network: Literal["strided", "deep"] = "strided"
