@@ -113,7 +113,7 @@ def curves(
         history: By metric, the steps at which it was logged and its values.
         panels: For each panel the label of its vertical axis, and by metric the curve's name.
             Metrics that were never logged are omitted, and so are panels without metrics. Of
-            metrics with one name, the last that was logged is drawn.
+            metrics with one name, the last of the panel that was logged is drawn.
     """
     drawn = {
         label: {name: history[metric] for metric, name in lines.items() if metric in history}
