@@ -151,9 +151,14 @@ def test_components_are_of_the_first_images():
 def test_the_objective_has_terms_beside_the_cycle():
     torch.manual_seed(0)
     batch = tuple(torch.rand(2, n, 1, 28, 28) for n in (12, 16))
-    terms = {"components": 5, "component_weight": 3.0, "component_steps": 2, "energy_weight": 7.0}
-    terms["separation_weight"] = 4.0
-    objective = CorrespondenceObjective(Embedder(embed_dim=3, channels=4), **terms)
+    objective = CorrespondenceObjective(
+        Embedder(embed_dim=3, channels=4),
+        components=5,
+        component_weight=3.0,
+        component_steps=2,
+        energy_weight=7.0,
+        separation_weight=4.0,
+    )
     # Stacks that are told apart: a separation below chance adds nothing.
     batch[1].mul_(0.1)
     objective.start([batch])
