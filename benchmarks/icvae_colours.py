@@ -40,12 +40,9 @@ COMMON: dict[str, Any] = {
     **{"batch_size": 64, "learning_rate": 2e-3},
 }
 """What all methods have in common, of the settings of ``train.icvae``."""
-# The colour of the paper is the first thing that codes learn. Once they stand far apart by it, the
-# gradient of the penalty vanishes. So the rate and the penalty are dear in the beginning, when the
-# decoder learns the colours from the condition, and codes learn what remains.
-PENALTY: dict[str, Any] = {
-    **{"invariance": "direct", "weight": 2.0, "weight_start": 10.0, "memory": 3200},
-}
+# With the rate dear in the beginning, the decoder learns the colours from the condition, and codes
+# learn what remains.
+PENALTY: dict[str, Any] = {"invariance": "adversarial", "weight": 2.0}
 METHODS: dict[str, dict[str, Any]] = {
     "ICVAE": {"condition": TOLD} | PENALTY,
     "CVAE": {"condition": TOLD, "invariance": "none"},
