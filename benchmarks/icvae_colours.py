@@ -7,8 +7,12 @@ ICVAE is told ink and paper, which its codes are not to reveal, and the class is
 them. Leakage is the accuracy, above chance, of the best of eight adversaries of held-out codes: see
 ``train.metrics.adversaries.leakage``. The class is read by the better of two probes: see
 ``train.metrics.probes.read``. Both are measured on sampled codes, of which the penalty speaks, and
-on their means. The row ``noise`` has random codes, which reveal nothing: the best of eight
-adversaries is a little above chance by luck.
+on their means.
+
+Methods, adversaries and probes learn from 4,000 images, and are tested on each held-out digit in
+all of the 36 ways to colour it. With one image of a digit the standard error of an accuracy is 1.2
+points, and the best of eight adversaries of random codes, the row ``noise``, is up to 2 points
+above chance by luck.
 """
 
 from __future__ import annotations
@@ -26,6 +30,7 @@ import tyro
 from sklearn.decomposition import PCA
 
 from train.data import datasets
+from train.data.drawn import coloured_digits
 from train.data.labelled import Images, Split
 from train.data.labels import Classes
 from train.metrics.adversaries import leakage
@@ -74,7 +79,7 @@ class Colours:
 
 def main(settings: Colours) -> None:
     """Trains and measures, prints a Markdown table, and writes a CSV file."""
-    data = datasets.load("coloured-digits", Path("data"), settings.evaluate_on)
+    data = in_every_colour(settings.evaluate_on)
     rows = []
     for method in settings.methods:
         for seed in settings.seeds[:1] if method == "PCA" else settings.seeds:
@@ -91,6 +96,13 @@ def main(settings: Colours) -> None:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
+
+
+def in_every_colour(evaluate_on: str) -> Split:
+    """Loads coloured digits, with each held-out digit in all colours."""
+    train = datasets.load("coloured-digits", Path("data"), evaluate_on).train
+    held_out = datasets.load("mnist5k", Path("data"), evaluate_on).held_out
+    return Split(train, coloured_digits.in_every_colour(held_out))
 
 
 def trained(

@@ -79,6 +79,19 @@ def test_the_seed_determines_the_colours(digits):
     assert not torch.equal(first, coloured_digits.sample(few, seed=1).images)
 
 
+def test_a_digit_in_every_colour(digits):
+    few = digits.held_out.select(torch.arange(3))
+    images = coloured_digits.in_every_colour(few)
+    assert (len(images), images.shape) == (3 * 36, (3, 28, 28))
+    assert images.columns["class"].tolist() == few.labels.repeat_interleave(36).tolist()
+    for number in range(3):
+        rows = slice(36 * number, 36 * (number + 1))
+        inks, papers = images.columns["ink"][rows], images.columns["paper"][rows]
+        assert len(set(zip(inks, papers, strict=True))) == 36
+        drawn = coloured_digits.draw(few.images[[number] * 36], inks, papers)
+        assert torch.equal(images.images[rows], drawn)
+
+
 def test_single_colours_are_repeated():
     digits = torch.zeros(3, 5, 4, dtype=torch.uint8)
     images = coloured_digits.draw(digits, "red", ["blue", "blue", "red"])

@@ -81,6 +81,26 @@ def sample(digits: Images, seed: int) -> Images:
     return Images.of_columns(draw(in_memory(digits.images), ink, paper), columns)
 
 
+def in_every_colour(digits: Images) -> Images:
+    r"""Colours each digit in all of the 36 ways.
+
+    With these, what codes reveal of the colours can be measured with less chance than with one
+    image of a digit.
+
+    Args:
+        digits: :math:`M` digits with their classes.
+
+    Returns:
+        :math:`36 M` images, a digit's one after the other, with the columns of :func:`sample`.
+    """
+    ways = len(COLOURS) ** 2
+    classes = np.repeat(digits.require_labels(), ways)
+    ink, paper = np.divmod(np.tile(np.arange(ways), len(digits)), len(COLOURS))
+    columns = {"class": classes, "ink": np.array(COLOURS)[ink], "paper": np.array(COLOURS)[paper]}
+    images = in_memory(digits.images).repeat_interleave(ways, dim=0)
+    return Images.of_columns(draw(images, columns["ink"], columns["paper"]), columns)
+
+
 def split(digits: Images) -> Split:
     """Holds out a fifth of the digits, and colours all: each digit is in one image.
 
