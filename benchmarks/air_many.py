@@ -82,7 +82,11 @@ class Experiment(NamedTuple):
     tests: Sequence[Test]
 
 
-CROWDED = [Test("48x48", 48, range(1, 21), (14, 14), "any")]
+CROWDED = [
+    Test("1 to 10", 48, range(1, 11), (14, 14), "half"),
+    Test("11 to 20", 48, range(11, 21), (14, 14), "half"),
+]
+"""The scattered digits of SPAIR: 14 pixels, of which two share at most half of their images."""
 EXPERIMENTS = {
     "many": Experiment(
         "--canvas-size 84 --max-digits 6 --max-objects 7", [Test("84x84", 84, range(7))]
@@ -102,17 +106,17 @@ EXPERIMENTS = {
     ),
     "crowded-5": Experiment(
         "--canvas-size 48 --digit-counts 1 2 3 4 5 --max-objects 6 --digit-size 14 14 "
-        "--overlap any",
+        "--overlap half",
         CROWDED,
     ),
     "crowded-10": Experiment(
         "--canvas-size 48 --digit-counts 6 7 8 9 10 --max-objects 11 --digit-size 14 14 "
-        "--overlap any",
+        "--overlap half",
         CROWDED,
     ),
     "crowded-15": Experiment(
         "--canvas-size 48 --digit-counts 11 12 13 14 15 --max-objects 16 --digit-size 14 14 "
-        "--overlap any",
+        "--overlap half",
         CROWDED,
     ),
     "between": Experiment(
@@ -167,7 +171,7 @@ def train(benchmark: Benchmark, guide: str, name: str, seed: int) -> tuple[Path,
 
 def measure(run: Path, test: Test, images: Tensor, seed: int) -> dict[str, float]:
     """Detects the objects of a test's scenes; returns accuracy by count, AP and IoU."""
-    file = run / f"test-{test.name}.json"
+    file = run / f"test-{test.name.replace(' ', '-')}.json"
     if file.exists():
         return json.loads(file.read_text())
     scenes = test.make(images, seed)

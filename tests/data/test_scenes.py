@@ -1,3 +1,4 @@
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import torch
 from tests.data.refusals import refused
 from train.data import composition, datasets
 from train.data.composition import INK, Digits, Rules
-from train.data.crowds import place_apart
+from train.data.crowds import place_in_turn
 from train.data.fingerprint import fingerprint
 from train.data.labelled import Images, Split
 from train.data.scenes import Scenes, load_scenes, make_scenes
@@ -219,7 +220,7 @@ class TestCrowds:
         area = (scenes.factors["size"] ** 2).sum(1)
         assert (scenes.images > 0).sum((1, 2, 3)).tolist() == area.tolist()
 
-    @pytest.mark.parametrize("overlap", ["apart", "dim", "any"])
+    @pytest.mark.parametrize("overlap", ["apart", "half", "dim", "any"])
     def test_digits_that_are_kept_are_those_that_are_resized_anew(self, monkeypatch, overlap):
         """The mutation: a kept digit is another one's, or of another size."""
         digits = torch.randint(0, 256, (30, 2, 9, 9), generator=torch.Generator().manual_seed(0))
@@ -238,7 +239,7 @@ class TestCrowds:
 
     def test_the_first_place_is_uniform(self, blocks):
         # Every place of the first digit leaves room for the second one.
-        chosen = place_apart(
+        chosen = place_in_turn(
             np.random.default_rng(0),
             np.full(4000, 2),
             Digits(blocks),
@@ -255,7 +256,7 @@ class TestCrowds:
         # Of two digits of 4 pixels on a row of 9, the second has the places where |x - x0| >= 4.
         rng = np.random.default_rng(1)
         rules = Rules(9, 2, (4, 4), None, "apart")
-        chosen = place_apart(rng, np.full(6000, 2), Digits(blocks), rules)
+        chosen = place_in_turn(rng, np.full(6000, 2), Digits(blocks), rules)
         first, second = (chosen.corner[chosen.slot == slot] for slot in (0, 1))
         assert (np.abs(first - second).max(1) >= 4).all()
         centred = (first == [0, 0]).all(1)
@@ -466,6 +467,33 @@ class TestOverlap:
         assert cover.max() == most
         assert torch.equal(scenes.images.long(), (100 * cover).clamp(max=255))
 
+    @pytest.mark.parametrize(
+        ("canvas_size", "counts", "size"), [(30, [3], (10, 14)), (48, [1, 20], (14, 14))]
+    )
+    def test_images_share_half_of_the_smaller_one_at_most(self, canvas_size, counts, size):
+        """Few digits, and so many that they are placed in turn.
+
+        The ink is a corner of the images. The mutations: ink in place of images, the larger one in
+        place of the smaller one.
+        """
+        digits = torch.zeros(1, 1, 28, 28, dtype=torch.uint8)
+        digits[..., :14, :14] = 255
+        settings = {"canvas_size": canvas_size, "counts": counts, "digit_size": size}
+        scenes = make_scenes(digits, 300, overlap="half", seed=0, **settings)
+        sizes = torch.from_numpy(scenes.factors["size"])
+        corners = scenes.boxes[..., :2]
+        # Shares of the smaller image, one pair after another.
+        shares = []
+        for i, j in combinations(range(max(counts)), 2):
+            sides = torch.minimum(
+                corners[:, i] + sizes[:, i, None], corners[:, j] + sizes[:, j, None]
+            ) - torch.maximum(corners[:, i], corners[:, j])
+            smaller = torch.minimum(sizes[:, i], sizes[:, j]).clamp(min=1) ** 2
+            present = scenes.counts > max(i, j)
+            shares.append(torch.where(present, sides.clamp(min=0).prod(1) / smaller, 0))
+        assert 0.47 < torch.stack(shares).max() <= 0.5
+        assert set(scenes.counts.tolist()) == set(counts)
+
     def test_digits_may_be_close_when_dim(self, digits):
         # Two strokes may cross boxes without crossing each other.
         assert covered(make_scenes(digits, 600, overlap="dim", seed=0)).max() == 2
@@ -640,7 +668,7 @@ class TestLoad:
         ({"n": 0}, ("0 scenes", "--train-scenes")),
         ({"canvas_size": 0}, ("--canvas-size is 0", "1 or more")),
         ({"max_digits": 0}, ("--max-digits is 0", "1 or more")),
-        ({"overlap": "some"}, ("--overlap some", "apart, dim and any")),
+        ({"overlap": "some"}, ("--overlap some", "apart, half, dim and any")),
         ({"digit_size": (3, 24)}, ("--digit-size starts at 3", "4 pixels")),
         ({"digit_size": (24, 20)}, ("--digit-size 24 20", "smaller size first")),
         ({"digit_size": (24, 51)}, ("--digit-size goes up to 51", "--canvas-size 50")),

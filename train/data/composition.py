@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -13,7 +13,10 @@ from torch import Tensor
 
 from train.errors import InputError, require
 
-Overlap = Literal["apart", "dim", "any"]
+Overlap = Literal["apart", "half", "dim", "any"]
+
+SHARES = {"apart": 0.0, "half": 0.5}
+"""The most that two outlines may share of the smaller one, by the rule of overlap."""
 
 INK = 1
 """The lowest grey level, of 255, of a digit's pixels."""
@@ -77,8 +80,8 @@ class Rules(NamedTuple):
         require(self.canvas_size >= 1, f"--canvas-size is {self.canvas_size}: give 1 or more")
         require(self.max_digits >= 1, f"--max-digits is {self.max_digits}: give 1 or more")
         require(
-            self.overlap in ("apart", "dim", "any"),
-            f"--overlap {self.overlap}: give one of apart, dim and any",
+            self.overlap in get_args(Overlap),
+            f"--overlap {self.overlap}: give one of apart, half, dim and any",
         )
         if self.digit_shrink is None:
             _check_size(self.digit_size, self.canvas_size)
@@ -251,8 +254,9 @@ def draw(
         scene, slot, corner = placement.scene[rows], placement.slot[rows], placement.corner[rows]
         boxes[scene, slot] = sized.boxes[which] + torch.from_numpy(corner).repeat(1, 2)
         accepted[scene[~sized.has_ink[which].numpy()]] = False
-    if rules.overlap == "apart":
-        accepted &= ~_touching(boxes)
+    if rules.overlap in SHARES:
+        outlines = boxes if rules.overlap == "apart" else _frames(placement, boxes)
+        accepted &= ~_share(outlines, SHARES[rules.overlap])
     wanted = accepted.numpy()
     sums = _sums(windows, placement, wanted, digits.images.shape[1], rules)
     if rules.overlap == "dim":
@@ -332,19 +336,45 @@ def ink_boxes(windows: Tensor) -> tuple[Tensor, Tensor]:
     return torch.stack([x0, y0, x1, y1], 1), ink.flatten(1).any(1)
 
 
-def _touching(boxes: Tensor) -> Tensor:
-    r"""Returns whether any two of a scene's boxes have a pixel in common; empty boxes have none.
+def shared(first: Any, second: Any) -> Any:
+    r"""Returns the area that boxes have in common.
 
     Args:
-        boxes: Of shape :math:`(m, K, 4)`.
+        first: Boxes, tensors or arrays of shape :math:`(*, 4)`.
+        second: Other boxes, of a shape that broadcasts with that.
+    """
+    low = first[..., :2].clip(second[..., :2])
+    sides = (first[..., 2:].clip(None, second[..., 2:]) - low).clip(0)
+    return sides[..., 0] * sides[..., 1]
+
+
+def area(boxes: Any) -> Any:
+    """Returns the areas of boxes, as :func:`shared` takes them."""
+    return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
+
+
+def _frames(placement: Placement, boxes: Tensor) -> Tensor:
+    """Returns the boxes of whole images, as the boxes of their ink are in scenes."""
+    frames = torch.zeros_like(boxes)
+    corner = torch.from_numpy(placement.corner)
+    size = torch.from_numpy(placement.size)[:, None]
+    frames[placement.scene, placement.slot] = torch.cat([corner, corner + size], 1)
+    return frames
+
+
+def _share(boxes: Tensor, share: float) -> Tensor:
+    r"""Returns whether any two of a scene's boxes have more in common than they may.
+
+    Args:
+        boxes: Of shape :math:`(m, K, 4)`; empty boxes have nothing in common with others.
+        share: The most that they may have in common, as a part of the smaller one.
 
     Returns:
         Of shape :math:`(m)`, bool.
     """
-    first, second = torch.triu_indices(boxes.shape[1], boxes.shape[1], 1)
-    lowest = torch.maximum(boxes[:, first, :2], boxes[:, second, :2])
-    highest = torch.minimum(boxes[:, first, 2:], boxes[:, second, 2:])
-    return (lowest < highest).all(2).any(1)
+    pairs = torch.triu_indices(boxes.shape[1], boxes.shape[1], 1)
+    first, second = (boxes[:, index] for index in pairs)
+    return (shared(first, second) > share * torch.minimum(area(first), area(second))).any(1)
 
 
 def _check_size(digit_size: tuple[int, int], canvas_size: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from train.data.composition import Digits, Placement, Rules
+from train.data.composition import SHARES, Digits, Placement, Rules, area, shared
 
 PLACES = 32
 """Places of a digit that are drawn at once."""
@@ -14,17 +14,17 @@ BEGINNINGS = 200
 """After so many beginnings of a scene, its digits do not fit on the canvas."""
 
 
-def place_apart(
+def place_in_turn(
     rng: np.random.Generator, counts: np.ndarray, digits: Digits, rules: Rules
 ) -> Placement:
-    r"""Draws which digits are in scenes, and their sizes and places, so that no boxes overlap.
+    r"""Draws which digits are in scenes, and their sizes and places, by a rule of overlap.
 
     The images and sizes of a scene's digits are drawn first. Then each digit in turn is placed:
-    places where its image is inside the canvas are drawn uniformly until its box has no pixel in
-    common with the boxes before it, which is random sequential adsorption. So each place is uniform
-    among those that the digits before it leave free. This is not the distribution of whole scenes
-    that are drawn until one has no overlap: there, arrangements that leave more room for
-    the later digits are more frequent. If a digit has no room, its scene is begun again with
+    places where its image is inside the canvas are drawn uniformly until it has no more in common
+    with those before it than the rule permits, which is random sequential adsorption. So each place
+    is uniform among those that the digits before it leave free. This is not the distribution of
+    whole scenes that are drawn until one follows the rule: there, arrangements that leave more room
+    for the later digits are more frequent. If a digit has no room, its scene is begun again with
     other images, sizes and places, so that digits in crowded scenes are smaller than others on
     average.
 
@@ -32,7 +32,8 @@ def place_apart(
         rng: Random numbers.
         counts: The number of digits in each scene.
         digits: The digits.
-        rules: The rules of the scenes.
+        rules: The rules of the scenes, whose rule of overlap is in
+            :data:`~train.data.composition.SHARES`.
 
     Returns:
         The digits, in the order of the scenes.
@@ -70,7 +71,7 @@ def _settle(
     digits: Digits,
     rules: Rules,
 ) -> np.ndarray:
-    """Moves each digit in turn to a place where it is apart from those before it.
+    """Moves each digit in turn to a place where it follows the rule with those before it.
 
     Args:
         rng: Random numbers.
@@ -82,7 +83,10 @@ def _settle(
     Returns:
         Whether all digits of a scene have a place, and ink, of shape (m,), bool.
     """
-    ink, has_ink = _ink_of(placement, digits)
+    outlines, has_ink = _ink_of(placement, digits)
+    if rules.overlap == "half":
+        outlines[:, :2], outlines[:, 2:] = 0, placement.size[:, None]
+    share = SHARES[rules.overlap]
     fits = np.ones(len(counts), dtype=bool)
     fits[placement.scene[~has_ink]] = False
     first = np.cumsum(counts) - counts
@@ -93,8 +97,8 @@ def _settle(
             rows = first[scenes] + slot
             room = rules.canvas_size - placement.size[rows] + 1
             corners = rng.integers(0, room[:, None, None], size=(len(rows), PLACES, 2))
-            places = ink[rows, None] + np.tile(corners, 2).astype(np.int32)
-            is_free = ~_overlap(places, boxes[scenes, :slot])
+            places = outlines[rows, None] + np.tile(corners, 2).astype(np.int32)
+            is_free = ~_share(places, boxes[scenes, :slot], share)
             chosen = is_free.argmax(1)
             settled = np.flatnonzero(is_free.any(1))
             placement.corner[rows[settled]] = corners[settled, chosen[settled]]
@@ -116,10 +120,9 @@ def _ink_of(placement: Placement, digits: Digits) -> tuple[np.ndarray, np.ndarra
     return boxes, has_ink
 
 
-def _overlap(places: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    """Returns whether boxes (r, R, 4) have a pixel in common with any of (r, j, 4), as (r, R)."""
-    overlap = np.zeros(places.shape[:2], dtype=bool)
-    for box in boxes.swapaxes(0, 1):
-        low, high = box[:, None, :2], box[:, None, 2:]
-        overlap |= ((places[..., :2] < high) & (places[..., 2:] > low)).all(-1)
-    return overlap
+def _share(places: np.ndarray, boxes: np.ndarray, share: float) -> np.ndarray:
+    """Returns whether boxes (r, R, 4) share more than they may with any of (r, j, 4), as (r, R)."""
+    forbidden = np.zeros(places.shape[:2], dtype=bool)
+    for box in boxes.swapaxes(0, 1)[:, :, None]:
+        forbidden |= shared(places, box) > share * np.minimum(area(places), area(box))
+    return forbidden

@@ -17,6 +17,7 @@ from train.data.annotated import Scenes, ScenesSplit
 from train.data.catalogue import CATALOGUE, STORED
 from train.data.composition import (
     MOST_MASKED,
+    SHARES,
     Digits,
     Drawing,
     HardlyFitsError,
@@ -26,7 +27,7 @@ from train.data.composition import (
     draw,
 )
 from train.data.counts import checked
-from train.data.crowds import place_apart
+from train.data.crowds import place_in_turn
 from train.data.images import to_grey
 from train.data.labelled import Images
 from train.data.options import DataOptions
@@ -213,9 +214,9 @@ def make_scenes(
     uniform, while scenes of several digits favour places and sizes that leave room.
 
     In crowded scenes nearly all would be rejected. If fewer than one scene in fifty is accepted and
-    ``overlap`` is ``apart``, all scenes are made in another way: their digits are placed one after
-    another, each uniform among the places that the earlier ones leave free; see
-    :func:`train.data.crowds.place_apart` for how their distribution differs.
+    ``overlap`` is ``apart`` or ``half``, all scenes are made in another way: their digits are
+    placed one after another, each uniform among the places that the earlier ones leave free; see
+    :func:`train.data.crowds.place_in_turn` for how their distribution differs.
 
     Args:
         digits: Images to draw from, of shape :math:`(D, C, S, S)`, uint8, or :math:`(D, S, S)`.
@@ -230,8 +231,10 @@ def make_scenes(
             uniform between them, both included, within :math:`[4, L]`.
         digit_shrink: If given, sizes are :math:`\lfloor S / (m + s \epsilon) \rfloor` for this
             :math:`(m, s)` and :math:`\epsilon \sim N(0, 1)` instead, clipped to :math:`[4, L]`.
-        overlap: ``apart``: no two boxes have a pixel in common. ``dim``: the sum of the digits is
-            at most 255 everywhere. ``any``: the sum is clipped to 255.
+        overlap: ``apart``: no two boxes have a pixel in common. ``half``: the images of two digits
+            have at most half of the smaller one in common, as in the scattered digits of SPAIR's
+            official implementation. ``dim``: the sum of the digits is at most 255 everywhere.
+            ``any``: digits may be anywhere. Sums are clipped to 255.
         masks: Whether scenes have masks, which need :math:`M L^2` bytes. At most 255 digits are in
             a scene then. At a pixel the digit with the most ink is visible (in colour, with
             the brightest channel), the first of equal ones.
@@ -270,7 +273,7 @@ def make_scenes(
     try:
         return _compose(rng, numbers, digits, rules, masks)
     except HardlyFitsError:
-        if overlap != "apart":
+        if overlap not in SHARES:
             raise
     return _compose(np.random.default_rng([seed, 1]), numbers, digits, rules, masks, crowded=True)
 
@@ -309,7 +312,7 @@ def _compose(
         pending = np.arange(start, min(start + chunk, n))
         while len(pending) > 0:
             if crowded:
-                placement = place_apart(rng, counts[pending], resized, rules)
+                placement = place_in_turn(rng, counts[pending], resized, rules)
             else:
                 placement = rules.place(rng, counts[pending], resized)
             drawing = draw(resized, placement, len(pending), rules, masks)

@@ -179,9 +179,10 @@ class SceneSettings(Settings):
     digit_shrink: tuple[Positive, NonNegative] | None = None
     """Mean and standard deviation of the factor by which a digit is shrunk; replaces --digit-size.
     Pyro's example has 1.3 0.1."""
-    overlap: Literal["apart", "dim", "any"] = "apart"
-    """How digits of a scene may overlap. apart: their boxes do not. dim: the sum of their pixels is
-    nowhere above white. any: they may."""
+    overlap: Literal["apart", "half", "dim", "any"] = "apart"
+    """How digits of a scene may overlap. apart: their boxes do not. half: two images have at most
+    half of the smaller one in common. dim: the sum of their pixels is nowhere above white. any:
+    they may."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
