@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from numpy.lib.stride_tricks import sliding_window_view
 from torch import Tensor
 
+from train.data.boxes import area, shared
 from train.errors import InputError, require
 
 Overlap = Literal["apart", "half", "dim", "any"]
@@ -334,23 +335,6 @@ def ink_boxes(windows: Tensor) -> tuple[Tensor, Tensor]:
         corners.append((has_ink.argmax(1), has_ink.shape[1] - has_ink.flip(1).argmax(1)))
     (x0, x1), (y0, y1) = corners
     return torch.stack([x0, y0, x1, y1], 1), ink.flatten(1).any(1)
-
-
-def shared(first: Any, second: Any) -> Any:
-    r"""Returns the area that boxes have in common.
-
-    Args:
-        first: Boxes, tensors or arrays of shape :math:`(*, 4)`.
-        second: Other boxes, of a shape that broadcasts with that.
-    """
-    low = first[..., :2].clip(second[..., :2])
-    sides = (first[..., 2:].clip(None, second[..., 2:]) - low).clip(0)
-    return sides[..., 0] * sides[..., 1]
-
-
-def area(boxes: Any) -> Any:
-    """Returns the areas of boxes, as :func:`shared` takes them."""
-    return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
 
 
 def _frames(placement: Placement, boxes: Tensor) -> Tensor:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from train.data.composition import SHARES, Digits, Placement, Rules, area, shared
+from train.data.boxes import area, shared
+from train.data.composition import SHARES, Digits, Placement, Rules
 
 PLACES = 32
 """Places of a digit that are drawn at once."""

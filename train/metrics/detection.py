@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from train.data.boxes import area, shared
 from train.errors import require
 from train.metrics.measuring import Unmeasurable
 
@@ -76,11 +77,8 @@ def pairwise_ious(truth: ArrayLike, boxes: ArrayLike) -> np.ndarray:
     """
     truth, boxes = (np.asarray(each, np.float64) for each in (truth, boxes))
     first, second = truth[:, :, None], boxes[:, None]
-    low = np.maximum(first[..., :2], second[..., :2])
-    high = np.minimum(first[..., 2:], second[..., 2:])
-    intersection = (high - low).clip(min=0).prod(-1)
-    areas = [(each[..., 2:] - each[..., :2]).clip(min=0).prod(-1) for each in (first, second)]
-    union = sum(areas) - intersection
+    intersection = shared(first, second)
+    union = area(first) + area(second) - intersection
     return np.divide(intersection, union, out=np.zeros_like(intersection), where=union > 0)
 
 

@@ -1,0 +1,36 @@
+"""Areas of boxes: corners (x0, y0, x1, y1) in pixels, of which x1 and y1 are outside."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import numpy as np
+import torch
+
+Boxes = TypeVar("Boxes", np.ndarray, torch.Tensor)
+
+
+def shared(first: Boxes, second: Boxes) -> Boxes:
+    r"""Returns the area that boxes have in common.
+
+    Args:
+        first: A tensor or an array of shape :math:`(*, 4)`.
+        second: The same, of a shape that broadcasts with that.
+
+    Example:
+        >>> shared(torch.tensor([0, 0, 4, 4]), torch.tensor([[2, 1, 9, 9], [4, 0, 8, 4]]))
+        tensor([6, 0])
+    """
+    low = first[..., :2].clip(second[..., :2])
+    sides = (first[..., 2:].clip(None, second[..., 2:]) - low).clip(0)
+    return sides[..., 0] * sides[..., 1]
+
+
+def area(boxes: Boxes) -> Boxes:
+    r"""Returns the areas of boxes, 0 where a side is negative.
+
+    Args:
+        boxes: A tensor or an array of shape :math:`(*, 4)`.
+    """
+    sides = (boxes[..., 2:] - boxes[..., :2]).clip(0)
+    return sides[..., 0] * sides[..., 1]
