@@ -203,6 +203,16 @@ def components(test: Test, split: Split) -> dict[str, float]:
     return accuracies(scenes, count_components(scenes.images, settings))
 
 
+def curves(measured: Mapping[tuple[str, Test], Sequence[Mapping[str, float]]]) -> dict[str, Curve]:
+    """Returns a curve for each guide and canvas; tests on one canvas have different counts."""
+    joined: dict[str, list[dict[str, float]]] = {}
+    for (guide, test), rows in measured.items():
+        name = f"{guide}, {test.canvas_size}x{test.canvas_size}"
+        earlier = joined.get(name, [{}] * len(rows))
+        joined[name] = [{**some, **more} for some, more in zip(earlier, rows, strict=True)]
+    return {name: curve(rows) for name, rows in joined.items()}
+
+
 def curve(rows: Sequence[Mapping[str, float]]) -> Curve:
     """Returns the accuracies by count of several seeds: their mean, lowest and highest."""
     counts = [count for count in rows[0] if count.isdecimal()]
@@ -213,7 +223,7 @@ def curve(rows: Sequence[Mapping[str, float]]) -> Curve:
 def table(benchmark: Benchmark, name: str) -> Iterator[dict[str, Any]]:
     """Yields a row for each guide and test, mean and deviation over seeds; saves the figure."""
     split, experiment = digits(benchmark.evaluate_on), EXPERIMENTS[name]
-    measured: dict[tuple[str, str], list[dict[str, float]]] = {}
+    measured: dict[tuple[str, Test], list[dict[str, float]]] = {}
     for guide in benchmark.guides:
         runs = [train(benchmark, guide, name, seed) for seed in range(benchmark.seeds)]
         seconds = [float(values["train_seconds"]) for _, values in runs]
@@ -222,7 +232,7 @@ def table(benchmark: Benchmark, name: str) -> Iterator[dict[str, Any]]:
             if guide != "convolutional" and side not in experiment.flags + " ":
                 continue
             # Seeds of tests are none of those of training scenes.
-            measured[guide, test.name] = rows = [
+            measured[guide, test] = rows = [
                 measure(run, test, split.held_out.images, 10_000 + seed)
                 for seed, (run, _) in enumerate(runs)
             ]
@@ -230,16 +240,12 @@ def table(benchmark: Benchmark, name: str) -> Iterator[dict[str, Any]]:
             minutes = {"train seconds": round(float(np.mean(seconds)))}
             yield {"experiment": name, "counted by": guide, "test": test.name} | summary | minutes
     for test in experiment.tests:
-        measured["components", test.name] = [components(test, split)]
-        row = {
-            column: percent([value])
-            for column, value in measured["components", test.name][0].items()
-        }
+        measured["components", test] = found = [components(test, split)]
+        row = {column: percent([value]) for column, value in found[0].items()}
         yield {"experiment": name, "counted by": "components", "test": test.name} | row
     trained = load(runs[0][0]).settings
     counts = trained.digit_counts or range(trained.max_digits + 1)
-    curves = {", ".join(key): curve(rows) for key, rows in measured.items()}
-    plot_counts(curves, counts).savefig(benchmark.out / f"air-many-{name}.png", dpi=150)
+    plot_counts(curves(measured), counts).savefig(benchmark.out / f"air-many-{name}.png", dpi=150)
 
 
 def percent(values: Sequence[float]) -> str:
