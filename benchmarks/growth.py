@@ -42,7 +42,7 @@ LOCAL: dict[str, Any] = {"guide": "convolutional"}
 Curve = tuple[Make, str, tuple[int, ...], dict[str, Any]]
 CURVES: dict[str, Curve] = {
     "AIR, batch": (step("air"), "batch_size", BATCHES, {}),
-    "AIR, objects": (step("air"), "max_objects", OBJECTS, {}),
+    "AIR, objects": (step("air"), "max_objects", OBJECTS, {"guide": "residual"}),
     "AIR, objects, convolutional": (step("air"), "max_objects", OBJECTS, LOCAL),
     "AIR, objects, colour": (
         *(step("air", 3), "max_objects", OBJECTS),

@@ -192,6 +192,13 @@ def test_black_scenes_stay_sums():
     assert with_background(settings) == settings
 
 
+def test_more_than_three_objects_are_counted_by_the_convolutional_guide():
+    guides = [with_background(AIRSettings(max_objects=n)).guide for n in (1, 3, 4, 9)]
+    assert guides == ["residual", "residual", "convolutional", "convolutional"]
+    # A guide that is asked for is taken.
+    assert with_background(AIRSettings(max_objects=9, guide="residual")).guide == "residual"
+
+
 def test_faint_objects_are_seen_as_bright_ones():
     """The mutation: a presence that reads the contrast of an object."""
     torch.manual_seed(0)

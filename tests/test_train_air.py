@@ -210,7 +210,7 @@ def test_an_estimators_parameters_are_trained_saved_and_resumed(tmp_path):
 
 @pytest.mark.parametrize(
     ("data", "guide", "composition"),
-    [("tetrominoes", "residual", "sum"), ("multi-sprites", "convolutional", "over")],
+    [("tetrominoes", "convolutional", "sum"), ("multi-sprites", "convolutional", "over")],
 )
 def test_scenes_whose_masks_are_known(tmp_path, data, guide, composition):
     """The mutation: masks that are lost on the way from the data to the measures."""

@@ -37,6 +37,8 @@ LIKELIHOOD_SCALES = {"sum": 0.4, "over": 0.2, "mixture": 0.2}
 """An object is worth its latents' divergence only if it changes the likelihood by more."""
 TEXTURED = 0.3
 """The likelihood's deviation on backgrounds with texture, whose edges are fainter than objects."""
+FEW = 3
+"""Up to so many objects a residual guide learns to count. Of more it uses all, or hardly any."""
 EXAMINED = 1_000
 """Scenes whose background is examined, at most."""
 VALUES = 2**21
@@ -102,7 +104,8 @@ def with_background(
     )
     guide = settings.guide
     if guide == "auto":
-        guide = "residual" if composition == "sum" else "convolutional"
+        is_simple = composition == "sum" and settings.max_objects <= FEW
+        guide = "residual" if is_simple else "convolutional"
     is_found = settings.background == "auto" and background != "black"
     given = ("composition", composition) if background == "black" else ("background", background)
     reason = "the scenes are not black" if is_found else "--{} {}".format(*given)
