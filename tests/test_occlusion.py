@@ -192,11 +192,20 @@ def test_black_scenes_stay_sums():
     assert with_background(settings) == settings
 
 
-def test_more_than_three_objects_are_counted_by_the_convolutional_guide():
-    guides = [with_background(AIRSettings(max_objects=n)).guide for n in (1, 3, 4, 9)]
-    assert guides == ["residual", "residual", "convolutional", "convolutional"]
-    # A guide that is asked for is taken.
-    assert with_background(AIRSettings(max_objects=9, guide="residual")).guide == "residual"
+@pytest.mark.parametrize(
+    ("flags", "guide"),
+    [
+        ({}, "residual"),
+        ({"max_objects": 1}, "residual"),
+        ({"max_objects": 4}, "convolutional"),
+        ({"window_scale": (2.8, 0.1)}, "residual"),
+        ({"window_scale": (3.1, 0.1)}, "convolutional"),
+        # A guide that is asked for is taken.
+        ({"max_objects": 9, "guide": "residual"}, "residual"),
+    ],
+)
+def test_many_objects_and_small_ones_are_counted_by_the_convolutional_guide(flags, guide):
+    assert with_background(AIRSettings(**flags)).guide == guide
 
 
 def test_faint_objects_are_seen_as_bright_ones():

@@ -55,7 +55,7 @@ class AIR(ELBOMethod):
         from train.windows import with_windows
 
         shape = self.shape(inputs)
-        settings = with_windows(with_background(settings), shape)
+        settings = with_background(with_windows(settings, shape))
         options = settings.select(
             *("max_objects", "window_size", "window_scale", "place_scale", "what_dim"),
             *("what_hidden", "decoder_bias", "likelihood_scale", "presence_prior", "count_prior"),

@@ -29,7 +29,7 @@ from pyro_models.backgrounds import BACKGROUNDS, POOLED, ImageBackground, Kind
 from pyro_models.shapes import Shape
 from train.errors import note, require
 from train.settings.air import AIRSettings
-from train.windows import DIGIT, with_windows
+from train.windows import DIGIT, SCALE, with_windows
 
 BLACK = 0.02
 """The median level of a black background is at most so high, in [0, 1]."""
@@ -37,8 +37,9 @@ LIKELIHOOD_SCALES = {"sum": 0.4, "over": 0.2, "mixture": 0.2}
 """An object is worth its latents' divergence only if it changes the likelihood by more."""
 TEXTURED = 0.3
 """The likelihood's deviation on backgrounds with texture, whose edges are fainter than objects."""
-FEW = 3
-"""Up to so many objects a residual guide learns to count. Of more it uses all, or hardly any."""
+FEW, LARGE = 3, 3.0
+"""A residual guide learns to count at most so many objects, if at most so many of their windows fit
+across the canvas. Of more it uses all, and of smaller ones none."""
 EXAMINED = 1_000
 """Scenes whose background is examined, at most."""
 VALUES = 2**21
@@ -104,8 +105,8 @@ def with_background(
     )
     guide = settings.guide
     if guide == "auto":
-        is_simple = composition == "sum" and settings.max_objects <= FEW
-        guide = "residual" if is_simple else "convolutional"
+        residual = composition == "sum" and are_few_and_large(settings)
+        guide = "residual" if residual else "convolutional"
     is_found = settings.background == "auto" and background != "black"
     given = ("composition", composition) if background == "black" else ("background", background)
     reason = "the scenes are not black" if is_found else "--{} {}".format(*given)
@@ -131,6 +132,17 @@ def with_background(
         guide=guide,
         likelihood_scale=settings.likelihood_scale or scale,
     )
+
+
+def are_few_and_large(settings: AIRSettings) -> bool:
+    """Returns whether a residual guide learns to count objects: see :data:`FEW`.
+
+    Args:
+        settings: The settings. Without a window scale objects have their part of the canvas in
+            default scenes.
+    """
+    across = SCALE if settings.window_scale is None else settings.window_scale[0]
+    return settings.max_objects <= FEW and across <= LARGE
 
 
 def likelihood_scale(

@@ -65,7 +65,8 @@ class AIRSettings(EstimatorSettings, SceneSettings):
     """Input of each inference step. residual: the image minus the objects inferred so far.
     recurrent: the whole image, as in the paper. convolutional: as residual, by convolutions without
     a state, whose weights work on any canvas and with any number of objects. auto: residual, or
-    convolutional for more than 3 objects, and with other compositions than sum."""
+    convolutional for more than 3 objects, for smaller ones than a third of the canvas, and with
+    other compositions than sum."""
     guide_hidden: Count = 256
     """Size of the hidden layers and the recurrent state of --guide residual and recurrent."""
     guide_channels: Count = 16
