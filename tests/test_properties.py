@@ -154,6 +154,8 @@ def run_with_large_sizes(method: str, folder: Path, outcomes: Path) -> None:
         limit = doors.memory_of("self", 0) + 1024**3
         resource.setrlimit(resource.RLIMIT_AS, (limit, hard_limit))
         flags = [*short(method, folder / name), f"--{name}", str(2**31 - 16)]
+        # The convolutional guide has no anchors and no hidden layers.
+        flags += ["--guide", "residual"] if method == "air" else []
         outcome = name, *run_command(method, flags)
         with outcomes.open("a") as file:
             file.write(json.dumps(outcome) + "\n")

@@ -38,7 +38,7 @@ FLAGS = {
     "icvae echo": ("--hidden", "16", "16", "--invariance", "echo", "--echo-terms", "5"),
     "icvae vae": ("--condition", "none", "--invariance", "none", "--hidden", "16"),
     "icvae sees": ("--encoder-sees-labels", "--invariance", "adversarial", "--hidden", "16"),
-    "air": (*SCENES, "--max-objects", "2"),
+    "air": (*SCENES, "--max-objects", "2", "--guide", "residual"),
     "air image": (
         # One object, as its graph takes long to export; "air" has two.
         *(*SCENES, "--max-objects", "1", "--max-digits", "1"),
