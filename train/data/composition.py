@@ -356,9 +356,12 @@ def _share(boxes: Tensor, share: float) -> Tensor:
     Returns:
         Of shape :math:`(m)`, bool.
     """
-    pairs = torch.triu_indices(boxes.shape[1], boxes.shape[1], 1)
-    first, second = (boxes[:, index] for index in pairs)
-    return (shared(first, second) > share * torch.minimum(area(first), area(second))).any(1)
+    first, second = torch.triu_indices(boxes.shape[1], boxes.shape[1], 1)
+    common = shared(boxes[:, first], boxes[:, second])
+    if not share:
+        return common.any(1)
+    areas = area(boxes)
+    return (common > share * torch.minimum(areas[:, first], areas[:, second])).any(1)
 
 
 def _check_size(digit_size: tuple[int, int], canvas_size: int) -> None:

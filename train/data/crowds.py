@@ -124,6 +124,7 @@ def _ink_of(placement: Placement, digits: Digits) -> tuple[np.ndarray, np.ndarra
 def _share(places: np.ndarray, boxes: np.ndarray, share: float) -> np.ndarray:
     """Returns whether boxes (r, R, 4) share more than they may with any of (r, j, 4), as (r, R)."""
     forbidden = np.zeros(places.shape[:2], dtype=bool)
+    most = share * area(places)
     for box in boxes.swapaxes(0, 1)[:, :, None]:
-        forbidden |= shared(places, box) > share * np.minimum(area(places), area(box))
+        forbidden |= shared(places, box) > np.minimum(most, share * area(box))
     return forbidden
