@@ -34,3 +34,16 @@ def area(boxes: Boxes) -> Boxes:
     """
     sides = (boxes[..., 2:] - boxes[..., :2]).clip(0)
     return sides[..., 0] * sides[..., 1]
+
+
+def share_more(first: Boxes, second: Boxes, share: float) -> Boxes:
+    r"""Returns whether boxes have more in common than a part of the smaller one.
+
+    Args:
+        first: As :func:`shared` takes them.
+        second: As :func:`shared` takes them.
+        share: The part, in [0, 1]. With 0, whether they have a pixel in common.
+    """
+    common = shared(first, second)
+    # Areas take time, which scenes without any overlap need not.
+    return common > (share * area(first).clip(None, area(second)) if share else 0)

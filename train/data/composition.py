@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from numpy.lib.stride_tricks import sliding_window_view
 from torch import Tensor
 
-from train.data.boxes import area, shared
+from train.data.boxes import share_more
 from train.errors import InputError, require
 
 Overlap = Literal["apart", "half", "dim", "any"]
@@ -357,11 +357,7 @@ def _share(boxes: Tensor, share: float) -> Tensor:
         Of shape :math:`(m)`, bool.
     """
     first, second = torch.triu_indices(boxes.shape[1], boxes.shape[1], 1)
-    common = shared(boxes[:, first], boxes[:, second])
-    if not share:
-        return common.any(1)
-    areas = area(boxes)
-    return (common > share * torch.minimum(areas[:, first], areas[:, second])).any(1)
+    return share_more(boxes[:, first], boxes[:, second], share).any(1)
 
 
 def _check_size(digit_size: tuple[int, int], canvas_size: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from train.data.boxes import area, shared
+from train.data.boxes import share_more
 from train.data.composition import SHARES, Digits, Placement, Rules
 
 PLACES = 32
@@ -124,7 +124,6 @@ def _ink_of(placement: Placement, digits: Digits) -> tuple[np.ndarray, np.ndarra
 def _share(places: np.ndarray, boxes: np.ndarray, share: float) -> np.ndarray:
     """Returns whether boxes (r, R, 4) share more than they may with any of (r, j, 4), as (r, R)."""
     forbidden = np.zeros(places.shape[:2], dtype=bool)
-    most = share * area(places)
     for box in boxes.swapaxes(0, 1)[:, :, None]:
-        forbidden |= shared(places, box) > np.minimum(most, share * area(box))
+        forbidden |= share_more(places, box, share)
     return forbidden

@@ -76,9 +76,7 @@ def sample(digits: Images, seed: int) -> Images:
         repeats = -(-len(rows) // len(COLOURS) ** 2)
         rounds = [random.permutation(len(COLOURS) ** 2) for _ in range(repeats)]
         pairs[random.permutation(rows)] = np.concatenate(rounds)[: len(rows)]
-    ink, paper = (np.array(COLOURS)[index] for index in divmod(pairs, len(COLOURS)))
-    columns = {"class": digits.require_labels(), "ink": ink, "paper": paper}
-    return Images.of_columns(draw(in_memory(digits.images), ink, paper), columns)
+    return _in_colours(in_memory(digits.images), digits.require_labels(), pairs)
 
 
 def in_every_colour(digits: Images) -> Images:
@@ -94,11 +92,9 @@ def in_every_colour(digits: Images) -> Images:
         :math:`36 M` images, a digit's one after the other, with the columns of :func:`sample`.
     """
     ways = len(COLOURS) ** 2
-    classes = np.repeat(digits.require_labels(), ways)
-    ink, paper = np.divmod(np.tile(np.arange(ways), len(digits)), len(COLOURS))
-    columns = {"class": classes, "ink": np.array(COLOURS)[ink], "paper": np.array(COLOURS)[paper]}
     images = in_memory(digits.images).repeat_interleave(ways, dim=0)
-    return Images.of_columns(draw(images, columns["ink"], columns["paper"]), columns)
+    classes = np.repeat(digits.require_labels(), ways)
+    return _in_colours(images, classes, np.tile(np.arange(ways), len(digits)))
 
 
 def split(digits: Images) -> Split:
@@ -111,6 +107,13 @@ def split(digits: Images) -> Split:
     """
     train, held_out = digits.hold_out()
     return Split(sample(train, seed=0), sample(held_out, seed=1))
+
+
+def _in_colours(digits: Tensor, classes: np.ndarray, pairs: np.ndarray) -> Images:
+    """Colours digits by the numbers of their pairs of ink and paper, from 0 to 35."""
+    ink, paper = (np.array(COLOURS)[index] for index in divmod(pairs, len(COLOURS)))
+    columns = {"class": classes, "ink": ink, "paper": paper}
+    return Images.of_columns(draw(digits, ink, paper), columns)
 
 
 def _palette(name: str, colours: np.ndarray, luma: float) -> Tensor:
