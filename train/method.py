@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 from pyro_models.shapes import Shape
-from train.errors import brief
+from train.errors import brief, note
 from train.settings import Settings
 
 if TYPE_CHECKING:
@@ -227,6 +227,7 @@ class Method(ABC):
         from train.data import samples
         from train.data.fingerprint import fingerprint
         from train.engine import runtime
+        from train.settings.effects import without_effect
 
         device = runtime.setup(settings)
         if data is None:
@@ -234,7 +235,10 @@ class Method(ABC):
         else:
             data = self.load_data(settings, data)
             settings = replace(settings, data=GIVEN)
+        given = settings
         settings = self.resolved(settings, data)
+        for line in without_effect(given, settings):
+            note(line)
         settings = fitting.fitted(settings, *self.misfits(settings, data))
         prepared = self.prepare(settings, data, device)
         watch = self.watch(settings, data, prepared.objective)

@@ -182,6 +182,11 @@ NAMES = ", ".join(CATALOGUE)
 STORED = ", ".join(name for name, entry in CATALOGUE.items() if not entry.endless)
 """The names of the data sets of stored images."""
 
+SINGLE = tuple(
+    name for name, entry in CATALOGUE.items() if not (entry.endless or entry.draw_scenes)
+)
+"""The names of the data sets whose images are objects, of which scenes can be made."""
+
 
 def _describe() -> str:
     """Lists the data sets with a few words on each, those of a group together."""

@@ -27,6 +27,7 @@ class ABCSettings(Settings):
             "separation_weight",
         ),
     }
+    USED_WITH: ClassVar[dict[str, tuple[str, tuple[()]]]] = {"components": ("component_weight", ())}
 
     steps: Count = 1_000
     learning_rate: Positive = 1e-3

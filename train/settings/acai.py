@@ -22,6 +22,11 @@ class ACAISettings(Settings):
         "loss": ("critic", "critic_weight", "critic_blend", "mixing"),
         "evaluation": ("cluster_starts",),
     }
+    USED_WITH: ClassVar[dict[str, tuple[str, tuple[str, ...]]]] = {
+        **dict.fromkeys(("critic_weight", "critic_blend", "mixing"), ("critic", ())),
+        **dict.fromkeys(("hidden", "dropout"), ("network", ("dense",))),
+        "depth": ("network", ("conv",)),
+    }
 
     steps: Count = 1_500
     learning_rate: Positive = 5e-4

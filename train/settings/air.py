@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from train.settings.common import EstimatorSettings, SceneSettings
-from train.settings.values import Count, Positive, Probability, Whole
+from train.settings.values import Count, Positive, Probability, Range, Whole
+
+MOST_SIZES = 8
+"""The most sizes of windows in which a convolutional guide looks for objects."""
 
 
 @dataclass(frozen=True)
@@ -23,8 +26,16 @@ class AIRSettings(EstimatorSettings, SceneSettings):
         "place_scale": 1.0,
         "background": "black",
         "composition": "sum",
+        "guide_sizes": 1,
     }
     GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {"evaluation": ("iw_particles", "iw_scenes")}
+    USED_WITH: ClassVar[dict[str, tuple[str, tuple[str, ...]]]] = {
+        "anchors": ("guide", ("residual", "recurrent")),
+        "guide_hidden": ("guide", ("residual", "recurrent")),
+        "guide_channels": ("guide", ("convolutional",)),
+        "guide_sizes": ("guide", ("convolutional",)),
+        "decoder_bias": ("composition", ("sum",)),
+    }
 
     learning_rate: Positive = 1e-3
     decay: Literal["none", "cosine"] = "cosine"
@@ -71,6 +82,9 @@ class AIRSettings(EstimatorSettings, SceneSettings):
     """Size of the hidden layers and the recurrent state of --guide residual and recurrent."""
     guide_channels: Count = 16
     """Channels of the convolutions of --guide convolutional."""
+    guide_sizes: Annotated[int, Range(1, MOST_SIZES)] | None = None
+    """Sizes of windows in which --guide convolutional looks for objects; None: 1, or more for
+    objects of which the largest is more than twice as large as the smallest."""
     anchors: Whole | None = None
     """Anchors per side of the grid of positions, among which each inference step chooses by
     softmax; None: 9, and more if more windows fit across the canvas. 0: no grid; the step regresses

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_type_hints
 
 from train import processes
+from train.data.catalogue import SINGLE
 from train.data.counts import checked
 from train.errors import InputError, brief, require
 from train.settings.data import DataSettings
@@ -47,6 +48,10 @@ class Settings(DataSettings):
 
     EARLIER: ClassVar[Mapping[str, Any]] = {}
     """What runs of versions without a setting had in its place, where that is not the default."""
+
+    USED_WITH: ClassVar[Mapping[str, tuple[str, tuple[Any, ...]]]] = {}
+    """Settings that have an effect with some values of another one alone: its name, and the values,
+    or none if all that are true will do. A subclass may list those that it adds."""
 
     FREE: ClassVar[frozenset[str]] = frozenset(
         {
@@ -155,6 +160,13 @@ class SceneSettings(Settings):
             *("held_out_digit_counts", "digit_size", "digit_shrink", "overlap"),
         )
     }
+    USED_WITH: ClassVar[dict[str, tuple[str, tuple[str, ...]]]] = dict.fromkeys(
+        (
+            *("canvas_size", "max_digits", "digit_counts", "held_out_digit_counts", "digit_size"),
+            *("digit_shrink", "overlap"),
+        ),
+        ("data", SINGLE),
+    )
     MAX_DIGITS: ClassVar[int] = 2
     """The default of ``max_digits``."""
 
@@ -225,6 +237,11 @@ class EstimatorSettings(ELBOSettings):
             *("estimator", "particles", "temperature", "temperature_start", "baseline"),
             "baseline_learning_rate",
         )
+    }
+    USED_WITH: ClassVar[dict[str, tuple[str, tuple[str, ...]]]] = {
+        "temperature": ("estimator", ("concrete",)),
+        "temperature_start": ("estimator", ("concrete",)),
+        "baseline_learning_rate": ("baseline", ("network",)),
     }
 
     estimator: str = "marginal"

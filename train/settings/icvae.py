@@ -22,6 +22,12 @@ class ICVAESettings(TabularSettings):
         ),
         "training": ("sweep",),
     }
+    USED_WITH: ClassVar[dict[str, tuple[str, tuple[str, ...]]]] = {
+        "predictor_learning_rate": ("invariance", ("club", "adversarial")),
+        "memory": ("invariance", ("direct",)),
+        "echo_terms": ("invariance", ("echo",)),
+        "likelihood_scale": ("likelihood", ("normal",)),
+    }
 
     steps: Count = 2_500
     batch_size: Count = 256
