@@ -16,8 +16,21 @@ from train.errors import InputError, require
 
 Overlap = Literal["apart", "half", "dim", "any"]
 
-SHARES = {"apart": 0.0, "half": 0.5}
-"""The most that two outlines may share of the smaller one, by the rule of overlap."""
+
+class Share(NamedTuple):
+    """What two digits of a scene may have in common.
+
+    Attributes:
+        most: The largest part of the smaller outline.
+        of_ink: Whether outlines are the boxes of the digits' ink, or else of their images.
+    """
+
+    most: float
+    of_ink: bool
+
+
+SHARES = {"apart": Share(0.0, of_ink=True), "half": Share(0.5, of_ink=False)}
+"""The rules of overlap that compare outlines."""
 
 INK = 1
 """The lowest grey level, of 255, of a digit's pixels."""
@@ -255,9 +268,9 @@ def draw(
         scene, slot, corner = placement.scene[rows], placement.slot[rows], placement.corner[rows]
         boxes[scene, slot] = sized.boxes[which] + torch.from_numpy(corner).repeat(1, 2)
         accepted[scene[~sized.has_ink[which].numpy()]] = False
-    if rules.overlap in SHARES:
-        outlines = boxes if rules.overlap == "apart" else _frames(placement, boxes)
-        accepted &= ~_share(outlines, SHARES[rules.overlap])
+    if share := SHARES.get(rules.overlap):
+        outlines = boxes if share.of_ink else _frames(placement, boxes)
+        accepted &= ~_share(outlines, share.most)
     wanted = accepted.numpy()
     sums = _sums(windows, placement, wanted, digits.images.shape[1], rules)
     if rules.overlap == "dim":

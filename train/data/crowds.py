@@ -85,9 +85,9 @@ def _settle(
         Whether all digits of a scene have a place, and ink, of shape (m,), bool.
     """
     outlines, has_ink = _ink_of(placement, digits)
-    if rules.overlap == "half":
-        outlines[:, :2], outlines[:, 2:] = 0, placement.size[:, None]
     share = SHARES[rules.overlap]
+    if not share.of_ink:
+        outlines[:, :2], outlines[:, 2:] = 0, placement.size[:, None]
     fits = np.ones(len(counts), dtype=bool)
     fits[placement.scene[~has_ink]] = False
     first = np.cumsum(counts) - counts
@@ -99,7 +99,7 @@ def _settle(
             room = rules.canvas_size - placement.size[rows] + 1
             corners = rng.integers(0, room[:, None, None], size=(len(rows), PLACES, 2))
             places = outlines[rows, None] + np.tile(corners, 2).astype(np.int32)
-            is_free = ~_share(places, boxes[scenes, :slot], share)
+            is_free = ~_share(places, boxes[scenes, :slot], share.most)
             chosen = is_free.argmax(1)
             settled = np.flatnonzero(is_free.any(1))
             placement.corner[rows[settled]] = corners[settled, chosen[settled]]
