@@ -1,8 +1,9 @@
-"""Measures the trade-off of leakage and reconstruction: VAE, CVAE and each penalty of ICVAE.
+"""Measures the trade-off of leakage and reconstruction: VAE, CVAE, and each penalty.
 
     python benchmarks/icvae_frontier.py --data-dir DIR_WITH_MNIST --seeds 3
 
-Each point is a ``python -m train.icvae`` for each seed. Finished runs are not repeated.
+Each point is a ``python -m train.icvae`` for each seed. The table has means and standard
+deviations. Finished runs are not repeated.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import tyro
 from repeat import results
+from seeds import mean_and_deviation
 
 from train.plots import tradeoff
 from train.tables import markdown
@@ -33,10 +35,20 @@ GRID = {
     "kt": [f"--invariance kt --weight {w}" for w in (1, 10)],
     "direct": [f"--invariance direct --weight {w}" for w in (3, 10, 30)],
     "echo": [f"--invariance echo --weight {w}" for w in (0.1, 1)],
+    "mmd": ["--invariance mmd --weight 1000"],
+    "club": ["--invariance club --weight 10"],
+    "adversarial": ["--invariance adversarial --weight 10"],
     "tutorial's settings": [TUTORIAL],
 }
-MEASURES = ("leakage", "leakage_linear", "leakage_parameters", "reconstruction_mse", "elbo")
-COLUMNS = ("z_dim", "term", "flags", *MEASURES, "worst_leakage")
+DECIMALS = {
+    "leakage": 3,
+    "leakage_linear": 3,
+    "leakage_parameters": 3,
+    "reconstruction_mse": 4,
+    "elbo": 1,
+}
+"""The measures, and the decimals of each."""
+COLUMNS = ("z_dim", "term", "flags", *DECIMALS, "worst_leakage")
 
 
 @dataclass(frozen=True)
@@ -59,7 +71,7 @@ class Frontier:
 
 def main(settings: Frontier) -> None:
     """Trains the runs, prints a Markdown table, and writes a CSV file and a figure."""
-    rows = []
+    rows, written = [], []
     for z_dim in settings.z_dims:
         for term in settings.terms:
             for number, flags in enumerate(GRID[term]):
@@ -70,11 +82,16 @@ def main(settings: Frontier) -> None:
                     command += ["--z-dim", str(z_dim), "--seed", str(seed)]
                     command += shlex.split(f"{flags} {settings.extra}")
                     measures.append(results("icvae", run, command))
-                means = {key: statistics.fmean(run[key] for run in measures) for key in MEASURES}
+                values = {key: [run[key] for run in measures] for key in DECIMALS}
+                means = {key: statistics.fmean(numbers) for key, numbers in values.items()}
                 worst = max(run["leakage"] for run in measures)
                 row = {"term": term, "flags": flags, "weight": weight(flags), "z_dim": z_dim}
-                rows.append(row | means | {"worst_leakage": worst, "chance": measures[0]["chance"]})
-    print(markdown(rows, COLUMNS))
+                row |= {"worst_leakage": worst, "chance": measures[0]["chance"]}
+                rows.append(row | means)
+                texts = {key: mean_and_deviation(values[key], n) for key, n in DECIMALS.items()}
+                written.append(row | texts)
+                print(markdown(written[-1:], COLUMNS).splitlines()[-1], flush=True)
+    print(markdown(written, COLUMNS))
     with (settings.out / "frontier.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
