@@ -101,7 +101,10 @@ EXPERIMENTS = {
         ],
     ),
     "sizes": Experiment(
-        "--canvas-size 84 --max-digits 4 --max-objects 5 --digit-size 8 28",
+        # At a low deviation small digits are worth an object. At a higher one first, large digits
+        # are drawn well before they are worth two.
+        "--canvas-size 84 --max-digits 4 --max-objects 5 --digit-size 8 28 "
+        "--likelihood-scale 0.18 --beta-start 8 --anneal-steps 2000",
         [Test("84x84", 84, range(5), (8, 28))],
     ),
     "crowded-5": Experiment(

@@ -48,6 +48,7 @@ def model_and_guide(
     guide: Guide = "residual",
     guide_hidden: int = 256,
     guide_channels: int = 16,
+    guide_sizes: int = 1,
     anchors: int = 9,
     baseline: Literal["none", "average", "network"] = "none",
     square_windows: bool = True,
@@ -75,6 +76,7 @@ def model_and_guide(
             :class:`RecurrentGuide`, ``"convolutional"`` for :class:`ConvolutionalGuide`.
         guide_hidden: The ``hidden`` of :class:`RecurrentGuide`.
         guide_channels: The ``channels`` of :class:`ConvolutionalGuide`.
+        guide_sizes: Its ``sizes``.
         anchors: See :class:`RecurrentGuide`.
         baseline: ``"average"`` for :class:`DecayingAverage`, ``"network"`` for
             :class:`BaselineNetwork`, or ``"none"``. It is the guide's attribute ``baseline``.
@@ -119,6 +121,7 @@ def model_and_guide(
     }
     options: dict[str, Any] = {"encoder_hidden": what_hidden, "baseline": make_baseline[baseline]()}
     if is_local:
-        return model, ConvolutionalGuide(model, channels=guide_channels, **options)
+        options |= {"channels": guide_channels, "sizes": guide_sizes}
+        return model, ConvolutionalGuide(model, **options)
     guide_class = {"residual": ResidualGuide, "recurrent": RecurrentGuide}[guide]
     return model, guide_class(model, hidden=guide_hidden, anchors=anchors, **options)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from guides.backdrops import backdrop_of, median
+from guides.cells import between, cells, pools, window_sides
 from guides.places import PlaceNormal
 from guides.stepwise import Proposal, Steps, StepwiseGuide, window_encoder
 from pyro_models.air import AIR
@@ -20,24 +19,9 @@ TEXTURE = 4.0
 """On a background with texture, a change of so many times the median one counts half, too."""
 TIE = 1e-4
 """Of two cells whose logits differ by less, the one that comes first is chosen."""
-OBJECT = 10
-"""Images are averaged over squares of pixels, so that an object has about so many pixels a side."""
-
-
-class Cells(NamedTuple):
-    r"""The grid of cells that convolutions have on a canvas.
-
-    Attributes:
-        grid: The centre :math:`(x, y)` of each cell, from that of the canvas, in halves of the
-            canvas' shorter side, of shape :math:`(A, 2)`, row by row.
-        above: The share of each pooled row in a window around each row of cells, of shape
-            :math:`(A_y, H')`. It is zero outside of the canvas.
-        beside: The same of columns, of shape :math:`(A_x, W')`.
-    """
-
-    grid: Tensor
-    above: Tensor
-    beside: Tensor
+LARGE = -1.5
+"""Where objects have several sizes, windows begin so many deviations of the log inverse scale from
+its median: nearly as large as the largest object."""
 
 
 class ConvolutionalGuide(StepwiseGuide):
@@ -67,6 +51,12 @@ class ConvolutionalGuide(StepwiseGuide):
     :math:`d^2 / (d^2 + \epsilon^2)` with an :math:`\epsilon` that grows with the texture of the
     scene.
 
+    Objects of very different sizes, ``sizes`` above 1, need windows of several sizes: :math:`m_a`
+    is a vector, with gains for each, as are the means of ink in windows from the smallest objects'
+    to the largest ones'. Features are those of images that are averaged over more and more pixels,
+    by the same convolutions, interpolated at the cells and side by side. Windows are large at
+    first: one that is smaller than its object draws a part of it, and others then draw the rest.
+
     No weight depends on the size of the canvas or the number of objects. Everything that a step
     infers depends on the image near the object alone. So a guide that was trained on small scenes
     of few objects can be used on large scenes of many.
@@ -76,8 +66,9 @@ class ConvolutionalGuide(StepwiseGuide):
             are square.
         channels: The number of channels of each convolution.
         encoder_hidden: The width of the window encoder's hidden layer.
+        sizes: The number of sizes of windows.
         baseline: See :class:`~guides.stepwise.StepwiseGuide`. The state that it reads is that of
-            the chosen cell, with ``channels`` numbers.
+            the chosen cell, with ``channels`` numbers, from the finest image.
 
     Example:
         >>> guide = ConvolutionalGuide(AIR((50, 50), max_objects=3))
@@ -100,6 +91,7 @@ class ConvolutionalGuide(StepwiseGuide):
         *,
         channels: int = 16,
         encoder_hidden: int = 400,
+        sizes: int = 1,
         baseline: nn.Module | None = None,
     ) -> None:
         if not model.square_windows and len(set(model.shape.sides)) > 1:
@@ -118,10 +110,17 @@ class ConvolutionalGuide(StepwiseGuide):
             nn.Conv2d(channels, channels, 3, padding=2, dilation=2),
             nn.ReLU(),
         )
+        window = model.window_pixels
+        windows = window_sides(window, model.window_spread, sizes)
+        self.pools = pools(windows)
+        self.channels = channels
+        width = channels * len(self.pools)
         # Without a bias, on which the choice does not depend: its gradient would be rounding alone.
-        self.choice = nn.Linear(channels, 1, bias=False)
-        self.head = nn.Linear(channels, 7)
-        self.gains = nn.Parameter(torch.tensor([100.0, 40.0]))
+        self.choice = nn.Linear(width, 1, bias=False)
+        self.head = nn.Linear(width, 7)
+        gains = torch.tensor([100.0, 40.0])
+        # Of one size they have no dimension, as runs of earlier versions have them.
+        self.gains = nn.Parameter(gains if sizes == 1 else gains.outer(torch.ones(sizes) / sizes))
         self.encoder = window_encoder(model, encoder_hidden, inputs)
         self.colour = backdrop_of(model.background)
         # Convolutions of few channels are fastest with channels last in memory.
@@ -133,10 +132,15 @@ class ConvolutionalGuide(StepwiseGuide):
             # An object is present if the ink of its window is brighter than a tenth.
             self.head.bias[0] = -4.0
             self.head.bias[4:] = -1.5
-        window = model.window_pixels
-        self.pool = max(1, round(window / OBJECT))
-        for name, value in cells(model.shape.sides, self.pool, window)._asdict().items():
+            if sizes > 1:
+                self.head.bias[1] = LARGE
+        finest, *coarser = self.pools
+        for name, value in cells(model.shape.sides, finest, windows)._asdict().items():
             self.register_buffer(name, value, persistent=False)
+        for pool in coarser:
+            rows, columns = between(model.shape.sides, finest, pool)
+            self.register_buffer(f"rows_{pool}", rows, persistent=False)
+            self.register_buffer(f"columns_{pool}", columns, persistent=False)
         # Differences of logits that are larger than those of rounding, and too small to matter.
         self.register_buffer("order", TIE * torch.arange(len(self.grid)), persistent=False)
         # Of the grid, in quarters of a window.
@@ -149,6 +153,8 @@ class ConvolutionalGuide(StepwiseGuide):
         model = self.model
         # Read once: each attribute access of a PyroModule registers all weights of a network.
         features, choice, head, gains = self.features, self.choice, self.head, self.gains
+        # For each of the sizes, a gain of the choice and one of the presence.
+        choice_gains, presence_gains = gains.reshape(2, -1)
         where_loc, where_scale = model.where_loc, model.where_scale
         half_window = (-where_loc[0]).exp()
         grid, above, beside = self.grid, self.above, self.beside
@@ -160,14 +166,15 @@ class ConvolutionalGuide(StepwiseGuide):
             colours = images if self.sees_colours else None
             seen = uncovered(visible, contrast, colours)
         for i in range(model.max_objects):
-            pooled = self.pooled(seen)
-            maps = features(pooled.flatten(0, -4))
-            maps = maps.flatten(-2).unflatten(0, pooled.shape[:-3]).to(images.dtype)
-            ink = (above @ self.ink(pooled, faint) @ beside.mT).flatten(-2)
-            weights = self.choose((choice.weight @ maps).squeeze(-2) + gains[0] * ink)
+            pooled = averaged(seen, self.pools[0])
+            maps = self.maps(features, pooled, seen).to(images.dtype)
+            ink = (above @ self.ink(pooled, faint).unsqueeze(-3) @ beside.mT).flatten(-2)
+            bright = (choice_gains.unsqueeze(-1) * ink).sum(-2)
+            weights = self.choose((choice.weight @ maps).squeeze(-2) + bright)
             state = (maps @ weights.unsqueeze(-1)).squeeze(-1)
             presence, size, place, spread = head(state).split([1, 1, 2, 3], dim=-1)
-            presence = presence.squeeze(-1) + gains[1] * (weights * ink).sum(-1)
+            left = (weights.unsqueeze(-2) * ink).sum(-1)
+            presence = presence.squeeze(-1) + (presence_gains * left).sum(-1)
             spread = spread.sigmoid()
             where = PlaceNormal(
                 where_loc[0] + where_scale[0] * size.squeeze(-1),
@@ -176,7 +183,7 @@ class ConvolutionalGuide(StepwiseGuide):
                 weights @ grid + half_window * place,
                 spread[..., 1:],
             )
-            z_where, z_what = yield Proposal(presence, where, seen, state)
+            z_where, z_what = yield Proposal(presence, where, seen, state[..., : self.channels])
             if i + 1 == model.max_objects:
                 continue
             if not model.opaque:
@@ -184,6 +191,21 @@ class ConvolutionalGuide(StepwiseGuide):
             else:
                 _, visible = model.occlude(visible, background, z_what, z_where)
                 seen = uncovered(visible, contrast, colours)
+
+    def maps(self, features: nn.Module, pooled: Tensor, seen: Tensor) -> Tensor:
+        r"""Returns the features of each cell, of shape :math:`(*, F, A)`.
+
+        Args:
+            features: The convolutions.
+            pooled: What is unexplained, averaged over the smallest squares.
+            seen: What is unexplained, of shape :math:`(*, C', H, W)`.
+        """
+        maps = features(pooled.flatten(0, -4))
+        for pool in self.pools[1:]:
+            rows, columns = getattr(self, f"rows_{pool}"), getattr(self, f"columns_{pool}")
+            coarse = features(averaged(seen, pool).flatten(0, -4))
+            maps = torch.cat([maps, rows @ coarse @ columns.mT], dim=-3)
+        return maps.flatten(-2).unflatten(0, pooled.shape[:-3])
 
     def faint(self, contrast: Tensor) -> Tensor | float:
         r"""Returns the change of colour that counts half as much as a full one.
@@ -231,14 +253,6 @@ class ConvolutionalGuide(StepwiseGuide):
             windows = torch.cat(parts, dim=-3)
         return windows.flatten(-3)
 
-    def pooled(self, images: Tensor) -> Tensor:
-        r"""Averages images :math:`(*, C, H, W)` over squares of ``pool`` pixels."""
-        if self.pool == 1:
-            return images
-        options = {"ceil_mode": True, "count_include_pad": False}
-        pooled = F.avg_pool2d(images.flatten(0, -4), self.pool, **options)
-        return pooled.unflatten(0, images.shape[:-3])
-
     def choose(self, choice: Tensor) -> Tensor:
         r"""Selects a cell, and interpolates among its neighbours.
 
@@ -258,6 +272,15 @@ class ConvolutionalGuide(StepwiseGuide):
         return (choice - 0.5 * distance).softmax(dim=-1)
 
 
+def averaged(images: Tensor, pool: int) -> Tensor:
+    r"""Averages images :math:`(*, C, H, W)` over squares of so many pixels a side."""
+    if pool == 1:
+        return images
+    options = {"ceil_mode": True, "count_include_pad": False}
+    pooled = F.avg_pool2d(images.flatten(0, -4), pool, **options)
+    return pooled.unflatten(0, images.shape[:-3])
+
+
 def uncovered(visible: Tensor, contrast: Tensor, colours: Tensor | None = None) -> Tensor:
     r"""Returns what no object has covered yet: contrasts, their sum, what is visible, and colours.
 
@@ -274,25 +297,3 @@ def uncovered(visible: Tensor, contrast: Tensor, colours: Tensor | None = None) 
     if colours is not None:
         parts.append((visible * colours).expand_as(left))
     return torch.cat(parts, dim=-3)
-
-
-def cells(sides: tuple[int, int], pool: int, window: float) -> Cells:
-    r"""Returns the cells of a canvas.
-
-    Args:
-        sides: The canvas' height and width in pixels.
-        pool: How many pixels a side are averaged.
-        window: The side of a window, in pixels.
-    """
-    centres, shares = [], []
-    for side in sides:
-        pooled = -(-side // pool)
-        # The first convolution has stride 2, and its outputs are centred on even pixels.
-        centre = (torch.arange(0, pooled, 2) + 0.5) * pool
-        edges = (torch.arange(pooled + 1) * pool).clamp(max=side)
-        inside = edges - (centre - window / 2).unsqueeze(-1)
-        covered = inside.clamp(0, window).diff(dim=-1) / window
-        centres.append((2 * centre - side) / min(sides))
-        shares.append(covered)
-    grid = torch.cartesian_prod(*centres).flip(-1)
-    return Cells(grid, *shares)

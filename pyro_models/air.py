@@ -114,6 +114,7 @@ class AIR(GuardedModule):
     Attributes:
         window_pixels: The side, in pixels of the canvas, of a window with the prior median of
             :math:`s`.
+        window_spread: The prior standard deviation of its logarithm.
         background: The :class:`~pyro_models.backgrounds.Background`.
 
     Example:
@@ -172,6 +173,7 @@ class AIR(GuardedModule):
         s, x, y = where_loc
         s_scale, x_scale, y_scale = where_scale
         self.window_pixels = min(self.shape.sides) / s
+        self.window_spread = s_scale / s
         self.background = make_background(background, self.shape, self.window_pixels)
         # Constants: they move with the module, and are not in the state dict.
         for name, value in {

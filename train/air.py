@@ -59,7 +59,7 @@ class AIR(ELBOMethod):
         options = settings.select(
             *("max_objects", "window_size", "window_scale", "place_scale", "what_dim"),
             *("what_hidden", "decoder_bias", "likelihood_scale", "presence_prior", "count_prior"),
-            *("guide", "guide_hidden", "guide_channels", "anchors", "baseline"),
+            *("guide", "guide_hidden", "guide_channels", "guide_sizes", "anchors", "baseline"),
             *("background", "composition", "texture"),
         )
         square = bool(inputs.get("square_windows", False))

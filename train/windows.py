@@ -9,7 +9,7 @@ import math
 from dataclasses import replace
 
 from pyro_models.shapes import Shape
-from train.settings.air import AIRSettings
+from train.settings.air import MOST_SIZES, AIRSettings
 
 SIDE, DIGIT = 50, 24
 """The side of a default scene, and the size of a digit in it, in pixels."""
@@ -23,6 +23,9 @@ MOST_ANCHORS = 32
 """The most anchors per side. The guide keeps the distances of all pairs of anchors."""
 WHAT = 20
 """The size of an appearance code for grey windows of up to 32 pixels."""
+OCTAVE = 2.0
+"""Windows of one size are for objects of which the largest is at most so much larger than the
+smallest; those of several sizes are at most so far apart."""
 WINDOW, LARGEST_WINDOW = 32, 64
 """Windows of up to so many pixels have codes of :data:`WHAT` numbers; no default window is larger
 than the second number. Larger objects are drawn by windows of that size, brought to scale."""
@@ -37,7 +40,8 @@ def with_windows(
     inverse scale has the median :math:`1.248 L / \sqrt{a b}`, as ink covers most of a digit's
     image; its standard deviation is that of a log-uniform distribution between both sizes, and at
     least 4% of the median. Windows have :math:`b` pixels a side. Anchors are as many windows apart
-    as in default scenes.
+    as in default scenes. If :math:`b > 2 a`, the convolutional guide has windows of
+    :math:`1 + \lceil \log_2 (b / a) \rceil` sizes.
 
     Args:
         settings: The settings.
@@ -49,6 +53,11 @@ def with_windows(
         >>> settings = with_windows(AIRSettings(), Shape(1, 84, 84), (24, 24))
         >>> settings.window_size, settings.window_scale, settings.what_dim, settings.anchors
         (24, (4.37, 0.17), 20, 16)
+        >>> [
+        ...     with_windows(AIRSettings(), Shape(1, 84, 84), sizes).guide_sizes
+        ...     for sizes in [(24, 24), (12, 24), (8, 28), (1, 84)]
+        ... ]
+        [1, 1, 3, 8]
     """
     side = min(shape.sides)
     known = (side * DIGIT / SIDE,) * 2 if objects is None else objects
@@ -65,6 +74,7 @@ def with_windows(
         place_scale=settings.place_scale or _place_scale(settings, scale),
         what_dim=settings.what_dim or _what_dim(size, shape.channels),
         anchors=anchors,
+        guide_sizes=settings.guide_sizes or _sizes(low, high),
     )
 
 
@@ -112,6 +122,12 @@ def _scale(side: int, low: float, high: float) -> tuple[float, float]:
     scale = SCALE * (side / math.sqrt(low * high)) * (DIGIT / SIDE)
     spread = max(DEVIATION / SCALE, math.log(high / low) / math.sqrt(12))
     return round(scale, 2), round(scale * spread, 2)
+
+
+def _sizes(low: float, high: float) -> int:
+    """Returns how many sizes of windows there are, for objects from one size to another."""
+    ratio = high / low
+    return 1 if ratio <= OCTAVE else min(1 + math.ceil(math.log(ratio, OCTAVE)), MOST_SIZES)
 
 
 def _place_scale(settings: AIRSettings, scale: float) -> float:
