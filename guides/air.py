@@ -55,6 +55,7 @@ def model_and_guide(
     background: Kind = "black",
     composition: Composition = "sum",
     texture: bool = True,
+    repulsion: float = 0.0,
 ) -> tuple[AIR, StepwiseGuide]:
     r"""Makes a model, and a guide with a baseline.
 
@@ -85,6 +86,7 @@ def model_and_guide(
         composition: See :class:`~pyro_models.air.AIR`. All but ``"sum"`` need the
             convolutional guide.
         texture: See :class:`~pyro_models.air.AIR`.
+        repulsion: See :class:`~pyro_models.air.AIR`.
 
     Example:
         >>> model, guide = model_and_guide((50, 50), baseline="average")
@@ -110,6 +112,7 @@ def model_and_guide(
         background=background,
         composition=composition,
         texture=texture,
+        repulsion=repulsion,
     )
     is_local = guide == "convolutional"
     make_baseline: dict[str, Callable[[], nn.Module | None]] = {

@@ -15,15 +15,19 @@ from pyro import poutine
 from torch import Tensor
 
 from pyro_models.backgrounds import Kind, make_background
+from pyro_models.boxes import inside
 from pyro_models.handlers import plate
 from pyro_models.likelihoods import LayeredImage, Layers, NormalImage
-from pyro_models.networks import MLP, clipped_boxes, crop, paste
+from pyro_models.networks import MLP, boxes, clipped_boxes, crop, paste
 from pyro_models.objective import annealed
 from pyro_models.presence import FixPresence, present_before, sample_presence, where_present
 from pyro_models.shapes import Shape, require_batch
 from pyro_models.sharing import cached
 from pyro_models.store import GuardedModule, scoped_store
 
+MOST_ROUNDS = 1_000
+"""How often as many scenes are drawn as are asked for, until so many have objects that keep
+apart."""
 EDGE = 1e-3
 """Masks below it have darker colours than their object."""
 
@@ -77,6 +81,16 @@ class AIR(GuardedModule):
     see :meth:`appearance`. The inverse scale :math:`s`, Normal in the paper, is log-normal here, so
     that it is positive. Sites are ``z_pres_i``, ``z_where_i``, ``z_what_i`` and ``x``, in the plate
     ``scenes``. The latents of an absent object are masked: their log-density is exactly zero.
+
+    With a ``repulsion`` :math:`\lambda` above zero, objects keep apart: the density has the factors
+
+    .. math:: \prod_{j < i} \exp(- \lambda \, o_{ij}^2) \quad \text{where } z^\text{pres}_i = 1
+
+    as sites ``apart_i``, where :math:`o_{ij} \in [0, 1]` is the part of the smaller window that is
+    inside the other one. As they are at most 1, and the joint density is not divided by the
+    constant by which it integrates to 1, an ELBO is a lower bound still, and a little lower.
+    Without them, what is left of a large object that is not drawn exactly may be worth another.
+
     Presence sites are marked as in :mod:`pyro_models.presence`, by which estimators that sum over
     the count recognise them.
 
@@ -105,6 +119,7 @@ class AIR(GuardedModule):
             Normal around the mean of what is there, with ``"mixture"`` around one of the objects or
             the background: see :class:`~pyro_models.likelihoods.LayeredImage`. A background other
             than black needs one of these, as a sum cannot be darker than the background.
+        repulsion: :math:`\lambda`, what it costs a window to be inside another one, in nats.
         texture: Whether an object has a colour for each pixel of its window, or else one colour.
             Objects of one colour cannot draw two neighbours that differ in it.
 
@@ -126,6 +141,8 @@ class AIR(GuardedModule):
         | Attend, Infer, Repeat: Fast Scene Understanding with Generative Models
           (Eslami et al., 2016)
         | https://arxiv.org/abs/1603.08575
+        | A Model for Clustering (Strauss, 1975), for points that keep apart
+        | https://doi.org/10.1093/biomet/62.2.467
     """
 
     def __init__(
@@ -146,6 +163,7 @@ class AIR(GuardedModule):
         background: Kind = "black",
         composition: Composition = "sum",
         texture: bool = True,
+        repulsion: float = 0.0,
     ) -> None:
         super().__init__()
         if background != "black" and composition == "sum":
@@ -166,7 +184,10 @@ class AIR(GuardedModule):
         self.has_colour = self.shape.channels > 1 or self.opaque
         if not (texture or self.has_colour):
             raise ValueError("texture is False: grey objects that add light have no colour")
+        if repulsion < 0:
+            raise ValueError(f"repulsion is {repulsion}: it must be 0 or more")
         self.texture = texture
+        self.repulsion = repulsion
         pixels = window_size**2
         colours = self.shape.channels * (pixels if texture else 1) if self.has_colour else 0
         self.decoder = MLP(what_dim, pixels + colours, (hidden,))
@@ -382,7 +403,9 @@ class AIR(GuardedModule):
         # Read once: attribute access of a PyroModule is slow.
         zero, where_loc, where_scale = self.zero, self.where_loc, self.where_scale
         z_pres: Tensor | None = None
-        presences, wheres, whats = [], [], []
+        presences: list[Tensor] = []
+        wheres: list[Tensor] = []
+        whats: list[Tensor] = []
         scenes = plate("scenes", n if images is None else len(images), zero.device)
         with annealed(beta), scenes:
             prior = self.background.prior()
@@ -395,6 +418,8 @@ class AIR(GuardedModule):
                 with where_present(z_pres):
                     z_where = pyro.sample(f"z_where_{i}", where_prior)
                     z_what = pyro.sample(f"z_what_{i}", what_prior)
+                    if self.repulsion and wheres:
+                        pyro.factor(f"apart_{i}", self.log_apart(z_where, wheres))
                 presences.append(z_pres)
                 wheres.append(z_where)
                 whats.append(z_what)
@@ -408,6 +433,19 @@ class AIR(GuardedModule):
             objects = torch.stack(self.contributions(whats, wheres, background))
             canvas = torch.einsum("i...b,i...bchw->...bchw", presence, objects)
             return self.observe(background + canvas, images)
+
+    def log_apart(self, z_where: Tensor, earlier: Sequence[Tensor]) -> Tensor:
+        r"""Returns :math:`- \lambda \sum_j o_{ij}^2` of an object and those before it, in nats.
+
+        Args:
+            z_where: The object's place, of shape :math:`(*, 3)`.
+            earlier: The places of those before it, at least one.
+        """
+        box, *others = (
+            boxes(z, self.shape.sides, square=self.square_windows) for z in (z_where, *earlier)
+        )
+        parts = [inside(box, other).square() for other in others]
+        return -self.repulsion * torch.stack(torch.broadcast_tensors(*parts)).sum(0)
 
     def contributions(
         self, whats: Sequence[Tensor], wheres: Sequence[Tensor], background: Tensor
@@ -517,15 +555,44 @@ class AIR(GuardedModule):
     def sample(self, n: int, count: int | None = None) -> Scene:
         """Draws scenes from the prior.
 
+        With a ``repulsion``, scenes are drawn without it, and each is accepted with the probability
+        that is the product of its factors.
+
         Args:
             n: How many.
             count: The number of objects in each, from 0 to ``max_objects``; drawn from the prior if
                 ``None``. With a small ``presence_prior`` most of these scenes are empty.
+
+        Raises:
+            ValueError: If hardly any scene is accepted.
         """
+        if not self.repulsion:
+            return self._draw_scenes(n, count)[0]
+        parts: list[Scene] = []
+        missing = n
+        for _ in range(MOST_ROUNDS):
+            scenes, log_apart = self._draw_scenes(n, count)
+            rows = (torch.rand_like(log_apart).log() < log_apart).nonzero().squeeze(-1)
+            parts.append(Scene(*(value[rows[:missing]] for value in scenes)))
+            missing -= len(parts[-1].counts)
+            if not missing:
+                return Scene(*map(torch.cat, zip(*parts, strict=True)))
+        raise ValueError(
+            f"repulsion {self.repulsion:g}: of {MOST_ROUNDS * n} scenes only {n - missing} have "
+            "objects that keep apart: draw fewer objects"
+        )
+
+    def _draw_scenes(self, n: int, count: int | None) -> tuple[Scene, Tensor]:
+        """Draws scenes without repulsion; returns the logarithm of its factors too, of shape
+        (n)."""
         with nullcontext() if count is None else FixPresence(present_before(count)):
-            nodes: dict[str, Any] = poutine.trace(self).get_trace(n=n).nodes
+            trace = poutine.trace(self).get_trace(n=n)
+        nodes: dict[str, Any] = trace.nodes
+        trace.compute_log_prob(lambda name, site: name.startswith("apart_"))
+        factors = [site["log_prob"] for name, site in nodes.items() if name.startswith("apart_")]
         steps = range(self.max_objects)
         counts = torch.stack([nodes[f"z_pres_{i}"]["value"] for i in steps]).sum(0).long()
         wheres = torch.stack([nodes[f"z_where_{i}"]["value"] for i in steps], dim=1)
         x = nodes["x"]
-        return Scene(x["value"], x["fn"].mean, counts, self.boxes(wheres, counts))
+        scenes = Scene(x["value"], x["fn"].mean, counts, self.boxes(wheres, counts))
+        return scenes, sum(factors, torch.zeros_like(scenes.canvas[:, 0, 0, 0]))

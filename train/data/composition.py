@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from numpy.lib.stride_tricks import sliding_window_view
 from torch import Tensor
 
-from train.data.boxes import share_more
+from pyro_models.boxes import share_more
 from train.errors import InputError, require
 
 Overlap = Literal["apart", "half", "dim", "any"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from train.data.boxes import share_more
+from pyro_models.boxes import share_more
 from train.data.composition import SHARES, Digits, Placement, Rules
 
 PLACES = 32

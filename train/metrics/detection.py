@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from train.data.boxes import area, shared
+from pyro_models.boxes import area, shared
 from train.errors import require
 from train.metrics.measuring import Unmeasurable
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
 from train.settings.common import EstimatorSettings, SceneSettings
-from train.settings.values import Count, Positive, Probability, Range, Whole
+from train.settings.values import Count, NonNegative, Positive, Probability, Range, Whole
 
 MOST_SIZES = 8
 """The most sizes of windows in which a convolutional guide looks for objects."""
@@ -69,6 +69,10 @@ class AIRSettings(EstimatorSettings, SceneSettings):
     texture: bool = True
     """Objects have a colour for each pixel. --no-texture: each object has one colour, so that it
     cannot draw two neighbours that differ in theirs. Not for grey scenes with --composition sum."""
+    repulsion: NonNegative = 0.0
+    """What it costs that an object's window is inside another one's, in nats; in proportion to the
+    square of the part that is inside. 0: nothing. It is for scenes whose objects do not overlap:
+    what is left of a large object is not taken for a small one."""
     decoder_bias: float = -3.0
     """Constant added to the decoder's logits, with --composition sum. Below 0, windows are nearly
     black before training."""

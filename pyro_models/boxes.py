@@ -36,6 +36,20 @@ def area(boxes: Boxes) -> Boxes:
     return sides[..., 0] * sides[..., 1]
 
 
+def inside(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    r"""Returns which part of the smaller of two boxes is inside the other one, in [0, 1].
+
+    Args:
+        first: Boxes of some area, of shape :math:`(*, 4)`.
+        second: The same, of a shape that broadcasts with that.
+
+    Example:
+        >>> inside(torch.tensor([0.0, 0.0, 4.0, 4.0]), torch.tensor([2.0, 1.0, 9.0, 9.0]))
+        tensor(0.3750)
+    """
+    return shared(first, second) / torch.minimum(area(first), area(second))
+
+
 def share_more(first: Boxes, second: Boxes, share: float) -> Boxes:
     r"""Returns whether boxes have more in common than a part of the smaller one.
 
