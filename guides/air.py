@@ -55,6 +55,7 @@ def model_and_guide(
     background: Kind = "black",
     composition: Composition = "sum",
     texture: bool = True,
+    mask_scale: float | None = None,
     repulsion: float = 0.0,
 ) -> tuple[AIR, StepwiseGuide]:
     r"""Makes a model, and a guide with a baseline.
@@ -86,6 +87,7 @@ def model_and_guide(
         composition: See :class:`~pyro_models.air.AIR`. All but ``"sum"`` need the
             convolutional guide.
         texture: See :class:`~pyro_models.air.AIR`.
+        mask_scale: See :class:`~pyro_models.air.AIR`.
         repulsion: See :class:`~pyro_models.air.AIR`.
 
     Example:
@@ -112,6 +114,7 @@ def model_and_guide(
         background=background,
         composition=composition,
         texture=texture,
+        mask_scale=mask_scale,
         repulsion=repulsion,
     )
     is_local = guide == "convolutional"

@@ -119,6 +119,8 @@ class AIR(GuardedModule):
             Normal around the mean of what is there, with ``"mixture"`` around one of the objects or
             the background: see :class:`~pyro_models.likelihoods.LayeredImage`. A background other
             than black needs one of these, as a sum cannot be darker than the background.
+        mask_scale: The deviation :math:`\tau` by which :meth:`visible_parts` tells what a pixel
+            shows; ``likelihood_scale`` if ``None``. Training may need a larger one.
         repulsion: :math:`\lambda`, what it costs a window to be inside another one, in nats.
         texture: Whether an object has a colour for each pixel of its window, or else one colour.
             Objects of one colour cannot draw two neighbours that differ in it.
@@ -163,6 +165,7 @@ class AIR(GuardedModule):
         background: Kind = "black",
         composition: Composition = "sum",
         texture: bool = True,
+        mask_scale: float | None = None,
         repulsion: float = 0.0,
     ) -> None:
         super().__init__()
@@ -187,6 +190,7 @@ class AIR(GuardedModule):
         if repulsion < 0:
             raise ValueError(f"repulsion is {repulsion}: it must be 0 or more")
         self.texture = texture
+        self.mask_scale = likelihood_scale if mask_scale is None else mask_scale
         self.repulsion = repulsion
         pixels = window_size**2
         colours = self.shape.channels * (pixels if texture else 1) if self.has_colour else 0
@@ -523,7 +527,7 @@ class AIR(GuardedModule):
         latents = zip(z_what.unbind(1), z_where.unbind(1), strict=True)
         layers = self.opaque_layers(latents, background)
         presence = torch.arange(z_where.shape[1], device=counts.device)[:, None] < counts
-        image = LayeredImage(layers, presence.to(images.dtype), self.likelihood_scale)
+        image = LayeredImage(layers, presence.to(images.dtype), self.mask_scale)
         return image.responsibilities(images).movedim(0, 1)
 
     def observe_layers(self, layers: Layers, presence: Tensor, images: Tensor | None) -> Tensor:

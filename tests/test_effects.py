@@ -98,7 +98,7 @@ def test_what_the_data_decide_is_not_named():
 
 BUILT = [
     (AIRSettings(max_objects=1, guide="convolutional"), {"guide_hidden": 32, "anchors": 3}),
-    (AIRSettings(max_objects=1, guide="residual"), {"guide_channels": 3}),
+    (AIRSettings(max_objects=1, guide="residual"), {"guide_channels": 3, "mask_scale": 0.1}),
     (
         AIRSettings(max_objects=1, guide="convolutional", composition="over"),
         {"decoder_bias": 2.0},

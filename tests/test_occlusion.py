@@ -291,3 +291,9 @@ def test_masks_follow_the_edges_of_the_image():
     square[..., 3:9, 2:9] = colour.mean((-2, -1), keepdim=True)
     parts = model.visible_parts(z_where, z_what, torch.tensor([1]), background, square)
     torch.testing.assert_close(parts[0, 0] > 0.5, square[0, 0] > 0)
+    # A smaller deviation is surer of it, and leaves the likelihood as it is.
+    model.mask_scale = 0.1
+    surer = model.visible_parts(z_where, z_what, torch.tensor([1]), background, square)
+    inside = (square[0, 0] > 0) & (parts[0, 0] < 0.999)
+    assert inside.any()
+    assert (surer[0, 0] > parts[0, 0])[inside].all()

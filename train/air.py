@@ -60,7 +60,7 @@ class AIR(ELBOMethod):
             *("max_objects", "window_size", "window_scale", "place_scale", "what_dim"),
             *("what_hidden", "decoder_bias", "likelihood_scale", "presence_prior", "count_prior"),
             *("guide", "guide_hidden", "guide_channels", "guide_sizes", "anchors", "baseline"),
-            *("background", "composition", "texture", "repulsion"),
+            *("background", "composition", "texture", "mask_scale", "repulsion"),
         )
         square = bool(inputs.get("square_windows", False))
         model, guide = model_and_guide(shape, square_windows=square, **options)

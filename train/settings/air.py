@@ -21,6 +21,7 @@ class AIRSettings(EstimatorSettings, SceneSettings):
         "measure_on",
         "iw_particles",
         "iw_scenes",
+        "mask_scale",
     }
     EARLIER: ClassVar[dict[str, object]] = {
         "place_scale": 1.0,
@@ -35,6 +36,7 @@ class AIRSettings(EstimatorSettings, SceneSettings):
         "guide_channels": ("guide", ("convolutional",)),
         "guide_sizes": ("guide", ("convolutional",)),
         "decoder_bias": ("composition", ("sum",)),
+        "mask_scale": ("composition", ("over", "mixture")),
     }
 
     learning_rate: Positive = 1e-3
@@ -98,6 +100,9 @@ class AIRSettings(EstimatorSettings, SceneSettings):
     --composition sum, and less for objects below 24 pixels, whose light is less; 0.2 with over and
     mixture, where objects may differ little from the background; 0.3 with --background image and
     learned, which have texture that is no object."""
+    mask_scale: Positive | None = None
+    """Standard deviation of a pixel when masks are told, with --composition over and mixture; None:
+    that of the likelihood. Edges are sharper with a smaller one, which training may not bear."""
     presence_prior: Probability = 0.001
     """Prior probability of one more object."""
     presence_prior_start: Probability | None = 0.3
