@@ -25,10 +25,11 @@ from train.tables import markdown
 
 SPRITES = (
     "--composition mixture --no-texture --max-objects 5 --window-size 24 --batch-size 32 "
-    "--beta-start 4 --anneal-steps 2000"
+    "--beta-start 4 --anneal-steps 2000 --mask-scale 0.08"
 )
 """At first, latents weigh as much as they do at a deviation of 0.4: an object that is not drawn
-well yet would otherwise be explained by several."""
+well yet would otherwise be explained by several. Masks are told at a smaller deviation than that of
+training, at which each corner that is not drawn would be worth another object."""
 FLAGS = {
     "tetrominoes": "--max-objects 3",
     "multi-sprites": SPRITES,
