@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import pyro
 import torch
 from pyro import poutine
+from pyro.infer import TraceEnum_ELBO, config_enumerate
 from torch import Tensor, nn
 from torch.distributions import Independent, Normal, kl_divergence
 
@@ -14,6 +16,7 @@ from guides.air import ConvolutionalGuide
 from guides.places import PlaceNormal
 from pyro_models.air import AIR
 from tests.conftest import SmallAIR
+from train.estimators import MarginalELBO
 
 
 def parameters(air: SmallAIR) -> dict[str, nn.Parameter]:
@@ -26,6 +29,29 @@ def gradients(loss: Tensor, air: SmallAIR, *, keep: bool = False) -> dict[str, T
     named = parameters(air)
     values = torch.autograd.grad(loss, list(named.values()), retain_graph=keep)
     return dict(zip(named, values, strict=True))
+
+
+def require_exact_sum(air: SmallAIR, beta: float = 1.0) -> Tensor:
+    """Compares the sum over counts with Pyro's enumeration of presences: its value and gradients.
+
+    Args:
+        air: Model, guide and images.
+        beta: Weight of the latents.
+
+    Returns:
+        The loss.
+    """
+    pyro.set_rng_seed(1)
+    enumerated = config_enumerate(air.guide, "parallel")
+    pyros = TraceEnum_ELBO(max_plate_nesting=1)
+    expected = pyros.differentiable_loss(air.model, enumerated, air.images, beta=beta)
+    pyro.set_rng_seed(1)
+    loss = MarginalELBO(analytic=False).differentiable_loss(*air, beta=beta)
+    torch.testing.assert_close(loss, expected, rtol=1e-9, atol=1e-9)
+    actual, wanted = gradients(loss, air, keep=True), gradients(expected, air)
+    assert all(gradient.any() for gradient in wanted.values())
+    torch.testing.assert_close(actual, wanted, rtol=1e-9, atol=1e-9)
+    return loss
 
 
 def log_normal(value: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
