@@ -101,10 +101,10 @@ EXPERIMENTS = {
         ],
     ),
     "sizes": Experiment(
-        # At a low deviation small digits are worth an object. At a higher one first, large digits
-        # are drawn well before they are worth two.
+        # At a low deviation small digits are worth an object. Large ones are not worth two: they are
+        # drawn well at a higher one first, and objects keep apart.
         "--canvas-size 84 --max-digits 4 --max-objects 5 --digit-size 8 28 "
-        "--likelihood-scale 0.18 --beta-start 8 --anneal-steps 2000",
+        "--likelihood-scale 0.18 --beta-start 8 --anneal-steps 2000 --repulsion 60",
         [Test("84x84", 84, range(5), (8, 28))],
     ),
     "crowded-5": Experiment(
