@@ -101,8 +101,8 @@ EXPERIMENTS = {
         ],
     ),
     "sizes": Experiment(
-        # At a low deviation small digits are worth an object. Large ones are not worth two: they are
-        # drawn well at a higher one first, and objects keep apart.
+        # At a low deviation small digits are worth an object. Large ones are not worth two, as they
+        # are drawn well at a higher one first, and objects keep apart.
         "--canvas-size 84 --max-digits 4 --max-objects 5 --digit-size 8 28 "
         "--likelihood-scale 0.18 --beta-start 8 --anneal-steps 2000 --repulsion 60",
         [Test("84x84", 84, range(5), (8, 28))],
