@@ -113,6 +113,10 @@ BUILT = [
     ),
     (acai.ACAISettings(network="dense"), {"depth": 3}),
     (abc.ABCSettings(), {"components": 5}),
+    (
+        ICVAESettings(invariance="mmd", likelihood="bernoulli", z_dim=3),
+        {"predictor_learning_rate": 0.1, "memory": 7, "echo_terms": 3, "likelihood_scale": 0.2},
+    ),
 ]
 
 
@@ -139,11 +143,14 @@ def trained(method: Method, settings: Settings) -> dict[str, Any]:
     """The weights, and the losses of a batch."""
     torch.manual_seed(0)
     size = (1, 16, 16)
-    objective = method.build(settings, {"shape": list(size)})
+    condition = {"classes": 2, "loc": [], "scale": [], "values": [0, 1]}
+    objective = method.build(settings, {"shape": list(size), "condition": condition})
     weights = dict(objective.state_dict())
     batch = (torch.rand(8, *size),)
     if isinstance(settings, abc.ABCSettings):
         batch = (torch.rand(1, 2, 8, *size), torch.rand(1, 2, 8, *size))
+    elif isinstance(settings, ICVAESettings):
+        batch = (*batch, torch.eye(2)[torch.arange(8) % 2])
     torch.manual_seed(1)
     losses, _ = objective(batch, torch.tensor(3))
     return weights | losses
