@@ -599,4 +599,4 @@ class AIR(GuardedModule):
         wheres = torch.stack([nodes[f"z_where_{i}"]["value"] for i in steps], dim=1)
         x = nodes["x"]
         scenes = Scene(x["value"], x["fn"].mean, counts, self.boxes(wheres, counts))
-        return scenes, sum(factors, torch.zeros_like(scenes.canvas[:, 0, 0, 0]))
+        return scenes, sum(factors, self.zero.new_zeros(n))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from train.data.tabular.roles import Roles, orders
-from train.errors import require
-from train.settings.common import ELBOSettings
+from train.errors import InputError, require
+from train.settings.common import ELBOSettings, flag
+from train.settings.effects import changed
 from train.settings.values import NonNegative
 
 
@@ -56,12 +57,8 @@ class TabularSettings(ELBOSettings):
 
     def require_defaults(self, names: tuple[str, ...], why: str) -> None:
         """Raises :class:`InputError` if one of these settings is not its default."""
-        defaults = {field.name: field.default for field in fields(self)}
-        for name in names:
-            require(
-                getattr(self, name) == defaults[name],
-                f"--{name.replace('_', '-')} {why}: leave it out",
-            )
+        for name in changed(self, names):
+            raise InputError(f"{flag(name)} {why}: leave it out")
 
     def roles(self, condition: tuple[str, ...]) -> Roles:
         """Returns what the columns of a table are for.
