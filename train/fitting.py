@@ -7,12 +7,13 @@ A function for each kind of setting returns a :class:`Misfit`, or None if the va
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from train import processes
 from train.errors import note, require
 from train.settings import Settings
+from train.settings.effects import changed
 
 if TYPE_CHECKING:
     from train.data.labelled import Images
@@ -53,10 +54,8 @@ def fitted(settings: S, *misfits: Misfit | None) -> S:
         InputError: If a value that is not the default does not fit. The message names all of them.
     """
     wrong = [misfit for misfit in misfits if misfit is not None]
-    defaults = {field.name: field.default for field in fields(settings)}
-    chosen = [
-        misfit for misfit in wrong if getattr(settings, misfit.setting) != defaults[misfit.setting]
-    ]
+    given = changed(settings, [misfit.setting for misfit in wrong])
+    chosen = [misfit for misfit in wrong if misfit.setting in given]
     require(not chosen, "; ".join(f"{misfit.problem}: {misfit.remedy}" for misfit in chosen))
     for misfit in wrong:
         instead = misfit.instead or f"{misfit.fits} is used in place of the default"
